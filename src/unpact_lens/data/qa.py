@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unpact_lens.errors import InputError
+from unpact_lens.results import storable
 
 GROUPS = ("forget", "near", "far", "general", "unknown")
 """Where an item stands: to be forgotten; to be kept and close to it (same relation, shared name); to be kept and
 unrelated; general ability; something that no model was ever taught."""
 
 
+@storable
 @dataclass(frozen=True)
 class QA:
     """A question and its answer, with what the analysis needs to know about them.
@@ -80,6 +82,7 @@ class QA:
         return self.answer[: self.fact_span[0]].rstrip() if self.fact_span else ""
 
 
+@storable
 @dataclass(frozen=True)
 class Corpus:
     """Raw text to unlearn, as MUSE does, or to measure plain-text perplexity on.
@@ -93,6 +96,7 @@ class Corpus:
     name: str = "corpus"
 
 
+@storable
 @dataclass(frozen=True)
 class Benchmark:
     """What is to be forgotten, what is to be kept, and how to ask.

@@ -1,0 +1,128 @@
+"""What the analysis asks of a model: the part of TransformerLens that all its kinds of model share.
+
+Everything above `models/` is written against this file, so that a `HookedTransformer` and a `TransformerBridge` (and
+what comes after them) are worked with alike, and a change in TransformerLens is a change in this package only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """A causal language model with TransformerLens hook points.
+
+    Satisfied by `transformer_lens.HookedTransformer` and `transformer_lens.model_bridge.TransformerBridge`.
+    """
+
+    cfg: Any
+    tokenizer: Any
+
+    # ruff: noqa: D102
+    def __call__(self, input: Tensor, /, **kwargs: Any) -> Any: ...
+
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def parameters(self) -> Any: ...
+
+    def named_parameters(self) -> Any: ...
+
+    def state_dict(self) -> Any: ...
+
+
+def is_bridge(model: object) -> bool:
+    """Whether `model` is a `TransformerBridge`; a `HookedTransformer` is not."""
+    return type(model).__name__ == "TransformerBridge"
+
+
+def device_of(model: Any) -> torch.device:
+    """The device that the model's weights stand on."""
+    return next(iter(model.parameters())).device
+
+
+def final_hook(model: Any) -> str:
+    """Name of the hook on the residual stream after the last block, before `ln_final`."""
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+
+
+def logits_at(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Int[Tensor, "batch keep"],
+) -> Float[Tensor, "batch keep d_vocab"]:
+    """Next-token logits at chosen positions only; the unembedding of the others is never computed.
+
+    Rows may be padded on the right: a causal model's answer does not see what follows it, so no mask is needed.
+
+    Args:
+        model: a hooked causal model.
+        tokens: input ids.
+        positions: for each row, the positions whose logits are wanted.
+
+    Returns:
+        Logits (after the model's final soft-cap, if it has one).
+    """
+    index = positions.to(tokens.device)
+
+    def keep(resid: Tensor, hook: Any) -> Tensor:
+        return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))
+
+    return model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(final_hook(model), keep)])
+
+
+def final_residual(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream after the last block, before `ln_final`; nothing is unembedded but one position."""
+    kept: list[Tensor] = []
+
+    def take(resid: Tensor, hook: Any) -> Tensor:
+        kept.append(resid)
+        return resid[:, :1]
+
+    model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(final_hook(model), take)])
+    return kept[0]
+
+
+def unembed(model: Any, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    """Logits from a final residual: `ln_final`, unembedding, and the model's final soft-cap if it has one."""
+    flat = resid.reshape(1, -1, resid.shape[-1])
+    logits = model.unembed(model.ln_final(flat))
+    cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
+    if cap > 0:
+        logits = cap * torch.tanh(logits / cap)
+    return logits.reshape(*resid.shape[:-1], logits.shape[-1])
+
+
+def collect(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    names: list[str],
+    then: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Activations at the named hooks, and nothing else, from one forward pass.
+
+    Args:
+        model: a hooked causal model.
+        tokens: input ids.
+        names: hook names, as TransformerLens spells them.
+        then: applied to each activation as it is taken, e.g. to keep some positions.
+
+    Returns:
+        One tensor a name; gradients are kept if they are on.
+    """
+    taken: dict[str, Tensor] = {}
+
+    def take(act: Tensor, hook: Any, *, name: str) -> None:
+        taken[name] = act if then is None else then(act)
+
+    hooks = [(name, functools.partial(take, name=name)) for name in names]
+    model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+    return taken

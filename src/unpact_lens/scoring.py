@@ -1,0 +1,118 @@
+"""LP(x, y), the mean log-probability of an answer: the one place that computes it.
+
+Algorithm: sort the examples by length, cut them into batches of at most `batch_tokens` tokens, pad on the right (what
+is scored never sees the padding), and unembed the answer's positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.errors import InputError
+from unpact_lens.models import surface
+from unpact_lens.models.tokens import Encoded, Text, encode, pad_right
+
+DEFAULT_BATCH_TOKENS = 4096
+"""Input tokens in one forward pass, padding included."""
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, each at most `batch_tokens` tokens with its padding; never an empty batch.
+
+    >>> list(length_batches([3, 9, 3, 2], batch_tokens=9))
+    [[3, 0, 2], [1]]
+    """
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def score_rows(
+    model: Any, rows: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> list[Float[Tensor, " answer"]]:
+    """Log-probability of each answer token, for many examples.
+
+    Args:
+        model: a hooked causal model.
+        rows: what `encode` gives.
+        batch_tokens: bound on the input tokens of one forward pass.
+
+    Returns:
+        For each row, log p(y_k | x, y_<k) in nats, in the order given, on the CPU, in fp32 or wider.
+    """
+    results: list[Tensor] = [torch.empty(0)] * len(rows)
+    device = surface.device_of(model)
+    with torch.inference_mode():
+        for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
+            tokens = pad_right([rows[i].ids[:-1] for i in batch], device)
+            answers = pad_right([rows[i].answer for i in batch], device)
+            first = torch.tensor([len(rows[i].context) - 1 for i in batch], device=device)
+            positions = (first[:, None] + torch.arange(answers.shape[1], device=device)).clamp(max=tokens.shape[1] - 1)
+            logits = surface.logits_at(model, tokens, positions)
+            log_probs = gather_log_probs(logits, answers).cpu()
+            for row, i in enumerate(batch):
+                results[i] = log_probs[row, : len(rows[i].answer)].clone()
+    return results
+
+
+def gather_log_probs(logits: Float[Tensor, "batch pos d_vocab"], labels: Tensor) -> Float[Tensor, "batch pos"]:
+    """Log p of each label, nats, computed in fp32 at least: `logit[label] − logsumexp(logits)`."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide.gather(-1, labels[..., None])[..., 0] - wide.logsumexp(-1)
+
+
+def log_prob(
+    model: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    per_token: bool = False,
+    chat: bool = False,
+    prefill: Text = "",
+) -> Float[Tensor, ""] | Float[Tensor, " answer"]:
+    r"""LP(x, y): how likely the model holds this answer to this prompt.
+
+    $\mathrm{LP}(x, y) = \frac1T \sum_k \log p(y_k \mid x, y_{<k})$.
+
+    Args:
+        model: a hooked causal model.
+        prompt: text or ids.
+        answer: text, leading space included, or ids.
+        per_token: return the T terms instead of their mean.
+        chat: wrap the prompt in the tokenizer's chat template.
+        prefill: the opening of the answer, given to the model and not scored.
+
+    Returns:
+        Nats: a scalar, or one value for each answer token.
+
+    Raises:
+        InputError: if prompt or answer is empty, an id is outside the vocabulary, all is longer than the context, or
+            the model's weights give NaN.
+
+    Source: arXiv 2509.24675, Sec. 3 (unPact).
+    """
+    scores = score_rows(model, [encode(model, prompt, answer, chat=chat, prefill=prefill)])[0]
+    check_finite(scores, f"log-probability of answer {answer!r}")
+    return scores if per_token else scores.mean()
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse NaN, which only broken weights give.
+
+    Raises:
+        InputError: naming what is NaN.
+    """
+    if torch.isnan(values).any():
+        raise InputError(f"{what} is NaN: the model's weights hold NaN or overflow; load a sound checkpoint")
