@@ -1,0 +1,58 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/torch.txt
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo demo-smollm2 test test-all lint fix docs bench lock clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: .venv/.ready  ## Unlearn fictitious authors with six methods, show what became of them (about 3 min)
+	$(BIN)/unpact demo
+
+demo-smollm2: .venv/.ready-smollm2  ## The same on a real LLM and real facts (about 25 min)
+	$(BIN)/unpact demo --model smollm2
+
+test: .venv/.ready-dev lint  ## Lint, types, import contract, unit tests, doctests, notebooks' fast lane
+	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2" --jaxtyping-packages=unpact_lens,beartype.beartype
+	$(BIN)/python -m pytest --doctest-modules src/unpact_lens -p no:cacheprovider
+	$(BIN)/python -m pytest --nbmake docs --nbmake-timeout=300 -p no:cacheprovider
+
+test-all: test .venv/.ready-smollm2  ## The same, and the slow and real-model checks
+	$(BIN)/python -m pytest -m "slow or smollm2"
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/.ready-docs  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+lock: .venv/.ready-dev  ## Lock the newest versions that fit pyproject.toml (then run the tests)
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-header --no-annotate -q \
+	  -c requirements/torch.txt --excludes requirements/no-lock.txt -o requirements/lock.txt
+
+clean:  ## Remove the environment and what was built
+	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache
+
+.venv/.ready: $(SETUP)
+	$(PYTHON) scripts/setup_env.py && touch $@
+
+.venv/.ready-smollm2: $(SETUP)
+	$(PYTHON) scripts/setup_env.py smollm2 && touch $@ .venv/.ready
+
+.venv/.ready-dev: $(SETUP)
+	$(PYTHON) scripts/setup_env.py dev && touch $@ .venv/.ready
+
+.venv/.ready-docs: $(SETUP)
+	$(PYTHON) scripts/setup_env.py docs && touch $@ .venv/.ready
