@@ -6,7 +6,7 @@ is scored never sees the padding), and unembed the answer's positions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,28 +15,7 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import surface
-from unpact_lens.models.tokens import Encoded, Text, encode, pad_right
-
-DEFAULT_BATCH_TOKENS = 4096
-"""Input tokens in one forward pass, padding included."""
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, each at most `batch_tokens` tokens with its padding; never an empty batch.
-
-    >>> list(length_batches([3, 9, 3, 2], batch_tokens=9))
-    [[3, 0, 2], [1]]
-    """
-    if batch_tokens < 1:
-        raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, encode, length_batches, pad_right
 
 
 def score_rows(

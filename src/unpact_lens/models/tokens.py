@@ -7,7 +7,7 @@ and `tail`. A prefill (the answer's opening, given to the model) is part of `tai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from unpact_lens.errors import InputError
+
+DEFAULT_BATCH_TOKENS = 4096
+"""Input tokens in one forward pass, padding included."""
 
 Text = str | Sequence[int] | Tensor
 """A prompt or an answer: text, or token ids (a list of int or a 1-D tensor)."""
@@ -180,6 +183,24 @@ def pad_right(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu")
     """Rows of ids as one `[batch, pos]` tensor, filled up on the right with zeros (never read by what is scored)."""
     width = max(len(r) for r in rows)
     return torch.tensor([[*r, *([0] * (width - len(r)))] for r in rows], dtype=torch.long, device=device)
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, each at most `batch_tokens` tokens with its padding; never an empty batch.
+
+    >>> list(length_batches([3, 9, 3, 2], batch_tokens=9))
+    [[3, 0, 2], [1]]
+    """
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _shown(text: Text) -> str:
