@@ -1,0 +1,5 @@
+"""One model against another: what changed between before and after, and where."""
+
+from unpact_lens.comparison.result import ModelDiff, PatchingMap, WeightChanges
+
+__all__ = ["ModelDiff", "PatchingMap", "WeightChanges"]

@@ -1,0 +1,206 @@
+"""What a comparison of two models is: the same measures before and after, and their differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.attribution.result import Attribution
+from unpact_lens.decomposition.result import Decomposition
+from unpact_lens.results import Result
+
+
+@dataclass(frozen=True, eq=False)
+class WeightChanges(Result):
+    """How much each weight changed; one entry a row in every tensor.
+
+    Attributes:
+        names: the weights.
+        norm_before: Frobenius norm before.
+        norm_after: Frobenius norm after.
+        norm_delta: Frobenius norm of Δ.
+        relative: norm of Δ over norm before; NaN where both are zero.
+        spectral: largest singular value of Δ; for a vector its norm.
+        effective_rank: exp of the entropy of Δ's singular values normalised to sum 1; NaN where Δ is zero.
+        cosine: cosine of the weight before with the weight after; 1 where they are equal.
+        task_vector_cosine: cosine of Δ with a given task vector; NaN where none was given or one of them is zero.
+    """
+
+    names: tuple[str, ...]
+    norm_before: Float[Tensor, " weight"]
+    norm_after: Float[Tensor, " weight"]
+    norm_delta: Float[Tensor, " weight"]
+    relative: Float[Tensor, " weight"]
+    spectral: Float[Tensor, " weight"]
+    effective_rank: Float[Tensor, " weight"]
+    cosine: Float[Tensor, " weight"]
+    task_vector_cosine: Float[Tensor, " weight"]
+
+    figure: ClassVar[str | None] = "comparison:weight_changes"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each weight."""
+        columns = (
+            "norm_before", "norm_after", "norm_delta", "relative", "spectral", "effective_rank", "cosine",
+            "task_vector_cosine",
+        )  # fmt: skip
+        return pd.DataFrame({"weight": self.names, **{c: getattr(self, c).tolist() for c in columns}})
+
+
+@dataclass(frozen=True, eq=False)
+class ModelDiff(Result):
+    """One question answered by two models: Δ = after − before of all that `diff` computes.
+
+    Exactly: Δ log-prob = Δ logit − Δ logsumexp, and Δ logit = Σ Δ components.
+
+    Attributes:
+        prompt: the prompt, as text.
+        answer: the answer, as text.
+        tokens: the S input tokens: BOS where there is one, prompt, answer but its last token.
+        answer_tokens: the T answer tokens.
+        log_prob_before: `[T]`, log p of each answer token, nats.
+        log_prob_after: the same after.
+        logit_before: `[T]`, its logit, before a final soft-cap.
+        logit_after: the same after.
+        logsumexp_before: `[T]`, the log normaliser, logit − log-prob; where there is a final soft-cap it also holds
+            what the cap took off the logit.
+        logsumexp_after: the same after.
+        components_before: decomposition of the logit by component.
+        components_after: the same after.
+        heads_before: decomposition of the logit by head.
+        heads_after: the same after.
+        contributions_before: leave-one-out contributions of the prompt tokens; None where they were not asked for.
+        contributions_after: the same after.
+        weights: one row for each matrix: how much it changed; see `weight_changes`. None where not asked for.
+        notes: what a reader must know.
+        settings: whatever else was in force.
+    """
+
+    prompt: str
+    answer: str
+    tokens: tuple[str, ...]
+    answer_tokens: tuple[str, ...]
+    log_prob_before: Float[Tensor, " answer"]
+    log_prob_after: Float[Tensor, " answer"]
+    logit_before: Float[Tensor, " answer"]
+    logit_after: Float[Tensor, " answer"]
+    logsumexp_before: Float[Tensor, " answer"]
+    logsumexp_after: Float[Tensor, " answer"]
+    components_before: Decomposition
+    components_after: Decomposition
+    heads_before: Decomposition
+    heads_after: Decomposition
+    contributions_before: Attribution | None = None
+    contributions_after: Attribution | None = None
+    weights: WeightChanges | None = None
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    figure: ClassVar[str | None] = "comparison:model_diff"
+
+    @property
+    def delta_log_prob(self) -> Float[Tensor, " answer"]:
+        """Δ log p of each answer token, nats."""
+        return self.log_prob_after - self.log_prob_before
+
+    @property
+    def delta_logit(self) -> Float[Tensor, " answer"]:
+        """Δ logit of each answer token."""
+        return self.logit_after - self.logit_before
+
+    @property
+    def delta_logsumexp(self) -> Float[Tensor, " answer"]:
+        """Δ log normaliser at each answer token, nats."""
+        return self.logsumexp_after - self.logsumexp_before
+
+    @property
+    def delta_components(self) -> Float[Tensor, "component answer"]:
+        """Δ of each component, logits; rows as `components_before.labels[0]`. Their sum is `delta_logit`."""
+        return self.components_after.values - self.components_before.values
+
+    @property
+    def delta_heads(self) -> Float[Tensor, "layer head answer"]:
+        """Δ of each head, logits."""
+        return self.heads_after.values - self.heads_before.values
+
+    @property
+    def delta_contributions(self) -> Float[Tensor, " prompt"] | None:
+        """Δ C(x_i, y) of each prompt token, nats; None where contributions were not asked for."""
+        if self.contributions_before is None or self.contributions_after is None:
+            return None
+        return self.contributions_after.scores - self.contributions_before.scores
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each component: its mean over the answer tokens before, after, and Δ. Logits."""
+        before, after = self.components_before.values.mean(-1), self.components_after.values.mean(-1)
+        return pd.DataFrame(
+            {
+                "component": self.components_before.labels[0],
+                "before": before.tolist(),
+                "after": after.tolist(),
+                "delta": (after - before).tolist(),
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingMap(Result):
+    """Where one model's activations, put into the other, bring the answer back.
+
+    Attributes:
+        log_prob: `[row, column]`, mean log-probability of the answer with the patch at that place, nats.
+        labels: the names of rows (layers) and columns (positions, heads, or the one column of an MLP map).
+        baseline: mean log-probability of the recipient unpatched, nats.
+        donor: mean log-probability of the model that gives the activations, nats.
+        what: what is patched: `"resid_pre"`, `"attn_out"`, `"mlp_out"`, `"head"`, ...
+        direction: `"before_into_after"` or `"after_into_before"`.
+        prompt: the prompt, as text.
+        answer: the answer, as text.
+        tokens: the S input tokens.
+        method: `"exact"` (one forward a patch) or `"gradient"` (attribution patching).
+        error: where the gradient method was asked to check itself: the exact values minus its own; else None.
+    """
+
+    log_prob: Float[Tensor, "row column"]
+    labels: tuple[tuple[str, ...], ...]
+    baseline: float
+    donor: float
+    what: str
+    direction: str
+    prompt: str
+    answer: str
+    tokens: tuple[str, ...]
+    method: str = "exact"
+    error: Float[Tensor, "row column"] | None = None
+
+    figure: ClassVar[str | None] = "comparison:patching_map"
+
+    @property
+    def values(self) -> Float[Tensor, "row column"]:
+        """Change of the mean log-probability by each patch, nats."""
+        return self.log_prob - self.baseline
+
+    @property
+    def restored(self) -> Float[Tensor, "row column"]:
+        """Share of the gap between the two models that each patch closes: 0 none, 1 all; NaN where there is no gap."""
+        gap = self.donor - self.baseline
+        return self.values / gap if gap else torch.full_like(self.log_prob, float("nan"))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each patch."""
+        rows = list(product(*self.labels))
+        return pd.DataFrame(
+            {
+                "layer": [r for r, _ in rows],
+                "place": [c for _, c in rows],
+                "log_prob": self.log_prob.flatten().tolist(),
+                "change": self.values.flatten().tolist(),
+                "restored": self.restored.flatten().tolist(),
+            }
+        )
