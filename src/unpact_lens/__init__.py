@@ -1,0 +1,91 @@
+"""unpact-lens: why LLM unlearning works, fails or destroys, token by token and head by head.
+
+```python
+import unpact_lens as ul
+
+model = ul.load_model("builtin")
+bench = ul.load_benchmark("builtin")
+u = ul.unlearn(model, bench.forget, bench.retain, method="npo_gdr")
+ul.diff(model, u.model, bench.forget[0].prompt, bench.forget[0].answer).plot()
+```
+
+Names are imported when first used, so `import unpact_lens` takes no time and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "load_model": "models.load",
+    "load_benchmark": "data.load",
+    "QA": "data.qa",
+    "Corpus": "data.qa",
+    "Benchmark": "data.qa",
+    "log_prob": "scoring",
+    "attribute": "attribution",
+    "attribute_many": "attribution",
+    "attribution_methods": "attribution",
+    "TopK": "attribution",
+    "Share": "attribution",
+    "Threshold": "attribution",
+    "decompose": "decomposition",
+    "diff": "comparison",
+    "focus": "comparison.focus",
+    "unlearn": "unlearning",
+    "methods": "unlearning",
+    "recover": "recovery",
+    "evaluate": "evaluation",
+    "metrics": "evaluation",
+    "known_facts": "evaluation",
+    "run_study": "study",
+    "load_config": "study",
+    "write_report": "report",
+    "save": "results",
+    "load": "results",
+    "InputError": "errors",
+}
+"""Where each public name lives, below `unpact_lens`."""
+
+__all__ = list(_HOME)
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from unpact_lens.attribution import (
+        Share,
+        Threshold,
+        TopK,
+        attribute,
+        attribute_many,
+        attribution_methods,
+    )
+    from unpact_lens.comparison import diff
+    from unpact_lens.comparison.focus import focus
+    from unpact_lens.data.load import load_benchmark
+    from unpact_lens.data.qa import QA, Benchmark, Corpus
+    from unpact_lens.decomposition import decompose
+    from unpact_lens.errors import InputError
+    from unpact_lens.evaluation import evaluate, known_facts, metrics
+    from unpact_lens.models.load import load_model
+    from unpact_lens.recovery import recover
+    from unpact_lens.report import write_report
+    from unpact_lens.results import load, save
+    from unpact_lens.scoring import log_prob
+    from unpact_lens.study import load_config, run_study
+    from unpact_lens.unlearning import methods, unlearn
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        from unpact_lens.errors import nearest
+
+        raise AttributeError(f"unpact_lens has no {name!r}; {nearest(name, _HOME)}")
+    value = getattr(importlib.import_module(f"unpact_lens.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
