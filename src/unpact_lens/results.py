@@ -1,8 +1,9 @@
 """The base of every result: a frozen dataclass that shows itself, becomes a table, and is saved without loss.
 
-On disk a result is a directory: `result.json` (every field that is not a tensor, and where the tensors are) and one
-`tensors-<hash>.safetensors`. The JSON is written last and atomically, so a reader sees the old result or the new one,
-never half of either. Nothing is ever unpickled.
+On disk a result is a directory: `result.json` (every field that is not a tensor, and where the tensors are), one
+`tensors-<hash>.safetensors`, and a checkpoint directory `model-<hash>` for a model that is part of it. The JSON is
+written last and atomically, so a reader sees the old result or the new one, never half of either. Nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -55,8 +57,8 @@ class Result:
     """Base class of results.
 
     Subclasses are declared `@dataclass(frozen=True, eq=False)`; equality is this class's, by value, tensors included.
-    Fields may be tensors, numbers, strings, tuples, lists, dicts with string keys, `Path`s, other results, or classes
-    marked with `storable`.
+    Fields may be tensors, numbers, strings, tuples, lists, dicts with string keys, `Path`s, models, other results, or
+    classes marked with `storable`.
 
     Class attributes:
         figure: `"module:function"` in `unpact_lens.plots` that draws this result; looked up when asked, so that nothing
@@ -125,11 +127,17 @@ def save(result: Result, path: str | os.PathLike[str]) -> Path:
     if packer.tensors and not (folder / name).exists():
         with _temporary(folder / name) as temporary:
             save_file(packer.tensors, temporary)
+    models = {f"model-{_checkpoints().model_hash(m)[:16]}": m for m in packer.models.values()}
+    for directory, model in models.items():
+        _checkpoints().save_model(model, folder / directory)
     record = {"format": FORMAT, "versions": versions(), "tensors": name if packer.tensors else None, "result": body}
     write_json(folder / "result.json", record)
     for stale in folder.glob("tensors-*.safetensors"):
         if stale.name != name:
             stale.unlink()
+    for stale in folder.glob("model-*"):
+        if stale.name not in models:
+            shutil.rmtree(stale)
     return folder
 
 
@@ -212,6 +220,7 @@ class _Packer:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.models: dict[str, torch.nn.Module] = {}
 
     def pack(self, value: Any, at: str = "result") -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -219,6 +228,9 @@ class _Packer:
         if isinstance(value, Tensor):
             self.tensors[at] = value.detach().cpu().contiguous().clone()
             return {"__tensor__": at}
+        if isinstance(value, torch.nn.Module):
+            self.models[at] = value
+            return {"__model__": f"model-{_checkpoints().model_hash(value)[:16]}"}
         if isinstance(value, np.ndarray):
             self.tensors[at] = torch.from_numpy(np.ascontiguousarray(value)).clone()
             return {"__array__": at}
@@ -247,6 +259,8 @@ def _unpack(value: Any, tensors: dict[str, Tensor], file: Path) -> Any:
         return value
     if "__tensor__" in value:
         return tensors[value["__tensor__"]]
+    if "__model__" in value:
+        return _checkpoints().load_checkpoint(file.parent / value["__model__"])
     if "__array__" in value:
         return tensors[value["__array__"]].numpy()
     if "__path__" in value:
@@ -260,6 +274,11 @@ def _unpack(value: Any, tensors: dict[str, Tensor], file: Path) -> Any:
             raise InputError(f"{file} holds a {name}, which this version of unpact-lens does not know")
         return cls(**{k: _unpack(v, tensors, file) for k, v in value["fields"].items()})
     return {k: _unpack(v, tensors, file) for k, v in value.items()}
+
+
+def _checkpoints() -> Any:
+    """How a model that is part of a result is written and read; imported when asked, so that nothing here needs it."""
+    return importlib.import_module("unpact_lens.models.checkpoint")
 
 
 def _find_type(name: str) -> type | None:
