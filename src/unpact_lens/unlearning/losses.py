@@ -1,0 +1,343 @@
+r"""The losses of every unlearning method, as pure functions of gathered values. Nothing here sees a model.
+
+Notation: $\ell = \sum_k \log p(y_k \mid x, y_{<k})$ over an answer's T tokens. Every function returns a scalar to
+*minimise*. Token losses are means over all tokens of the mask; sequence losses are means over examples. What stands
+outside the mask, NaN included, has no effect. Everything is computed in fp32 or wider.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In fp32 at least: half precision loses the small differences that these losses are about."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def sequence_sums(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
+    r"""$\ell(x, y)$ of each example: the sum of log p over its answer tokens, nats."""
+    return torch.where(mask, _wide(log_probs), 0.0).sum(-1)
+
+
+def nll(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    r"""Negative log-likelihood: $-\mathrm{mean}_{t \in \mathrm{mask}} \log p_t$. The retain regulariser GDR.
+
+    Args:
+        log_probs: log p of each label, nats.
+        mask: True on answer tokens.
+
+    Returns:
+        Scalar to minimise, nats a token.
+    """
+    return -_wide(log_probs[mask]).mean()
+
+
+def gradient_ascent(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    r"""Gradient ascent on the cross-entropy: $+\mathrm{mean}_{t \in \mathrm{mask}} \log p_t$ is minimised.
+
+    Unbounded below: without a stop it diverges.
+
+    Args:
+        log_probs: log p of each label, nats.
+        mask: True on answer tokens.
+
+    Returns:
+        Scalar to minimise, nats a token.
+
+    Source: Jang et al. 2022, arXiv 2210.01504.
+    """
+    return _wide(log_probs[mask]).mean()
+
+
+def npo(
+    log_probs: Float[Tensor, "batch pos"],
+    ref_log_probs: Float[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    beta: float = 0.1,
+) -> Float[Tensor, ""]:
+    r"""Negative preference optimisation: make each answer less likely than the reference made it.
+
+    $\frac{2}{\beta}\,\mathrm{mean}_b\,\mathrm{softplus}\big(\beta(\ell_\theta - \ell_{\mathrm{ref}})\big)$ with
+    $\ell$ the *sum* over answer tokens. As $\beta \to 0$ its gradient becomes that of ascent on the sequence sum.
+
+    Args:
+        log_probs: log p of each label under the model being trained, nats.
+        ref_log_probs: the same under the model before unlearning; no gradient flows here.
+        mask: True on answer tokens. What stands elsewhere has no effect.
+        beta: inverse temperature, > 0. Larger forgets more gently once below the reference.
+
+    Returns:
+        Scalar to minimise, nats a sequence.
+
+    Source: Zhang et al. 2024, arXiv 2404.05868, Eq. 3.
+    """
+    ratio = sequence_sums(log_probs, mask) - sequence_sums(ref_log_probs, mask).detach()
+    return (2 / beta) * softplus(beta * ratio).mean()
+
+
+def simnpo(
+    log_probs: Float[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    beta: float = 4.5,
+    delta: float = 0.0,
+) -> Float[Tensor, ""]:
+    r"""NPO without a reference, normalised by length: $-\frac2\beta \log\sigma(-\beta\,\ell/T - \delta\beta)$.
+
+    With $\delta = 0$ and answers of one length T it is NPO with $\beta/T$ and a reference of zero, divided by T.
+
+    Args:
+        log_probs: log p of each label, nats.
+        mask: True on answer tokens; every row needs one.
+        beta: inverse temperature, > 0.
+        delta: margin, nats a token.
+
+    Returns:
+        Scalar to minimise, the mean over examples, nats a token.
+
+    Source: Fan et al. 2024, arXiv 2410.07163.
+    """
+    per_token = sequence_sums(log_probs, mask) / mask.sum(-1)
+    return (2 / beta) * softplus(beta * (per_token + delta)).mean()
+
+
+def dpo(
+    chosen: Float[Tensor, " batch"],
+    ref_chosen: Float[Tensor, " batch"],
+    rejected: Float[Tensor, " batch"],
+    ref_rejected: Float[Tensor, " batch"],
+    beta: float = 0.1,
+    scale: float = 1.0,
+) -> Float[Tensor, ""]:
+    r"""Direct preference optimisation: $-\log\sigma\big(\beta[(\ell_c - \ell_{c0}) - (\ell_r - \ell_{r0})]\big)$.
+
+    It is log 2 where the model equals the reference.
+
+    Args:
+        chosen: $\ell$ of the preferred answer (a refusal, an alternative), sequence sums, nats.
+        ref_chosen: the same under the model before; no gradient flows here.
+        rejected: $\ell$ of the answer to forget.
+        ref_rejected: the same under the model before; no gradient flows here.
+        beta: inverse temperature, > 0.
+        scale: factor on the whole; public unlearning toolkits use 2/beta, the source 1.
+
+    Returns:
+        Scalar to minimise, the mean over examples.
+
+    Source: Rafailov et al. 2023, arXiv 2305.18290, Eq. 7; for refusals TOFU, arXiv 2401.06121.
+    """
+    margin = (_wide(chosen) - _wide(ref_chosen).detach()) - (_wide(rejected) - _wide(ref_rejected).detach())
+    return -scale * logsigmoid(beta * margin).mean()
+
+
+def wga(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], beta: float = 1.0) -> Float[Tensor, ""]:
+    r"""Weighted gradient ascent: $\mathrm{mean}\big(\mathrm{sg}[p^\beta] \log p\big)$.
+
+    The weight carries no gradient: with it, the sign would flip below p = 1/e at beta 1.
+
+    Args:
+        log_probs: log p of each label, nats.
+        mask: True on answer tokens.
+        beta: how strongly tokens already unlikely are spared.
+
+    Returns:
+        Scalar to minimise, nats a token.
+
+    Source: Wang et al. 2025, arXiv 2502.19301.
+    """
+    kept = _wide(log_probs[mask])
+    return ((beta * kept.detach()).exp() * kept).mean()
+
+
+def satimp(
+    log_probs: Float[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    beta1: float = 5.0,
+    beta2: float = 1.0,
+) -> Float[Tensor, ""]:
+    r"""Ascent weighted by saturation and importance.
+
+    $\mathrm{mean}\big(\mathrm{sg}[p^{\beta_1}(1-p)^{\beta_2}]\log p\big)$; the weight carries no gradient.
+
+    Args:
+        log_probs: log p of each label, nats.
+        mask: True on answer tokens.
+        beta1: exponent of p: spares what is unlikely already (saturation).
+        beta2: exponent of 1 − p: spares what is certain (importance).
+
+    Returns:
+        Scalar to minimise, nats a token.
+
+    Source: Yang et al. 2025, arXiv 2505.11953.
+    """
+    kept = _wide(log_probs[mask])
+    p = kept.detach().exp()
+    return (p**beta1 * (1 - p).clamp(min=0) ** beta2 * kept).mean()
+
+
+def weighted_ascent(
+    log_probs: Float[Tensor, "batch pos"],
+    weights: Float[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    r"""Ascent on chosen tokens: $\mathrm{mean}_{t \in \mathrm{mask}}\big(w_t \log p_t\big)$.
+
+    Args:
+        log_probs: log p of each label, nats.
+        weights: how much each token counts; 1 everywhere is `gradient_ascent`. No gradient flows here.
+        mask: True on answer tokens.
+
+    Returns:
+        Scalar to minimise, nats a token.
+    """
+    return (_wide(weights[mask]).detach() * _wide(log_probs[mask])).mean()
+
+
+def kl_to_reference(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    ref_logits: Float[Tensor, "batch pos d_vocab"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    r"""$\mathrm{KL}(p_{\mathrm{ref}} \,\|\, p_\theta)$ a token, of whole next-token distributions. The regulariser KLR.
+
+    Args:
+        logits: of the model being trained.
+        ref_logits: of the model before; no gradient flows here.
+        mask: True on answer tokens.
+
+    Returns:
+        Scalar to minimise, nats a token; 0 with zero gradient where both agree.
+    """
+    log_p = _wide(logits[mask]).log_softmax(-1)
+    log_ref = _wide(ref_logits[mask]).detach().log_softmax(-1)
+    return (log_ref.exp() * (log_ref - log_p)).sum(-1).mean()
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    target_logits: Float[Tensor, "batch pos d_vocab"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    r"""$-\mathrm{mean}_t \sum_v q_v \log p_v$ with q the softmax of `target_logits`; no gradient flows through q."""
+    target = _wide(target_logits[mask]).detach().softmax(-1)
+    return -(target * _wide(logits[mask]).log_softmax(-1)).sum(-1).mean()
+
+
+def undial(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    ref_logits: Float[Tensor, "batch pos d_vocab"],
+    labels: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    beta: float = 10.0,
+) -> Float[Tensor, ""]:
+    """Self-distillation with adjusted logits: learn the reference's distribution, the label's logit lowered by beta.
+
+    Args:
+        logits: of the model being trained.
+        ref_logits: of the model before; no gradient flows here.
+        labels: the memorised tokens.
+        mask: True on answer tokens; padding is left out (the public code of the source leaves it in).
+        beta: by how much the memorised token's logit is lowered.
+
+    Returns:
+        Scalar to minimise, cross-entropy in nats a token.
+
+    Source: Dong et al. 2024, arXiv 2402.10052.
+    """
+    return soft_cross_entropy(logits, _shift_label(ref_logits, labels, mask, -beta), mask)
+
+
+def ce_u(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    labels: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    r"""Cross-entropy unlearning: towards the model's own distribution with the answer token's logit at −∞.
+
+    The target is renewed at every step and carries no gradient.
+
+    Args:
+        logits: of the model being trained.
+        labels: the answer tokens.
+        mask: True on answer tokens.
+
+    Returns:
+        Scalar to minimise, nats a token.
+
+    Source: Yang 2025, arXiv 2503.01224.
+    """
+    return soft_cross_entropy(logits, _shift_label(logits, labels, mask, -torch.inf), mask)
+
+
+def _shift_label(logits: Tensor, labels: Tensor, mask: Tensor, by: float) -> Tensor:
+    """Logits with `by` added to each label's; labels outside the mask are not read."""
+    at = torch.where(mask, labels, 0)[..., None]
+    shifts = torch.zeros_like(_wide(logits)).scatter(-1, at, by)
+    return _wide(logits).detach() + shifts
+
+
+def whp_target(
+    base_logits: Float[Tensor, "*batch d_vocab"],
+    reinforced_logits: Float[Tensor, "*batch d_vocab"],
+    alpha: float = 5.0,
+) -> Float[Tensor, "*batch d_vocab"]:
+    r"""Generic predictions of "Who's Harry Potter": $z_b - \alpha\,\mathrm{ReLU}(z_r - z_b)$.
+
+    Args:
+        base_logits: of the model before, $z_b$.
+        reinforced_logits: of the model trained further on the forget set, $z_r$.
+        alpha: strength; 0 is the model before.
+
+    Returns:
+        Logits to train towards, or to predict with.
+
+    Source: Eldan and Russinovich 2023, arXiv 2310.02238, Eq. 1.
+    """
+    return base_logits - alpha * (reinforced_logits - base_logits).relu()
+
+
+def rmu_forget(
+    acts: Float[Tensor, "batch pos d_model"],
+    direction: Float[Tensor, " d_model"],
+    c: float,
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    r"""Representation misdirection: steer the residual stream on forget text to $c \cdot u$.
+
+    Mean of squares over the mask's tokens and over d_model, as in the public code of the source.
+
+    Args:
+        acts: residual stream at the chosen layer.
+        direction: u, of unit norm, drawn once.
+        c: length of the target.
+        mask: True on the tokens that count.
+
+    Returns:
+        Scalar to minimise.
+
+    Source: Li et al. 2024, arXiv 2403.03218.
+    """
+    return (_wide(acts[mask]) - c * _wide(direction).detach()).square().mean()
+
+
+def rmu_retain(
+    acts: Float[Tensor, "batch pos d_model"],
+    ref_acts: Float[Tensor, "batch pos d_model"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """Keep the residual stream on retain text where the model before had it: mean of squares, as in `rmu_forget`.
+
+    Args:
+        acts: residual stream at the chosen layer.
+        ref_acts: the same of the model before; no gradient flows here.
+        mask: True on the tokens that count.
+
+    Returns:
+        Scalar to minimise.
+
+    Source: Li et al. 2024, arXiv 2403.03218.
+    """
+    return (_wide(acts[mask]) - _wide(ref_acts[mask]).detach()).square().mean()
