@@ -122,8 +122,8 @@ def save(result: Result, path: str | os.PathLike[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     packer = _Packer()
     body = packer.pack(result)
-    digest = _digest(packer.tensors)
-    name = f"tensors-{digest[:16]}.safetensors"
+    checksum = digest(packer.tensors)
+    name = f"tensors-{checksum[:16]}.safetensors"
     if packer.tensors and not (folder / name).exists():
         with _temporary(folder / name) as temporary:
             save_file(packer.tensors, temporary)
@@ -299,13 +299,14 @@ def _find_type(name: str) -> type | None:
     return None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over named tensors on the CPU: names, types, shapes and values, in the order of the names."""
+    hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
