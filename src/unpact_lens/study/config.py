@@ -122,7 +122,7 @@ def load_config(source: str | os.PathLike[str] | dict[str, Any], **overrides: An
         overrides: top-level entries to replace, e.g. `seeds=(0, 1, 2)`.
 
     Raises:
-        InputError: if there is no such file, it is not YAML, or an entry is unknown or has a wrong value; each is named.
+        InputError: if there is no such file, it is not YAML, or an entry is unknown or has a wrong value.
     """
     if isinstance(source, dict):
         content, where = dict(source), "config"

@@ -1,0 +1,266 @@
+"""The command line: `unpact …`, thin over the public functions.
+
+Results go to stdout, progress and errors to stderr. Exit status: 0 done, 2 the input cannot be worked with, 1 a fault
+of ours, 130 interrupted (finished work is kept; the same command goes on from there).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unpact_lens.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from unpact_lens.results import Result
+
+app = typer.Typer(
+    name="unpact",
+    help="Why LLM unlearning works, fails or destroys: token by token, head by head, with controls.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="builtin, smollm2, a local directory or a hub id.")]
+BenchmarkName = Annotated[str, typer.Option("--benchmark", "-b", help="builtin, facts, tofu, ...")]
+DataPath = Annotated[Path | None, typer.Option("--data", help="Local files of the benchmark, instead of the hub.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Directory for the result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="A setting, e.g. lr=1e-4. May be repeated.")]
+
+
+@app.command(epilog="Example: `unpact demo --model smollm2`")
+def demo(
+    model: Annotated[str, typer.Option("--model", "-m", help="builtin (3 min) or smollm2 (25 min).")] = "builtin",
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn with six methods, show what changed, try to bring the facts back, and say what became of them."""
+    names = {"builtin": "demo", "smollm2": "demo-smollm2"}
+    if model not in names:
+        raise InputError(f"the demo runs on 'builtin' or 'smollm2', not {model!r}; for other models see `unpact study`")
+    _study(names[model], out or Path("runs") / names[model], as_json)
+
+
+@app.command(epilog="Example: `unpact study my-study.yaml --out runs/my-study`")
+def study(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped configuration.")],
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study: every method and seed of a configuration. Finished cells are kept and never run again."""
+    _study(config, out or Path("runs") / Path(config).stem, as_json)
+
+
+@app.command(epilog='Example: `unpact attribute "Where was Alma Reyes born?" " Oslo"`')
+def attribute(
+    prompt: Annotated[str, typer.Argument(help="What the model reads.")],
+    answer: Annotated[
+        str | None, typer.Argument(help="The answer, leading space included; default: the model's own.")
+    ] = None,
+    model: Model = "builtin",
+    method: Annotated[str, typer.Option(help="One of `unpact methods --attribution`.")] = "leave_one_out",
+    chat: Annotated[bool, typer.Option(help="Use the tokenizer's chat template.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Contribution of each prompt token to an answer: C(x_i, y) = LP(x, y) − LP(x without x_i, y), nats."""
+    import unpact_lens as ul
+
+    result = ul.attribute(ul.load_model(model), prompt, answer, method=method, chat=chat)
+    _show(result, out, as_json, title=f"{result.prompt!r} -> {result.answer!r}, LP = {result.log_prob:.3f} nats")
+
+
+@app.command(epilog='Example: `unpact diff builtin runs/npo "Where was Alma Reyes born?" " Oslo"`')
+def diff(
+    before: Annotated[str, typer.Argument(help="The model before.")],
+    after: Annotated[str, typer.Argument(help="The model after, e.g. what `unpact unlearn --out` wrote.")],
+    prompt: Annotated[str, typer.Argument(help="What both models read.")],
+    answer: Annotated[str, typer.Argument(help="The answer, leading space included.")],
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two models, exactly: the components of the answer's logit sum to its difference."""
+    import unpact_lens as ul
+
+    result = ul.diff(ul.load_model(before), ul.load_model(after), prompt, answer)
+    delta = float(result.delta_log_prob.mean())
+    _show(result, out, as_json, title=f"Δ log-prob = {delta:+.4f} nats (mean over the answer); components in logits")
+
+
+@app.command(epilog="Example: `unpact unlearn --method npo_gdr --set lr=5e-4 --out runs/npo`")
+def unlearn(
+    method: Annotated[str, typer.Option(help="One of `unpact methods`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the unlearned model.")],
+    model: Model = "builtin",
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    stop_at: Annotated[float | None, typer.Option(help="Stop once this share of forget facts is left.")] = None,
+    seed: int = 0,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn a benchmark's forget set; the model goes to the output directory and can be loaded from there."""
+    import unpact_lens as ul
+
+    known = _settings(settings)
+    bench = ul.load_benchmark(benchmark, path=data)
+    result = ul.unlearn(
+        ul.load_model(model), bench.forget, bench.retain, method=method, seed=seed, stop_at=stop_at,
+        chat=bench.chat, prefill=bench.prefill, **known,
+    )  # fmt: skip
+    _show(result, out, as_json, title=f"{method}: history")
+
+
+@app.command(epilog="Example: `unpact recover runs/npo --before builtin --control builtin-retrain`")
+def recover(
+    after: Annotated[str, typer.Argument(help="The unlearned model.")],
+    before: Annotated[str, typer.Option(help="The model before unlearning.")] = "builtin",
+    control: Annotated[str | None, typer.Option(help="A model that never saw the forget set.")] = None,
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    seed: int = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try to bring the forgotten facts back by emphasising the key tokens, with every control."""
+    import unpact_lens as ul
+
+    bench = ul.load_benchmark(benchmark, path=data)
+    result = ul.recover(
+        ul.load_model(after), bench, before=ul.load_model(before),
+        control=ul.load_model(control) if control else None, seed=seed,
+    )  # fmt: skip
+    _show(result, out, as_json, title="recovery")
+
+
+@app.command(epilog="Example: `unpact report runs/demo`")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Where a study was written.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file; default: report.html there.")] = None,
+) -> None:
+    """Write the HTML report of a finished study again."""
+    import unpact_lens as ul
+    from unpact_lens.study import Study
+
+    result = ul.load(folder)
+    if not isinstance(result, Study):
+        raise InputError(f"{folder} holds a {type(result).__name__}, not a study; give what `unpact study --out` wrote")
+    typer.echo(ul.write_report(result, out or folder / "report.html"))
+
+
+@app.command(epilog="Example: `unpact methods --attribution`")
+def methods(
+    attribution: Annotated[bool, typer.Option(help="Attribution methods instead.")] = False,
+    metrics: Annotated[bool, typer.Option(help="Metrics instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is registered, with one line and the source of each."""
+    import unpact_lens as ul
+
+    frame = ul.attribution_methods() if attribution else ul.metrics() if metrics else ul.methods()
+    _print(frame, as_json, title=None)
+
+
+@app.command(epilog="Example: `unpact builtin --rebuild`")
+def builtin(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Train both models again (about 3 min).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The embedded default model and its retrain control: what they know; or train them again."""
+    import pandas as pd
+
+    from unpact_lens.models.builtin import builtin_quality, load_builtin_model
+    from unpact_lens.models.builtin import rebuild as train_again
+
+    if rebuild:
+        train_again(progress=sys.stderr.isatty())
+    quality = builtin_quality(load_builtin_model("builtin"), load_builtin_model("builtin-retrain"))
+    _print(pd.DataFrame({"quality": list(quality), "value": list(quality.values())}), as_json, title=None)
+
+
+def _study(config: str, out: Path, as_json: bool) -> None:
+    import unpact_lens as ul
+
+    result = ul.run_study(ul.load_config(config), out)
+    _print(result.to_frame() if as_json else result.summary(), as_json, title=result.headline())
+    typer.echo(out / "report.html", err=as_json)
+
+
+def _show(result: Result, out: Path | None, as_json: bool, title: str) -> None:
+    _print(result.to_frame(), as_json, title)
+    if out is not None:
+        typer.echo(result.save(out), err=True)
+
+
+def _print(frame: pd.DataFrame, as_json: bool, title: str | None) -> None:
+    if as_json:
+        typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), ensure_ascii=False, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in frame.columns:
+        numeric = frame[column].dtype.kind in "fi"
+        table.add_column(str(column), justify="right" if numeric else "left", no_wrap=numeric)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(v) for v in row))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3g}" if abs(value) >= 1000 else f"{value:.3f}"
+    return str(value)
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    """`["lr=1e-4", "phrasings=all"]` as a dict; values are read as YAML scalars, numbers like 1e-4 included."""
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {pair!r} is not NAME=VALUE, e.g. --set lr=1e-4")
+        try:
+            settings[name] = float(text) if "e" in text.lower() else yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError):
+            settings[name] = text
+    return settings
+
+
+def main() -> None:
+    """Entry point of `unpact`."""
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except InputError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; finished work is kept, and the same command goes on from there", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("UNPACT_DEBUG"):
+            raise
+        kind = type(error).__name__
+        typer.secho(f"internal error: {kind}: {error} (UNPACT_DEBUG=1 shows the traceback)", err=True, fg="red")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

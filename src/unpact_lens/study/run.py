@@ -1,0 +1,287 @@
+"""Run a study: load, then for each method and seed unlearn, score, attribute, diff, recover, judge; then report.
+
+Every part is written to disk as it is finished and is found there again when the same study is run once more, as long
+as what it depends on (configuration, weights, data, versions) is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from unpact_lens import attribution, comparison, recovery, unlearning
+from unpact_lens.attribution import Attribution, TopK
+from unpact_lens.comparison.focus import focus
+from unpact_lens.data.load import load_benchmark
+from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation import evaluate, known_facts, verdict
+from unpact_lens.evaluation.scores import Scores
+from unpact_lens.models.checkpoint import model_hash, save_model
+from unpact_lens.models.load import load_model
+from unpact_lens.recovery import RecoveryPlan
+from unpact_lens.report import write_report
+from unpact_lens.results import Result, load, save, versions, write_text
+from unpact_lens.study.config import MethodConfig, StudyConfig
+from unpact_lens.study.result import Cell, Study
+
+R = TypeVar("R", bound=Result)
+
+
+def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: bool = True) -> Study:
+    """Run what is not finished yet, write everything, and return it.
+
+    Args:
+        config: what to run; see `load_config`.
+        out: directory of the results: `result.json` and tensors of the whole study, `cells/<method>-seed<n>/`,
+            `table.csv` and `report.html`.
+        progress: show a bar on stderr (only where that is a terminal; a line for each step elsewhere).
+
+    Returns:
+        The study.
+
+    Raises:
+        InputError: before any model is loaded, if a method, setting, template or benchmark is unknown; or later, if
+            the model knows none of the facts.
+    """
+    folder = Path(out)
+    for method in config.methods:
+        unlearning.check_settings(method.name, method.settings)
+    recovery.check_templates(config.recovery.templates, config.recovery.headline)
+    with _steps(config, progress) as step:
+        space = Workspace(config, folder, step)
+        cells = tuple(space.cell(m, seed) for seed in config.seeds for m in config.methods)
+        study = Study(
+            config=config.model_dump(mode="json"),
+            before=space.before,
+            control=space.control_scores,
+            cells=cells,
+            notes=space.notes,
+            seconds=sum(c.seconds for c in cells),
+            environment={"versions": versions(), "threads": torch.get_num_threads(), "model": space.hash},
+        )
+        step("writing the report")
+        save(study, folder)
+        write_text(folder / "table.csv", study.to_frame().to_csv(index=False))
+        write_report(study, folder / "report.html")
+    return study
+
+
+@dataclass
+class Workspace:
+    """What the cells of a study share, each part made when first needed and kept on disk.
+
+    Attributes:
+        config: of the study.
+        folder: where it is written.
+        step: told what is being done.
+    """
+
+    config: StudyConfig
+    folder: Path
+    step: Callable[[str], None]
+
+    @cached_property
+    def model(self) -> Any:
+        """The model before."""
+        self.step(f"loading {self.config.model}")
+        return load_model(self.config.model, wrap=self.config.wrap)
+
+    @cached_property
+    def control(self) -> Any | None:
+        """The model that never saw the forget set."""
+        return load_model(self.config.control, wrap=self.config.wrap) if self.config.control else None
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the weights before."""
+        return model_hash(self.model)
+
+    @cached_property
+    def bench(self) -> Benchmark:
+        """The benchmark, cut down to known facts if asked for."""
+        bench = load_benchmark(self.config.benchmark, **self.config.benchmark_options)
+        if self.config.known_only:
+            self.step("asking the model what it knows")
+            part = self._fingerprint("known", asdict(bench))
+            bench = self._kept("known", part, lambda: known_facts(self.model, bench))
+        if not bench.forget:
+            raise InputError(f"{self.config.model} knows none of the forget facts of {self.config.benchmark}")
+        return bench
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the study must know."""
+        notes = [f"Benchmark {self.bench.name}: {len(self.bench.forget)} forget, {len(self.bench.near)} near, "
+                 f"{len(self.bench.far)} far, {len(self.bench.general)} general facts."]  # fmt: skip
+        if self.config.control is None:
+            notes.append(
+                "No retrain control exists for this model: what a probe gives away is measured on facts that the model "
+                "was never taught and on prompts about the wrong subject instead."
+            )
+        if self.config.recovery.key_tokens == "oracle":
+            notes.append("Key tokens are taken towards the gold answer: recovery is oracle-assisted.")
+        return tuple(notes)
+
+    @cached_property
+    def before(self) -> Scores:
+        """Scores of the model before, beside the control's."""
+        self.step("scoring the model before")
+        part = self._fingerprint("before", asdict(self.bench))
+        return self._kept("before", part, lambda: evaluate(self.model, self.bench))
+
+    @cached_property
+    def control_scores(self) -> Scores | None:
+        """Scores of the control."""
+        if self.control is None:
+            return None
+        self.step("scoring the control")
+        part = self._fingerprint("control", asdict(self.bench))
+        return self._kept("control", part, lambda: evaluate(self.control, self.bench, before=self.before))
+
+    @cached_property
+    def plan(self) -> RecoveryPlan:
+        """Every prompt of the recovery probes, and what the model before and the control answer."""
+        self.step("planning recovery")
+        options = self.config.recovery
+        part = self._fingerprint("plan", asdict(self.bench), options.model_dump())
+        return self._kept(
+            "plan",
+            part,
+            lambda: recovery.recovery_plan(
+                self.bench,
+                before=self.model,
+                control=self.control,
+                templates=options.templates,
+                headline=options.headline,
+                key_tokens=options.key_tokens,
+                rule=TopK(self.config.contributions.key_tokens),
+                probes=options.probes,
+                relearn=options.relearn,
+                progress=False,
+            ),
+        )
+
+    def tracked(self, group: str) -> list[QA]:
+        """The facts of a group whose contributions are taken: the first ones."""
+        wanted = getattr(self.config.contributions, group)
+        return list(getattr(self.bench, group)[:wanted])
+
+    @cached_property
+    def contributions(self) -> dict[str, list[Attribution]]:
+        """Contributions under the model before."""
+        self.step("contributions before")
+        return {group: self._attribute(self.model, group) for group in ("forget", "retain")}
+
+    def _attribute(self, model: Any, group: str) -> list[Attribution]:
+        facts = self.tracked(group)
+        options = {"chat": self.bench.chat, "prefill": self.bench.prefill, "progress": False}
+        return attribution.attribute_many(model, facts, **options) if facts else []
+
+    def cell(self, method: MethodConfig, seed: int) -> Cell:
+        """One method with one seed, from disk if it is finished there."""
+        part = self._fingerprint(
+            "cell", asdict(self.bench), method.model_dump(), seed, self.config.model_dump(exclude={"methods", "seeds"})
+        )
+        return self._kept(f"cells/{method.name}-seed{seed}", part, lambda: self._run(method, seed))
+
+    def _run(self, method: MethodConfig, seed: int) -> Cell:
+        config, bench, name = self.config, self.bench, method.name
+        before, plan, contributions = self.before, self.plan, self.contributions
+        started = time.monotonic()
+
+        self.step(f"{name}: unlearning")
+        unlearned = unlearning.unlearn(
+            self.model, bench.forget, bench.retain, method=name, seed=seed, stop_at=config.forget_level,
+            chat=bench.chat, prefill=bench.prefill, progress=False, **method.settings,
+        )  # fmt: skip
+        after = unlearned.model
+
+        self.step(f"{name}: scoring")
+        scores = evaluate(after, bench, before=before, reference=self.control_scores)
+
+        self.step(f"{name}: contributions")
+        rule = TopK(config.contributions.key_tokens)
+        shifts = {
+            group: focus(contributions[group], self._attribute(after, group), rule) if contributions[group] else None
+            for group in ("forget", "retain")
+        }
+
+        self.step(f"{name}: exact diffs")
+        diffs = tuple(
+            comparison.diff(self.model, after, q.prompt, q.answer, chat=bench.chat, prefill=bench.prefill)
+            for q in bench.forget[: config.diff_examples]
+        )
+
+        self.step(f"{name}: recovery")
+        recovered = recovery.run_plan(after, plan, progress=False)
+        judged = verdict(scores.forgetting, scores.destruction, recovered.excesses, epsilon=config.epsilon)
+        if config.save_models:
+            save_model(after, self.folder / "models" / f"{name}-seed{seed}")
+        return Cell(
+            method=name,
+            seed=seed,
+            scores=scores,
+            recovery=recovered,
+            focus=shifts["forget"],
+            focus_retain=shifts["retain"],
+            diffs=diffs,
+            verdict=judged,
+            history=unlearned.history,
+            stopped=unlearned.stopped,
+            settings=unlearned.config,
+            seconds=time.monotonic() - started,
+        )
+
+    def _fingerprint(self, *parts: Any) -> str:
+        text = json.dumps([self.hash, versions(), *parts], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _kept(self, name: str, fingerprint: str, compute: Callable[[], R]) -> R:
+        """A part from disk, if it is finished and depends on the same; else computed and written."""
+        folder = self.folder / name
+        mark = folder / "fingerprint"
+        if mark.is_file() and mark.read_text() == fingerprint:
+            return load(folder)
+        mark.unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        result = compute()
+        save(result, folder)
+        write_text(mark, fingerprint)
+        return result
+
+
+@contextmanager
+def _steps(config: StudyConfig, progress: bool) -> Iterator[Callable[[str], None]]:
+    """A bar that moves one mark a step on a terminal, a line a step elsewhere, nothing if not asked for."""
+    console = Console(stderr=True)
+    if not progress:
+        yield lambda text: None
+        return
+    if not sys.stderr.isatty():
+        yield lambda text: print(text, file=sys.stderr, flush=True)
+        return
+    total = 5 * len(config.methods) * len(config.seeds) + 6
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(text: str) -> None:
+            bar.update(task, description=text, advance=1)
+
+        yield step
