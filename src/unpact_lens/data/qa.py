@@ -32,6 +32,7 @@ class QA:
         group: one of `GROUPS`.
         wrong_subject: the same question about another subject, whose true answer differs; None where there is none.
         perturbed: wrong answers of the same form.
+        choices: the options of a multiple-choice question, in the order shown; `answer` is one of them.
         meta: anything else the source says.
     """
 
@@ -45,6 +46,7 @@ class QA:
     group: str = "forget"
     wrong_subject: str | None = None
     perturbed: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,6 +56,11 @@ class QA:
             raise InputError(f"QA {self.id or self.prompt!r}: the answer is empty; give the gold answer as text")
         if self.group not in GROUPS:
             raise InputError(f"QA {self.id or self.prompt!r}: group {self.group!r} is not one of {', '.join(GROUPS)}")
+        if self.choices and self.answer not in self.choices:
+            raise InputError(
+                f"QA {self.id or self.prompt!r}: the answer {self.answer!r} is not one of its choices "
+                + ", ".join(map(repr, self.choices))
+            )
         if self.fact_span is not None:
             start, end = self.fact_span
             if not 0 <= start < end <= len(self.answer):
@@ -114,6 +121,10 @@ class Benchmark:
         chat: whether prompts go through the tokenizer's chat template.
         prefill: what the answer is made to start with, after the template; may hold `{subject}`.
         max_new_tokens: how long an answer may get when generated.
+        verbatim: passages of the forget corpus: the prompt opens one, the answer is how it goes on.
+        members: texts of the forget corpus that membership inference tries to tell from `holdout`.
+        holdout: texts of the same kind that no model was trained on.
+        few_shot: solved examples that stand before each prompt where the benchmark's own metrics want them.
     """
 
     name: str
@@ -128,6 +139,10 @@ class Benchmark:
     chat: bool = False
     prefill: str = ""
     max_new_tokens: int = 24
+    verbatim: tuple[QA, ...] = ()
+    members: Corpus | None = None
+    holdout: Corpus | None = None
+    few_shot: str = ""
 
     @property
     def near(self) -> tuple[QA, ...]:
