@@ -1,0 +1,194 @@
+"""Contributions of prompt tokens, drawn: maps, before | after | Δ, and inline coloured text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.errors import InputError
+from unpact_lens.plots import theme
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from unpact_lens.attribution import Attribution
+
+UNITS = {"log_prob": "nats", "logit": "logits", "logit_diff": "logits"}
+"""The unit of a contribution to a target, where the target's name does not say it (as `probability` does)."""
+
+MEAN = "mean"
+"""The last column of a token map: the mean over answer tokens, which is the contribution itself."""
+
+
+def token_heatmap(attribution: Attribution) -> go.Figure:
+    """Contribution of each prompt token (rows) to each answer token (columns), and their mean (last column).
+
+    Args:
+        attribution: of one prompt and answer.
+
+    Returns:
+        One heat map, colours centred on 0.
+    """
+    fig = theme.figure("Contribution of each prompt token", described(attribution))
+    fig.add_trace(_map(attribution.tokens, attribution.answer_tokens, _with_mean(attribution), "coloraxis"))
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([attribution.per_answer_token]), unit(attribution)),
+        height=_map_height(len(attribution.tokens)),
+    )
+    _token_axes(fig)
+    return fig
+
+
+def token_triptych(before: Attribution, after: Attribution) -> go.Figure:
+    """The same prompt before | after | Δ = after − before, on one symmetric scale.
+
+    Args:
+        before: contributions in the model before unlearning.
+        after: contributions in the model after, same prompt, answer, method and target.
+
+    Returns:
+        Three heat maps as `token_heatmap` draws them.
+
+    Raises:
+        InputError: if the two are not of the same prompt, answer, method and target.
+    """
+    same_example(before, after)
+    maps = [_with_mean(before), _with_mean(after)]
+    maps.append(maps[1] - maps[0])
+    fig = make_subplots(1, 3, shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=["before", "after", "Δ"])
+    for column, values in enumerate(maps, start=1):
+        fig.add_trace(_map(before.tokens, before.answer_tokens, values, "coloraxis"), row=1, col=column)
+    theme.dress(fig, "Contribution of each prompt token, before and after", described(before))
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit(maps), unit(before)),
+        height=_map_height(len(before.tokens)) + 24,
+    )
+    _token_axes(fig)
+    return fig
+
+
+def html_tokens(attribution: Attribution, *, limit: float | None = None) -> str:
+    """The prompt as inline text, each token on the colour of its contribution: for a notebook and for the report.
+
+    Args:
+        attribution: of one prompt and answer.
+        limit: the end of the colour scale, in the contribution's unit; None takes the largest absolute one.
+
+    Returns:
+        One `<div>` with its own styles, everything from the model escaped.
+    """
+    return html_scores(attribution.tokens, attribution.scores, unit=unit(attribution), limit=limit)
+
+
+def html_triptych(before: Attribution, after: Attribution) -> str:
+    """The same prompt as inline text before, after and as Δ, on one symmetric scale.
+
+    Raises:
+        InputError: if the two are not of the same prompt, answer, method and target.
+    """
+    same_example(before, after)
+    rows = {"before": theme.array(before.scores), "after": theme.array(after.scores)}
+    rows["Δ"] = rows["after"] - rows["before"]
+    limit = theme.symmetric_limit(rows.values())
+    lines = (
+        f'<div style="display:flex;gap:.75em;align-items:baseline">'
+        f'<span style="flex:0 0 3.6em;font-size:.85em;opacity:.75">{name}</span>'
+        f"{html_scores(before.tokens, scores, unit=unit(before), limit=limit)}</div>"
+        for name, scores in rows.items()
+    )
+    return "".join(lines)
+
+
+def html_scores(tokens: Sequence[str], scores: Any, *, unit: str, limit: float | None = None) -> str:
+    """Tokens as inline text on the colours of their scores.
+
+    Args:
+        tokens: as decoded.
+        scores: one number each.
+        unit: said in each tooltip.
+        limit: the end of the colour scale; None takes the largest absolute score.
+
+    Returns:
+        One `<div>`; token text is escaped, blanks are visible.
+    """
+    values = theme.array(scores)
+    if len(tokens) != len(values):
+        raise InputError(f"{len(tokens)} tokens but {len(values)} scores; give one score for each token")
+    limit = limit or theme.symmetric_limit([values])
+    spans = []
+    for i, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        colour, ink = theme.diverging_colour(float(value), limit)
+        shown = html.escape(theme.visible(token))
+        spans.append(
+            f'<span title="{shown}_{i}: {value:+.3f} {html.escape(unit)}" style="background:{colour};color:{ink};'
+            f'padding:.1em .2em;border-radius:.2em;white-space:pre-wrap">{shown}</span>'
+        )
+        spans.append("<br>" if token.endswith("\n") else "<wbr>")
+    return (
+        '<div style="font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;line-height:1.9;min-width:0;'
+        f'overflow-wrap:anywhere">{"".join(spans)}</div>'
+    )
+
+
+def unit(attribution: Attribution) -> str:
+    """The unit of the contributions: nats for log-probabilities, logits, or probability."""
+    return UNITS.get(attribution.target, attribution.target)
+
+
+def described(attribution: Attribution) -> str:
+    """Method, units, target and answer in one escaped line, for a subtitle."""
+    method = attribution.method.replace("_", " ")
+    answer = theme.short("".join(attribution.answer_tokens).strip())
+    return theme.escape(
+        f"{method} by {attribution.units}, target {attribution.target.replace('_', ' ')} [{unit(attribution)}], "
+        f"answer “{theme.visible(answer).replace('␣', ' ')}”"
+    )
+
+
+def same_example(before: Attribution, after: Attribution) -> None:
+    """Refuse two attributions whose difference would mean nothing.
+
+    Raises:
+        InputError: naming the first thing that differs.
+    """
+    for name in ("tokens", "answer_tokens", "method", "target"):
+        ours, theirs = getattr(before, name), getattr(after, name)
+        if ours != theirs:
+            raise InputError(
+                f"before and after differ in {name}: {theme.short(repr(ours))} and {theme.short(repr(theirs))}; "
+                "give attributions of the same prompt, answer, method and target"
+            )
+
+
+def _with_mean(attribution: Attribution) -> NDArray[np.float64]:
+    """`[prompt, answer + 1]`: the contribution to each answer token, and their mean; only that where it is all there is."""
+    if attribution.per_answer_token.shape[1] != len(attribution.answer_tokens):
+        return theme.array(attribution.scores)[:, None]
+    return np.column_stack([theme.array(attribution.per_answer_token), theme.array(attribution.scores)])
+
+
+def _map(tokens: Sequence[str], answer: Sequence[str], values: NDArray[np.float64], axis: str) -> go.Heatmap:
+    return go.Heatmap(
+        z=values,
+        x=[*theme.token_labels(answer), MEAN][-values.shape[1] :],
+        y=theme.token_labels(tokens),
+        coloraxis=axis,
+        xgap=1,
+        ygap=1,
+        hovertemplate="%{y} → %{x}<br>%{z:+.3f}<extra></extra>",
+    )
+
+
+def _token_axes(fig: go.Figure) -> None:
+    fig.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
+
+
+def _map_height(rows: int) -> int:
+    """Pixels: every row can be read, with room for title and slanted labels."""
+    return 190 + 22 * max(rows, 6)

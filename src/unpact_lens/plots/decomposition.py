@@ -1,0 +1,226 @@
+"""What each part of a model adds to the answer's logit, drawn: waterfalls, head maps, source maps, lens curves."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.errors import InputError
+from unpact_lens.plots import theme
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from unpact_lens.decomposition import Decomposition, LensCurves
+
+MAX_BARS = 40
+"""A waterfall of more parts than this shows the heads of a layer as one bar."""
+
+_HEAD = re.compile(r"^(L\d+)H\d+$")
+
+
+def decomposition(d: Decomposition) -> go.Figure:
+    """The figure that fits the view: waterfall, head map, source map or the strongest neurons."""
+    views = {"component": waterfall, "head": head_map, "source": source_map, "neuron": neurons}
+    if d.by not in views:
+        raise InputError(f"no figure for a decomposition by {d.by!r}; there is one by {', '.join(views)}")
+    return views[d.by](d)
+
+
+def waterfall(d: Decomposition) -> go.Figure:
+    """From the embedding to the logit, one step a component, mean over the answer tokens.
+
+    Args:
+        d: by component. With more than `MAX_BARS` parts, the heads of a layer are one bar.
+    """
+    labels, values = component_bars(d)
+    fig = theme.figure("From embedding to logit, component by component", described(d))
+    fig.add_trace(
+        go.Waterfall(
+            x=[*labels, "logit"],
+            y=[*values, float(theme.array(d.total).mean())],
+            measure=["relative"] * len(values) + ["total"],
+            increasing={"marker": {"color": theme.PALETTE[0]}},
+            decreasing={"marker": {"color": theme.PALETTE[1]}},
+            totals={"marker": {"color": theme.MUTED}},
+            connector={"line": {"color": theme.GRID, "width": 1}},
+            hovertemplate="%{x}<br>%{delta:+.3f} logits, then %{final:.3f}<extra></extra>",
+        )
+    )
+    fig.update_yaxes(title="logits, cumulative")
+    fig.update_xaxes(type="category", tickangle=-60)
+    fig.update_layout(height=480, showlegend=False)
+    return fig
+
+
+def head_map(d: Decomposition) -> go.Figure:
+    """Direct contribution of each head, layer × head, mean over the answer tokens; source tokens are summed."""
+    values = head_values(d)
+    fig = theme.figure("Direct contribution of each head to the logit", described(d))
+    fig.add_trace(head_heatmap(values))
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([values]), "logits"), height=head_map_height(values)
+    )
+    head_axes(fig, values)
+    return fig
+
+
+def source_map(d: Decomposition, *, heads: int = 16) -> go.Figure:
+    """What each head moves from each source token into the answer's logit, mean over the answer tokens.
+
+    Args:
+        d: by source.
+        heads: how many heads to show: those with the largest single entry, in the order of the model.
+    """
+    if d.by != "source":
+        raise InputError(f"a source map needs a decomposition by 'source', not by {d.by!r}")
+    values = theme.array(d.values).mean(-1)
+    n_layers, n_heads, n_sources = values.shape
+    rows = values.reshape(n_layers * n_heads, n_sources)
+    chosen = sorted(np.argsort(-np.abs(rows).max(1), kind="stable")[:heads].tolist())
+    fig = theme.figure("What each head moves from each token into the logit", described(d))
+    fig.add_trace(
+        go.Heatmap(
+            z=rows[chosen],
+            x=theme.token_labels(d.tokens),
+            y=[f"L{row // n_heads}H{row % n_heads}" for row in chosen],
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y} from %{x}<br>%{z:+.4f} logits<extra></extra>",
+        )
+    )
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([rows[chosen]]), "logits"), height=220 + 22 * len(chosen)
+    )
+    fig.update_xaxes(type="category", tickangle=-45, showgrid=False, title="source token")
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig
+
+
+def neurons(d: Decomposition, *, top: int = 20) -> go.Figure:
+    """The neurons that add most to the answer's logit or take most from it, mean over the answer tokens.
+
+    Args:
+        d: by neuron.
+        top: how many, by absolute value.
+    """
+    if d.by != "neuron":
+        raise InputError(f"a neuron plot needs a decomposition by 'neuron', not by {d.by!r}")
+    values = theme.array(d.values).mean(-1)
+    flat = values.reshape(-1)
+    chosen = np.argsort(-np.abs(flat), kind="stable")[:top]
+    fig = theme.figure("The neurons with the largest direct contribution", described(d))
+    fig.add_trace(
+        go.Bar(
+            x=flat[chosen],
+            y=[f"L{i // values.shape[1]}N{i % values.shape[1]}" for i in chosen.tolist()],
+            orientation="h",
+            marker={"color": [theme.PALETTE[0] if v >= 0 else theme.PALETTE[1] for v in flat[chosen]]},
+            hovertemplate="%{y}<br>%{x:+.4f} logits<extra></extra>",
+        )
+    )
+    fig.update_xaxes(title="logits", zeroline=True)
+    fig.update_yaxes(type="category", autorange="reversed")
+    fig.update_layout(height=200 + 20 * len(chosen))
+    return fig
+
+
+def lens_curves(curves: LensCurves) -> go.Figure:
+    """Logit, probability and rank of each answer token, were the model to stop after each layer."""
+    panels = {"logit": curves.logit, "probability": curves.probability, "rank (0 is first)": curves.rank}
+    fig = make_subplots(1, 3, subplot_titles=list(panels), horizontal_spacing=0.08)
+    for k, token in enumerate(theme.token_labels(curves.answer_tokens)):
+        colour, symbol = theme.series_style(k)
+        for column, values in enumerate(panels.values(), start=1):
+            fig.add_trace(
+                go.Scatter(
+                    x=list(curves.labels[0]),
+                    y=theme.array(values)[:, k],
+                    name=token,
+                    legendgroup=token,
+                    showlegend=column == 1,
+                    mode="lines+markers",
+                    line={"color": colour},
+                    marker={"symbol": symbol, "size": 6},
+                    hovertemplate="%{x}<br>%{y:.4g}<extra>%{fullData.name}</extra>",
+                ),
+                row=1,
+                col=column,
+            )
+    subtitle = f"{curves.lens} lens [logits, probability, rank], answer “{theme.short(curves.answer.strip())}”"
+    theme.dress(fig, "The answer after each layer", theme.escape(subtitle), height=420)
+    fig.update_xaxes(type="category", title="after layer")
+    fig.update_yaxes(autorange="reversed", rangemode="tozero", row=1, col=3)
+    return fig
+
+
+def described(d: Decomposition) -> str:
+    """What is decomposed, towards which answer or against which foil, and the notes, in one escaped line."""
+    foil = f" versus “{theme.short(d.versus.strip())}”" if d.versus else ""
+    what = "logit difference" if d.versus else "logit"
+    text = f"direct contributions by {d.by}, {what} of “{theme.short(d.answer.strip())}”{foil}, mean over its tokens"
+    return theme.escape(". ".join([f"{text} [logits]", *d.notes]))
+
+
+def component_bars(d: Decomposition) -> tuple[list[str], list[float]]:
+    """Names and mean values of the steps of a waterfall, in the order of the model, the remainder last.
+
+    Args:
+        d: by component. Where that makes more than `MAX_BARS` steps, heads of a layer become one step `L{l}.heads`.
+
+    Returns:
+        Escaped labels, and logits; they sum to the mean of `d.total`.
+    """
+    if d.by != "component":
+        raise InputError(f"a waterfall needs a decomposition by 'component', not by {d.by!r}")
+    names = [*d.labels[0], *d.remainder_labels]
+    values = np.concatenate([theme.array(d.values).mean(-1), theme.array(d.remainder).mean(-1)]).tolist()
+    if len(names) > MAX_BARS:
+        grouped: dict[str, float] = {}
+        for name, value in zip(names, values, strict=True):
+            head = _HEAD.match(name)
+            key = f"{head[1]}.heads" if head else name
+            grouped[key] = grouped.get(key, 0.0) + value
+        names, values = list(grouped), list(grouped.values())
+    return [theme.escape(name) for name in names], values
+
+
+def head_values(d: Decomposition) -> NDArray[np.float64]:
+    """`[layer, head]`, mean over the answer tokens, source tokens summed where the view has them."""
+    if d.by not in ("head", "source"):
+        raise InputError(f"a head map needs a decomposition by 'head' or 'source', not by {d.by!r}")
+    values = theme.array(d.values).mean(-1)
+    return values.sum(2) if d.by == "source" else values
+
+
+def head_heatmap(values: NDArray[np.float64]) -> go.Heatmap:
+    """A layer × head map on the figure's shared colour axis, `L{l}H{h}` on hover."""
+    n_layers, n_heads = values.shape
+    return go.Heatmap(
+        z=values,
+        x=list(range(n_heads)),
+        y=list(range(n_layers)),
+        customdata=[[f"L{layer}H{head}" for head in range(n_heads)] for layer in range(n_layers)],
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+        hovertemplate="%{customdata}<br>%{z:+.4f} logits<extra></extra>",
+    )
+
+
+def head_axes(fig: go.Figure, values: NDArray[np.float64]) -> None:
+    """Layers downwards, heads across; a tick at each, or at every few where there are many."""
+    n_layers, n_heads = values.shape
+    fig.update_xaxes(title="head", dtick=-(-n_heads // 16), tick0=0, showgrid=False, zeroline=False)
+    fig.update_yaxes(autorange="reversed", dtick=-(-n_layers // 16), tick0=0, showgrid=False, zeroline=False)
+    fig.update_yaxes(title="layer", selector={"anchor": "x"})
+
+
+def head_map_height(values: NDArray[np.float64]) -> int:
+    """Pixels, so that a row of a map can be read."""
+    return 220 + max(24 * min(values.shape[0], 12), 14 * values.shape[0])

@@ -1,0 +1,151 @@
+"""The dilemma in one picture: what can be brought back against what was destroyed, one marker a method."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.plots import theme
+
+PLACES = ("top right", "bottom right", "top left", "bottom left")
+"""Where labels stand in turn, so that near markers rarely share a place."""
+
+NEEDED = (
+    "method",
+    "seed",
+    "F",
+    "excess",
+    "excess_low",
+    "excess_high",
+    "excess_probe",
+    "D",
+    "D_low",
+    "D_high",
+    "verdict",
+)
+
+
+class StudyLike(Protocol):
+    """What is read of a study here."""
+
+    config: dict[str, Any]
+    control: Any
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a method and seed, with the columns `NEEDED`."""
+
+
+def dilemma_plane(study: StudyLike) -> go.Figure:
+    r"""Recovery × destruction: x the largest excess of any probe over the control, y the destruction D.
+
+    The shaded square $[0, \epsilon]^2$ is where unlearning is reliable (if the facts were forgotten at all: markers are
+    hollow where F < 1 − ε). Where no excess is defined, the marker stands in a strip of its own at the right. A marker
+    with no D stands nowhere and is named under the title.
+
+    Args:
+        study: a finished study.
+    """
+    frame = study.to_frame()
+    epsilon = float(study.config.get("epsilon", 0.1))
+    drawn = frame[frame["D"].notna()]
+    undefined = drawn["excess"].isna()
+    fig = make_subplots(
+        1,
+        2 if undefined.any() else 1,
+        shared_yaxes=True,
+        column_widths=[0.86, 0.14] if undefined.any() else None,
+        horizontal_spacing=0.02,
+    )
+    methods = list(dict.fromkeys(frame["method"]))
+    left = min(-0.06, float(drawn["excess_low"].min(skipna=True)) - 0.03 if drawn["excess_low"].notna().any() else 0.0)
+    fig.add_shape(
+        type="rect", x0=left, x1=epsilon, y0=-0.06, y1=epsilon, layer="below", line={"width": 0},
+        fillcolor="rgba(0,158,115,0.14)", row=1, col=1,
+    )  # fmt: skip
+    fig.add_annotation(
+        x=epsilon / 2, y=-0.05, text="reliable", showarrow=False, yanchor="bottom", font={"color": theme.PALETTE[2]},
+        row=1, col=1,
+    )  # fmt: skip
+    several = bool(frame["method"].duplicated().any())
+    for i, (_, row) in enumerate(drawn.iterrows()):
+        _marker(fig, row, i, methods.index(row["method"]), epsilon, several_seeds=several)
+    _reference(fig, study.control)
+    missing = ", ".join(frame.loc[frame["D"].isna(), "method"])
+    subtitle = (
+        f"filled: F ≥ {1 - epsilon:g}, hollow: less was forgotten; bars: 95% intervals; shaded: both ≤ {epsilon:g}"
+    )
+    if missing:
+        subtitle += f"; no destruction measured for {missing}"
+    theme.dress(fig, "What can be brought back, and what was destroyed", theme.escape(subtitle), height=560)
+    fig.update_layout(showlegend=False)
+    fig.update_yaxes(title="destruction D, mean of near and far facts", range=[-0.06, 1.06], row=1, col=1)
+    fig.update_xaxes(title="largest excess recovery of any probe over its control", range=[left, 1.06], row=1, col=1)
+    if undefined.any():
+        fig.update_xaxes(title="undefined", tickvals=[], showgrid=False, zeroline=False, range=[-1, 1], row=1, col=2)
+    return fig
+
+
+def _marker(fig: go.Figure, row: pd.Series, index: int, method: int, epsilon: float, *, several_seeds: bool) -> None:
+    """One method (and seed) with the intervals of both coordinates."""
+    colour, symbol = theme.series_style(method)
+    name = theme.escape(f"{row['method']} · {row['seed']}" if several_seeds else str(row["method"]))
+    defined = not math.isnan(row["excess"])
+    x = row["excess"] if defined else 0.0
+    where = f"excess {x:.2f} by {theme.escape(str(row['excess_probe']))}" if defined else "no excess defined"
+    fig.add_trace(
+        go.Scatter(
+            x=[x],
+            y=[row["D"]],
+            name=name,
+            mode="markers+text",
+            text=[name],
+            textposition=PLACES[index % len(PLACES)] if defined else "top center",
+            textfont={"color": colour},
+            marker={
+                "color": colour,
+                "symbol": symbol if row["F"] >= 1 - epsilon else f"{symbol}-open",
+                "size": 13,
+                "line": {"width": 2, "color": colour},
+            },
+            error_x=_whiskers(row, "excess", colour) if defined else None,
+            error_y=_whiskers(row, "D", colour),
+            cliponaxis=False,
+            hovertemplate=f"<b>{name}</b><br>F {row['F']:.2f}<br>D {row['D']:.2f}<br>{where}<br>"
+            f"{theme.escape(str(row['verdict']))}<extra></extra>",
+        ),
+        row=1,
+        col=1 if defined else 2,
+    )
+
+
+def _whiskers(row: pd.Series, name: str, colour: str) -> dict[str, Any]:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return {
+        "type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], "color": colour,
+        "thickness": 1, "width": 4,
+    }  # fmt: skip
+
+
+def _reference(fig: go.Figure, control: Any) -> None:
+    """The retrain control: excess 0 by definition, and how much of the retain facts it happens to miss."""
+    if control is None or control.values_before is None:
+        return
+    fig.add_trace(
+        go.Scatter(
+            x=[0.0],
+            y=[control.destruction.value],
+            name="retrain",
+            mode="markers+text",
+            text=["retrain"],
+            textposition="middle left",
+            marker={"symbol": "x-thin", "size": 12, "line": {"width": 2, "color": theme.INK}},
+            cliponaxis=False,
+            hovertemplate="<b>retrain control</b><br>D %{y:.2f}<br>excess 0 by definition<extra></extra>",
+        ),
+        row=1,
+        col=1,
+    )

@@ -1,0 +1,43 @@
+"""Scores of one model, as a table that is a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from unpact_lens.plots import theme
+
+if TYPE_CHECKING:
+    from unpact_lens.evaluation import Scores
+
+
+def scores_table(scores: Scores) -> go.Figure:
+    """Every metric on every group of facts: value with its 95% interval, beside the models compared with."""
+    frame = scores.to_frame()
+    interval = [
+        f"{_number(v)} [{_number(low)}, {_number(high)}]" if pd.notna(low) else _number(v)
+        for v, low, high in zip(frame["value"], frame["low"], frame["high"], strict=True)
+    ]
+    columns: dict[str, list[str]] = {
+        "metric": [theme.escape(str(m)) for m in frame["metric"]],
+        "group": [theme.escape(str(g)) for g in frame["group"]],
+        "value [95% interval]": interval,
+        **{name: [_number(v) for v in frame[name]] for name in ("before", "reference") if name in frame},
+        "n": [str(n) for n in frame["n"]],
+    }
+    fig = theme.figure("Scores by metric and group", theme.escape(f"benchmark {scores.benchmark}"))
+    fig.add_trace(
+        go.Table(
+            header={"values": [f"<b>{c}</b>" for c in columns], "align": "left", "fill_color": "#EEF2F5"},
+            cells={"values": list(columns.values()), "align": "left", "fill_color": "#FFFFFF", "height": 26},
+        )
+    )
+    fig.update_layout(height=150 + 26 * (len(frame) + 1), margin={"t": 80, "b": 16})
+    return fig
+
+
+def _number(value: Any) -> str:
+    """Three decimals; a dash where undefined."""
+    return "–" if pd.isna(value) else f"{value:.3f}"

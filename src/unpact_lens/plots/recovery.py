@@ -1,0 +1,102 @@
+"""What each probe brought back, beside what the control gives under the same probe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from unpact_lens.evaluation.rates import Rate
+from unpact_lens.plots import theme
+
+if TYPE_CHECKING:
+    from unpact_lens.recovery import Recovery
+
+FAMILIES = {"emphasis": "emphasis", "control": "control prompts", "probe": "stronger probes"}
+"""The groups of rows from top to bottom, and how they are called."""
+
+
+def cell_recovery(cell: Any) -> go.Figure:
+    """The recovery of one cell of a study, named by its method and seed.
+
+    Args:
+        cell: with `method`, `seed` and `recovery`.
+    """
+    return recovery_bars(cell.recovery, name=f"{cell.method}, seed {cell.seed}")
+
+
+def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
+    """Fraction of the common set that is right under each row, with Wilson intervals: unlearned model and control.
+
+    The control is the retrain model under the same row; where there is none, never-known facts stand in for it. A rate
+    that is undefined (no fact could be asked) has no bar, and its label says so.
+
+    Args:
+        recovery: as `unpact_lens.recover` gives it.
+        name: of the unlearned model, for the title.
+    """
+    rows = [p for family in FAMILIES for p, f in zip(recovery.probes, recovery.families, strict=True) if f == family]
+    family = dict(zip(recovery.probes, recovery.families, strict=True))
+    after = {p: recovery.rate(p) for p in rows}
+    reference = "never-known facts" if recovery.right_control is None else "retrain control"
+    beside = {p: recovery.never_rate(p) if recovery.right_control is None else control_rate(recovery, p) for p in rows}
+    labels = [_label(recovery, p, after[p]) for p in rows]
+    groups = [FAMILIES[family[p]] for p in rows]
+    title = "What comes back" + (f" after {theme.escape(name)}" if name else "")
+    fig = theme.figure(title, _subtitle(recovery))
+    for k, (series, rates) in enumerate({"unlearned model": after, reference: beside}.items()):
+        fig.add_trace(_bars(series, groups, labels, list(rates.values()), theme.PALETTE[1] if k == 0 else theme.MUTED))
+    fig.update_layout(
+        barmode="group",
+        bargap=0.25,
+        height=200 + 34 * len(rows),
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
+    )
+    fig.update_xaxes(title="fraction of the common set answered right, 95% Wilson interval", range=[0, 1.02])
+    fig.update_yaxes(autorange="reversed", showgrid=False, dividercolor=theme.GRID)
+    return fig
+
+
+def control_rate(recovery: Recovery, probe: str) -> Rate:
+    """The retrain model's rate under a row, on the same facts as the unlearned model's."""
+    row = recovery.probes.index(probe)
+    counted = recovery.common & recovery.asked[row]
+    return Rate(int((recovery.right_control[row] & counted).sum()), int(counted.sum()))  # type: ignore[index]
+
+
+def _bars(name: str, groups: list[str], labels: list[str], rates: list[Any], colour: str) -> go.Bar:
+    values = theme.array([rate.value for rate in rates])
+    return go.Bar(
+        name=name,
+        y=[groups, labels],
+        x=values,
+        orientation="h",
+        marker={"color": colour},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": theme.array([rate.high for rate in rates]) - values,
+            "arrayminus": values - theme.array([rate.low for rate in rates]),
+            "color": theme.INK,
+            "thickness": 1,
+            "width": 3,
+        },
+        customdata=[f"{rate.count} of {rate.n}" for rate in rates],
+        hovertemplate="%{y}<br>%{x:.2f} (%{customdata})<extra>%{fullData.name}</extra>",
+    )
+
+
+def _label(recovery: Recovery, probe: str, rate: Any) -> str:
+    """The row's name, readable, with what a reader must know of it."""
+    name = probe.replace("random_words:", "random words in ").replace("_", " ")
+    if probe == recovery.headline:
+        name = f"{name} ★"
+    if probe in recovery.set_apart:
+        name = f"{name} (set apart)"
+    return theme.escape(name if rate.n else f"{name} (undefined)")
+
+
+def _subtitle(recovery: Recovery) -> str:
+    key = "oracle-assisted KeyTokens" if recovery.oracle else "answer-free KeyTokens"
+    apart = "; set apart: the model before cannot answer under it" if recovery.set_apart else ""
+    return theme.escape(f"common set of {recovery.n_common} of {len(recovery.items)} facts; {key}; ★ headline{apart}")

@@ -1,0 +1,202 @@
+"""How every figure looks, and the few things that all of them need: escaped labels, one symmetric scale, facets.
+
+Colours: the categorical ones are Okabe and Ito's, told apart by every common kind of colour blindness; the diverging
+scale runs from vermilion (negative) over white (zero) to blue (positive), so that 0 is always white.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.colors
+import plotly.graph_objects as go
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A4C93", "#7F7F7F")
+"""Categorical colours, Okabe and Ito 2008 (its yellow and black replaced: too faint, and the ink's)."""
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
+"""Marker shapes: methods stay apart without colour, and once the palette starts again."""
+
+DIVERGING: list[tuple[float, str]] = [
+    (0.0, "#8C2D04"),
+    (0.2, "#D5652A"),
+    (0.4, "#F6C7A6"),
+    (0.5, "#FFFFFF"),
+    (0.6, "#B5D3E8"),
+    (0.8, "#3C87BE"),
+    (1.0, "#0B3C6F"),
+]
+"""Negative to positive, white at 0."""
+
+INK = "#1F2933"
+MUTED = "#66717E"
+GRID = "#E4E8EC"
+FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "title": {
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "font": {"size": 16},
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
+        "paper_bgcolor": "#FFFFFF",
+        "plot_bgcolor": "#FFFFFF",
+        "colorway": list(PALETTE),
+        "colorscale": {"diverging": DIVERGING},
+        "xaxis": {
+            "gridcolor": GRID,
+            "linecolor": MUTED,
+            "zerolinecolor": MUTED,
+            "ticks": "outside",
+            "automargin": True,
+        },
+        "yaxis": {
+            "gridcolor": GRID,
+            "linecolor": MUTED,
+            "zerolinecolor": MUTED,
+            "ticks": "outside",
+            "automargin": True,
+        },
+        "legend": {"bgcolor": "rgba(255,255,255,0)"},
+        "hoverlabel": {"font": {"family": FONT, "size": 13}},
+        "margin": {"l": 64, "r": 24, "t": 100, "b": 64},
+    }
+)
+"""The one template of this library."""
+
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"})
+
+
+def visible(token: str) -> str:
+    r"""A token as one sees it: blanks and line ends shown, what cannot be printed written as an escape.
+
+    >>> visible(" the\n")
+    '␣the⏎'
+    >>> visible("\u200b")
+    '\\u200b'
+    """
+    shown = token.translate(_VISIBLE)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def escape(text: str) -> str:
+    r"""Text that plotly shows as it is, though plotly reads some HTML in its labels.
+
+    Quotes stay: plotly puts labels in text nodes, never in attributes, and would show `&quot;` as written.
+
+    >>> escape('<b>&"')
+    '&lt;b&gt;&amp;"'
+    """
+    return html.escape(text, quote=False)
+
+
+def token_labels(tokens: Sequence[str]) -> list[str]:
+    """`"{token}_{i}"` with blanks visible and markup escaped: unique, so that each can be a category of an axis.
+
+    Tokens (or words, or sentences) of more than 24 characters are cut.
+
+    >>> token_labels([" of", "<s>"])
+    ['␣of_0', '&lt;s&gt;_1']
+    """
+    return [f"{escape(short(visible(token), 24))}_{i}" for i, token in enumerate(tokens)]
+
+
+def array(values: Any) -> NDArray[np.float64]:
+    """Numbers as a float64 array, from a tensor of any float type or anything numpy reads."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().to(torch.float64).numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def symmetric_limit(arrays: Iterable[Any]) -> float:
+    """The largest finite absolute value in any of the arrays: the end of a scale centred on 0.
+
+    Returns:
+        1.0 where nothing is finite or all is zero, so that a scale always has a width.
+
+    >>> symmetric_limit([[1.0, -3.0], [float("nan"), 2.0]])
+    3.0
+    """
+    limit = 0.0
+    for values in map(array, arrays):
+        finite = np.abs(values[np.isfinite(values)])
+        limit = max(limit, float(finite.max(initial=0.0)))
+    return limit or 1.0
+
+
+def diverging_axis(limit: float, title: str) -> dict[str, Any]:
+    """A plotly colour axis from -limit to +limit, white at 0."""
+    return {
+        "colorscale": DIVERGING,
+        "cmin": -limit,
+        "cmax": limit,
+        "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+    }
+
+
+def diverging_colour(value: float, limit: float) -> tuple[str, str]:
+    """The colour of a value on the diverging scale, and an ink that can be read on it.
+
+    Args:
+        value: what is shown; not finite is grey.
+        limit: the end of the scale, > 0.
+
+    Returns:
+        Background and text colour, as CSS.
+
+    >>> diverging_colour(0.0, 2.0)
+    ('rgb(255, 255, 255)', '#1F2933')
+    """
+    if not np.isfinite(value):
+        return "rgb(217, 217, 217)", INK
+    place = min(max((value / limit + 1) / 2, 0.0), 1.0)
+    stops, colours = zip(*DIVERGING, strict=True)
+    channels = zip(*map(plotly.colors.hex_to_rgb, colours), strict=True)
+    red, green, blue = (round(float(np.interp(place, stops, channel))) for channel in channels)
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
+    return f"rgb({red}, {green}, {blue})", "#FFFFFF" if dark else INK
+
+
+def titled(title: str, subtitle: str = "") -> dict[str, Any]:
+    """A title, and under it in small type what is measured, in which unit, by which method. Both must be escaped."""
+    return {"text": title, "subtitle": {"text": subtitle, "font": {"size": 12, "color": MUTED}}}
+
+
+def figure(title: str, subtitle: str = "", **layout: Any) -> go.Figure:
+    """An empty figure in this library's template."""
+    return dress(go.Figure(), title, subtitle, **layout)
+
+
+def dress(fig: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
+    """Give a figure this library's template and a title with its subtitle."""
+    fig.update_layout(template=TEMPLATE, title=titled(title, subtitle), **layout)
+    return fig
+
+
+def series_style(index: int) -> tuple[str, str]:
+    """Colour and marker of the index-th series; the shapes advance with each round, so a pair repeats after 64."""
+    n = len(PALETTE)
+    return PALETTE[index % n], SYMBOLS[(index + index // n) % len(SYMBOLS)]
+
+
+def short(text: str, limit: int = 48) -> str:
+    """Text cut to `limit` characters, with an ellipsis where something is missing.
+
+    >>> short("abcdef", 4)
+    'abc…'
+    """
+    return text if len(text) <= limit else text[: limit - 1] + "…"

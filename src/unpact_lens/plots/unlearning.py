@@ -1,0 +1,73 @@
+"""How an unlearning run went, drawn: loss terms, gradient norm, and how much of the forget set is still known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.plots import theme
+
+if TYPE_CHECKING:
+    from unpact_lens.unlearning import History, Unlearned
+
+PANELS = {
+    "loss terms": ("loss", "forget", "retain"),
+    "gradient norm, before clipping": ("grad_norm",),
+    "share of facts still known": ("forget_score", "retain_score"),
+}
+"""Columns of a history by panel; a panel of which the history has nothing is left out."""
+
+
+def history(result: Unlearned | History) -> go.Figure:
+    """Loss terms, gradient norm and forget score by optimiser step, or by coefficient where a sweep was run.
+
+    Args:
+        result: of `unlearn`, or its history.
+    """
+    name, stopped = getattr(result, "method", ""), getattr(result, "stopped", "")
+    return history_frame(result.to_frame(), name, stopped)
+
+
+def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> go.Figure:
+    """The same from the table of a history.
+
+    Args:
+        frame: one row a step (or coefficient); columns as `History.rows` names them.
+        method: for the title.
+        stopped: why it ended.
+    """
+    along = "coefficient" if "coefficient" in frame and frame["coefficient"].notna().any() else "step"
+    panels = {
+        title: present
+        for title, columns in PANELS.items()
+        if (present := [c for c in columns if c in frame and frame[c].notna().any()])
+    }
+    fig = make_subplots(1, max(len(panels), 1), subplot_titles=list(panels), horizontal_spacing=0.09)
+    names = [column for columns in PANELS.values() for column in columns]
+    for place, columns in enumerate(panels.values(), start=1):
+        for column in columns:
+            rows = frame[frame[column].notna()]
+            colour, symbol = theme.series_style(names.index(column))
+            fig.add_trace(
+                go.Scatter(
+                    x=rows[along],
+                    y=rows[column],
+                    name=column.replace("_", " "),
+                    mode="lines+markers" if len(rows) <= 40 else "lines",
+                    line={"color": colour},
+                    marker={"symbol": symbol, "size": 6},
+                    hovertemplate=f"{along} %{{x}}<br>%{{y:.4g}}<extra>%{{fullData.name}}</extra>",
+                ),
+                row=1,
+                col=place,
+            )
+        if "forget_score" in columns:
+            fig.update_yaxes(range=[-0.04, 1.04], row=1, col=place)
+    title = f"Unlearning by {theme.escape(method)}" if method else "Unlearning, step by step"
+    theme.dress(fig, title, theme.escape(stopped), height=420)
+    fig.update_xaxes(title=along)
+    fig.update_layout(legend={"orientation": "h", "y": -0.4, "yanchor": "top"}, margin={"b": 110})
+    return fig
