@@ -1,14 +1,22 @@
 """How much each unit of a prompt contributes to an answer."""
 
+from unpact_lens.attribution.api import attribute, attribute_many
 from unpact_lens.attribution.key_tokens import ENGLISH_FUNCTION_WORDS, KeyRule, Share, Threshold, TopK
+from unpact_lens.attribution.methods import METHODS, attribution_methods
 from unpact_lens.attribution.result import Attribution, KeyTokens
+from unpact_lens.attribution.targets import Target
 
 __all__ = [
     "ENGLISH_FUNCTION_WORDS",
+    "METHODS",
     "Attribution",
     "KeyRule",
     "KeyTokens",
     "Share",
+    "Target",
     "Threshold",
     "TopK",
+    "attribute",
+    "attribute_many",
+    "attribution_methods",
 ]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Attribution(Result):
     """How much each unit of a prompt contributes to an answer.
 
-    Rows are units (tokens, unless asked otherwise) of the prompt in their order; BOS has a row only if it was asked for,
-    template tokens and the prefill never have one.
+    Rows are units (tokens, unless asked otherwise) of the prompt in their order; BOS has a row only if it was asked
+    for, template tokens and the prefill never have one.
 
     Attributes:
         tokens: the text of each row.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+import torch
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
-from unpact_lens.attribution.key_tokens import KeyRule
-from unpact_lens.attribution.result import Attribution
+from unpact_lens.attribution.key_tokens import WORD, KeyRule, TopK
+from unpact_lens.attribution.result import Attribution, positive_mass
+from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 
 if TYPE_CHECKING:
@@ -76,3 +82,146 @@ class Focus(Result):
 
         about = {k: [getattr(a, k) for a in self.before] for k in ("id", "subject", "prompt", "answer")}
         return pd.DataFrame({**about, **{k: v.tolist() for k, v in self.measures.items()}})
+
+
+def focus(
+    before: Sequence[Attribution],
+    after: Sequence[Attribution],
+    rule: KeyRule | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Focus:
+    """How contributions moved from one model to another.
+
+    Args:
+        before: attributions under the model before, one for each prompt.
+        after: attributions of the same prompts and answers under the model after, in the same order.
+        rule: which units are KeyTokens; `TopK(3)` by default.
+        level: confidence of the bootstrap intervals.
+        resamples: of the bootstrap. Whole subjects are drawn, since the facts about one subject are not independent.
+        seed: of the bootstrap.
+
+    Returns:
+        The measures of `MEASURES`, for each item and on average.
+
+    Raises:
+        InputError: if there are none, or the two sides are not attributions of the same prompts, answers and units.
+
+    Source: the paper's first finding, arXiv 2509.24675; its measures as `MEASURES` says.
+    """
+    rule = TopK(3) if rule is None else rule
+    _check(before, after)
+    if not 0 < level < 1:
+        raise InputError(f"level={level}; a confidence level lies between 0 and 1, e.g. 0.95")
+    rows = [item_measures(b, a, rule) for b, a in zip(before, after, strict=True)]
+    measures = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in MEASURES}
+    clusters = [a.subject or f"item {i}" for i, a in enumerate(before)]
+    means = {name: clustered_mean(values, clusters, level, resamples, seed) for name, values in measures.items()}
+    return Focus(tuple(before), tuple(after), measures, means, rule, level, seed)
+
+
+def item_measures(before: Attribution, after: Attribution, rule: KeyRule) -> dict[str, float]:
+    """Every measure of `MEASURES` for one prompt; NaN where it is undefined."""
+    key = before.key_tokens(rule).indices
+    found = {
+        "spearman": spearman(before.scores, after.scores),
+        "overlap": jaccard(key, after.key_tokens(rule).indices),
+        "mass_before": positive_mass(before.scores, key),
+        "mass_after": positive_mass(after.scores, key),
+        "entropy_before": entropy(before.scores),
+        "entropy_after": entropy(after.scores),
+    }
+    subject = subject_rows(before)
+    for side, scores in (("before", before.scores), ("after", after.scores)):
+        found[f"subject_rank_{side}"] = min((rank(scores, i) for i in subject), default=float("nan"))
+        found[f"subject_score_{side}"] = float(scores[list(subject)].sum()) if subject else float("nan")
+    for name in ("mass", "entropy", "subject_rank", "subject_score"):
+        found[f"{name}_shift"] = found[f"{name}_after"] - found[f"{name}_before"]
+    return found
+
+
+def spearman(a: Float[Tensor, " unit"], b: Float[Tensor, " unit"]) -> float:
+    """Spearman's rank correlation; NaN for fewer than two units or where one side is constant."""
+    if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
+        return float("nan")
+    return float(stats.spearmanr(a.double().numpy(), b.double().numpy()).statistic)
+
+
+def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
+    """|a and b| / |a or b|; NaN where both are empty."""
+    union = set(a) | set(b)
+    return len(set(a) & set(b)) / len(union) if union else float("nan")
+
+
+def entropy(scores: Float[Tensor, " unit"]) -> float:
+    r"""$-\sum_i p_i \ln p_i$ with $p_i = |C_i| / \sum_j |C_j|$, nats; NaN where every contribution is 0."""
+    size = scores.double().abs()
+    if size.sum() == 0:
+        return float("nan")
+    return float(torch.special.entr(size / size.sum()).sum())
+
+
+def rank(scores: Float[Tensor, " unit"], index: int) -> float:
+    """Rank of one unit by contribution, 1 for the largest; units with equal contributions share their mean rank."""
+    larger = int((scores > scores[index]).sum())
+    equal = int((scores == scores[index]).sum())
+    return larger + (equal + 1) / 2
+
+
+def subject_rows(attribution: Attribution) -> tuple[int, ...]:
+    """Rows whose characters belong to a word of the subject, wherever the prompt names it; empty where it does not.
+
+    The whole subject is looked for first; a prompt that names it only in part is matched by its words.
+    """
+    prompt, subject = attribution.prompt.lower(), attribution.subject.strip().lower()
+    if not subject:
+        return ()
+    places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+    if not places:
+        words = {m.group() for m in WORD.finditer(subject)}
+        places = [m.span() for m in WORD.finditer(prompt) if m.group() in words]
+    return tuple(
+        i for i, (start, end) in enumerate(attribution.spans) if any(max(a, start) < min(b, end) for a, b in places)
+    )
+
+
+def clustered_mean(
+    values: Float[Tensor, " item"], clusters: Sequence[str], level: float, resamples: int, seed: int
+) -> Float[Tensor, " 4"]:
+    """`[mean, low, high, n]` over the defined values; percentile bootstrap that draws whole clusters.
+
+    With a single cluster there is nothing to draw, and the interval is NaN.
+    """
+    kept = [(float(v), c) for v, c in zip(values, clusters, strict=True) if not torch.isnan(v)]
+    if not kept:
+        return torch.tensor([float("nan"), float("nan"), float("nan"), 0.0], dtype=torch.float64)
+    names = list(dict.fromkeys(c for _, c in kept))
+    sums = np.array([sum(v for v, c in kept if c == name) for name in names])
+    counts = np.array([sum(c == name for _, c in kept) for name in names])
+    mean, low, high = sums.sum() / counts.sum(), float("nan"), float("nan")
+    if len(names) > 1:
+        drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
+        means = sums[drawn].sum(1) / counts[drawn].sum(1)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return torch.tensor([mean, low, high, float(len(kept))], dtype=torch.float64)
+
+
+def _check(before: Sequence[Attribution], after: Sequence[Attribution]) -> None:
+    if not before:
+        raise InputError("no attributions to compare; give at least one before and one after")
+    if len(before) != len(after):
+        raise InputError(f"{len(before)} attributions before and {len(after)} after; give the same prompts to both")
+    for i, (b, a) in enumerate(zip(before, after, strict=True)):
+        for name in ("token_ids", "answer_ids", "members", "method", "target"):
+            if getattr(b, name) != getattr(a, name):
+                raise InputError(
+                    f"item {i} ({b.prompt!r}): {name} differs before and after "
+                    f"({_short(getattr(b, name))} and {_short(getattr(a, name))}); compare like with like"
+                )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,248 @@
+"""The fastest exact way to score a prompt and many variants of it.
+
+Algorithm, for one *family* (a prompt with its answer, and texts that differ from it in some place):
+
+1. Run the whole prompt once, keeping keys and values at every position.
+2. A variant shares the positions before its first difference. Sort the variants by how many they share and cut them
+   into chunks; each chunk starts from the keys and values that all its members share, and computes the rest only.
+3. Unembed at the answer's positions only.
+
+The cut is the one of least cost: every computed token costs one, every forward pass `LAUNCH_TOKENS` more. Families too
+small to gain are scored without sharing, in batches that mix examples. Nothing is approximated: the numbers are those
+of one unbatched forward pass each, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from unpact_lens.attribution.targets import PLAIN, Target
+from unpact_lens.errors import InputError
+from unpact_lens.models import prefix, surface
+from unpact_lens.models.tokens import Encoded, length_batches, pad_right
+
+LAUNCH_TOKENS = 24
+"""What starting a forward pass costs, in computed tokens."""
+
+MAX_BATCH_TOKENS = 8192
+"""Larger batches gain nothing."""
+
+Family = Sequence[Encoded]
+"""A prompt with its answer, first, and its variants."""
+
+Score = Callable[[Sequence[Family]], list[list[Tensor]]]
+"""What removal methods need of a model: the target's values for each answer token, for each row of each family."""
+
+
+@dataclass
+class Scorer:
+    """Scores families of rows with a hooked model.
+
+    Attributes:
+        model: a hooked causal model in eval mode.
+        target: what is measured; log-probability unless said otherwise.
+        batch_tokens: bound on the input tokens of one forward pass; None takes it from free memory. Halved when memory
+            runs out, in which case the new value stands here afterwards.
+        share_prefix: False computes every row in full.
+    """
+
+    model: Any
+    target: Target = field(default_factory=lambda: PLAIN["log_prob"])
+    batch_tokens: int | None = None
+    share_prefix: bool = True
+    whole: dict[Encoded, Tensor] = field(default_factory=dict)
+    """Values of the whole prompts scored so far."""
+
+    def __post_init__(self) -> None:
+        check_runnable(self.model)
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise InputError(f"batch_tokens={self.batch_tokens}; give a positive number of tokens")
+
+    def __call__(self, families: Sequence[Family]) -> list[list[Tensor]]:
+        """Values of the target, on the CPU, `[answer]` (or `[1]`) for each row of each family.
+
+        Equal rows of a family are computed once.
+        """
+        if self.batch_tokens is None:
+            self.batch_tokens = budget(self.model, [r for f in families for r in f])
+        unique = [list(dict.fromkeys(f)) for f in families]
+        found: list[dict[Encoded, Tensor]] = [{} for _ in families]
+        with torch.inference_mode():
+            alone: list[tuple[int, Encoded]] = []
+            for f, rows in enumerate(unique):
+                chunks = self._plan(rows)
+                if chunks is None:
+                    alone += [(f, row) for row in rows]
+                else:
+                    found[f] = self._shared(rows[0], chunks)
+            for (f, row), values in zip(alone, self._flat([row for _, row in alone]), strict=True):
+                found[f][row] = values
+        self.whole.update((family[0], found[f][family[0]]) for f, family in enumerate(families))
+        return [[found[f][row] for row in family] for f, family in enumerate(families)]
+
+    def _plan(self, rows: list[Encoded]) -> list[tuple[int, list[Encoded]]] | None:
+        """Chunks of variants with the number of positions they share, or None where sharing gains nothing."""
+        if not self.share_prefix or len(rows) < 3 or not prefix.can_share(self.model):
+            return None
+        whole, variants = rows[0], rows[1:]
+        chunks, cost = cut([shared_positions(whole, v) for v in variants], [len(v.ids) - 1 for v in variants])
+        flat = sum(len(r.ids) - 1 for r in rows)
+        if cost + len(whole.ids) + LAUNCH_TOKENS >= flat:
+            return None
+        return [(length, [variants[i] for i in members]) for length, members in chunks]
+
+    def _shared(self, whole: Encoded, chunks: list[tuple[int, list[Encoded]]]) -> dict[Encoded, Tensor]:
+        device = surface.device_of(self.model)
+        tokens, positions = _inputs([whole], 0, device)
+        logits, past = prefix.logits_and_past(self.model, tokens, positions)
+        found = {whole: self._values(logits, [whole])[0]}
+        for length, rows in chunks:
+
+            def run(part: list[Encoded], length: int = length) -> list[Tensor]:
+                tokens, positions = _inputs(part, length, device)
+                if not length:
+                    return self._values(surface.logits_at(self.model, tokens, positions), part)
+                return self._values(prefix.logits_after(self.model, past, length, tokens, positions), part)
+
+            found.update(zip(rows, self._halving(rows, run, length), strict=True))
+        return found
+
+    def _flat(self, rows: list[Encoded]) -> list[Tensor]:
+        device = surface.device_of(self.model)
+
+        def run(part: list[Encoded]) -> list[Tensor]:
+            return self._values(surface.logits_at(self.model, *_inputs(part, 0, device)), part)
+
+        return self._halving(rows, run, 0)
+
+    def _halving(self, rows: list[Encoded], run: Callable[[list[Encoded]], list[Tensor]], shared: int) -> list[Tensor]:
+        """Run all rows in batches within the budget; when memory runs out, halve it and go on with the rows left."""
+        results: dict[int, Tensor] = {}
+        while len(results) < len(rows):
+            left = [i for i in range(len(rows)) if i not in results]
+            assert self.batch_tokens is not None
+            try:
+                # A shared position costs no computation, but its copy of keys and values some memory.
+                sizes = [len(rows[i].ids) - 1 - shared + shared // 4 for i in left]
+                for batch in length_batches(sizes, self.batch_tokens):
+                    part = [left[b] for b in batch]
+                    results.update(zip(part, run([rows[i] for i in part]), strict=True))
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.batch_tokens <= max(len(rows[i].ids) for i in left) - shared:
+                    raise
+                self.batch_tokens = max(1, self.batch_tokens // 2)
+        return [results[i] for i in range(len(rows))]
+
+    def _values(self, logits: Tensor, rows: list[Encoded]) -> list[Tensor]:
+        """The target's values of each row; rows whose answers are of one length go together."""
+        values: list[Tensor] = [torch.empty(0)] * len(rows)
+        for length in {len(r.answer) for r in rows}:
+            members = [i for i, r in enumerate(rows) if len(r.answer) == length]
+            answers = torch.tensor([rows[i].answer for i in members], device=logits.device)
+            chosen = logits[:, :length] if len(members) == len(rows) else logits[members, :length]
+            for i, row in zip(members, self.target.values(chosen, answers).cpu(), strict=True):
+                values[i] = row
+        return values
+
+
+def cut(shared: Sequence[int], lengths: Sequence[int]) -> tuple[list[tuple[int, list[int]]], float]:
+    """Cut variants into chunks so that the fewest tokens are computed, a forward pass counting as `LAUNCH_TOKENS`.
+
+    Args:
+        shared: for each variant, how many positions it shares with the whole text.
+        lengths: its positions altogether.
+
+    Returns:
+        The chunks, each the positions that all its members share and the members; and the cost in tokens.
+
+    >>> cut([0, 1, 100, 101], [120, 120, 120, 120])[0]
+    [(0, [0, 1]), (100, [2, 3])]
+    """
+    order = sorted(range(len(shared)), key=lambda i: shared[i])
+    start = np.array([shared[i] for i in order])
+    longest = np.array([lengths[i] for i in order])
+    n = len(order)
+    # best[j]: least cost of the first j variants; a chunk i..j-1 starts at what its first member shares.
+    best, begin = np.zeros(n + 1), np.zeros(n + 1, dtype=int)
+    for j in range(1, n + 1):
+        width = np.maximum.accumulate(longest[:j][::-1])[::-1] - start[:j]
+        cost = best[:j] + LAUNCH_TOKENS + width * np.arange(j, 0, -1)
+        begin[j] = int(cost.argmin())
+        best[j] = cost[begin[j]]
+    chunks: list[tuple[int, list[int]]] = []
+    j = n
+    while j:
+        i = int(begin[j])
+        chunks.append((int(start[i]), order[i:j]))
+        j = i
+    return chunks[::-1], float(best[n])
+
+
+def shared_positions(whole: Encoded, variant: Encoded) -> int:
+    """How many input positions a variant shares with the whole text, short of the first that predicts its answer."""
+    limit = min(len(variant.context), len(whole.context)) - 1
+    a, b = whole.context, variant.context
+    return next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+def _inputs(rows: Sequence[Encoded], skipped: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Input ids after the skipped positions, and the columns that predict the answers."""
+    tokens = pad_right([r.ids[skipped:-1] for r in rows], device)
+    first = torch.tensor([len(r.context) - 1 - skipped for r in rows], device=device)
+    columns = first[:, None] + torch.arange(max(len(r.answer) for r in rows), device=device)
+    return tokens, columns.clamp(max=tokens.shape[1] - 1)
+
+
+def budget(model: Any, rows: Sequence[Encoded]) -> int:
+    """Input tokens of one forward pass that a quarter of the free memory holds.
+
+    A power of two from 256 up to `MAX_BATCH_TOKENS`.
+
+    Args:
+        model: its widths count: one layer's activations and attention scores, and the logits at the answer.
+        rows: what will be scored.
+    """
+    cfg, itemsize = model.cfg, next(iter(model.parameters())).element_size()
+    longest = max(len(r.ids) for r in rows)
+    answer_share = max(len(r.answer) / (len(r.ids) - 1) for r in rows)
+    layer = 12 * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model) + 4 * cfg.n_heads * longest
+    logits = 3 * cfg.d_vocab * answer_share
+    each = itemsize * (layer + logits)
+    fitting = free_memory(surface.device_of(model)) / 4 / each
+    # A power of two, so that a little more or less free memory does not change the batches and the last digits.
+    return int(min(MAX_BATCH_TOKENS, max(256, 2 ** int(np.log2(max(1.0, fitting))))))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be used on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in the CPU's allocator."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def check_runnable(model: Any) -> None:
+    """Refuse a model in train mode: dropout would make every score a draw.
+
+    Raises:
+        InputError: naming the fix.
+    """
+    if getattr(model, "training", False):
+        raise InputError("the model is in train mode, where dropout makes scores random; call model.eval() first")
+
+
+def batches_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive slices of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,144 @@
+"""Keys and values of a text's beginning, computed once and shared by many continuations.
+
+A causal model's keys and values at a position depend on what stands up to there only. So one pass over a text gives
+the past of every text that begins as it does, at every length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+
+from unpact_lens.models import surface
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of one text, a pair for each layer, in the layout of the model's kind.
+
+    Attributes:
+        layers: `[1, pos, head, d_head]` for a `HookedTransformer`, `[1, head, pos, d_head]` for a bridge.
+        axis: which of the axes is `pos`.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    axis: int
+
+    def __len__(self) -> int:
+        return self.layers[0][0].shape[self.axis]
+
+    def first(self, length: int, rows: int) -> list[tuple[Tensor, Tensor]]:
+        """The first `length` positions, seen by that many rows; nothing is copied."""
+        return [
+            (
+                keys.narrow(self.axis, 0, length).expand(rows, -1, -1, -1),
+                values.narrow(self.axis, 0, length).expand(rows, -1, -1, -1),
+            )
+            for keys, values in self.layers
+        ]
+
+
+def can_share(model: Any) -> bool:
+    """Whether a prefix of this model can be shared: its memory of the past is keys and values at every position.
+
+    False for bidirectional attention, for position schemes that a cached past does not carry, and for state-space or
+    sliding-window layers, whose memory cannot be cut at any length.
+    """
+    if surface.is_bridge(model):
+        config = model.original_model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        return kinds == {"full_attention"} and getattr(config, "sliding_window", None) is None
+    cfg = model.cfg
+    return cfg.attention_dir == "causal" and cfg.positional_embedding_type in ("standard", "rotary", "alibi")
+
+
+def logits_and_past(
+    model: Any, tokens: Int[Tensor, "1 pos"], positions: Int[Tensor, "1 keep"]
+) -> tuple[Float[Tensor, "1 keep d_vocab"], Past]:
+    """Logits at chosen positions of one text, and its keys and values."""
+    hooks = [(surface.final_hook(model), _keeper(positions.to(tokens.device)))]
+    if surface.is_bridge(model):
+        logits, cache = model.run_with_hooks(
+            tokens, return_type="logits_and_cache", fwd_hooks=hooks, past_key_values=None, use_cache=True
+        )
+        return logits, Past(tuple((layer.keys, layer.values) for layer in cache.layers), axis=2)
+    past = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, 1)
+    logits = model.run_with_hooks(
+        tokens,
+        return_type="logits",
+        fwd_hooks=hooks,
+        attention_mask=torch.ones_like(tokens),
+        past_kv_cache=past,
+    )
+    return logits, Past(tuple((e.past_keys, e.past_values) for e in past.entries), axis=1)
+
+
+def logits_after(
+    model: Any,
+    past: Past,
+    length: int,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Int[Tensor, "batch keep"],
+) -> Float[Tensor, "batch keep d_vocab"]:
+    """Logits at chosen positions of texts that share the first `length` positions of a past.
+
+    Args:
+        model: the model that the past is of.
+        past: what `logits_and_past` gave.
+        length: how many of its positions the texts share, at least 1.
+        tokens: what follows in each text; rows may be padded on the right.
+        positions: columns of `tokens` whose next-token logits are wanted.
+    """
+    rows = len(tokens)
+    hooks = [(surface.final_hook(model), _keeper(positions.to(tokens.device)))]
+    shared = past.first(length, rows)
+    if surface.is_bridge(model):
+        mask = torch.ones(rows, length + tokens.shape[1], dtype=torch.long, device=tokens.device)
+        logits, _ = model.run_with_hooks(
+            tokens,
+            return_type="logits_and_cache",
+            fwd_hooks=hooks,
+            attention_mask=mask,
+            past_key_values=_frozen_cache(shared),
+            use_cache=True,
+        )
+        return logits
+    entries = [TransformerLensKeyValueCacheEntry(keys, values, frozen=True) for keys, values in shared]
+    seen = torch.ones(rows, length, dtype=torch.long, device=tokens.device)
+    return model.run_with_hooks(
+        tokens,
+        return_type="logits",
+        fwd_hooks=hooks,
+        attention_mask=torch.ones_like(tokens),
+        past_kv_cache=TransformerLensKeyValueCache(entries, seen, frozen=True),
+    )
+
+
+def _frozen_cache(layers: list[tuple[Tensor, Tensor]]) -> Any:
+    """A cache that hands the past to each layer and keeps nothing new, so that no layer's copy outlives its use."""
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class Frozen(DynamicLayer):
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+    def layer(keys: Tensor, values: Tensor) -> Frozen:
+        frozen = Frozen()
+        frozen.lazy_initialization(keys, values)
+        frozen.keys, frozen.values = keys, values
+        return frozen
+
+    return Cache(layers=[layer(*pair) for pair in layers])
+
+
+def _keeper(index: Int[Tensor, "batch keep"]) -> Any:
+    def keep(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch keep d_model"]:
+        return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))
+
+    return keep
