@@ -1,0 +1,277 @@
+"""One flat loop that trains every gradient method.
+
+A step: for each term (forget, retain) add up the gradient over micro-batches, so that it equals that of one big batch;
+fold the gradient of tied embeddings; clip; AdamW. Token losses are means over all answer tokens of the step's batch,
+sequence losses means over its examples. Every so often the stop rule looks at the model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import isfinite
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import Parameter
+
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.models import surface
+from unpact_lens.unlearning.checks import Checks
+from unpact_lens.unlearning.settings import Settings, schedule_factor
+from unpact_lens.unlearning.views import Examples, View
+
+Loss = Callable[[View, Mapping[str, Any]], Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective.
+
+    Attributes:
+        name: `"forget"` or `"retain"`; its column in the history.
+        loss: from a batch and the method's options to a scalar.
+        per: what the loss is a mean over; decides how micro-batches are weighed.
+        weight: gamma or alpha.
+        data: the examples.
+        order: which of them each step reads.
+    """
+
+    name: str
+    loss: Loss
+    per: Literal["token", "example"]
+    weight: float
+    data: Examples
+    order: Int[Tensor, "step batch"]
+
+
+@dataclass
+class Run:
+    """How far a training run has come.
+
+    Attributes:
+        rows: the history so far.
+        stopped: why it ended.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = "step budget used up"
+
+
+def train(
+    model: Any,
+    terms: Sequence[Term],
+    settings: Settings,
+    options: Mapping[str, Any],
+    checks: Checks,
+    on_step: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+) -> Run:
+    """Train `model` in place.
+
+    Args:
+        model: the copy to be changed.
+        terms: the objective; each holds its data order, whose length is the step budget.
+        settings: optimiser, schedule, micro-batches.
+        options: of the method, handed to the losses.
+        checks: what is scored on the way, and when to stop.
+        on_step: told of every step, e.g. to show progress.
+
+    Returns:
+        The history and why it ended. If a loss is NaN or infinite, the weights are those that last gave finite losses.
+
+    Raises:
+        InputError: if a pattern of `settings.modules` matches nothing, or the first loss is already not finite.
+    """
+    run, steps = Run(), len(terms[0].order)
+    params = trainable(model, settings.modules)
+    tied = TiedEmbedding(model, params)
+    optimiser = torch.optim.AdamW(
+        tied.distinct(params),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+    last_good = [p.detach().clone() for p in params.values()]
+
+    if checks.due(0, steps):
+        run.rows.append({"step": 0, **checks.take(model)})
+        if reason := checks.verdict(run.rows[-1]):
+            run.stopped = reason
+            return run
+
+    with only_these_train(model, params):
+        for step in range(steps):
+            row: dict[str, float] = {"step": step + 1}
+            row["lr"] = settings.lr * schedule_factor(step, steps, settings.warmup, settings.schedule)
+            for group in optimiser.param_groups:
+                group["lr"] = row["lr"]
+
+            optimiser.zero_grad(set_to_none=True)
+            for term in terms:
+                row[term.name] = accumulate(model, term, step, options, settings.micro_batch)
+            row["loss"] = sum(t.weight * row[t.name] for t in terms)
+            tied.fold_gradient()
+            norm = torch.nn.utils.clip_grad_norm_(tied.distinct(params), settings.clip or float("inf"))
+            row["grad_norm"] = float(norm)
+
+            if broken := next((n for n in (*(t.name for t in terms), "grad_norm") if not isfinite(row[n])), None):
+                run.stopped = restore(params, last_good, broken, step, row[broken])
+                break
+            torch._foreach_copy_(last_good, [p.detach() for p in params.values()])
+            optimiser.step()
+            tied.copy_weight()
+            run.rows.append(row)
+            on_step(step + 1, row)
+
+            due = checks.due(step + 1, steps)
+            if due or step + 1 == steps:
+                for term in terms:
+                    if not isfinite(value := peek(model, term, step, options)):
+                        run.stopped = restore(params, last_good, term.name, step + 1, value)
+                        return run
+            if due:
+                row.update(checks.take(model))
+                if reason := checks.verdict(row):
+                    run.stopped = reason
+                    break
+    optimiser.zero_grad(set_to_none=True)
+    return run
+
+
+def accumulate(model: Any, term: Term, step: int, options: Mapping[str, Any], micro_batch: int | None) -> float:
+    """Add the gradient of one term over one step's batch; micro-batches are weighed so that they equal one big batch.
+
+    Returns:
+        The term's value on the whole batch, unweighted.
+    """
+    index = term.order[step].tolist()
+    size = micro_batch or len(index)
+
+    def count(part: Sequence[int]) -> int:
+        return sum(len(term.data.rows[i].answer) for i in part) if term.per == "token" else len(part)
+
+    total = 0.0
+    for start in range(0, len(index), size):
+        part = index[start : start + size]
+        share = count(part) / count(index)
+        loss = term.loss(View(model, term.data, part), options)
+        (term.weight * share * loss).backward()
+        total += share * float(loss.detach())
+    return total
+
+
+def trainable(model: Any, modules: Sequence[str] | None = None) -> dict[str, Parameter]:
+    """The parameters that are trained, by name.
+
+    Args:
+        model: a hooked model.
+        modules: names or patterns; `blocks.*.mlp` stands for all parameters below it. None for every parameter that
+            requires a gradient.
+
+    Raises:
+        InputError: if a pattern matches no parameter.
+    """
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if modules is None:
+        return named
+    plain = {n: n.replace("_original_component.", "") for n in named}
+    chosen = set()
+    for pattern in modules:
+        hits = {n for n, short in plain.items() if fnmatchcase(short, pattern) or fnmatchcase(short, f"{pattern}.*")}
+        if not hits:
+            raise InputError(f"modules pattern {pattern!r} matches no parameter; {nearest(pattern, plain.values())}")
+        chosen |= hits
+    return {n: p for n, p in named.items() if n in chosen}
+
+
+class TiedEmbedding:
+    """Keeps the unembedding equal to the embedding in a model that stores one weight twice.
+
+    A `HookedTransformer` holds `W_E` and `W_U` apart even where the source model shares them. The gradient of the
+    shared weight is the sum of both; the optimiser sees one of them: decay, moments and norm count it once.
+
+    Args:
+        model: a hooked model; nothing is done unless its `tied_embeddings` says that it is tied.
+        params: what is trained; holds both weights or neither afterwards.
+    """
+
+    def __init__(self, model: Any, params: dict[str, Parameter]) -> None:
+        self.pair: tuple[Parameter, Parameter] | None = None
+        if not getattr(model, "tied_embeddings", False) or surface.is_bridge(model):
+            return
+        embed, unembed = "embed.W_E", "unembed.W_U"
+        if embed in params or unembed in params:
+            params[embed], params[unembed] = model.embed.W_E, model.unembed.W_U
+            self.pair = (model.embed.W_E, model.unembed.W_U)
+
+    def distinct(self, params: Mapping[str, Parameter]) -> list[Parameter]:
+        """The parameters without the second copy of the shared weight."""
+        return [p for p in params.values() if self.pair is None or p is not self.pair[1]]
+
+    def fold_gradient(self) -> None:
+        """Give the embedding the gradient of both uses."""
+        if self.pair is not None:
+            embed, unembed = self.pair
+            if unembed.grad is not None:
+                embed.grad = unembed.grad.T.clone() if embed.grad is None else embed.grad + unembed.grad.T
+                unembed.grad = None
+
+    def copy_weight(self) -> None:
+        """Write the embedding to the unembedding."""
+        if self.pair is not None:
+            with torch.no_grad():
+                self.pair[1].copy_(self.pair[0].T)
+
+
+class only_these_train:
+    """Inside the block no other parameter of the model gets a gradient; the flags are as before afterwards."""
+
+    def __init__(self, model: Any, params: Mapping[str, Parameter]) -> None:
+        kept = {id(p) for p in params.values()}
+        self.paused = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
+
+    def __enter__(self) -> None:
+        for p in self.paused:
+            p.requires_grad_(False)
+
+    def __exit__(self, *error: object) -> None:
+        for p in self.paused:
+            p.requires_grad_(True)
+
+
+def peek(model: Any, term: Term, step: int, options: Mapping[str, Any]) -> float:
+    """The term on the batch just trained on, after the update: shows weights that an update has ruined."""
+    with torch.no_grad():
+        return float(term.loss(View(model, term.data, term.order[step].tolist()), options))
+
+
+def restore(params: Mapping[str, Parameter], last_good: Sequence[Tensor], term: str, step: int, value: float) -> str:
+    """Put the last good weights back.
+
+    Args:
+        params: what is trained.
+        last_good: the same before the update that did the harm.
+        term: what was not finite.
+        step: how many updates had been made.
+        value: NaN or infinity.
+
+    Returns:
+        What happened, in a line.
+
+    Raises:
+        InputError: if no update had been made: then the model itself is broken.
+    """
+    what = "gradient norm" if term == "grad_norm" else f"{term} loss"
+    if step == 0:
+        raise InputError(f"the {what} is {value} before the first step; load a sound model")
+    with torch.no_grad():
+        for p, good in zip(params.values(), last_good, strict=True):
+            p.copy_(good)
+    message = f"the {what} was {value} after step {step}; the weights of step {step - 1} are kept"
+    warnings.warn(message + "; lower the lr", RuntimeWarning, stacklevel=4)
+    return message
