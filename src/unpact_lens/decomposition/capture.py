@@ -1,0 +1,150 @@
+"""One forward pass, of which only what a decomposition needs is kept: a few rows of each activation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.decomposition import structure
+from unpact_lens.decomposition.norm import pull_back
+from unpact_lens.decomposition.target import Target
+from unpact_lens.models import surface
+from unpact_lens.scoring import check_finite
+
+EXTRA: Mapping[str, tuple[str, ...]] = {
+    "component": (),
+    "head": (),
+    "source": ("attn.hook_pattern", "attn.hook_v"),
+    "neuron": ("mlp.hook_post",),
+}
+"""Activations of each block that a view needs beyond those that all need."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one forward pass leaves for the T positions of a target.
+
+    Attributes:
+        acts: by hook name, `[T, ...]`, except patterns `[head, T, S]` and values `[S, head, d_head]`.
+        logits: `[T, d_vocab]`, before a final soft-cap.
+        capped: `[T, d_vocab]`, the model's own output; the same as `logits` where there is no cap.
+        final: `[T, d_model]`, the direction in the final residual stream that each of the T numbers reads.
+        attn: for each layer `[T, d_model]`, the same in the attention's output before a post-norm.
+        mlp: for each layer the same in the MLP's output; empty where there are no MLPs.
+    """
+
+    acts: Mapping[str, Tensor]
+    logits: Float[Tensor, "answer d_vocab"]
+    capped: Float[Tensor, "answer d_vocab"]
+    final: Float[Tensor, "answer d_model"]
+    attn: tuple[Float[Tensor, "answer d_model"], ...]
+    mlp: tuple[Float[Tensor, "answer d_model"], ...]
+
+    def at(self, layer: int, name: str) -> Tensor:
+        """An activation of a block, e.g. `run.at(0, "attn.hook_z")`."""
+        return self.acts[f"blocks.{layer}.{name}"]
+
+
+def capture(model: Any, target: Target, views: Sequence[str]) -> Run:
+    """Run the example once and keep what these views need.
+
+    Args:
+        model: a hooked causal model in fp32 or fp64.
+        target: prompt, answer, and which of its tokens count.
+        views: names of views.
+
+    Raises:
+        InputError: if the logits are NaN, or are not the unembedding of the normed final residual stream.
+    """
+    tokens = torch.tensor([target.example.ids[:-1]], device=surface.device_of(model))
+    positions = torch.tensor(target.positions, device=tokens.device)
+    acts, capped = run_and_keep(model, tokens, _wanted(model, views), positions)
+    check_finite(capped, "a logit of the answer")
+    resid = acts[surface.final_hook(model)]
+    logits = structure.uncapped_logits(model, resid)
+    _check_unembedding(model, logits, capped)
+
+    along, _ = target.direction(model.unembed.W_U, model.unembed.b_U)
+    final = pull_back(structure.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1])))
+    attn = tuple(_through_norm(model, acts, layer, "attn", final) for layer in range(model.cfg.n_layers))
+    mlp = tuple(_through_norm(model, acts, layer, "mlp", final) for layer in range(model.cfg.n_layers))
+    return Run(acts, logits, capped, final, attn, mlp if structure.has_mlp(model) else ())
+
+
+def run_and_keep(
+    model: Any, tokens: Tensor, names: list[str], positions: Tensor
+) -> tuple[dict[str, Tensor], Float[Tensor, "answer d_vocab"]]:
+    """One forward pass: rows of the named activations at `positions`, and the logits there.
+
+    Patterns keep the rows of those queries and all keys, values all positions. Only the positions asked for are
+    unembedded.
+    """
+    acts: dict[str, Tensor] = {}
+    last = surface.final_hook(model)
+
+    def take(act: Tensor, hook: Any, *, name: str) -> Tensor | None:
+        acts[name] = _rows(name)(act, positions)
+        if name == last:
+            return act[:, positions]
+        return None
+
+    hooks = [(name, functools.partial(take, name=name)) for name in dict.fromkeys([*names, last])]
+    logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+    return acts, logits[0]
+
+
+def _wanted(model: Any, views: Sequence[str]) -> list[str]:
+    """Hook names that the views need."""
+    parts = ["hook_resid_pre", "hook_attn_out", "attn.hook_z", *(part for by in views for part in EXTRA[by])]
+    if structure.has_mlp(model):
+        parts.append("hook_mlp_out")
+    names = [f"blocks.{layer}.{part}" for layer in range(model.cfg.n_layers) for part in parts]
+    for layer in range(model.cfg.n_layers):
+        for sublayer in ("attn", "mlp") if structure.has_mlp(model) else ("attn",):
+            behind = structure.norm_behind(model, layer, sublayer)
+            if behind is not None and behind[1].scales:
+                names.append(behind[0])
+    if structure.final_norm(model).scales:
+        names.append("ln_final.hook_scale")
+    if structure.has_positions(model):
+        names.append("hook_pos_embed")
+    return names
+
+
+def _rows(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """How the rows of interest are cut out of the activation of that name (batch of one)."""
+    if name.endswith("hook_pattern"):
+        return lambda act, positions: act[0][:, positions].clone()
+    if name.endswith("hook_v"):
+        return lambda act, positions: act[0]
+    if name == "ln_final.hook_scale":
+        return lambda act, positions: act[0].reshape(len(positions), 1)
+    return lambda act, positions: act[0][positions]
+
+
+def _through_norm(
+    model: Any, acts: Mapping[str, Tensor], layer: int, sublayer: str, direction: Float[Tensor, "answer d_model"]
+) -> Float[Tensor, "answer d_model"]:
+    """The direction in a sublayer's own output, in front of the norm behind it where there is one."""
+    behind = structure.norm_behind(model, layer, sublayer) if sublayer == "attn" or structure.has_mlp(model) else None
+    if behind is None:
+        return direction
+    name, norm = behind
+    return pull_back(norm, direction, acts.get(name, torch.ones_like(direction[:, :1])))
+
+
+def _check_unembedding(
+    model: Any, logits: Float[Tensor, "answer d_vocab"], capped: Float[Tensor, "answer d_vocab"]
+) -> None:
+    """Refuse a model that does more between its final residual stream and its logits than norm, unembed and cap."""
+    cap = structure.soft_cap(model)
+    expected = logits if cap is None else cap * torch.tanh(logits / cap)
+    tolerance = 1e4 * torch.finfo(logits.dtype).eps * max(1.0, float(capped.abs().max()))
+    if float((expected - capped).abs().max()) > tolerance:
+        raise structure.unlike(model, "the logits are not the unembedding of ln_final's output")

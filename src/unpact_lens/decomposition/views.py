@@ -1,0 +1,188 @@
+"""`decompose`: one forward pass, then the view that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.decomposition import components, structure
+from unpact_lens.decomposition.capture import Run, capture
+from unpact_lens.decomposition.heads import read_out, source_values
+from unpact_lens.decomposition.neurons import neuron_values
+from unpact_lens.decomposition.result import Decomposition
+from unpact_lens.decomposition.target import Target, target
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.tokens import Text, encode, token_strings
+
+Rows = dict[str, Float[Tensor, " answer"]]
+View = tuple[Float[Tensor, "*axes answer"], tuple[tuple[str, ...], ...], Rows]
+"""Values, the labels of all axes but the last, and what the view does not resolve."""
+
+
+def decompose(
+    model: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    by: str = "component",
+    versus: Text | None = None,
+    chat: bool = False,
+    prefill: Text = "",
+) -> Decomposition:
+    r"""Split the logit of each answer token into what each part of the model adds to it.
+
+    The final residual stream is a sum of what embedding, heads and MLPs wrote; `ln_final` at its own scale and the
+    unembedding are linear, so the logit is the same sum, read along one direction. Works on raw weights. A final
+    soft-cap is not linear: the logit before it is split, and the result says so.
+
+    Args:
+        model: a hooked causal model; weights of half precision are decomposed in fp32.
+        prompt: text or ids.
+        answer: text, leading space included, or ids.
+        by: `"component"`, `"head"`, `"source"` (head × source token) or `"neuron"`.
+        versus: a foil whose logit is subtracted: as long as the answer, or scored at the first token that differs; or
+            `VOCABULARY`, the vocabulary's mean logit.
+        chat: wrap the prompt in the tokenizer's chat template.
+        prefill: the opening of the answer, given to the model and not scored.
+
+    Returns:
+        `values` and `remainder`, logits, which sum to `total`.
+
+    Raises:
+        InputError: if the view is unknown, the input is empty or too long, the foil does not differ, the model is of a
+            kind that cannot be decomposed (the layer and the flag are named), or its weights give NaN.
+
+    Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits; the norms' algebra in `norm.py`.
+    """
+    return decompositions(model, prompt, answer, (by,), versus=versus, chat=chat, prefill=prefill)[0][0]
+
+
+def decompositions(
+    model: Any,
+    prompt: Text,
+    answer: Text,
+    views: Sequence[str],
+    *,
+    versus: Text | None = None,
+    chat: bool = False,
+    prefill: Text = "",
+) -> tuple[list[Decomposition], Run]:
+    """Several views of one example from one forward pass, and what else that pass left; see `decompose`."""
+    for by in views:
+        if by not in VIEWS:
+            raise InputError(f"unknown view by={by!r}; {nearest(str(by), VIEWS)}")
+    structure.require_decomposable(model)
+    wanted = target(model, encode(model, prompt, answer, chat=chat, prefill=prefill), versus)
+    wide, notes = structure.in_full_precision(model)
+    if "neuron" in views:
+        structure.neurons_out(wide, 0)
+    with torch.no_grad():
+        run = capture(wide, wanted, views)
+        heads = components.all_heads(wide, run)
+        components.check_sums(wide, run, heads)
+        split = {by: VIEWS[by](wide, wanted, run, heads) for by in views}
+        total = wanted.of_logits(run.logits).cpu()
+    notes = (*notes, *_caveats(wide))
+    answer_tokens = token_strings(model, wanted.answer)
+    results = [
+        Decomposition(
+            values=values.cpu(),
+            labels=(*labels, answer_tokens),
+            remainder=torch.stack(list(rest.values())).cpu() if rest else total.new_zeros(0, len(total)),
+            remainder_labels=tuple(rest),
+            total=total,
+            by=by,
+            tokens=token_strings(model, wanted.example.ids[:-1]),
+            answer_tokens=answer_tokens,
+            prompt=shown(model, prompt),
+            answer=shown(model, answer),
+            versus=wanted.versus,
+            notes=notes,
+            settings={"dtype": str(total.dtype).removeprefix("torch."), "chat": chat, "prefill": shown(model, prefill)},
+        )
+        for by, (values, labels, rest) in split.items()
+    ]
+    return results, run
+
+
+def _caveats(model: Any) -> tuple[str, ...]:
+    """What a reader of any view of this model must know."""
+    notes = []
+    cap = structure.soft_cap(model)
+    if cap is not None:
+        notes.append(f"the logit before the final soft-cap of {cap:g} is decomposed")
+    if structure.norm_behind(model, 0, "attn") is not None:
+        notes.append("norms behind attention and MLP are linear at their own scale, which is held")
+    return tuple(notes)
+
+
+def shown(model: Any, text: Text) -> str:
+    """A prompt or an answer as text, also where it was given as ids."""
+    return text if isinstance(text, str) else "".join(token_strings(model, [int(t) for t in text]))
+
+
+def by_component(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+    """Embedding, positions, each head, each attention bias, each MLP, norm bias, unembedding bias: `[C, T]`."""
+    rows = dict(components.embedding_rows(model, run))
+    biases, mlps = components.attention_biases(model, run), components.mlps(model, run)
+    for layer in range(model.cfg.n_layers):
+        rows.update({f"L{layer}H{h}": heads[layer, h] for h in range(model.cfg.n_heads)})
+        for name, row in [*biases.items(), *mlps.items()]:
+            if name.startswith(f"L{layer}."):
+                rows[name] = row
+    rows.update(components.output_biases(model, wanted))
+    return torch.stack(list(rows.values())), (tuple(rows),), {}
+
+
+def by_head(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+    """Each head: `[layer, head, T]`."""
+    return heads, components.head_labels(model), _but_heads(model, wanted, run)
+
+
+def by_source(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+    """Each head and source token: `[layer, head, S, T]`."""
+    layers = []
+    for layer in range(model.cfg.n_layers):
+        read = read_out(structure.heads_out(model, layer), run.attn[layer])
+        layers.append(source_values(run.at(layer, "attn.hook_pattern"), run.at(layer, "attn.hook_v"), read))
+    return torch.stack(layers), (*components.head_labels(model), token_strings(model, wanted.example.ids[:-1])), _but_heads(model, wanted, run)
+
+
+def by_neuron(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+    """Each MLP neuron: `[layer, d_mlp, T]`; heads, and each MLP's bias, stand in the remainder."""
+    layers = range(model.cfg.n_layers)
+    values = torch.stack(
+        [
+            neuron_values(run.at(layer, "mlp.hook_post"), structure.neurons_out(model, layer), run.mlp[layer])
+            for layer in layers
+        ]
+    )
+    rest = dict(components.embedding_rows(model, run))
+    rest.update({f"L{layer}H{h}": heads[layer, h] for layer in layers for h in range(model.cfg.n_heads)})
+    rest.update(components.attention_biases(model, run))
+    rest.update({f"L{l}.mlp_bias": components.sublayer_bias(model, run, l, "mlp") for l in layers})
+    rest.update(components.output_biases(model, wanted))
+    return values, (components.head_labels(model)[0], tuple(f"N{n}" for n in range(values.shape[1]))), rest
+
+
+def _but_heads(model: Any, wanted: Target, run: Run) -> Rows:
+    """All rows that are not heads."""
+    return {
+        **components.embedding_rows(model, run),
+        **components.attention_biases(model, run),
+        **components.mlps(model, run),
+        **components.output_biases(model, wanted),
+    }
+
+
+VIEWS: Mapping[str, Callable[[Any, Target, Run, Tensor], View]] = {
+    "component": by_component,
+    "head": by_head,
+    "source": by_source,
+    "neuron": by_neuron,
+}
+"""The views that `decompose` knows."""
