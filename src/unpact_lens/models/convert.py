@@ -204,7 +204,7 @@ def to_hooked(
     config = HookedTransformerConfig(
         **fields,
         d_vocab=hf.get_input_embeddings().weight.shape[0],
-        model_name=hf.config.name_or_path or hf.config.model_type,
+        model_name=hf.config.model_type,
         original_architecture=architecture,
         init_weights=False,
         default_prepend_bos=False,
@@ -252,7 +252,7 @@ def to_bridge(
     target = next(model.parameters()).device
     try:
         bridge = TransformerBridge.boot_transformers(
-            hf.config.name_or_path or hf.config.model_type,
+            hf.config.model_type,
             hf_model=model,
             tokenizer=known,
             device=str(target),

@@ -1,0 +1,241 @@
+"""Where a hooked model comes from: a name, a directory, a hub id, or a model in memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
+from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
+from unpact_lens.registry import Registry
+from unpact_lens.results import read_json
+
+Wrap = Literal["hooked", "bridge"]
+HUB_TIMEOUT = 10.0
+"""Seconds to wait for the hub's first answer."""
+
+
+def load_model(
+    spec: Any,
+    *,
+    wrap: Wrap = "hooked",
+    tokenizer: Any = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """A causal language model with TransformerLens hooks and raw weights, in eval mode.
+
+    `cfg.default_prepend_bos` is what the model's own tokenizer does. `.tied_embeddings` tells whether input and output
+    embeddings are one weight. Weights that TransformerLens adds to an architecture do not require gradients.
+
+    Args:
+        spec: one of
+            - a name: `"builtin"` (the embedded default), `"builtin-retrain"` (its control, which never learned the
+              forget set), `"smollm2"` (SmolLM2-135M-Instruct; needs the `[smollm2]` extra);
+            - a directory: a Hugging Face one of the GPT-2, Llama, Mistral, Qwen2 or GPT-NeoX (Pythia) architecture
+              (with `wrap="bridge"`: of any that TransformerLens bridges), or one that `save_model` wrote;
+            - a hub id, e.g. `"openai-community/gpt2"`;
+            - a live Hugging Face model, with its `tokenizer`; it is copied, never changed;
+            - a live `HookedTransformer` or `TransformerBridge`: returned itself, after checks, put in eval mode.
+        wrap: `"hooked"` for a `HookedTransformer`, `"bridge"` for a `TransformerBridge`, which runs the original
+            Hugging Face code: faster, and for any architecture.
+        tokenizer: for a live Hugging Face model; None if it will be given ids only (`wrap="hooked"`).
+        device: None for CUDA where there is one, else the CPU; a live model stays where it is.
+        dtype: None for fp32 (decompositions need it); a live hooked model and a saved one keep theirs.
+
+    Returns:
+        A `HookedTransformer` or a `TransformerBridge`.
+
+    Raises:
+        InputError: if there is no such model, it cannot be wrapped so, its weights hold NaN, or files are missing; the
+            message says what to do.
+    """
+    if wrap not in ("hooked", "bridge"):
+        raise InputError(f"wrap={wrap!r}; give 'hooked' or 'bridge'")
+    if isinstance(spec, (HookedTransformer, TransformerBridge)):
+        return _live(spec, wrap)
+    if isinstance(spec, PreTrainedModel):
+        return _wrap(spec, tokenizer, wrap, device or spec.device, dtype)
+    if not isinstance(spec, (str, os.PathLike)):
+        raise InputError(
+            f"a {type(spec).__name__} is not a model; give a name ({', '.join(map(repr, NAMES))}), a directory, a hub "
+            "id, a Hugging Face causal model, a HookedTransformer or a TransformerBridge"
+        )
+    if tokenizer is not None:
+        raise InputError("tokenizer= is for a live Hugging Face model; a name or directory brings its own")
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(spec, str) and spec in NAMES:
+        return NAMES[spec](wrap, target, dtype)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _from_directory(path, wrap, target, dtype)
+    if path.exists():
+        raise InputError(f"{spec} is a file; give the directory that holds config.json, weights and tokenizer")
+    _refuse_what_is_no_hub_id(str(spec))
+    _find_on_hub(str(spec))
+    return _from_pretrained(str(spec), wrap, target, dtype)
+
+
+def _builtin(name: str) -> Callable[[Wrap, torch.device, torch.dtype | None], Any]:
+    def load(wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+        from unpact_lens.models.builtin import load_builtin_model
+
+        if wrap == "bridge":
+            raise InputError(f'{name!r} exists only as a HookedTransformer; drop wrap="bridge"')
+        return load_builtin_model(name).to(device).to(dtype or torch.float32)
+
+    return load
+
+
+def _smollm2(wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+    from unpact_lens.models.smollm2 import smollm2_directory
+
+    return _from_directory(smollm2_directory(), wrap, device, dtype)
+
+
+NAMES: Registry[Callable[[Wrap, torch.device, torch.dtype | None], Any]] = Registry("model")
+"""Models that are known by name."""
+NAMES.add("builtin", _builtin("builtin"))
+NAMES.add("builtin-retrain", _builtin("builtin-retrain"))
+NAMES.add("smollm2", _smollm2)
+
+
+def _live(model: HookedTransformer | TransformerBridge, wrap: Wrap) -> Any:
+    if wrap == "bridge" and isinstance(model, HookedTransformer):
+        raise InputError("a HookedTransformer cannot be turned into a bridge; pass the Hugging Face model it came from")
+    if isinstance(model, HookedTransformer):
+        if model.cfg.attention_dir != "causal":
+            raise InputError(f"attention_dir={model.cfg.attention_dir!r}: only causal language models can be analysed")
+        if model.cfg.normalization_type in ("LNPre", "RMSPre"):
+            warnings.warn(
+                "this HookedTransformer has its norms folded into the weights; folding two models apart gives two "
+                "bases, so compare it only with models trained from it (or load with fold_ln=False)",
+                stacklevel=3,
+            )
+    check_sound(model.named_parameters())
+    return model.eval()
+
+
+def _wrap(
+    hf: Any, tokenizer: Any, wrap: Wrap, device: torch.device | str, dtype: torch.dtype | None
+) -> HookedTransformer | TransformerBridge:
+    convert = to_hooked if wrap == "hooked" else to_bridge
+    return convert(hf, tokenizer, device=device, dtype=dtype or torch.float32)
+
+
+def _from_directory(path: Path, wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"{path} has no config.json; give the directory that save_pretrained() wrote")
+    if is_checkpoint(path):
+        model = load_checkpoint(path, device=device)
+        found = "bridge" if isinstance(model, TransformerBridge) else "hooked"
+        if found == "hooked" and wrap == "bridge":
+            raise InputError(f'{path} holds a HookedTransformer; drop wrap="bridge"')
+        return model if dtype is None else model.to(dtype)
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(p.name for p in path.glob("*.bin"))
+        raise InputError(
+            f"{path} has pickled weights only ({pickled[0]}), which can run code when read; convert them to safetensors"
+            if pickled
+            else f"{path} has no *.safetensors weights; give the directory that save_pretrained() wrote"
+        )
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise InputError(
+            f"{path} has no tokenizer (tokenizer.json or tokenizer_config.json); save the model's tokenizer there, or "
+            "pass the loaded model and its tokenizer="
+        )
+    if wrap == "hooked":
+        for architecture in read_json(config).get("architectures") or ():
+            check_supported(architecture)
+    return _from_pretrained(str(path), wrap, device, dtype)
+
+
+def _from_pretrained(name: str, wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Read with transformers: safetensors only, no code from the repository."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if wrap == "hooked":
+            for architecture in config.architectures or ():
+                check_supported(architecture)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        # Eager attention, so that hooks on the bridge see scores and patterns.
+        with progress_if_terminal():
+            hf = AutoModelForCausalLM.from_pretrained(
+                name, config=config, dtype=dtype or torch.float32, use_safetensors=True, attn_implementation="eager"
+            )
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load {name}: {_one_line(error)}") from error
+    return _wrap(hf, tokenizer, wrap, device, dtype)
+
+
+def _refuse_what_is_no_hub_id(spec: str) -> None:
+    if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
+        raise InputError(f"no directory {spec!r}; give one that exists, or a name: {', '.join(map(repr, NAMES))}")
+    hint = nearest(spec, NAMES)
+    if "/" not in spec and hint.startswith("did you mean"):
+        raise InputError(f"unknown model {spec!r}; {hint}")
+
+
+def _find_on_hub(spec: str) -> None:
+    """Return if a hub id is in the local cache, or the hub knows it.
+
+    Raises:
+        InputError: if it does not, or cannot be asked.
+    """
+    known = f"known names are {', '.join(map(repr, NAMES))}"
+    try:
+        if isinstance(try_to_load_from_cache(spec, "config.json"), str):
+            return
+        if constants.HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE is set"
+        else:
+            HfApi().model_info(spec, timeout=HUB_TIMEOUT)
+            return
+    except HFValidationError:
+        raise InputError(f"unknown model {spec!r}: no directory and no hub id; {known}") from None
+    except GatedRepoError:
+        raise InputError(f"{spec!r} is gated: accept its terms on the hub and run `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise InputError(f"unknown model {spec!r}: the hub has none of that name, or it is private; {known}") from None
+    except Exception as error:
+        # The hub's client lets through the errors of its transport library, which differs between its versions.
+        reason = _one_line(error)
+    raise InputError(
+        f"{spec!r} is no directory and not in the local hub cache, and the hub cannot be asked ({reason}); put its "
+        f"config.json, *.safetensors and tokenizer files into a directory and give that; {known}"
+    )
+
+
+@contextmanager
+def progress_if_terminal() -> Iterator[None]:
+    """Progress bars of transformers are shown inside the block only if there is a terminal to show them on."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
