@@ -288,7 +288,7 @@ def _find_type(name: str) -> type | None:
         "attribution",
         "decomposition",
         "comparison",
-        "metrics",
+        "evaluation",
         "unlearning",
         "recovery",
         "study",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unpact_lens.errors import InputError
@@ -31,7 +31,23 @@ def score_rows(
     Returns:
         For each row, log p(y_k | x, y_<k) in nats, in the order given, on the CPU, in fp32 or wider.
     """
-    results: list[Tensor] = [torch.empty(0)] * len(rows)
+    return [log_probs for log_probs, _ in forced_rows(model, rows, batch_tokens=batch_tokens)]
+
+
+def forced_rows(
+    model: Any, rows: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> list[tuple[Float[Tensor, " answer"], Bool[Tensor, " answer"]]]:
+    """Like `score_rows`, with whether each answer token is the most likely one, given what stands before it.
+
+    Args:
+        model: a hooked causal model.
+        rows: what `encode` gives.
+        batch_tokens: bound on the input tokens of one forward pass.
+
+    Returns:
+        For each row, log-probabilities in nats, and where the answer token has the largest logit.
+    """
+    results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
     device = surface.device_of(model)
     with torch.inference_mode():
         for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
@@ -41,8 +57,10 @@ def score_rows(
             positions = (first[:, None] + torch.arange(answers.shape[1], device=device)).clamp(max=tokens.shape[1] - 1)
             logits = surface.logits_at(model, tokens, positions)
             log_probs = gather_log_probs(logits, answers).cpu()
+            most_likely = (logits.argmax(-1) == answers).cpu()
             for row, i in enumerate(batch):
-                results[i] = log_probs[row, : len(rows[i].answer)].clone()
+                length = len(rows[i].answer)
+                results[i] = (log_probs[row, :length].clone(), most_likely[row, :length].clone())
     return results
 
 

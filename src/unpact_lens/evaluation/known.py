@@ -1,0 +1,73 @@
+"""Which facts a model provably knows: what cannot be known before cannot be forgotten after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answers import ask, fact_right, prefill_for
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
+
+
+def known_facts(
+    model: Any, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> Benchmark:
+    """The benchmark cut down, group by group, to facts that a model gives under the plain prompt.
+
+    A fact is known if the greedy answer holds its fact span. Forget facts that are not known move to `unknown`: they
+    are what recovery must not "bring back", and stand in for a retrain model where there is none.
+
+    Args:
+        model: the model before unlearning.
+        bench: the benchmark.
+        minimum: how many forget facts, and how many retain facts, must be known.
+        batch_tokens: bound on the tokens of one batch.
+
+    Returns:
+        The benchmark with known forget, retain and general facts only.
+
+    Raises:
+        InputError: if fewer than `minimum` are known; the message counts them.
+    """
+    items = (*bench.forget, *bench.retain, *bench.general)
+    right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
+    known = {id(q) for q, r in zip(items, right, strict=True) if r}
+
+    def keep(group: Sequence[QA]) -> tuple[QA, ...]:
+        return tuple(q for q in group if id(q) in known)
+
+    kept = replace(
+        bench,
+        forget=keep(bench.forget),
+        retain=keep(bench.retain),
+        general=keep(bench.general),
+        unknown=(*bench.unknown, *(replace(q, group="unknown") for q in bench.forget if id(q) not in known)),
+    )
+    for name in ("forget", "retain"):
+        found, asked = len(getattr(kept, name)), len(getattr(bench, name))
+        if minimum is not None and found < minimum:
+            raise InputError(
+                f"the model knows {found} of the {asked} {name} facts of benchmark {bench.name!r}, minimum={minimum}; "
+                "lower minimum, or ask with another chat= or prefill="
+            )
+    return kept
+
+
+def right_facts(
+    model: Any, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> list[bool]:
+    """Whether the greedy answer to each plain prompt holds its fact.
+
+    Args:
+        model: a hooked model with a tokenizer.
+        items: the questions.
+        bench: how to ask: chat template, prefill, length of an answer.
+        batch_tokens: bound on the tokens of one batch.
+    """
+    texts = ask(
+        model, [q.prompt for q in items], [prefill_for(bench, q) for q in items], bench=bench, batch_tokens=batch_tokens
+    )
+    return [fact_right(text, q) for text, q in zip(texts, items, strict=True)]

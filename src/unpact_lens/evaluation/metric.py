@@ -1,0 +1,141 @@
+"""The registered metrics: one function each, with its source, range and direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.evaluation.answers import Answers, degenerate, exact_match, fact_right, rouge
+from unpact_lens.evaluation.text import TextScores, perplexity
+from unpact_lens.registry import Registry
+
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number for each answer, or one for a set of plain texts.
+
+    Attributes:
+        name: as registered.
+        description: one line.
+        source: where its definition stands.
+        bounds: least and largest value.
+        better: which direction is better for a model that knows; `"higher"` or `"lower"`.
+        of: what it is computed from: `"answers"` (one number a question) or `"texts"` (one for all of them).
+        compute: from `Answers` to a tensor `[item]`, or from `TextScores` to a number.
+        binary: whether it is right (1) or wrong (0), so that its mean is a rate.
+    """
+
+    name: str
+    description: str
+    source: str
+    bounds: tuple[float, float]
+    better: Literal["higher", "lower"]
+    compute: Callable[[Any], Any]
+    of: Literal["answers", "texts"] = "answers"
+    binary: bool = False
+
+
+METRICS: Registry[Metric] = Registry("metric")
+"""The metrics by name."""
+
+
+def metrics() -> pd.DataFrame:
+    """What `evaluate` can measure: one row a metric, with its range, direction and source."""
+    return pd.DataFrame(
+        [
+            {
+                "description": m.description, "low": m.bounds[0], "high": m.bounds[1], "better": m.better, "of": m.of,
+                "source": m.source,
+            }
+            for m in METRICS.values()
+        ],
+        index=pd.Index(list(METRICS), name="metric"),
+    )  # fmt: skip
+
+
+def fact_span(answers: Answers) -> Float[Tensor, " item"]:
+    """1 where the generated answer holds the fact, else 0."""
+    return _each(answers, fact_right)
+
+
+def fact_span_forced(answers: Answers) -> Float[Tensor, " item"]:
+    """1 where every token of the fact is the most likely one, given the gold answer up to it, else 0."""
+    pairs = zip(answers.token_right, answers.fact_tokens, strict=True)
+    return torch.tensor([float(right[start:end].all()) for right, (start, end) in pairs])
+
+
+def exact(answers: Answers) -> Float[Tensor, " item"]:
+    """1 where the whole generated answer is the gold answer, both normalised, else 0."""
+    return _each(answers, exact_match)
+
+
+def rouge_l(answers: Answers) -> Float[Tensor, " item"]:
+    """F1 of the longest common subsequence of words."""
+    return _each(answers, lambda text, qa: rouge(text, qa, "rougeL")[1])
+
+
+def rouge_l_recall(answers: Answers) -> Float[Tensor, " item"]:
+    """Share of the gold answer's words in the longest common subsequence."""
+    return _each(answers, lambda text, qa: rouge(text, qa, "rougeL")[0])
+
+
+def rouge_1(answers: Answers) -> Float[Tensor, " item"]:
+    """F1 of common words."""
+    return _each(answers, lambda text, qa: rouge(text, qa, "rouge1")[1])
+
+
+def rouge_1_recall(answers: Answers) -> Float[Tensor, " item"]:
+    """Share of the gold answer's words that were generated."""
+    return _each(answers, lambda text, qa: rouge(text, qa, "rouge1")[0])
+
+
+def probability(answers: Answers) -> Float[Tensor, " item"]:
+    r"""$\exp(\mathrm{LP}(x, y)) = \exp(\ell / T)$: the geometric mean of the answer tokens' probabilities."""
+    return torch.stack([t.double().mean().exp() for t in answers.token_log_probs]).float()
+
+
+def degenerate_text(answers: Answers) -> Float[Tensor, " item"]:
+    """1 where the generated answer is empty or repeats itself, else 0."""
+    return _each(answers, lambda text, qa: degenerate(text))
+
+
+def text_perplexity(texts: TextScores) -> float:
+    """Perplexity of all texts together."""
+    return perplexity(texts.nll, texts.tokens)
+
+
+def _each(answers: Answers, judge: Callable[..., float]) -> Float[Tensor, " item"]:
+    return torch.tensor([float(judge(g, q)) for g, q in zip(answers.generated, answers.items, strict=True)])
+
+
+_ROUGE = "Lin 2004, through rouge-score (stemmed)"
+
+for _metric in (
+    Metric("fact_span", "the fact is in the generated answer", "formulas: fact-span match", (0, 1), "higher",
+           fact_span, binary=True),
+    Metric("fact_span_forced", "every token of the fact is the most likely one after the gold answer's opening",
+           "formulas: fact-span match, teacher-forced", (0, 1), "higher", fact_span_forced, binary=True),
+    Metric("exact_match", "the whole generated answer is the gold answer, normalised", "SQuAD, arXiv 1606.05250",
+           (0, 1), "higher", exact, binary=True),
+    Metric("rouge_l", "F1 of the longest common subsequence of words", _ROUGE, (0, 1), "higher", rouge_l),
+    Metric("rouge_l_recall", "share of the gold answer's words in that subsequence", _ROUGE, (0, 1), "higher",
+           rouge_l_recall),
+    Metric("rouge_1", "F1 of common words", _ROUGE, (0, 1), "higher", rouge_1),
+    Metric("rouge_1_recall", "share of the gold answer's words that were generated", _ROUGE, (0, 1), "higher",
+           rouge_1_recall),
+    Metric("probability", "exp of the mean log-probability of the gold answer's tokens", "TOFU, arXiv 2401.06121",
+           (0, 1), "higher", probability),
+    Metric("degenerate", "the generated answer is empty or repeats itself", "seq-rep-2, arXiv 1908.04319", (0, 1),
+           "lower", degenerate_text, binary=True),
+    Metric("perplexity", "perplexity of the benchmark's plain text", "exp of the mean negative log-likelihood",
+           (1, INFINITY), "lower", text_perplexity, of="texts"),
+):  # fmt: skip
+    METRICS.add(_metric.name, _metric)

@@ -1,0 +1,164 @@
+"""The verdict on a method: insufficient, hid, destroyed, erased or undecided, by 95% intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation.rates import Estimate
+from unpact_lens.results import Result
+
+EPSILON = 0.1
+"""How much remaining knowledge, destruction or excess recovery is tolerated."""
+
+MOST_FACTS = 1_000_000
+"""Beyond this many facts an estimate is taken to stand on its threshold."""
+
+LABELS = ("insufficient", "destroyed", "hid", "erased", "undecided")
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict(Result):
+    """What can be said of a method with confidence.
+
+    Attributes:
+        labels: every label whose rule holds, of `LABELS`; `("undecided",)` when none does.
+        reasons: for each label, the estimate that gives it.
+        open: what an interval leaves open, whether or not a label holds: quantity to explanation.
+        n_needed: for each open quantity, how many facts would decide at the present estimate; None where no number
+            would (the estimate stands on its threshold, or is undefined).
+        distance: distance to reliable unlearning, 0 to sqrt(3); NaN where a part of it is undefined.
+        epsilon: the tolerance.
+    """
+
+    labels: tuple[str, ...]
+    reasons: dict[str, str]
+    open: dict[str, str]
+    n_needed: dict[str, int | None]
+    distance: float
+    epsilon: float = EPSILON
+
+    def __str__(self) -> str:
+        return " + ".join(self.labels)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a label and one an open question, with the reason and the number of facts that would decide."""
+        rows: list[dict[str, Any]] = [{"verdict": k, "why": v, "facts needed": None} for k, v in self.reasons.items()]
+        rows += [{"verdict": f"open: {k}", "why": v, "facts needed": self.n_needed[k]} for k, v in self.open.items()]
+        return pd.DataFrame(rows, columns=["verdict", "why", "facts needed"])
+
+
+def verdict(
+    forgetting: Estimate, destruction: Estimate, excesses: Mapping[str, Estimate], *, epsilon: float = EPSILON
+) -> Verdict:
+    """Judge a method by its forgetting F, its destruction D and the excess recovery of every probe.
+
+    *insufficient* if F < 1−ε; *destroyed* if D > ε; *hid* if the excess of any probe > ε; *erased* if F ≥ 1−ε, D ≤ ε
+    and every excess ≤ ε; each only where the whole interval says so. *undecided* where none does.
+
+    Args:
+        forgetting: F on the forget facts.
+        destruction: D, the mean over near and far facts.
+        excesses: for each probe, its recovery beyond the control's.
+        epsilon: the tolerance ε, between 0 and 1.
+
+    Returns:
+        The labels that hold, why, and what would decide the rest.
+
+    Raises:
+        InputError: if ε is not between 0 and 1.
+    """
+    if not 0 < epsilon < 1:
+        raise InputError(f"epsilon={epsilon}; the tolerance must lie between 0 and 1, e.g. 0.1")
+    measured = {"forgetting": forgetting, "destruction": destruction}
+    measured |= {f"excess of {probe}": excess for probe, excess in excesses.items()}
+    thresholds = {name: 1 - epsilon if name == "forgetting" else epsilon for name in measured}
+    sides = {name: side(m, thresholds[name], at_least=name == "forgetting") for name, m in measured.items()}
+
+    reasons: dict[str, list[str]] = {}
+    for name, found in sides.items():
+        label = {("forgetting", "below"): "insufficient", ("destruction", "above"): "destroyed"}.get((name, str(found)))
+        if label is None and name.startswith("excess") and found == "above":
+            label = "hid"
+        if label is not None:
+            reasons.setdefault(label, []).append(f"{name} {measured[name]}")
+    unopposed = sides["forgetting"] == "above" and all(s == "below" for n, s in sides.items() if n != "forgetting")
+    if unopposed and excesses:
+        reasons["erased"] = [f"{name} {m}" for name, m in measured.items()]
+
+    still_open = {n: _why_open(measured[n], thresholds[n]) for n, s in sides.items() if s is None}
+    needed = {n: facts_to_decide(measured[n], thresholds[n], at_least=n == "forgetting") for n in still_open}
+    if not excesses:
+        still_open["excess"], needed["excess"] = "no probe was run", None
+    if not reasons:
+        reasons["undecided"] = [f"{name}: {why}" for name, why in still_open.items()]
+    return Verdict(
+        labels=tuple(label for label in LABELS if label in reasons),
+        reasons={label: "; ".join(reasons[label]) for label in LABELS if label in reasons},
+        open=still_open,
+        n_needed=needed,
+        distance=distance_to_reliable(forgetting.value, destruction.value, [e.value for e in excesses.values()]),
+        epsilon=epsilon,
+    )
+
+
+def distance_to_reliable(forgetting: float, destruction: float, excesses: list[float]) -> float:
+    r"""How far a method is from forgetting everything, destroying nothing and hiding nothing.
+
+    $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$; NaN where a part is undefined or no probe was run.
+    Probes that are undefined do not count as long as one is defined.
+    """
+    defined = [e for e in excesses if not math.isnan(e)]
+    if not defined:
+        return float("nan")
+    return math.hypot(1 - forgetting, max(0.0, *defined), destruction)
+
+
+def side(estimate: Estimate, threshold: float, *, at_least: bool = False) -> str | None:
+    """On which side of a threshold the whole interval lies: "above", "below", or None where it straddles.
+
+    The threshold itself counts as below (`≤`), or with `at_least` as above (`≥`). None where undefined.
+    """
+    return _side(estimate.low, estimate.high, threshold, at_least)
+
+
+def _side(low: float, high: float, threshold: float, at_least: bool) -> str | None:
+    if low > threshold or (at_least and low >= threshold):
+        return "above"
+    if high < threshold or (not at_least and high <= threshold):
+        return "below"
+    return None
+
+
+def facts_to_decide(estimate: Estimate, threshold: float, *, at_least: bool = False) -> int | None:
+    """The least number of facts at which an estimate of the same value would have its interval clear of the threshold.
+
+    Zero events need 35 facts to lie at or below .1. None where no number up to a million does.
+    """
+    if estimate.n == 0:
+        return None
+
+    def decided(n: int) -> bool:
+        return _side(*estimate.interval(n), threshold, at_least) is not None
+
+    if not decided(MOST_FACTS):
+        return None
+    undecided_n, decided_n = 0, MOST_FACTS
+    while decided_n - undecided_n > 1:
+        middle = (undecided_n + decided_n) // 2
+        if decided(middle):
+            decided_n = middle
+        else:
+            undecided_n = middle
+    return decided_n
+
+
+def _why_open(estimate: Estimate, threshold: float) -> str:
+    if estimate.n == 0:
+        return "undefined: no facts to measure it on"
+    return f"{estimate} straddles {threshold:g}"
