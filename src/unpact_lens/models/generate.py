@@ -195,7 +195,7 @@ class _Stepper:
         def last(resid: Float[Tensor, "batch new d_model"], hook: Any) -> Float[Tensor, "batch 1 d_model"]:
             return resid[:, -1:]
 
-        hooks = [(surface.final_hook(self.model), last)]
+        hooks = [(surface.readout_hook(self.model), last)]
         if self.bridge:
             logits, self.cache = self.model.run_with_hooks(
                 tokens,

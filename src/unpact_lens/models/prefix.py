@@ -62,7 +62,7 @@ def logits_and_past(
     model: Any, tokens: Int[Tensor, "1 pos"], positions: Int[Tensor, "1 keep"]
 ) -> tuple[Float[Tensor, "1 keep d_vocab"], Past]:
     """Logits at chosen positions of one text, and its keys and values."""
-    hooks = [(surface.final_hook(model), _keeper(positions.to(tokens.device)))]
+    hooks = [(surface.readout_hook(model), _keeper(positions.to(tokens.device)))]
     if surface.is_bridge(model):
         logits, cache = model.run_with_hooks(
             tokens, return_type="logits_and_cache", fwd_hooks=hooks, past_key_values=None, use_cache=True
@@ -96,7 +96,7 @@ def logits_after(
         positions: columns of `tokens` whose next-token logits are wanted.
     """
     rows = len(tokens)
-    hooks = [(surface.final_hook(model), _keeper(positions.to(tokens.device)))]
+    hooks = [(surface.readout_hook(model), _keeper(positions.to(tokens.device)))]
     shared = past.first(length, rows)
     if surface.is_bridge(model):
         mask = torch.ones(rows, length + tokens.shape[1], dtype=torch.long, device=tokens.device)

@@ -54,6 +54,15 @@ def final_hook(model: Any) -> str:
     return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
 
 
+def readout_hook(model: Any) -> str:
+    """Name of the last hook before the unembedding at which positions may be dropped.
+
+    On a bridge that is the unembedding's own input: some architectures (GPT-2) put the residual stream back into the
+    shape of the input ids after `ln_final`, and would fail if positions were missing there.
+    """
+    return "unembed.hook_in" if is_bridge(model) else final_hook(model)
+
+
 def logits_at(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
@@ -76,18 +85,22 @@ def logits_at(
     def keep(resid: Tensor, hook: Any) -> Tensor:
         return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))
 
-    return model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(final_hook(model), keep)])
+    return model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(readout_hook(model), keep)])
 
 
 def final_residual(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream after the last block, before `ln_final`; nothing is unembedded but one position."""
     kept: list[Tensor] = []
 
-    def take(resid: Tensor, hook: Any) -> Tensor:
+    def take(resid: Tensor, hook: Any) -> None:
         kept.append(resid)
+
+    def drop(resid: Tensor, hook: Any) -> Tensor:
         return resid[:, :1]
 
-    model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(final_hook(model), take)])
+    model.run_with_hooks(
+        tokens, return_type="logits", fwd_hooks=[(final_hook(model), take), (readout_hook(model), drop)]
+    )
     return kept[0]
 
 
