@@ -71,7 +71,9 @@ def capture(model: Any, target: Target, views: Sequence[str]) -> Run:
     _check_unembedding(model, logits, capped)
 
     along, _ = target.direction(model.unembed.W_U, model.unembed.b_U)
-    final = pull_back(structure.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1])))
+    final = pull_back(
+        structure.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1]))
+    )
     attn = tuple(_through_norm(model, acts, layer, "attn", final) for layer in range(model.cfg.n_layers))
     mlp = tuple(_through_norm(model, acts, layer, "mlp", final) for layer in range(model.cfg.n_layers))
     return Run(acts, logits, capped, final, attn, mlp if structure.has_mlp(model) else ())
@@ -86,16 +88,16 @@ def run_and_keep(
     unembedded.
     """
     acts: dict[str, Tensor] = {}
-    last = surface.final_hook(model)
 
-    def take(act: Tensor, hook: Any, *, name: str) -> Tensor | None:
+    def take(act: Tensor, hook: Any, *, name: str) -> None:
         acts[name] = _rows(name)(act, positions)
-        if name == last:
-            return act[:, positions]
-        return None
 
-    hooks = [(name, functools.partial(take, name=name)) for name in dict.fromkeys([*names, last])]
-    logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+    def drop(act: Tensor, hook: Any) -> Tensor:
+        return act[:, positions]
+
+    kept = dict.fromkeys([*names, surface.final_hook(model)])
+    hooks = [(name, functools.partial(take, name=name)) for name in kept]
+    logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[*hooks, (surface.readout_hook(model), drop)])
     return acts, logits[0]
 
 
@@ -124,7 +126,7 @@ def _rows(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     if name.endswith("hook_v"):
         return lambda act, positions: act[0]
     if name == "ln_final.hook_scale":
-        return lambda act, positions: act[0].reshape(len(positions), 1)
+        return lambda act, positions: act[0] if act.shape[1] == len(positions) else act[0][positions]
     return lambda act, positions: act[0][positions]
 
 

@@ -149,7 +149,11 @@ def by_source(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer 
     for layer in range(model.cfg.n_layers):
         read = read_out(structure.heads_out(model, layer), run.attn[layer])
         layers.append(source_values(run.at(layer, "attn.hook_pattern"), run.at(layer, "attn.hook_v"), read))
-    return torch.stack(layers), (*components.head_labels(model), token_strings(model, wanted.example.ids[:-1])), _but_heads(model, wanted, run)
+    return (
+        torch.stack(layers),
+        (*components.head_labels(model), token_strings(model, wanted.example.ids[:-1])),
+        _but_heads(model, wanted, run),
+    )
 
 
 def by_neuron(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
