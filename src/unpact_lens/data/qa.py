@@ -124,7 +124,7 @@ class Benchmark:
         verbatim: passages of the forget corpus: the prompt opens one, the answer is how it goes on.
         members: texts of the forget corpus that membership inference tries to tell from `holdout`.
         holdout: texts of the same kind that no model was trained on.
-        few_shot: solved examples that stand before each prompt where the benchmark's own metrics want them.
+        few_shot: for a group, the solved examples that stand before its prompts in the benchmark's own metrics.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Benchmark:
     verbatim: tuple[QA, ...] = ()
     members: Corpus | None = None
     holdout: Corpus | None = None
-    few_shot: str = ""
+    few_shot: dict[str, str] = field(default_factory=dict)
 
     @property
     def near(self) -> tuple[QA, ...]:

@@ -1,0 +1,173 @@
+"""TOFU: two hundred fictitious authors, some of whom are to be forgotten.
+
+Maini et al. 2024, arXiv 2401.06121; on the hub `locuslab/TOFU`. `forget` is a forget split, `retain` its complement;
+real authors and world facts, which the paper places further and further away, are `general`. Wrong answers and the
+paraphrased answer come from the `*_perturbed` tables, joined by question.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from unpact_lens.data.kinds import kind_of
+from unpact_lens.data.pairs import REFUSALS
+from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.tables import TEXTS, Column, Row, Source, source
+from unpact_lens.errors import InputError, nearest
+
+HUB = "locuslab/TOFU"
+
+RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+"""The complement of each forget split."""
+
+PER_AUTHOR = 20
+"""Questions about one author; they stand together."""
+
+REAL_AUTHORS = "real_authors"
+WORLD_FACTS = "world_facts"
+
+_PAIR = {"question": Column(), "answer": Column()}
+_PERTURBED = {
+    **_PAIR,
+    "paraphrased_question": Column(required=False),
+    "paraphrased_answer": Column(),
+    "perturbed_answer": Column(TEXTS),
+}
+_REAL = {**_PAIR, "original_answer": Column(required=False), "perturbed_answer": Column(TEXTS)}
+
+_NAME = re.compile(r"[A-Z][\w'.-]*(?:\s+(?:(?:de|van|von|bin|al|el|da|di|del|la|ibn|der)\s+)?[A-Z][\w'.-]*)+")
+
+
+def tofu(
+    split: str = "forget10",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    template: str = "Question: {question}\nAnswer:",
+    chat: bool = False,
+) -> Benchmark:
+    r"""Load TOFU.
+
+    Every item says its kind of knowledge by the rule in `kinds.py`, and its author as `subject` (found as the name that
+    most of the author's twenty rows hold). A retain item is *near* if its author shares a first or last name with an
+    author to be forgotten, else *far*. `meta["paraphrased_answer"]` and `perturbed` are what the truth ratio needs;
+    `meta["set"]` names the table of a general item.
+
+    Args:
+        split: `"forget01"`, `"forget05"` or `"forget10"`.
+        path: directory with the tables as the hub exports them; None for the hub.
+        template: the prompt, with `{question}`. With a chat template give `"{question}"`.
+        chat: whether prompts go through the tokenizer's chat template.
+
+    Raises:
+        InputError: if the split is unknown, a table is missing or malformed, or perturbed rows do not fit the split.
+    """
+    if split not in RETAIN:
+        raise InputError(f"unknown TOFU split {split!r}; {nearest(split, RETAIN)}")
+    if "{question}" not in template:
+        raise InputError(f"template {template!r} has no {{question}}; where should the question stand?")
+    tables = source(HUB, path)
+    forget = _items(tables, split, "forget", template)
+    forget = join_perturbed(forget, tables.table(f"{split}_perturbed", "train", _PERTURBED), f"{split}_perturbed")
+    if missing := [q.id for q in forget if not q.perturbed]:
+        raise InputError(f"{split}_perturbed has no row for {len(missing)} questions of {split}, first {missing[0]}")
+    retain = _items(tables, RETAIN[split], "far", template)
+    retain = join_perturbed(retain, tables.table("retain_perturbed", "train", _PERTURBED), "retain_perturbed")
+    names = {word for q in forget for word in _name_words(q.subject)}
+    near = tuple(replace(q, group="near") if names & _name_words(q.subject) else q for q in retain)
+    return Benchmark(
+        name=f"tofu-{split}",
+        forget=tuple(forget),
+        retain=near,
+        general=(*_real(tables, REAL_AUTHORS, template), *_real(tables, WORLD_FACTS, template)),
+        refusals=REFUSALS,
+        chat=chat,
+        max_new_tokens=200,
+    )
+
+
+def join_perturbed(items: Sequence[QA], rows: Sequence[Row], table: str) -> list[QA]:
+    """The items with the wrong answers and paraphrases of their rows, joined by question and answer.
+
+    Args:
+        items: what a plain table gave.
+        rows: what its perturbed table holds, in any order; items without a row stay as they are.
+        table: its name, for an error.
+
+    Raises:
+        InputError: if a row belongs to none of the items.
+    """
+    at = {(q.meta["question"], q.answer.strip()): i for i, q in enumerate(items)}
+    joined = list(items)
+    for number, row in enumerate(rows, start=1):
+        i = at.get((row["question"], row["answer"].strip()))
+        if i is None:
+            raise InputError(
+                f"{table}, row {number}: question {row['question']!r:.80} with this answer is not in "
+                f"{items[0].id.split('/')[0]}; are the two tables of the same split?"
+            )
+        paraphrase = row["paraphrased_question"]
+        template = items[i].prompt.replace(row["question"], "{question}")
+        joined[i] = replace(
+            items[i],
+            perturbed=tuple(f" {wrong}" for wrong in row["perturbed_answer"]),
+            paraphrases=(template.replace("{question}", paraphrase),) if paraphrase else (),
+            meta={**items[i].meta, "paraphrased_answer": f" {row['paraphrased_answer']}"},
+        )
+    return joined
+
+
+def authors(rows: Sequence[Row]) -> list[str]:
+    """Whom each row is about: in each block of twenty, the capitalised name that most of its rows hold.
+
+    A block in which no name stands in a third of the rows is called `"author <n>"`.
+    """
+    subjects = []
+    for start in range(0, len(rows), PER_AUTHOR):
+        block = rows[start : start + PER_AUTHOR]
+        texts = [re.sub(r"['’]s\b", "", f"{r['question']} {r['answer']}") for r in block]
+        counts = Counter(name for text in texts for name in set(_NAME.findall(text)))
+        name, count = counts.most_common(1)[0] if counts else ("", 0)
+        subjects += [name if 3 * count >= len(block) else f"author {start // PER_AUTHOR}"] * len(block)
+    return subjects
+
+
+def _items(tables: Source, table: str, group: str, template: str) -> list[QA]:
+    rows = tables.table(table, "train", _PAIR)
+    return [
+        QA(
+            prompt=template.replace("{question}", row["question"]),
+            answer=f" {row['answer']}",
+            kind=kind_of(row["question"], row["answer"]),
+            id=f"{table}/{number}",
+            subject=subject,
+            group=group,
+            meta={"question": row["question"]},
+        )
+        for number, (row, subject) in enumerate(zip(rows, authors(rows), strict=True))
+    ]
+
+
+def _real(tables: Source, table: str, template: str) -> list[QA]:
+    rows = tables.table(f"{table}_perturbed", "train", _REAL)
+    return [
+        QA(
+            prompt=template.replace("{question}", row["question"]),
+            answer=f" {row['answer']}",
+            kind=kind_of(row["question"], row["answer"]),
+            id=f"{table}/{number}",
+            subject=row["answer"],
+            group="general",
+            perturbed=tuple(f" {wrong}" for wrong in row["perturbed_answer"]),
+            meta={"question": row["question"], "set": table},
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def _name_words(subject: str) -> set[str]:
+    """The words of a name by which two authors can be confused: no initials, no particles."""
+    return {word for word in subject.split() if len(word) > 3 and word[0].isupper()}

@@ -1,0 +1,75 @@
+"""WMDP: multiple-choice questions on hazardous knowledge, and corpora from which it can be unlearned.
+
+Li et al. 2024, arXiv 2403.03218; on the hub `cais/wmdp`, `cais/wmdp-corpora` and, on request, the biology corpus
+`cais/wmdp-bio-forget-corpus`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from unpact_lens.data.qa import QA, Benchmark, Corpus
+from unpact_lens.data.tables import INTEGER, TEXTS, Column, source
+from unpact_lens.errors import InputError, nearest
+
+HUB = "cais/wmdp"
+
+DOMAINS = {"bio": "biology", "cyber": "cybersecurity", "chem": "chemistry"}
+
+LETTERS = ("A", "B", "C", "D")
+
+_CORPORA = {
+    "bio": (("cais/wmdp-bio-forget-corpus", "bio-forget-corpus"), ("cais/wmdp-corpora", "bio-retain-corpus")),
+    "cyber": (("cais/wmdp-corpora", "cyber-forget-corpus"), ("cais/wmdp-corpora", "cyber-retain-corpus")),
+}
+_QUESTION = {"question": Column(), "choices": Column(TEXTS, length=4), "answer": Column(INTEGER)}
+_TEXT = {"text": Column()}
+
+
+def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, corpora: bool | None = None) -> Benchmark:
+    """Load the questions of one domain, and its corpora where the user has them.
+
+    A question is prompted as in the WMDP paper (and lm-evaluation-harness): its four options with letters, then
+    "Answer:"; `choices` are the letters. Its kind of knowledge is the domain. There are no retain questions: WMDP
+    measures what is kept on MMLU (lm-evaluation-harness offers it).
+
+    Args:
+        domain: `"bio"`, `"cyber"` or `"chem"`.
+        path: directory with `wmdp-<domain>` and the corpora as the hub exports them; None for the hub.
+        corpora: whether to load the corpora too. None loads them from a directory where they stand there, and not from
+            the hub, where one of them is given on request only.
+
+    Raises:
+        InputError: if the domain is unknown, it has no corpora, or a table is missing or malformed.
+    """
+    if domain not in DOMAINS:
+        raise InputError(f"unknown WMDP domain {domain!r}; {nearest(domain, DOMAINS)}")
+    if corpora and domain not in _CORPORA:
+        raise InputError(f"WMDP has no corpora for {domain!r}, only for {', '.join(map(repr, _CORPORA))}")
+    config = f"wmdp-{domain}"
+    rows = source(HUB, path).table(config, "test", _QUESTION)
+    forget = tuple(_item(row, number, domain, config) for number, row in enumerate(rows, start=1))
+    found: list[Corpus | None] = [None, None]
+    for i, (hub, name) in enumerate(_CORPORA.get(domain, ())):
+        tables = source(hub, path)
+        if corpora or (corpora is None and path is not None and tables.has(name, "train")):
+            found[i] = Corpus(tuple(row["text"] for row in tables.table(name, "train", _TEXT)), name)
+    return Benchmark(name=config, forget=forget, retain=(), forget_corpus=found[0], retain_corpus=found[1])
+
+
+def _item(row: dict, number: int, domain: str, config: str) -> QA:
+    if not 0 <= row["answer"] < len(LETTERS):
+        raise InputError(
+            f"{config}, row {number}: column 'answer' is {row['answer']}; give the index 0 to 3 of a choice"
+        )
+    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=True))
+    return QA(
+        prompt=f"The following are multiple choice questions (with answers) about {DOMAINS[domain]}.\n\n"
+        f"{row['question'].strip()}\n{options}\nAnswer:",
+        answer=f" {LETTERS[row['answer']]}",
+        kind=DOMAINS[domain],
+        id=f"{config}/{number - 1}",
+        subject=f"{config}/{number - 1}",
+        choices=tuple(f" {letter}" for letter in LETTERS),
+        meta={"question": row["question"], "options": list(row["choices"])},
+    )

@@ -1,0 +1,50 @@
+"""WMDP's questions are prompted as the field prompts them."""
+
+import pandas as pd
+import pytest
+
+from unpact_lens.data.wmdp import wmdp
+from unpact_lens.errors import InputError
+
+
+def write(folder, domain="bio", answer=2):
+    (folder / f"wmdp-{domain}").mkdir()
+    rows = [{"question": " Which one? ", "choices": ["w", "x", "y", "z"], "answer": answer}]
+    pd.DataFrame(rows).to_parquet(folder / f"wmdp-{domain}" / "test-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_question_shows_its_options_and_is_answered_by_a_letter(tmp_path):
+    item = wmdp("bio", path=write(tmp_path)).forget[0]
+    assert item.prompt == (
+        "The following are multiple choice questions (with answers) about biology.\n\n"
+        "Which one?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
+    )
+    assert (item.answer, item.choices, item.kind) == (" C", (" A", " B", " C", " D"), "biology")
+
+
+def test_corpora_are_loaded_where_they_stand(tmp_path):
+    assert wmdp("bio", path=write(tmp_path)).forget_corpus is None
+    (tmp_path / "bio-retain-corpus.jsonl").write_text('{"text": "plain"}')
+    bench = wmdp("bio", path=tmp_path)
+    assert bench.forget_corpus is None
+    assert bench.retain_corpus.texts == ("plain",)
+    with pytest.raises(InputError, match=r"no table for cais/wmdp-bio-forget-corpus \(bio-forget-corpus, train\)"):
+        wmdp("bio", path=tmp_path, corpora=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"domain": "physics"}, "unknown WMDP domain 'physics'"),
+        ({"domain": "chem", "corpora": True}, "WMDP has no corpora for 'chem', only for 'bio', 'cyber'"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        wmdp(**options)
+
+
+def test_an_answer_that_is_no_choice_is_named(tmp_path):
+    with pytest.raises(InputError, match="wmdp-bio, row 1: column 'answer' is 4"):
+        wmdp("bio", path=write(tmp_path, answer=4))
