@@ -19,7 +19,8 @@ def test_both_kinds_of_model_of_the_same_weights_give_the_same(family, tmp_path)
     hooked.cfg.default_prepend_bos = False
     for by in VIEWS:
         ours, theirs = decompose(bridged, PROMPT, ANSWER, by=by), decompose(hooked, PROMPT, ANSWER, by=by)
-        assert ours.labels == theirs.labels and ours.remainder_labels == theirs.remainder_labels
+        assert ours.labels == theirs.labels
+        assert ours.remainder_labels == theirs.remainder_labels
         torch.testing.assert_close(ours.values, theirs.values, atol=1e-4, rtol=0)
         torch.testing.assert_close(ours.remainder, theirs.remainder, atol=1e-4, rtol=0)
         torch.testing.assert_close(ours.total, theirs.total, atol=1e-4, rtol=0)

@@ -52,5 +52,5 @@ def test_an_identity_changes_nothing_and_adds_nothing():
 
 
 def test_a_norm_of_unknown_kind_is_named():
-    with pytest.raises(InputError, match="blocks.1.ln1 is a BatchNorm1d, which is not known to be linear"):
+    with pytest.raises(InputError, match=r"blocks\.1\.ln1 is a BatchNorm1d, which is not known to be linear"):
         norm_of(torch.nn.BatchNorm1d(4), "blocks.1.ln1")

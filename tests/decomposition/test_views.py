@@ -89,7 +89,7 @@ def test_shapes_are_those_of_the_contract():
 def test_the_finer_views_sum_to_the_coarser():
     model = tiny("llama")
     views = {by: decompose(model, PROMPT, ANSWER, by=by) for by in VIEWS}
-    close = dict(atol=1e-10, rtol=0)
+    close = {"atol": 1e-10, "rtol": 0}
     torch.testing.assert_close(views["source"].values.sum(2), views["head"].values, **close)
     for layer in range(3):
         mlp = views["neuron"].values[layer].sum(0) + views["neuron"][f"L{layer}.mlp_bias"]
@@ -141,7 +141,8 @@ def test_a_foil_is_subtracted_token_by_token_or_at_the_first_that_differs(model6
 
     shorter = decompose(model64, PROMPT, ANSWER, by=by, versus=[9, 8])
     torch.testing.assert_close(shorter.total, logits[1, [2]] - logits[1, [8]], atol=1e-10, rtol=0)
-    assert shorter.answer_tokens == ("2",) and len(shorter.tokens) == 7
+    assert shorter.answer_tokens == ("2",)
+    assert len(shorter.tokens) == 7
     assert_adds_up(shorter, 1e-10)
 
 
@@ -163,7 +164,8 @@ def test_half_precision_is_decomposed_in_single_precision_and_left_alone():
     model = tiny("gpt2", dtype=torch.float32).to(torch.bfloat16)
     model.cfg.dtype = torch.bfloat16
     d = decompose(model, PROMPT, ANSWER, by="head")
-    assert d.values.dtype == torch.float32 and model.W_U.dtype == torch.bfloat16
+    assert d.values.dtype == torch.float32
+    assert model.W_U.dtype == torch.bfloat16
     assert d.notes == ("weights of bfloat16 were decomposed in float32",)
     assert_adds_up(d, 1e-4)
 

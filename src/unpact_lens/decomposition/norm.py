@@ -72,8 +72,8 @@ def normalise(
 ) -> Float[Tensor, "*batch d_model"]:
     r"""What a part of the input becomes in the output at frozen scale, without the bias.
 
-    $\gamma \odot (c - \bar c)/s$, or $\gamma \odot c/s$ where the norm does not centre. Summed over parts that add up to
-    the input, and with β added, this is the norm's output.
+    $\gamma \odot (c - \bar c)/s$, or $\gamma \odot c/s$ where the norm does not centre. Summed over parts that add up
+    to the input, and with β added, this is the norm's output.
     """
     if norm.centres:
         part = part - part.mean(-1, keepdim=True)

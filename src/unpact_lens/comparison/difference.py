@@ -1,0 +1,84 @@
+"""`diff`: one question, two models, and exactly what changed between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.attribution import attribute
+from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.result import ModelDiff
+from unpact_lens.comparison.weights import weight_changes
+from unpact_lens.decomposition.capture import Run
+from unpact_lens.decomposition.views import decompositions
+from unpact_lens.models.tokens import Text, encode
+from unpact_lens.scoring import gather_log_probs
+
+
+def diff(
+    before: Any,
+    after: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    contributions: bool = True,
+    weights: bool = True,
+    chat: bool = False,
+    prefill: Text = "",
+) -> ModelDiff:
+    r"""What changed between two models in how they answer one question; Δ is after − before.
+
+    $\Delta\log p = \Delta z_y - \Delta\log\sum_v e^{z_v}$ and $\Delta z_y = \sum_c \Delta z_c$ over the components c of
+    the residual stream, both exactly. A model against itself gives exact zeros.
+
+    Args:
+        before: a hooked causal model.
+        after: one of the same shape, vocabulary and tokenizer.
+        prompt: text or ids.
+        answer: text, leading space included, or ids.
+        contributions: also attribute the answer to the prompt's tokens under each model, by leave-one-out.
+        weights: also compare all weights, matrix by matrix.
+        chat: wrap the prompt in the tokenizer's chat template.
+        prefill: the opening of the answer, given to the model and not scored.
+
+    Raises:
+        InputError: if the models differ in shape, vocabulary or tokenizer (the first mismatch is named), or for any
+            input that `decompose` refuses.
+    """
+    require_comparable(before, after)
+    asked: dict[str, Any] = {"chat": chat, "prefill": prefill}
+    example = encode(before, prompt, answer, chat=chat, prefill=prefill)
+    sides = [decompositions(model, prompt, answer, ("component", "head"), **asked) for model in (before, after)]
+    ((components_before, heads_before), run_before), ((components_after, heads_after), run_after) = sides
+    log_probs = [_log_probs(run, example.answer) for run in (run_before, run_after)]
+    attributions = [attribute(m, prompt, answer, **asked) if contributions else None for m in (before, after)]
+    return ModelDiff(
+        prompt=components_before.prompt,
+        answer=components_before.answer,
+        tokens=components_before.tokens,
+        answer_tokens=components_before.answer_tokens,
+        log_prob_before=log_probs[0],
+        log_prob_after=log_probs[1],
+        logit_before=components_before.total,
+        logit_after=components_after.total,
+        logsumexp_before=components_before.total - log_probs[0],
+        logsumexp_after=components_after.total - log_probs[1],
+        components_before=components_before,
+        components_after=components_after,
+        heads_before=heads_before,
+        heads_after=heads_after,
+        contributions_before=attributions[0],
+        contributions_after=attributions[1],
+        weights=weight_changes(before, after) if weights else None,
+        notes=components_before.notes,
+        settings=components_before.settings,
+    )
+
+
+def _log_probs(run: Run, answer: tuple[int, ...]) -> Float[Tensor, " answer"]:
+    """Log p of the answer tokens from what one forward pass left, nats."""
+    labels = torch.tensor([answer], device=run.capped.device)
+    return gather_log_probs(run.capped[None], labels)[0].cpu()
