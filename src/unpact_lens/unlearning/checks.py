@@ -65,22 +65,23 @@ class Checks:
     """The scores that a stop rule watches, and what they say.
 
     Args:
-        rule: levels and frequency.
+        rule: at which levels to stop.
         scores: `forget_score` and `retain_score`, those that are to be taken.
+        every: optimiser steps between two looks.
     """
 
-    def __init__(self, rule: StopRule, scores: Mapping[str, Score]) -> None:
-        self.rule, self.scores = rule, dict(scores)
+    def __init__(self, rule: StopRule, scores: Mapping[str, Score], every: int = 5) -> None:
+        self.rule, self.scores, self.every = rule, dict(scores), every
 
     def due(self, step: int, steps: int) -> bool:
         """Whether scores are taken after `step` (0 is before the first)."""
-        return bool(self.scores) and (step % self.rule.check_every == 0 or step == steps)
+        return bool(self.scores) and (step % self.every == 0 or step == steps)
 
     def take(self, model: Any) -> dict[str, float]:
         """Every score of `model`."""
         return {name: float(score(model)) for name, score in self.scores.items()}
 
-    def verdict(self, taken: Mapping[str, float]) -> str | None:
+    def verdict(self, taken: Mapping[str, float | int]) -> str | None:
         """Why to stop here, or None."""
         if self.rule.forget is not None and taken["forget_score"] <= self.rule.forget:
             return "forget level reached"

@@ -22,22 +22,18 @@ class StopRule:
     Attributes:
         forget: stop once the forget score (share of facts still known) is at or below this; None: never.
         retain: stop once the retain score is below this floor; None: never.
-        check_every: optimiser steps between two checks.
 
     Raises:
-        InputError: if a level lies outside 0 to 1, or `check_every` is below 1.
+        InputError: if a level lies outside 0 to 1.
     """
 
     forget: float | None = None
     retain: float | None = None
-    check_every: int = 5
 
     def __post_init__(self) -> None:
         for name, level in (("forget", self.forget), ("retain", self.retain)):
             if level is not None and not 0 <= level <= 1:
                 raise InputError(f"stop_at: {name} level {level} is not a share; give a number from 0 to 1")
-        if self.check_every < 1:
-            raise InputError(f"stop_at: check_every={self.check_every}; give at least 1 step")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +51,9 @@ class History(Result):
 
     figure: ClassVar[str | None] = "unlearning:history"
 
-    rows: tuple[dict[str, float], ...]
+    rows: tuple[dict[str, float | int], ...]
     forget_order: Int[Tensor, "step batch"] | None = None
-    retain_order: Int[Tensor, "step batch"] | None = None
+    retain_order: Int[Tensor, "step retain_batch"] | None = None
     trajectory: dict[str, list[Attribution]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:

@@ -83,7 +83,7 @@ def unlearn(
         retain_rows = Examples(examples(model, retain, config, "retain"), model)
         order = draw_order(len(retain_rows), steps, config.batch_size, generator)
         terms.append(Term("retain", chosen.retain, "token", config.alpha, retain_rows, order))
-    checks = Checks(rule, _scores(rule, model, forget, retain, forget_score, retain_score, config))
+    checks = Checks(rule, _scores(rule, model, forget, retain, forget_score, retain_score, config), config.check_every)
 
     after = clone(model)
     carry_out = _task_vector if chosen.kind == "arithmetic" else _train
@@ -154,7 +154,7 @@ def _train(
     config: Settings,
     options: Mapping[str, Any],
     checks: Checks,
-    on_step: Callable[[int, Mapping[str, float]], None],
+    on_step: Callable[[int, Mapping[str, float | int]], None],
 ) -> Run:
     """Methods with a loss: train the copy."""
     return train(after, terms, config, options, checks, on_step)
@@ -167,7 +167,7 @@ def _task_vector(
     config: Settings,
     options: Mapping[str, Any],
     checks: Checks,
-    on_step: Callable[[int, Mapping[str, float]], None],
+    on_step: Callable[[int, Mapping[str, float | int]], None],
 ) -> Run:
     """Train the copy on the forget set, then give it the weights on the other side of the model before."""
     run = train(after, terms, config, options, Checks(StopRule(), {}), on_step)
@@ -205,5 +205,5 @@ class _Bar:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def __call__(self, step: int, row: Mapping[str, float]) -> None:
+    def __call__(self, step: int, row: Mapping[str, float | int]) -> None:
         self.bar.update(self.task, completed=step)

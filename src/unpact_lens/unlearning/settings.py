@@ -36,6 +36,7 @@ class Settings:
         chat: prompts go through the tokenizer's chat template.
         prefill: what the answer starts with, given and not trained on; `{subject}` stands for the QA's subject.
         max_new_tokens: how long an answer may get when facts are checked by generation.
+        check_every: optimiser steps between two looks of the stop rule.
         modules: which parameters are trained: names or patterns such as `"blocks.*.mlp"`; None for all.
     """
 
@@ -57,6 +58,7 @@ class Settings:
     chat: bool = False
     prefill: str = ""
     max_new_tokens: int = 24
+    check_every: int = 5
     modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class Settings:
             raise InputError(f"unknown schedule {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}")
         if self.phrasings not in ("headline", "all"):
             raise InputError(f"phrasings={self.phrasings!r}; use 'headline' or 'all'")
-        for name in ("steps", "epochs", "batch_size", "micro_batch", "max_new_tokens"):
+        for name in ("steps", "epochs", "batch_size", "micro_batch", "max_new_tokens", "check_every"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}; give a whole number of at least 1")

@@ -58,7 +58,7 @@ class Run:
         stopped: why it ended.
     """
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, float | int]] = field(default_factory=list)
     stopped: str = "step budget used up"
 
 
@@ -68,7 +68,7 @@ def train(
     settings: Settings,
     options: Mapping[str, Any],
     checks: Checks,
-    on_step: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+    on_step: Callable[[int, Mapping[str, float | int]], None] = lambda step, row: None,
 ) -> Run:
     """Train `model` in place.
 
@@ -106,7 +106,7 @@ def train(
 
     with only_these_train(model, params):
         for step in range(steps):
-            row: dict[str, float] = {"step": step + 1}
+            row: dict[str, float | int] = {"step": step + 1}
             row["lr"] = settings.lr * schedule_factor(step, steps, settings.warmup, settings.schedule)
             for group in optimiser.param_groups:
                 group["lr"] = row["lr"]
