@@ -1,0 +1,151 @@
+"""Scoring many variants of a prompt: what is shared, what is computed once, and what happens when memory runs out."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.attribution.test_contribution import random_ids
+from tests.conftest import tiny
+from unpact_lens.attribution import scorer as module
+from unpact_lens.attribution.scorer import LAUNCH_TOKENS, Scorer, cut, shared_positions
+from unpact_lens.errors import InputError
+from unpact_lens.models import prefix, surface
+from unpact_lens.models.tokens import encode
+from unpact_lens.scoring import score_rows
+
+
+def family(model, n, answer=(1, 2), seed=0):
+    whole = encode(model, random_ids(n, seed), list(answer))
+    return [whole, *(whole.without([i]) for i in range(n))]
+
+
+def computed_tokens(monkeypatch):
+    """Counts the input tokens of every forward pass."""
+    seen = []
+
+    def counting(function, argument):
+        def counted(*args):
+            seen.append(args[argument].numel())
+            return function(*args)
+
+        return counted
+
+    monkeypatch.setattr(prefix, "logits_after", counting(prefix.logits_after, 3))
+    monkeypatch.setattr(prefix, "logits_and_past", counting(prefix.logits_and_past, 1))
+    monkeypatch.setattr(surface, "logits_at", counting(surface.logits_at, 1))
+    return seen
+
+
+def test_the_cut_is_the_cheapest_of_all():
+    shared, lengths = [0, 3, 40, 41, 90], [100, 99, 100, 100, 98]
+
+    def cost(chunks):
+        return sum(LAUNCH_TOKENS + len(c) * (max(lengths[i] for i in c) - min(shared[i] for i in c)) for c in chunks)
+
+    def cuts():
+        for marks in itertools.product([False, True], repeat=4):
+            chunks = [[0]]
+            for i, mark in enumerate(marks, start=1):
+                if mark:
+                    chunks.append([i])
+                else:
+                    chunks[-1].append(i)
+            yield chunks
+
+    chunks, found = cut(shared, lengths)
+    assert found == min(cost(c) for c in cuts()) == cost([c for _, c in chunks])
+    assert all(start == min(shared[i] for i in members) for start, members in chunks)
+
+
+def test_a_variant_shares_what_comes_before_its_first_difference_and_predicts_none_of_its_answer():
+    model = tiny()
+    whole = encode(model, [5, 6, 7, 7], [7, 7, 7])
+    assert [shared_positions(whole, whole.without([i])) for i in range(4)] == [0, 1, 2, 2]
+
+
+def test_sharing_computes_far_fewer_tokens(monkeypatch):
+    model = tiny()
+    rows = family(model, 100)
+    seen = computed_tokens(monkeypatch)
+    shared = Scorer(model, batch_tokens=8192)([rows])[0]
+    with_sharing = sum(seen)
+    seen.clear()
+    flat = Scorer(model, batch_tokens=8192, share_prefix=False)([rows])[0]
+    # The least possible is what follows each deletion, half of everything.
+    least = sum(len(r.ids) - 1 - shared_positions(rows[0], r) for r in rows[1:])
+    assert least < with_sharing < 1.25 * least + 101 < 0.7 * sum(seen)
+    torch.testing.assert_close(torch.stack(shared), torch.stack(flat), atol=1e-10, rtol=0)
+
+
+def test_a_prefix_that_is_not_attributed_is_computed_once(monkeypatch):
+    model = tiny()
+    whole = encode(model, random_ids(150), [1, 2])
+    rows = [whole, *(whole.without([i]) for i in range(130, 150))]
+    seen = computed_tokens(monkeypatch)
+    found = Scorer(model, batch_tokens=8192)([rows])[0]
+    assert sum(seen) < 151 + 20 * 21
+    torch.testing.assert_close(torch.stack(found), torch.stack(score_rows(model, rows)), atol=1e-10, rtol=0)
+
+
+def test_equal_rows_are_computed_once(monkeypatch):
+    model = tiny()
+    whole = encode(model, [7] * 12, [1])
+    seen = computed_tokens(monkeypatch)
+    Scorer(model)([[whole, *(whole.without([i]) for i in range(12))]])
+    assert sum(seen) <= 12 + 12
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_when_memory_runs_out_the_budget_halves_and_finished_rows_stay(monkeypatch, share):
+    model = tiny()
+    families = [family(model, 60), family(model, 9, answer=(3,), seed=2)]
+    expected = Scorer(model, share_prefix=share)(families)
+    runs = []
+
+    def tight(function, argument):
+        def limited(*args):
+            if args[argument].numel() > 300:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            runs.append(args[argument].shape[0])
+            return function(*args)
+
+        return limited
+
+    monkeypatch.setattr(prefix, "logits_after", tight(prefix.logits_after, 3))
+    monkeypatch.setattr(surface, "logits_at", tight(surface.logits_at, 1))
+    scorer = Scorer(model, batch_tokens=4000, share_prefix=share)
+    found = scorer(families)
+    assert scorer.batch_tokens == 250
+    assert sum(runs) + share <= 61 + 10, "no row is computed twice"
+    for a, b in zip(found, expected, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, atol=1e-10, rtol=0)
+
+
+def test_memory_too_small_for_one_row_is_an_error(monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(surface, "logits_at", full)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        Scorer(tiny(), batch_tokens=4000, share_prefix=False)([family(tiny(), 5)])
+
+
+def test_the_budget_follows_free_memory(monkeypatch):
+    model, rows = tiny(), family(tiny(), 20)
+    found = []
+    for free in (10**5, 4 * 10**7, 10**12):
+        monkeypatch.setattr(module, "free_memory", lambda _, free=free: free)
+        found.append(module.budget(model, rows))
+    assert found[0] == 256 < found[1] < found[2] == module.MAX_BATCH_TOKENS
+
+
+def test_train_mode_is_refused():
+    with pytest.raises(InputError, match=r"train mode.*model.eval\(\)"):
+        Scorer(tiny().train())
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(InputError, match="batch_tokens=0"):
+        Scorer(tiny(), batch_tokens=0)
