@@ -166,7 +166,7 @@ def same_example(before: Attribution, after: Attribution) -> None:
 
 
 def _with_mean(attribution: Attribution) -> NDArray[np.float64]:
-    """`[prompt, answer + 1]`: the contribution to each answer token, and their mean; only that where it is all there is."""
+    """`[prompt, answer + 1]`: the contribution to each answer token, and their mean; where that is all, only that."""
     if attribution.per_answer_token.shape[1] != len(attribution.answer_tokens):
         return theme.array(attribution.scores)[:, None]
     return np.column_stack([theme.array(attribution.per_answer_token), theme.array(attribution.scores)])

@@ -218,7 +218,7 @@ def head_axes(fig: go.Figure, values: NDArray[np.float64]) -> None:
     n_layers, n_heads = values.shape
     fig.update_xaxes(title="head", dtick=-(-n_heads // 16), tick0=0, showgrid=False, zeroline=False)
     fig.update_yaxes(autorange="reversed", dtick=-(-n_layers // 16), tick0=0, showgrid=False, zeroline=False)
-    fig.update_yaxes(title="layer", selector={"anchor": "x"})
+    fig.update_layout(yaxis_title="layer")
 
 
 def head_map_height(values: NDArray[np.float64]) -> int:

@@ -32,8 +32,12 @@ NEEDED = (
 class StudyLike(Protocol):
     """What is read of a study here."""
 
-    config: dict[str, Any]
-    control: Any
+    # ruff: noqa: D102
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    @property
+    def control(self) -> Any: ...
 
     def to_frame(self) -> pd.DataFrame:
         """One row a method and seed, with the columns `NEEDED`."""
@@ -94,8 +98,10 @@ def _marker(fig: go.Figure, row: pd.Series, index: int, method: int, epsilon: fl
     colour, symbol = theme.series_style(method)
     name = theme.escape(f"{row['method']} · {row['seed']}" if several_seeds else str(row["method"]))
     defined = not math.isnan(row["excess"])
-    x = row["excess"] if defined else 0.0
-    where = f"excess {x:.2f} by {theme.escape(str(row['excess_probe']))}" if defined else "no excess defined"
+    x = row["excess"] if defined else -0.6
+    where = (
+        f"excess {row['excess']:.2f} by {theme.escape(str(row['excess_probe']))}" if defined else "no excess defined"
+    )
     fig.add_trace(
         go.Scatter(
             x=[x],
@@ -103,7 +109,7 @@ def _marker(fig: go.Figure, row: pd.Series, index: int, method: int, epsilon: fl
             name=name,
             mode="markers+text",
             text=[name],
-            textposition=PLACES[index % len(PLACES)] if defined else "top center",
+            textposition=PLACES[index % len(PLACES)] if defined else "middle right",
             textfont={"color": colour},
             marker={
                 "color": colour,

@@ -1,0 +1,5 @@
+"""One self-contained HTML file from a finished study."""
+
+from unpact_lens.report.write import write_report
+
+__all__ = ["write_report"]

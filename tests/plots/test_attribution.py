@@ -1,0 +1,96 @@
+"""Token maps show the numbers of the attribution, on one symmetric scale, with everything escaped."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tests.plots import examples
+from unpact_lens.errors import InputError
+from unpact_lens.plots import attribution as plots
+
+
+class Texts(HTMLParser):
+    """Tags and text of a page, as a browser would read them."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.titles, self.text = [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.titles += [v for k, v in attrs if k == "title"]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_map_holds_the_contributions_and_their_mean():
+    a = examples.attribution()
+    (trace,) = plots.token_heatmap(a).data
+    np.testing.assert_allclose(trace.z[:, :-1], a.per_answer_token)
+    np.testing.assert_allclose(trace.z[:, -1], a.scores)
+    assert trace.x[-1] == "mean"
+    assert trace.y[2] == '␣"&lt;script&gt;alert(1)&lt;/scr…_2'
+
+
+def test_the_triptych_is_before_after_and_their_difference_on_one_scale():
+    before, after = examples.attribution(0), examples.attribution(5)
+    fig = plots.token_triptych(before, after)
+    maps = [np.asarray(t.z) for t in fig.data]
+    np.testing.assert_allclose(maps[2], maps[1] - maps[0])
+    axis = fig.layout.coloraxis
+    assert axis.cmax == -axis.cmin == max(np.abs(m).max() for m in maps)
+    assert {t.coloraxis for t in fig.data} == {"coloraxis"}
+    assert [a.text for a in fig.layout.annotations] == ["before", "after", "Δ"]
+
+
+def test_unit_and_method_are_said():
+    subtitle = plots.token_heatmap(examples.attribution()).layout.title.subtitle.text
+    assert "leave one out" in subtitle
+    assert "[nats]" in subtitle
+    assert "<b>" not in subtitle
+    assert "[logits]" in plots.described(examples.attribution(target="logit_diff"))
+
+
+def test_a_target_of_one_number_has_one_column():
+    whole = examples.attribution().scores[:, None]
+    (trace,) = plots.token_heatmap(examples.attribution(per_answer_token=whole, scores=whole[:, 0])).data
+    assert list(trace.x) == ["mean"]
+    np.testing.assert_allclose(trace.z, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"tokens": ("a",) * 6}, "differ in tokens"), ({"method": "shapley"}, "differ in method.*'shapley'")],
+)
+def test_a_difference_that_means_nothing_is_refused(changes, message):
+    other = examples.attribution(**changes)
+    for draw in (plots.token_triptych, plots.html_triptych):
+        with pytest.raises(InputError, match=message):
+            draw(examples.attribution(), other)
+
+
+def test_inline_tokens_are_text_and_nothing_else():
+    page = Texts(plots.html_tokens(examples.attribution()))
+    assert set(page.tags) <= {"div", "span", "br", "wbr"}
+    assert page.text == 'Where␣was␣"<script>alert(1)</script>␣&␣Ann</div>␣born?⏎'
+    assert page.titles[2].startswith('␣"<script>alert(1)</script>_2: ')
+    assert page.titles[2].endswith(" nats")
+
+
+def test_inline_rows_share_one_scale():
+    before = examples.attribution(tokens=("a",), answer=("b",), scores=examples.noise(1).abs() + 1)
+    after = examples.attribution(tokens=("a",), answer=("b",), scores=before.scores * 2)
+    page = plots.html_triptych(before, after)
+    # after is the largest: the end of the scale; before and Δ are both half of it
+    assert page.count("background:rgb(11, 60, 111)") == 1
+    half = plots.html_scores(["a"], [0.5], unit="nats", limit=1.0)
+    colour = half.split("background:")[1].split(";")[0]
+    assert page.count(f"background:{colour}") == 2
+
+
+def test_scores_and_tokens_must_match():
+    with pytest.raises(InputError, match="2 tokens but 1 scores"):
+        plots.html_scores(["a", "b"], [1.0], unit="nats")

@@ -1,0 +1,52 @@
+"""Diffs show Δ = after − before, on one scale."""
+
+import numpy as np
+
+from tests.plots import examples
+from unpact_lens.plots import comparison as plots
+
+
+def test_component_deltas_are_drawn_and_sum_to_the_logits_delta():
+    diff = examples.model_diff()
+    before, after, delta = plots.model_diff(diff).data
+    np.testing.assert_allclose(np.subtract(after.y, before.y), delta.y)
+    np.testing.assert_allclose(sum(delta.y[:-1]), diff.delta_logit.mean())
+    np.testing.assert_allclose(delta.y[-1], diff.delta_logit.mean())
+
+
+def test_the_sentence_under_the_title_is_the_identity():
+    diff = examples.model_diff()
+    logit, normaliser = float(diff.delta_logit.mean()), float(diff.delta_logsumexp.mean())
+    subtitle = plots.model_diff(diff).layout.title.subtitle.text
+    assert (
+        f"Δ logit {logit:+.2f} logits, Δ logsumexp {normaliser:+.2f}, Δ log-prob {logit - normaliser:+.2f}" in subtitle
+    )
+    assert "&lt;b&gt;Oslo" in subtitle
+
+
+def test_the_head_triptych_is_on_one_symmetric_scale():
+    diff = examples.model_diff(layers=3, heads=4)
+    fig = plots.head_triptych(diff)
+    before, after, delta = (np.asarray(t.z) for t in fig.data)
+    assert before.shape == (3, 4)
+    np.testing.assert_allclose(delta, diff.delta_heads.mean(-1))
+    np.testing.assert_allclose(delta, after - before)
+    axis = fig.layout.coloraxis
+    assert axis.cmax == -axis.cmin == max(np.abs(m).max() for m in (before, after, delta))
+
+
+def test_the_largest_relative_change_comes_first_and_an_undefined_one_last():
+    (trace,) = examples.weight_changes().plot().data
+    assert list(trace.y) == ["blocks.0.attn.W_Q", "embed.W_E", "blocks.0.mlp.W_in"]
+    (trace,) = plots.weight_changes(examples.weight_changes(), top=1).data
+    assert list(trace.y) == ["blocks.0.attn.W_Q"]
+
+
+def test_a_patching_map_shows_the_change_and_the_share_of_the_gap():
+    patching = examples.patching_map()
+    fig = patching.plot()
+    (trace,) = fig.data
+    np.testing.assert_allclose(trace.z, patching.values)
+    np.testing.assert_allclose(trace.customdata, patching.values / 3)
+    assert "&lt;script&gt;" in trace.x[2]
+    assert "before into after" in fig.layout.title.text

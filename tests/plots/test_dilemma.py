@@ -1,0 +1,65 @@
+"""The plane places each method where its numbers are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.plots import studies
+from unpact_lens.plots.dilemma import dilemma_plane
+
+
+@pytest.fixture(scope="module")
+def study():
+    return studies.study()
+
+
+def markers(fig):
+    return {t.name: t for t in fig.data}
+
+
+def test_each_method_stands_at_its_excess_and_destruction_with_both_intervals(study):
+    shown = markers(dilemma_plane(study))
+    frame = study.to_frame().set_index("method")
+    for method in ("ga", "ga_gdr", "npo", "npo_gdr"):
+        row, t = frame.loc[method], shown[method]
+        np.testing.assert_allclose([t.x[0], t.y[0]], [row["excess"], row["D"]])
+        np.testing.assert_allclose(t.x[0] + t.error_x.array[0], row["excess_high"])
+        np.testing.assert_allclose(t.x[0] - t.error_x.arrayminus[0], row["excess_low"])
+        np.testing.assert_allclose(t.y[0] + t.error_y.array[0], row["D_high"])
+        np.testing.assert_allclose(t.y[0] - t.error_y.arrayminus[0], row["D_low"])
+
+
+def test_what_forgot_too_little_is_hollow(study):
+    shown = markers(dilemma_plane(study))
+    hollow = {name for name, t in shown.items() if t.marker.symbol.endswith("-open")}
+    assert hollow == set(study.to_frame().query("F < 0.9").method) == {"npo_gdr"}
+
+
+def test_an_undefined_excess_stands_apart(study):
+    shown = markers(dilemma_plane(study))
+    assert pd.isna(study.to_frame().set_index("method").loc["rmu", "excess"])
+    assert shown["rmu"].xaxis == "x2"
+    assert {t.xaxis for name, t in shown.items() if name != "rmu"} == {"x"}
+
+
+def test_the_reliable_square_ends_at_epsilon(study):
+    study.config["epsilon"] = 0.2
+    (square,) = dilemma_plane(study).layout.shapes
+    study.config["epsilon"] = 0.1
+    assert (square.x1, square.y1) == (0.2, 0.2)
+    assert square.x0 <= 0
+    assert square.y0 <= 0
+
+
+def test_the_retrain_control_is_the_reference_where_there_is_one(study):
+    reference = markers(dilemma_plane(study))["retrain"]
+    assert reference.x[0] == 0
+    assert reference.y[0] == study.control.destruction.value
+    assert "retrain" not in markers(dilemma_plane(studies.study(control=False)))
+
+
+def test_several_seeds_are_told_apart_in_one_colour():
+    fig = dilemma_plane(studies.study(cells=(studies.cell("ga", seed=0), studies.cell("ga", seed=1))))
+    first, second, _ = fig.data
+    assert (first.name, second.name) == ("ga · 0", "ga · 1")
+    assert first.marker.color == second.marker.color
