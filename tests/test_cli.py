@@ -1,0 +1,103 @@
+"""The command line: results on stdout, errors in one line on stderr, exit status as promised."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from unpact_lens import cli
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit status, stdout, stderr of `unpact …` in this process."""
+    monkeypatch.setattr(sys, "argv", ["unpact", *arguments])
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def unpact(monkeypatch, capsys):
+    return lambda *arguments: run(monkeypatch, capsys, *arguments)
+
+
+def test_attribute_prints_one_score_a_token(unpact):
+    status, out, _ = unpact("attribute", "What is the opposite of hot?", "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert "".join(r["token"] for r in rows) == "What is the opposite of hot?"
+    assert max(rows, key=lambda r: r["score"])["token"].strip() in "opposite hot"
+
+
+@pytest.mark.parametrize("option", [(), ("--attribution",), ("--metrics",)])
+def test_methods_lists_names_with_their_source(unpact, option):
+    status, out, _ = unpact("methods", *option, "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert rows
+    assert all(r["name"] and r["source"] for r in rows)
+
+
+def test_unlearn_then_diff_then_recover(unpact, tmp_path):
+    out = str(tmp_path / "ga")
+    settings = ("--set", "lr=1e-3", "--set", "steps=2")
+    status, _, err = unpact("unlearn", "--method", "ga", "--out", out, *settings, "--json")
+    assert status == 0, err
+    status, text, err = unpact(
+        "diff", "builtin", out, "What is the opposite of hot?", " The other end is cold.", "--json"
+    )
+    assert status == 0, err
+    assert {"component", "before", "after", "delta"} <= json.loads(text)[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("demo", "--model", "gpt5"), "the demo runs on 'builtin' or 'smollm2', not 'gpt5'"),
+        (("attribute", "x", "--model", "biltin"), "did you mean 'builtin'"),
+        (("attribute", "x", "--method", "leave_one"), "did you mean 'leave_one_out'"),
+        (("attribute", ""), "prompt '' is 0 tokens long"),
+        (("attribute", "a", ""), "answer '' is 0 tokens long"),
+        (("unlearn", "--method", "npo_grd", "--out", "x"), "did you mean 'npo_gdr'"),
+        (("unlearn", "--method", "ga", "--out", "x", "--set", "lr"), "--set 'lr' is not NAME=VALUE"),
+        (("unlearn", "--method", "ga", "--out", "x", "--benchmark", "tofo"), "did you mean 'tofu'"),
+        (("study", "nosuch.yaml"), "no study configuration 'nosuch.yaml'"),
+        (("report", "nowhere"), "no result at nowhere"),
+        (("recover", "nowhere-at-all/model"), "nowhere-at-all/model"),
+    ],
+)
+def test_the_users_error_is_one_line_and_status_2(unpact, arguments, message):
+    status, out, err = unpact(*arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_status_1(unpact, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("unpact_lens.unlearning.methods", broken)
+    monkeypatch.setattr("unpact_lens.methods", broken, raising=False)
+    status, _, err = unpact("methods")
+    assert status == 1
+    assert "internal error: RuntimeError: boom" in err
+
+
+@pytest.mark.parametrize("command", ["demo", "study", "attribute", "diff", "unlearn", "recover", "report", "methods"])
+def test_help_shows_an_example(unpact, command):
+    status, out, _ = unpact(command, "--help")
+    assert status == 0
+    assert f"unpact {command}" in out
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import sys, unpact_lens; assert unpact_lens.__all__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
