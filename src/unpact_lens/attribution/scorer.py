@@ -41,6 +41,10 @@ Score = Callable[[Sequence[Family]], list[list[Tensor]]]
 """What removal methods need of a model: the target's values for each answer token, for each row of each family."""
 
 
+Hooks = list[tuple[str, Callable[..., Any]]]
+"""Interventions as TransformerLens takes them: `(hook name, function of the activation)`."""
+
+
 @dataclass
 class Scorer:
     """Scores families of rows with a hooked model.
@@ -105,40 +109,71 @@ class Scorer:
         found = {whole: self._values(logits, [whole])[0]}
         for length, rows in chunks:
 
-            def run(part: list[Encoded], length: int = length) -> list[Tensor]:
-                tokens, positions = _inputs(part, length, device)
+            def run(part: list[int], rows: list[Encoded] = rows, length: int = length) -> list[Tensor]:
+                chosen = [rows[i] for i in part]
+                tokens, positions = _inputs(chosen, length, device)
                 if not length:
-                    return self._values(surface.logits_at(self.model, tokens, positions), part)
-                return self._values(prefix.logits_after(self.model, past, length, tokens, positions), part)
+                    return self._values(surface.logits_at(self.model, tokens, positions), chosen)
+                return self._values(prefix.logits_after(self.model, past, length, tokens, positions), chosen)
 
-            found.update(zip(rows, self._halving(rows, run, length), strict=True))
+            # A shared position costs no computation, but its copy of keys and values some memory.
+            sizes = [len(r.ids) - 1 - length + length // 4 for r in rows]
+            found.update(zip(rows, self.in_batches(sizes, run), strict=True))
         return found
 
     def _flat(self, rows: list[Encoded]) -> list[Tensor]:
         device = surface.device_of(self.model)
 
-        def run(part: list[Encoded]) -> list[Tensor]:
-            return self._values(surface.logits_at(self.model, *_inputs(part, 0, device)), part)
+        def run(part: list[int]) -> list[Tensor]:
+            chosen = [rows[i] for i in part]
+            return self._values(surface.logits_at(self.model, *_inputs(chosen, 0, device)), chosen)
 
-        return self._halving(rows, run, 0)
+        return self.in_batches([len(r.ids) - 1 for r in rows], run)
 
-    def _halving(self, rows: list[Encoded], run: Callable[[list[Encoded]], list[Tensor]], shared: int) -> list[Tensor]:
-        """Run all rows in batches within the budget; when memory runs out, halve it and go on with the rows left."""
-        results: dict[int, Tensor] = {}
-        while len(results) < len(rows):
-            left = [i for i in range(len(rows)) if i not in results]
+    def intervened(self, row: Encoded, count: int, hooks: Callable[[Tensor], Hooks]) -> list[Tensor]:
+        """The target's values of one row under many interventions.
+
+        Args:
+            row: prompt and answer.
+            count: how many interventions.
+            hooks: from the indices of some interventions, the hooks that apply the first to the first row of the
+                batch, the second to the second, and so on.
+
+        Returns:
+            `[answer]` (or `[1]`) for each intervention, on the CPU.
+        """
+        if self.batch_tokens is None:
+            self.batch_tokens = budget(self.model, [row])
+        device = surface.device_of(self.model)
+
+        def run(part: list[int]) -> list[Tensor]:
+            tokens, positions = _inputs([row] * len(part), 0, device)
+            chosen = hooks(torch.tensor(part, device=device))
+            return self._values(surface.logits_at(self.model, tokens, positions, chosen), [row] * len(part))
+
+        with torch.inference_mode():
+            return self.in_batches([len(row.ids) - 1] * count, run)
+
+    def in_batches(self, sizes: Sequence[int], run: Callable[[list[int]], list[Any]]) -> list[Any]:
+        """Run all items in batches within the budget; when memory runs out, halve it and go on with those left.
+
+        Args:
+            sizes: tokens of each item.
+            run: from the indices of some items to their results.
+        """
+        results: dict[int, Any] = {}
+        while len(results) < len(sizes):
+            left = [i for i in range(len(sizes)) if i not in results]
             assert self.batch_tokens is not None
             try:
-                # A shared position costs no computation, but its copy of keys and values some memory.
-                sizes = [len(rows[i].ids) - 1 - shared + shared // 4 for i in left]
-                for batch in length_batches(sizes, self.batch_tokens):
+                for batch in length_batches([sizes[i] for i in left], self.batch_tokens):
                     part = [left[b] for b in batch]
-                    results.update(zip(part, run([rows[i] for i in part]), strict=True))
+                    results.update(zip(part, run(part), strict=True))
             except RuntimeError as error:
-                if not out_of_memory(error) or self.batch_tokens <= max(len(rows[i].ids) for i in left) - shared:
+                if not out_of_memory(error) or self.batch_tokens <= max(sizes[i] for i in left):
                     raise
                 self.batch_tokens = max(1, self.batch_tokens // 2)
-        return [results[i] for i in range(len(rows))]
+        return [results[i] for i in range(len(sizes))]
 
     def _values(self, logits: Tensor, rows: list[Encoded]) -> list[Tensor]:
         """The target's values of each row; rows whose answers are of one length go together."""

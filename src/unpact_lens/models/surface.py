@@ -7,7 +7,7 @@ what comes after them) are worked with alike, and a change in TransformerLens is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -67,6 +67,7 @@ def logits_at(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
     positions: Int[Tensor, "batch keep"],
+    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
 ) -> Float[Tensor, "batch keep d_vocab"]:
     """Next-token logits at chosen positions only; the unembedding of the others is never computed.
 
@@ -76,6 +77,7 @@ def logits_at(
         model: a hooked causal model.
         tokens: input ids.
         positions: for each row, the positions whose logits are wanted.
+        hooks: interventions, `(hook name, function)` as TransformerLens takes them.
 
     Returns:
         Logits (after the model's final soft-cap, if it has one).
@@ -85,7 +87,7 @@ def logits_at(
     def keep(resid: Tensor, hook: Any) -> Tensor:
         return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))
 
-    return model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(readout_hook(model), keep)])
+    return model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[*hooks, (readout_hook(model), keep)])
 
 
 def final_residual(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
