@@ -1,0 +1,166 @@
+"""The report is one page that needs nothing else, breaks on no text, and shows what the study found."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.plots import examples, studies
+from unpact_lens.errors import InputError
+from unpact_lens.report import words, write_report
+from unpact_lens.report.write import in_script
+
+VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The page as a browser would read it: tags, their nesting, text outside scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.unbalanced, self.scripts = [], [], [], {}
+        self.text = self.style = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            attrs = self.tags[-1][1]
+            self.scripts[attrs.get("id", len(self.scripts))] = data
+        elif self.open and self.open[-1] == "style":
+            self.style += data
+        else:
+            self.text += data
+
+    def all(self, tag):
+        return [attrs for t, attrs in self.tags if t == tag]
+
+
+@pytest.fixture(scope="module")
+def study():
+    return studies.study()
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    return write_report(study, tmp_path_factory.mktemp("report") / "sub" / "report.html")
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written.read_text(encoding="utf-8"))
+
+
+def test_it_is_one_well_formed_file_of_less_than_eight_megabytes(written, page):
+    assert page.unbalanced == []
+    assert page.open == []
+    assert written.stat().st_size < 8e6
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_it_loads_nothing_from_anywhere(page):
+    for _, attrs in page.tags:
+        assert "src" not in attrs
+        assert attrs.get("href", "#").startswith("#")
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert len(page.style) > 1000
+    assert not any(word in page.style for word in ("url(", "@import", "http"))
+
+
+def test_plotly_is_embedded_once_and_the_rest_are_data(page):
+    assert sum("plotly.js v" in s for s in page.scripts.values()) == 1
+    kinds = [a.get("type") for a in page.all("script")]
+    assert kinds.count(None) == 2
+    assert set(kinds) == {None, "application/json"}
+
+
+def test_every_place_for_a_figure_has_its_figure(page):
+    places = [a["data-figure"] for _, a in page.tags if "data-figure" in a]
+    assert len(places) == len(set(places)) > 20
+    for place in places:
+        figure = json.loads(page.scripts[place])
+        assert figure["data"]
+        assert figure["layout"]["title"]["text"]
+
+
+def test_hostile_text_is_shown_and_never_run(page):
+    assert 'Where was "<script>alert(1)</script> & Ann</div> born?' in page.text
+    assert "made-up <study>" in page.text
+    assert 'A note with <b>markup</b> & "quotes".' in page.text
+    assert not any(s.startswith("alert") for s in page.scripts.values())
+    assert page.all("i") == []
+
+
+def test_the_headline_is_computed_from_the_verdicts(page, study):
+    assert words.headline(study) in page.text
+    assert "unpact study made-up <study>.yaml" in page.text
+
+
+def test_one_panel_of_each_kind_is_shown_at_first(page, study):
+    panels = [a for _, a in page.tags if a.get("class") == "panel"]
+    shown = [a for a in panels if "hidden" not in a]
+    assert {a["data-cell"] for a in shown} == {"0"}
+    assert {a["data-cell"] for a in panels} == {str(i) for i in range(len(study.cells))}
+    assert [a["data-map"] for a in shown if "data-map" in a] == ["0"]
+    assert [a["data-diff"] for a in shown if "data-diff" in a] == ["0"]
+
+
+def test_each_section_has_its_link(page):
+    sections = [a["id"] for a in page.all("section")]
+    assert [a["href"] for a in page.all("a")] == [f"#{s}" for s in sections]
+
+
+def test_numbers_of_the_table_are_on_the_page(page, study):
+    for value in study.to_frame()["D"]:
+        assert words.number(value) in page.text
+
+
+def test_without_a_retrain_control_the_page_says_what_stands_in(tmp_path):
+    text = Page(write_report(studies.study(control=False), tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "There is no retrain control for this model: wrong subject and never-known facts stand in for it." in text
+    assert "retrain control" not in text.replace("There is no retrain control", "").replace("Retrain control", "")
+
+
+def test_a_study_without_diffs_or_retain_maps_has_a_report(tmp_path):
+    bare = studies.cell("ga")
+    bare.diffs = ()
+    text = write_report(studies.study(cells=(bare,)), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert [a["id"] for a in Page(text).all("section")].count("components") == 0
+
+
+def test_retain_maps_follow_the_forget_maps(tmp_path):
+    both = studies.cell("ga")
+    both.focus_retain = examples.focus(2, seed=50)
+    page = Page(write_report(studies.study(cells=(both,)), tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.text.count("forget: Where was") == 6
+    assert page.text.count("retain: Where was") == 2
+
+
+def test_the_same_study_gives_the_same_bytes(written, study, tmp_path):
+    assert write_report(study, tmp_path / "again.html").read_bytes() == written.read_bytes()
+
+
+def test_bad_input_is_named(study, tmp_path):
+    with pytest.raises(InputError, match="is a directory; give the HTML file"):
+        write_report(study, tmp_path)
+    empty = studies.study()
+    empty.cells = ()
+    with pytest.raises(InputError, match="the study has no cells"):
+        write_report(empty, tmp_path / "r.html")
+
+
+def test_json_cannot_leave_its_script_element():
+    text = in_script(json.dumps({"a": "</script><!-- & \u2028"}, ensure_ascii=False))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": "</script><!-- & \u2028"}
