@@ -48,9 +48,8 @@ def test_unlearn_then_diff_then_recover(unpact, tmp_path):
     settings = ("--set", "lr=1e-3", "--set", "steps=2")
     status, _, err = unpact("unlearn", "--method", "ga", "--out", out, *settings, "--json")
     assert status == 0, err
-    status, text, err = unpact(
-        "diff", "builtin", out, "What is the opposite of hot?", " The other end is cold.", "--json"
-    )
+    question, answer = "What is the opposite of hot?", " The other end is cold."
+    status, text, err = unpact("diff", "builtin", out, question, answer, "--json")
     assert status == 0, err
     assert {"component", "before", "after", "delta"} <= json.loads(text)[0].keys()
 
@@ -72,7 +71,7 @@ def test_unlearn_then_diff_then_recover(unpact, tmp_path):
     ],
 )
 def test_the_users_error_is_one_line_and_status_2(unpact, arguments, message):
-    status, out, err = unpact(*arguments)
+    status, _, err = unpact(*arguments)
     assert status == 2
     assert message in err
     assert "Traceback" not in err

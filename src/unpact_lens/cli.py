@@ -10,10 +10,15 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
 from unpact_lens.errors import InputError
 
@@ -114,10 +119,7 @@ def unlearn(
 
     known = _settings(settings)
     bench = ul.load_benchmark(benchmark, path=data)
-    result = ul.unlearn(
-        ul.load_model(model), bench.forget, bench.retain, method=method, seed=seed, stop_at=stop_at,
-        chat=bench.chat, prefill=bench.prefill, **known,
-    )  # fmt: skip
+    result = ul.unlearn(ul.load_model(model), bench, method=method, seed=seed, stop_at=stop_at, **known)
     _show(result, out, as_json, title=f"{method}: history")
 
 
@@ -171,21 +173,36 @@ def methods(
     _print(frame, as_json, title=None)
 
 
-@app.command(epilog="Example: `unpact builtin --rebuild`")
-def builtin(
+@app.command("builtin", epilog="Example: `unpact builtin --rebuild`")
+def embedded(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Train both models again (about 3 min).")] = False,
     as_json: AsJson = False,
 ) -> None:
     """The embedded default model and its retrain control: what they know; or train them again."""
     import pandas as pd
 
-    from unpact_lens.models.builtin import builtin_quality, load_builtin_model
-    from unpact_lens.models.builtin import rebuild as train_again
+    from unpact_lens.models import builtin
+    from unpact_lens.models.builtin_quality import builtin_quality
 
     if rebuild:
-        train_again(progress=sys.stderr.isatty())
-    quality = builtin_quality(load_builtin_model("builtin"), load_builtin_model("builtin-retrain"))
+        with _bars() as told:
+            builtin.rebuild(told)
+    quality = builtin_quality(*(builtin.load_builtin_model(name) for name in builtin.MODELS))
     _print(pd.DataFrame({"quality": list(quality), "value": list(quality.values())}), as_json, title=None)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """One progress bar on stderr for each name it is told of."""
+    with Progress(console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def told(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done)
+
+        yield told
 
 
 def _study(config: str, out: Path, as_json: bool) -> None:
@@ -206,9 +223,6 @@ def _print(frame: pd.DataFrame, as_json: bool, title: str | None) -> None:
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), ensure_ascii=False, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "fi"

@@ -98,16 +98,18 @@ class Result:
         if type(self) is not type(other):
             return NotImplemented
         ours, theirs = _Packer(), _Packer()
-        return ours.pack(self) == theirs.pack(other) and _same(ours.tensors, theirs.tensors)
+        # As text, NaN equals NaN: what is undefined in both is the same.
+        packed = (json.dumps(p.pack(r), sort_keys=True) for p, r in ((ours, self), (theirs, other)))
+        return next(packed) == next(packed) and _same(ours.tensors, theirs.tensors)
 
     __hash__ = None  # type: ignore[assignment]
 
 
-def save(result: Result, path: str | os.PathLike[str]) -> Path:
+def save(result: Any, path: str | os.PathLike[str]) -> Path:
     """Write a result to a directory, atomically and without loss.
 
     Args:
-        result: any result of this library.
+        result: any result of this library, or an object of a class marked with `storable`.
         path: the directory; made if it does not exist. A result that stands there already is replaced.
 
     Returns:

@@ -38,9 +38,9 @@ class ContributionConfig(_Strict):
         key_tokens: k of the `TopK` rule that names the key tokens.
     """
 
-    forget: int = Field(24, ge=1)
-    retain: int = Field(12, ge=0)
-    key_tokens: int = Field(3, ge=1)
+    forget: int = Field(default=24, ge=1)
+    retain: int = Field(default=12, ge=0)
+    key_tokens: int = Field(default=3, ge=1)
 
 
 class RecoveryConfig(_Strict):
@@ -94,9 +94,9 @@ class StudyConfig(_Strict):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     forget_level: float = Field(0.03, ge=0, lt=1)
     epsilon: float = Field(0.1, gt=0, lt=1)
-    contributions: ContributionConfig = ContributionConfig()
+    contributions: ContributionConfig = Field(default_factory=ContributionConfig)
     diff_examples: int = Field(3, ge=0)
-    recovery: RecoveryConfig = RecoveryConfig()
+    recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     batch_tokens: int = Field(4096, ge=1)
     save_models: bool = False
 
@@ -164,7 +164,11 @@ def _explain(error: ValidationError, where: str) -> str:
 
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = StudyConfig
-    nested = {"methods": MethodConfig, "contributions": ContributionConfig, "recovery": RecoveryConfig}
+    nested: dict[str, type[BaseModel]] = {
+        "methods": MethodConfig,
+        "contributions": ContributionConfig,
+        "recovery": RecoveryConfig,
+    }
     for part in path:
         model = nested.get(str(part), model)
     return list(model.model_fields)

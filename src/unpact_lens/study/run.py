@@ -29,7 +29,7 @@ from unpact_lens.comparison.focus import focus
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation import evaluate, known_facts, verdict
+from unpact_lens.evaluation import evaluate, known_facts, prefill_for, verdict
 from unpact_lens.evaluation.scores import Scores
 from unpact_lens.models.checkpoint import model_hash, save_model
 from unpact_lens.models.load import load_model
@@ -38,8 +38,9 @@ from unpact_lens.report import write_report
 from unpact_lens.results import Result, load, save, versions, write_text
 from unpact_lens.study.config import MethodConfig, StudyConfig
 from unpact_lens.study.result import Cell, Study
+from unpact_lens.unlearning.settings import split
 
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound="Result | Benchmark")
 
 
 def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: bool = True) -> Study:
@@ -60,7 +61,8 @@ def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: boo
     """
     folder = Path(out)
     for method in config.methods:
-        unlearning.check_settings(method.name, method.settings)
+        chosen = unlearning.METHODS[method.name]
+        split(method.settings, chosen.defaults, chosen.options)
     recovery.check_templates(config.recovery.templates, config.recovery.headline)
     with _steps(config, progress) as step:
         space = Workspace(config, folder, step)
@@ -189,8 +191,10 @@ class Workspace:
 
     def _attribute(self, model: Any, group: str) -> list[Attribution]:
         facts = self.tracked(group)
-        options = {"chat": self.bench.chat, "prefill": self.bench.prefill, "progress": False}
-        return attribution.attribute_many(model, facts, **options) if facts else []
+        if not facts:
+            return []
+        prefills = [prefill_for(self.bench, q) for q in facts]
+        return attribution.attribute_many(model, facts, chat=self.bench.chat, prefill=prefills, progress=False)
 
     def cell(self, method: MethodConfig, seed: int) -> Cell:
         """One method with one seed, from disk if it is finished there."""
@@ -206,8 +210,7 @@ class Workspace:
 
         self.step(f"{name}: unlearning")
         unlearned = unlearning.unlearn(
-            self.model, bench.forget, bench.retain, method=name, seed=seed, stop_at=config.forget_level,
-            chat=bench.chat, prefill=bench.prefill, progress=False, **method.settings,
+            self.model, bench, method=name, seed=seed, stop_at=config.forget_level, progress=False, **method.settings
         )  # fmt: skip
         after = unlearned.model
 
@@ -216,14 +219,13 @@ class Workspace:
 
         self.step(f"{name}: contributions")
         rule = TopK(config.contributions.key_tokens)
-        shifts = {
-            group: focus(contributions[group], self._attribute(after, group), rule) if contributions[group] else None
-            for group in ("forget", "retain")
-        }
+        shift = focus(contributions["forget"], self._attribute(after, "forget"), rule)
+        kept = contributions["retain"]
+        shift_retain = focus(kept, self._attribute(after, "retain"), rule) if kept else None
 
         self.step(f"{name}: exact diffs")
         diffs = tuple(
-            comparison.diff(self.model, after, q.prompt, q.answer, chat=bench.chat, prefill=bench.prefill)
+            comparison.diff(self.model, after, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q))
             for q in bench.forget[: config.diff_examples]
         )
 
@@ -237,8 +239,8 @@ class Workspace:
             seed=seed,
             scores=scores,
             recovery=recovered,
-            focus=shifts["forget"],
-            focus_retain=shifts["retain"],
+            focus=shift,
+            focus_retain=shift_retain,
             diffs=diffs,
             verdict=judged,
             history=unlearned.history,
