@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -29,6 +29,7 @@ NEEDED = (
 )
 
 
+@runtime_checkable
 class StudyLike(Protocol):
     """What is read of a study here."""
 
@@ -108,7 +109,7 @@ def _marker(fig: go.Figure, row: pd.Series, index: int, method: int, epsilon: fl
             y=[row["D"]],
             name=name,
             mode="markers+text",
-            text=[name],
+            text=[name if defined else f"\u2002{name}"],
             textposition=PLACES[index % len(PLACES)] if defined else "middle right",
             textfont={"color": colour},
             marker={

@@ -10,7 +10,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jinja2
 import plotly.graph_objects as go
@@ -31,6 +31,7 @@ FORGET_MAPS, RETAIN_MAPS, DIFF_MAPS = 8, 4, 3
 """How many facts have token maps and head maps: the first of the seed, never chosen."""
 
 
+@runtime_checkable
 class StudyLike(dilemma.StudyLike, Protocol):
     """What the report reads of a study; `unpact_lens.study.Study` has it."""
 
