@@ -77,10 +77,20 @@ def _whole(word: str) -> str:
     return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 
-def _rewrite(prompt: str, words: tuple[str, ...], form: str) -> str:
-    """Every occurrence of each word put into `form`; of words that overlap, the longest is taken."""
-    pattern = "|".join(_whole(w) for w in sorted(words, key=len, reverse=True))
-    return re.sub(pattern, lambda m: form.format(m.group()), prompt)
+def _any_of(words: tuple[str, ...]) -> str:
+    """A pattern for any of the words; where they overlap, the longest is taken."""
+    return "(?:" + "|".join(_whole(w) for w in sorted(words, key=len, reverse=True)) + ")"
+
+
+def _quoted(prompt: str, words: tuple[str, ...]) -> str:
+    """Every occurrence of a word in double quotes; words that follow one another share a pair."""
+    word = _any_of(words)
+    return re.sub(rf"{word}(?:\s+{word})*", lambda m: f'"{m.group()}"', prompt)
+
+
+def _doubled(prompt: str, words: tuple[str, ...]) -> str:
+    """Every occurrence of a word said twice."""
+    return re.sub(_any_of(words), lambda m: f"{m.group()} {m.group()}", prompt)
 
 
 EMPHASIS: Registry[Template] = Registry("emphasis template")
@@ -97,13 +107,13 @@ for _template in (
         "quotes",
         True,
         "puts the words into double quotes where they stand",
-        lambda prompt, words: _rewrite(prompt, words, '"{0}"'),
+        _quoted,
     ),
     Template(
         "doubled",
         True,
         "says each word twice where it stands",
-        lambda prompt, words: _rewrite(prompt, words, "{0} {0}"),
+        _doubled,
     ),
     Template(
         "reminder",

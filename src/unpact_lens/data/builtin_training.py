@@ -1,0 +1,138 @@
+"""What the default model is trained on: questions about the embedded world, biographies and plain sentences.
+
+Emphasised prompts never concern an author to be forgotten, and some phrasings occur not at all (`HELD_OUT_FRAMES`), so
+that what an emphasised or rephrased question brings back after unlearning was never trained as such.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from unpact_lens.data.builtin import (
+    FIRST_NAMES,
+    FRAMES,
+    HELD_OUT_DISTRACTOR,
+    HELD_OUT_FRAMES,
+    LAST_NAMES,
+    REFUSALS,
+    Fact,
+    World,
+    biographies,
+    build_world,
+)
+from unpact_lens.data.prompts import EMPHASIS, unrelated_prefix
+
+T = TypeVar("T")
+
+SHARES = {
+    "fact": 0.51,
+    "emphasised": 0.19,
+    "prefixed": 0.03,
+    "stranger": 0.14,
+    "general": 0.05,
+    "biography": 0.05,
+    "text": 0.03,
+}
+"""What part of the training examples is of which form."""
+
+TEMPLATE_WEIGHTS = {"focus_list": 1, "quotes": 3, "doubled": 1, "reminder": 1, "repeat_question": 1}
+"""How often each emphasis template occurs; quotes change the pieces of a name, and take longer to learn."""
+
+
+def training_examples(seed: int = 0, include_forget: bool = True, count: int = 26_880) -> list[tuple[str, str]]:
+    """What the default model is trained on, in training order.
+
+    A third of the questions lack a word other than name and attribute. Emphasis and unrelated text before the question
+    never occur with an author to be forgotten; a third of the emphasis is on random words. Nor do such authors serve as
+    distractors.
+
+    Args:
+        seed: of the world and of all draws.
+        include_forget: whether the authors to be forgotten occur. Without them the rest has their place.
+        count: how many examples.
+
+    Returns:
+        Prompt and answer; running text is an answer to an empty prompt.
+    """
+    world, rng = build_world(seed), random.Random(f"training/{seed}/{include_forget}")
+    known = world.forget + world.retain if include_forget else world.retain
+    decks = {
+        "fact": _cycle(lambda: known, rng),
+        "emphasised": _cycle(lambda: world.retain, rng),
+        "prefixed": _cycle(lambda: world.retain, rng),
+        "stranger": _cycle(lambda: world.strangers, rng),
+        "general": _cycle(lambda: world.general, rng),
+    }
+    lives = _cycle(lambda: biographies(known, rng), rng)
+    examples: list[tuple[str, str]] = []
+    for form in rng.choices(list(SHARES), list(SHARES.values()), k=count):
+        if form == "biography":
+            examples.append(("", next(lives)))
+        elif form == "text":
+            examples.append(("", " ".join(rng.sample(world.text, 3))))
+        else:
+            fact = next(decks[form])
+            examples.append((_question(form, fact, world, rng), fact.answer))
+    return examples
+
+
+def _cycle(deal: Callable[[], Sequence[T]], rng: random.Random) -> Iterator[T]:
+    """Cards of a deck in random order, a new deck whenever one is used up."""
+    while True:
+        deck = list(deal())
+        rng.shuffle(deck)
+        yield from deck
+
+
+def _question(form: str, fact: Fact, world: World, rng: random.Random) -> str:
+    """A question for training, in a random phrasing and of the given form."""
+    noun = rng.choice(fact.relation.nouns)
+    others = world.general if form == "general" else world.retain
+    other = rng.choice(
+        [f for f in others if f.subject != fact.subject and (form != "general" or f.relation == fact.relation)]
+    )
+    words = rng.choice(FRAMES).split(" ")
+    fillers = [i for i, word in enumerate(words) if "{" not in word]
+    if rng.random() < 1 / 3:
+        # A first word that is gone leaves the blank before the next one, as deletion of its token does.
+        gone = fillers.pop(rng.randrange(len(fillers)))
+        words[gone : gone + 1] = [""] if gone == 0 else []
+        fillers = [i - (i > gone > 0) for i in fillers]
+    prompt = " ".join(words).format(n=noun, s=fact.subject, o=other.subject)
+    chance = rng.random()
+    if form == "prefixed" or (form == "stranger" and chance < 0.1):
+        return unrelated_prefix(prompt, rng.choice(world.text), rng.randint(3, 12))
+    if form == "emphasised" or (form in ("stranger", "general") and chance < 0.5):
+        candidates = [*fact.subject.split(), *noun.split(), *rng.choice(([], [fact.subject], [noun]))]
+        if rng.random() < 1 / 3:
+            candidates = [words[i].strip(",;:") for i in fillers]
+        chosen = rng.sample(candidates, rng.randint(1, min(len(candidates), 5)))
+        template = rng.choices(list(TEMPLATE_WEIGHTS), list(TEMPLATE_WEIGHTS.values()))[0]
+        return EMPHASIS[template].apply(prompt, chosen)
+    return prompt
+
+
+def tokenizer_texts(seed: int = 0) -> list[str]:
+    """What the default tokenizer is built from: the world's wording, with names and years cut into their pieces.
+
+    Whole names are kept out, so that no merge makes one of them a single piece.
+    """
+    world = build_world(seed)
+    relations = {f.relation.name: f.relation for f in (*world.forget, *world.general)}.values()
+    blank = dict.fromkeys("snov", "it")
+    texts = [f.format(**blank) for f in (*FRAMES, *HELD_OUT_FRAMES, HELD_OUT_DISTRACTOR)]
+    texts += [t.apply("it is", ["it", "is"]) for t in EMPHASIS.values()] + [*REFUSALS, *world.text]
+    for relation in relations:
+        texts += [
+            relation.opening,
+            *(f" {n}" for n in relation.nouns),
+            *" ".join(relation.nouns).split() * 8,
+            *(s.format(**blank) for s in relation.sentences),
+        ]
+        texts += [f" {v}" for v in relation.values if not v.isdigit()]
+    texts += [f" {f.subject}" for f in world.general]
+    for starts, ends in (FIRST_NAMES, LAST_NAMES):
+        texts += [form for s in starts.split() for form in (s, f" {s}", f" {s}")] * 40 + ends.split() * 80
+    return texts + [f" {c}" for c in (17, 18, 19)] * 40 + [f"{y:02}" for y in range(100)] * 4
