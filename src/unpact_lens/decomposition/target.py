@@ -102,3 +102,8 @@ def target(model: Any, example: Encoded, versus: Text | None = None) -> Target:
         f"answer and foil {shown!r} agree in all of the shorter one's {min(len(foil), len(example.answer))} tokens; "
         "give a foil that differs, or one as long as the answer"
     )
+
+
+def text_of(model: Any, text: Text) -> str:
+    """A prompt or an answer as text, also where it was given as ids."""
+    return text if isinstance(text, str) else "".join(token_strings(model, [int(t) for t in text]))

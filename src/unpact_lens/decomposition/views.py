@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,10 @@ from torch import Tensor
 from unpact_lens.decomposition import components, structure
 from unpact_lens.decomposition.capture import Run, capture
 from unpact_lens.decomposition.heads import read_out, source_values
+from unpact_lens.decomposition.lens import lens_curves
 from unpact_lens.decomposition.neurons import neuron_values
-from unpact_lens.decomposition.result import Decomposition
-from unpact_lens.decomposition.target import Target, target
+from unpact_lens.decomposition.result import Decomposition, LensCurves
+from unpact_lens.decomposition.target import Target, target, text_of
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Text, encode, token_strings
 
@@ -23,6 +24,32 @@ View = tuple[Float[Tensor, "*axes answer"], tuple[tuple[str, ...], ...], Rows]
 """Values, the labels of all axes but the last, and what the view does not resolve."""
 
 
+@overload
+def decompose(
+    model: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    by: Literal["component", "head", "source", "neuron"] = ...,
+    versus: Text | None = ...,
+    chat: bool = ...,
+    prefill: Text = ...,
+) -> Decomposition: ...
+@overload
+def decompose(
+    model: Any, prompt: Text, answer: Text, *, by: Literal["layer"], chat: bool = ..., prefill: Text = ...
+) -> LensCurves: ...
+@overload
+def decompose(
+    model: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    by: str,
+    versus: Text | None = ...,
+    chat: bool = ...,
+    prefill: Text = ...,
+) -> Decomposition | LensCurves: ...
 def decompose(
     model: Any,
     prompt: Text,
@@ -32,7 +59,7 @@ def decompose(
     versus: Text | None = None,
     chat: bool = False,
     prefill: Text = "",
-) -> Decomposition:
+) -> Decomposition | LensCurves:
     r"""Split the logit of each answer token into what each part of the model adds to it.
 
     The final residual stream is a sum of what embedding, heads and MLPs wrote; `ln_final` at its own scale and the
@@ -43,14 +70,15 @@ def decompose(
         model: a hooked causal model; weights of half precision are decomposed in fp32.
         prompt: text or ids.
         answer: text, leading space included, or ids.
-        by: `"component"`, `"head"`, `"source"` (head × source token) or `"neuron"`.
+        by: `"component"`, `"head"`, `"source"` (head × source token) or `"neuron"`; or `"layer"`, which is not a sum
+            but the answer's logit, probability and rank after each layer (`lens_curves`).
         versus: a foil whose logit is subtracted: as long as the answer, or scored at the first token that differs; or
             `VOCABULARY`, the vocabulary's mean logit.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
     Returns:
-        `values` and `remainder`, logits, which sum to `total`.
+        `values` and `remainder`, logits, which sum to `total`; by layer, `LensCurves`.
 
     Raises:
         InputError: if the view is unknown, the input is empty or too long, the foil does not differ, the model is of a
@@ -58,6 +86,10 @@ def decompose(
 
     Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits; the norms' algebra in `norm.py`.
     """
+    if by == "layer":
+        if versus is not None:
+            raise InputError("by='layer' reads the answer alone; leave out versus")
+        return lens_curves(model, prompt, answer, chat=chat, prefill=prefill)
     return decompositions(model, prompt, answer, (by,), versus=versus, chat=chat, prefill=prefill)[0][0]
 
 
@@ -74,7 +106,7 @@ def decompositions(
     """Several views of one example from one forward pass, and what else that pass left; see `decompose`."""
     for by in views:
         if by not in VIEWS:
-            raise InputError(f"unknown view by={by!r}; {nearest(str(by), VIEWS)}")
+            raise InputError(f"unknown view by={by!r}; {nearest(str(by), [*VIEWS, 'layer'])}")
     structure.require_decomposable(model)
     wanted = target(model, encode(model, prompt, answer, chat=chat, prefill=prefill), versus)
     wide, notes = structure.in_full_precision(model)
@@ -98,11 +130,15 @@ def decompositions(
             by=by,
             tokens=token_strings(model, wanted.example.ids[:-1]),
             answer_tokens=answer_tokens,
-            prompt=shown(model, prompt),
-            answer=shown(model, answer),
+            prompt=text_of(model, prompt),
+            answer=text_of(model, answer),
             versus=wanted.versus,
             notes=notes,
-            settings={"dtype": str(total.dtype).removeprefix("torch."), "chat": chat, "prefill": shown(model, prefill)},
+            settings={
+                "dtype": str(total.dtype).removeprefix("torch."),
+                "chat": chat,
+                "prefill": text_of(model, prefill),
+            },
         )
         for by, (values, labels, rest) in split.items()
     ]
@@ -118,11 +154,6 @@ def _caveats(model: Any) -> tuple[str, ...]:
     if structure.norm_behind(model, 0, "attn") is not None:
         notes.append("norms behind attention and MLP are linear at their own scale, which is held")
     return tuple(notes)
-
-
-def shown(model: Any, text: Text) -> str:
-    """A prompt or an answer as text, also where it was given as ids."""
-    return text if isinstance(text, str) else "".join(token_strings(model, [int(t) for t in text]))
 
 
 def by_component(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
