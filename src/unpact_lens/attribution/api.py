@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unpact_lens.attribution.methods import METHODS, Outcome, Run, check_options
+from unpact_lens.attribution.methods import METHODS, check_options
 from unpact_lens.attribution.result import Attribution
+from unpact_lens.attribution.run import Outcome, Run
 from unpact_lens.attribution.scorer import Scorer, batches_of
 from unpact_lens.attribution.targets import PLAIN, Target, resolve
 from unpact_lens.attribution.units import BOS, Example, Units, make_example
@@ -133,7 +134,8 @@ def attribute_many(
         InputError: as `attribute`, before any long work.
     """
     entry = METHODS[method]
-    check_options(method, options)
+    check_options(method, options, target)
+    wanted = "log_prob" if entry.fixed_target else target
     items = [_item(q) for q in qas]
     prefills = _prefills(prefill, [subject for *_, subject in items])
     if answer_free:
@@ -144,7 +146,7 @@ def attribute_many(
     for (prompt, *_), answer, opening in zip(items, answers, prefills, strict=True):
         encoded = encode(model, prompt, answer, chat=chat, prefill=opening)
         examples.append(make_example(model, encoded, prompt, answer, units=units, attribute_bos=attribute_bos))
-        targets.append(resolve(model, target, encoded.answer, foil))
+        targets.append(resolve(model, wanted, encoded.answer, foil))
     results: list[Attribution] = []
     with _bar(len(examples), progress, f"{method} attribution") as advance:
         for window in batches_of(range(len(examples)), WINDOW):
@@ -153,7 +155,7 @@ def attribute_many(
             for group in groups:
                 part = [examples[i] for i in group]
                 scorer = Scorer(model, targets[group[0]], batch_tokens)
-                outcomes = entry.run(Run(model, scorer, seed, options), part)
+                outcomes = entry.run(Run(model, scorer, seed), part, **options)
                 log_probs = _log_probs(scorer, part)
                 for i, outcome, lp in zip(group, outcomes, log_probs, strict=True):
                     results.append(
@@ -250,7 +252,7 @@ def _attribution(
         log_prob=log_prob,
         method=method,
         units=units if isinstance(units, str) else "spans",
-        target=target.name,
+        target=METHODS[method].fixed_target or target.name,
         deletion=METHODS[method].deletion,
         prompt=example.text,
         answer=example.answer,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
+from unpact_lens.attribution import attention, gradients, removal
 from unpact_lens.attribution.contribution import leave_one_out
+from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution.shapley import shapley
+from unpact_lens.attribution.surrogate import context_cite
 from unpact_lens.attribution.units import Example
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.registry import Registry
@@ -19,83 +21,128 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a method works with.
-
-    Attributes:
-        model: a hooked model, or whatever `scorer` scores with.
-        scorer: scores families of rows towards the target.
-        seed: of methods that sample.
-        options: the method's own.
-    """
-
-    model: Any
-    scorer: Any
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a method finds for one example.
-
-    Attributes:
-        per_answer_token: units x answer tokens (or x 1, for a target of one number).
-        error: standard error of the mean over the answer, where the method samples.
-        convergence_delta: what is left unexplained, where the method promises completeness.
-        settings: what was in force, beyond the options.
-    """
-
-    per_answer_token: Float[Tensor, "unit answer"]
-    error: Float[Tensor, " unit"] | None = None
-    convergence_delta: float | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Method:
     """One way of attributing.
 
     Attributes:
-        run: `(run, examples) -> outcomes`.
+        run: `(run, examples, **options) -> outcomes`.
         line: what it does, in one line.
         source: where it comes from.
         deletion: `"ids"` if it removes units by deleting them, else `"none"`.
-        options: names of the keyword arguments it takes.
-        scores_only: it needs nothing but scores of token ids, so an endpoint that gives log-probabilities will do.
+        scores_only: it needs nothing but scores of token ids, so anything that gives log-probabilities will do.
+        fixed_target: what it attributes, if that is not for the user to choose.
     """
 
-    run: Callable[[Run, Sequence[Example]], list[Outcome]]
+    run: Callable[..., list[Outcome]]
     line: str
     source: str
     deletion: str = "none"
-    options: tuple[str, ...] = ()
     scores_only: bool = False
+    fixed_target: str | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the keyword arguments that it takes."""
+        parameters = inspect.signature(self.run).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def _leave_one_out(run: Run, examples: Sequence[Example]) -> list[Outcome]:
+    return [Outcome(found) for found in leave_one_out(run.scorer, examples)]
 
 
 METHODS: Registry[Method] = Registry("attribution method")
+"""Every attribution method by name, the paper's first."""
 
-
-def from_scores(function: Callable[..., list[Any]]) -> Callable[[Run, Sequence[Example]], list[Outcome]]:
-    """A method that needs scores of rows only, as one that takes a `Run`."""
-
-    def run(setting: Run, examples: Sequence[Example]) -> list[Outcome]:
-        found = function(setting.scorer, examples, **setting.options)
-        return [f if isinstance(f, Outcome) else Outcome(f) for f in found]
-
-    return run
-
-
-METHODS.add(
-    "leave_one_out",
-    Method(
-        from_scores(leave_one_out),
-        "what the answer loses when the unit is deleted; the paper's C(x_i, y)",
-        "arXiv 2509.24675",
+for _name, _method in {
+    "leave_one_out": Method(
+        _leave_one_out,
+        "what the answer loses when the unit is deleted: the paper's C(x_i, y)",
+        "Zhang et al. 2025, arXiv 2509.24675",
         deletion="ids",
         scores_only=True,
     ),
-)
+    "replace": Method(
+        removal.replace,
+        "what it loses when the unit becomes another token, given or drawn (mean over draws)",
+        "Fong and Vedaldi 2017, arXiv 1704.03296",
+        scores_only=True,
+    ),
+    "knockout": Method(
+        removal.knockout,
+        "what it loses when the unit is hidden from attention in every layer, positions kept",
+        "Geva et al. 2023, arXiv 2304.14767",
+    ),
+    "zero_embed": Method(
+        removal.zero_embed,
+        "what it loses when the unit's token embeddings are zero",
+        "Li et al. 2016, arXiv 1612.08220",
+    ),
+    "mean_embed": Method(
+        removal.mean_embed,
+        "what it loses when the unit's token embeddings are the vocabulary's mean",
+        "Wang et al. 2022, arXiv 2211.00593",
+    ),
+    "shapley": Method(
+        shapley,
+        "what the unit adds, averaged over all orders of adding units; exact up to 10 units, else sampled",
+        "Shapley 1953; Castro et al. 2009; Covert and Lee 2021, arXiv 2012.01536",
+        deletion="ids",
+        scores_only=True,
+    ),
+    "context_cite": Method(
+        context_cite,
+        "weights of a sparse linear model of what random removals cost",
+        "Cohen-Wang et al. 2024, arXiv 2409.00729",
+        deletion="ids",
+        scores_only=True,
+    ),
+    "grad_norm": Method(
+        gradients.grad_norm,
+        "norm of the target's gradient at the token's embedding",
+        "Simonyan et al. 2013, arXiv 1312.6034",
+    ),
+    "grad_x_input": Method(
+        gradients.grad_x_input,
+        "gradient times embedding",
+        "Shrikumar et al. 2016, arXiv 1605.01713",
+    ),
+    "integrated_gradients": Method(
+        gradients.integrated_gradients,
+        "gradients integrated from a baseline embedding to the token's, times the difference",
+        "Sundararajan et al. 2017, arXiv 1703.01365",
+    ),
+    "smoothgrad": Method(
+        gradients.smoothgrad,
+        "norm of the gradient, averaged over noisy embeddings",
+        "Smilkov et al. 2017, arXiv 1706.03825",
+    ),
+    "attention_rollout": Method(
+        attention.attention_rollout,
+        "share of attention, rolled out over the layers",
+        "Abnar and Zuidema 2020, arXiv 2005.00928",
+        fixed_target="attention share",
+    ),
+    "value_zeroing": Method(
+        attention.value_zeroing,
+        "share of what turns a layer's output when a value is zeroed, rolled out over the layers",
+        "Mohebbi et al. 2023, arXiv 2301.12971",
+        fixed_target="mixing share",
+    ),
+    "alti_logit": Method(
+        attention.alti_logit,
+        "what attention moves into the answer's logit in each layer, traced back to input tokens",
+        "Ferrando et al. 2023, arXiv 2305.12535",
+        fixed_target="logit",
+    ),
+    "ov": Method(
+        attention.ov,
+        "what heads move from the token straight into the answer's logit",
+        "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits",
+        fixed_target="logit",
+    ),
+}.items():
+    METHODS.add(_name, _method)
 
 
 def attribution_methods() -> pd.DataFrame:
@@ -106,11 +153,11 @@ def attribution_methods() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("method")
 
 
-def check_options(name: str, given: dict[str, Any]) -> None:
-    """Refuse options that a method does not take.
+def check_options(name: str, given: dict[str, Any], target: Any) -> None:
+    """Refuse options that a method does not take, and a target that it cannot have.
 
     Raises:
-        InputError: naming the option and those that would be accepted.
+        InputError: naming the option and those that would be accepted, or what the method attributes.
     """
     method = METHODS[name]
     for option in given:
@@ -118,3 +165,8 @@ def check_options(name: str, given: dict[str, Any]) -> None:
             if not method.options:
                 raise InputError(f"method {name!r} takes no option {option!r}; it has none")
             raise InputError(f"method {name!r} takes no option {option!r}; {nearest(option, method.options)}")
+    if method.fixed_target is not None and target not in ("log_prob", method.fixed_target):
+        shown = target if isinstance(target, str) else getattr(target, "__name__", target)
+        raise InputError(
+            f"method {name!r} attributes the {method.fixed_target} and cannot take target={shown!r}; leave it out"
+        )

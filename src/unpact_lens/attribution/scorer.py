@@ -74,8 +74,7 @@ class Scorer:
 
         Equal rows of a family are computed once.
         """
-        if self.batch_tokens is None:
-            self.batch_tokens = budget(self.model, [r for f in families for r in f])
+        self.settle([r for f in families for r in f])
         unique = [list(dict.fromkeys(f)) for f in families]
         found: list[dict[Encoded, Tensor]] = [{} for _ in families]
         with torch.inference_mode():
@@ -90,6 +89,16 @@ class Scorer:
                 found[f][row] = values
         self.whole.update((family[0], found[f][family[0]]) for f, family in enumerate(families))
         return [[found[f][row] for row in family] for f, family in enumerate(families)]
+
+    def settle(self, rows: Sequence[Encoded], passes: int = 1) -> None:
+        """Pick `batch_tokens` from free memory, if it was left open.
+
+        Args:
+            rows: what will be scored.
+            passes: how many times the memory of a plain forward pass each token takes.
+        """
+        if self.batch_tokens is None:
+            self.batch_tokens = max(256, budget(self.model, rows) // passes)
 
     def _plan(self, rows: list[Encoded]) -> list[tuple[int, list[Encoded]]] | None:
         """Chunks of variants with the number of positions they share, or None where sharing gains nothing."""
@@ -142,8 +151,7 @@ class Scorer:
         Returns:
             `[answer]` (or `[1]`) for each intervention, on the CPU.
         """
-        if self.batch_tokens is None:
-            self.batch_tokens = budget(self.model, [row])
+        self.settle([row])
         device = surface.device_of(self.model)
 
         def run(part: list[int]) -> list[Tensor]:
