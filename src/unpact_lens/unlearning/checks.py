@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answers import fact_right
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.unlearning.result import StopRule
 from unpact_lens.unlearning.settings import Settings
@@ -19,7 +19,7 @@ Score = Callable[[Any], float]
 class FactsKnown:
     """Share of facts that the model before answers right, and another model still does.
 
-    An answer is right if its greedy text contains the fact as a whole.
+    An answer is right if its greedy text holds the fact (`evaluation.answers.fact_right`).
 
     Args:
         before: the model before unlearning; decides which facts count.
@@ -54,11 +54,6 @@ class FactsKnown:
             max_new_tokens=self.settings.max_new_tokens,
         )
         return [fact_right(a, q) for a, q in zip(answers, self.items, strict=True)]
-
-
-def fact_right(answer: str, item: QA) -> bool:
-    """Whether a generated answer contains the fact, whatever the case, and not as part of a longer word."""
-    return re.search(rf"(?<!\w){re.escape(item.fact)}(?!\w)", answer, re.IGNORECASE) is not None
 
 
 class Checks:
