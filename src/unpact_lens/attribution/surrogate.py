@@ -26,9 +26,10 @@ def context_cite(
 ) -> list[Outcome]:
     r"""ContextCite: the weights of a sparse linear model of the target.
 
-    $\min_{w,b} \frac1{2N}\sum_m (v(z_m) - w \cdot \tilde z_m - b)^2 + \alpha\|w\|_1$. Each unit stays or goes by a fair coin in each of $N$ ablations $z_m$; $\tilde z$ is $z$ standardised, and the
-    weights are given back for $z$ itself: what the unit's presence adds. One surrogate is fitted to each answer token
-    (the original fits one to the logit-transformed probability of a whole answer).
+    $\min_{w,b} \frac1{2N}\sum_m (v(z_m) - w \cdot \tilde z_m - b)^2 + \alpha\|w\|_1$. Each unit stays or goes by a fair
+    coin in each of $N$ ablations $z_m$; $\tilde z$ is $z$ standardised, and the weights are given back for $z$ itself:
+    what the unit's presence adds. One surrogate is fitted to each answer token (the original fits one to the
+    logit-transformed probability of a whole answer).
 
     Args:
         run: scorer and seed.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unpact_lens.attribution.key_tokens import WORD
+from unpact_lens.attribution.result import Attribution
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Encoded, Text, token_strings
 
@@ -96,6 +97,22 @@ def make_example(
         where = [(0, 0), *where]
     shown = answer if isinstance(answer, str) else text_of(model, encoded.answer)
     return Example(encoded, text, shown, tuple(groups), tuple(labels), tuple(where))
+
+
+def example_of(attribution: Attribution) -> Example:
+    """The example that an attribution is of, ids for ids."""
+    bos = int(attribution.bos_row)
+    encoded = Encoded(
+        attribution.head_ids,
+        attribution.token_ids[bos:],
+        attribution.tail_ids,
+        attribution.answer_ids,
+        # BOS can be told from a template's first token only where it has a row; nothing else needs it.
+        bos,
+    )
+    members = tuple(tuple(m - bos for m in group) for group in attribution.members)
+    a = attribution
+    return Example(encoded, a.prompt, a.answer, members, a.tokens, a.spans)
 
 
 def text_of(model: Any, ids: Sequence[int]) -> str:
