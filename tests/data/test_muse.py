@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.muse import muse
 from unpact_lens.errors import InputError
 
@@ -32,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_every_part_is_where_it_belongs(folder):
-    bench = muse("news", path=folder)
+    bench = load_benchmark("muse-news", path=folder)
     assert [q.prompt for q in bench.forget][:1] == ["Question: When was f 0?\nAnswer:"]
     assert [q.answer for q in bench.retain] == [" In 1900", " In 1901"]
     assert bench.few_shot["far"] == "Question: When was ri 0?\nAnswer: In 1900\n\n"

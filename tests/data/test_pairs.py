@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.pairs import from_pairs
 from unpact_lens.errors import InputError
 
@@ -68,3 +69,11 @@ def test_ids_are_unique_and_options_known():
         from_pairs(pd.DataFrame(rows))
     with pytest.raises(InputError, match="unknown option 'cat' of from_pairs; known are chat"):
         from_pairs(pd.DataFrame(rows), cat=True)
+
+
+def test_a_table_is_a_benchmark_by_name(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("question,answer\nWho?,Bo\n")
+    assert load_benchmark("pairs", path=file, max_new_tokens=5) == from_pairs(file, max_new_tokens=5)
+    with pytest.raises(InputError, match="give path=<a csv, json, jsonl or parquet file>"):
+        load_benchmark("pairs")

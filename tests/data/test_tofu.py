@@ -70,6 +70,14 @@ def test_retained_authors_who_share_a_name_are_near(folder):
     assert {q.subject for q in bench.far} == {"Di Moss"}
 
 
+def test_a_split_is_loaded_by_its_name(folder):
+    from unpact_lens.data.load import load_benchmark
+
+    assert load_benchmark("tofu-forget01", path=folder) == load_benchmark("tofu", split="forget01", path=folder)
+    with pytest.raises(InputError, match="benchmark 'tofu-forget01' has no option 'splits'"):
+        load_benchmark("tofu-forget01", splits=1)
+
+
 def test_real_authors_and_world_facts_are_general(folder):
     bench = tofu("forget01", path=folder)
     assert [(q.meta["set"], q.group, q.kind) for q in bench.general] == [

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.wmdp import wmdp
 from unpact_lens.errors import InputError
 
@@ -15,7 +16,7 @@ def write(folder, domain="bio", answer=2):
 
 
 def test_a_question_shows_its_options_and_is_answered_by_a_letter(tmp_path):
-    item = wmdp("bio", path=write(tmp_path)).forget[0]
+    item = load_benchmark("wmdp-bio", path=write(tmp_path)).forget[0]
     assert item.prompt == (
         "The following are multiple choice questions (with answers) about biology.\n\n"
         "Which one?\nA. w\nB. x\nC. y\nD. z\nAnswer:"

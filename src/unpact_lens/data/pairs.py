@@ -73,6 +73,31 @@ def from_pairs(source: str | os.PathLike[str] | pd.DataFrame, *, name: str = "pa
     )
 
 
+def load_pairs(
+    *,
+    path: str | os.PathLike[str] | None = None,
+    name: str = "pairs",
+    chat: bool = False,
+    prefill: str = "",
+    max_new_tokens: int = 24,
+) -> Benchmark:
+    """`from_pairs` by name: `load_benchmark("pairs", path="my.csv")`.
+
+    Args:
+        path: the table.
+        name: what the benchmark is called.
+        chat: whether prompts go through the tokenizer's chat template.
+        prefill: what each answer is made to start with; may hold `{subject}`.
+        max_new_tokens: how long an answer may get when generated.
+
+    Raises:
+        InputError: if no path is given, or as `from_pairs`.
+    """
+    if path is None:
+        raise InputError("benchmark 'pairs' is a table of your own; give path=<a csv, json, jsonl or parquet file>")
+    return from_pairs(path, name=name, chat=chat, prefill=prefill, max_new_tokens=max_new_tokens)
+
+
 def _rows(source: str | os.PathLike[str] | pd.DataFrame, where: str) -> Sequence[Row]:
     either = {**SCHEMA, "prompt": Column(required=False), "question": Column(required=False)}
     if isinstance(source, pd.DataFrame):
