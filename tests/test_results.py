@@ -68,8 +68,8 @@ def test_an_interrupted_save_leaves_the_old_result(tmp_path, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unpact_lens.results.json.dumps", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("unpact_lens.results.json.dumps", killed)
         save(sample(), tmp_path)
     assert load(tmp_path) == first
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
+from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.generate import generate_answers
@@ -45,8 +46,8 @@ class Answers(Result):
 
     items: tuple[QA, ...]
     generated: tuple[str, ...]
-    token_log_probs: tuple[Float[Tensor, " answer"], ...]
-    token_right: tuple[Bool[Tensor, " answer"], ...]
+    token_log_probs: tuple[Float[Tensor, " _"], ...]
+    token_right: tuple[Bool[Tensor, " _"], ...]
     fact_tokens: tuple[tuple[int, int], ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -147,10 +148,7 @@ def fact_tokens(model: Any, qa: QA) -> tuple[int, int]:
     """
     ids = text_ids(model, qa.answer, "answer")
     start, end = qa.fact_span or (0, len(qa.answer))
-    reached = [len(model.tokenizer.decode(ids[:k], clean_up_tokenization_spaces=False)) for k in range(1, len(ids) + 1)]
-    # Some tokenizers drop the leading blank when they decode; what is missing is missing in front.
-    shift = len(qa.answer) - reached[-1]
-    spans = zip([0, *[r + shift for r in reached]], [r + shift for r in reached], strict=False)
+    spans = character_spans(model, ids, qa.answer)
     inside = [k for k, (low, high) in enumerate(spans) if low < end and high > start]
     if not inside:
         raise InputError(f"QA {qa.id or qa.prompt!r}: no token of the answer {qa.answer!r} lies in its fact span")
@@ -214,7 +212,7 @@ def rouge(generated: str, qa: QA, which: str = "rougeL") -> tuple[float, float]:
     Source: Lin 2004, through rouge-score.
     """
     score = _rouge().score(qa.answer, generated)[which]
-    return score.recall, score.fmeasure
+    return float(score.recall), float(score.fmeasure)
 
 
 def degenerate(text: str) -> bool:

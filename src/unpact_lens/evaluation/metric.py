@@ -16,6 +16,7 @@ from unpact_lens.evaluation.text import TextScores, perplexity
 from unpact_lens.registry import Registry
 
 INFINITY = float("inf")
+UNIT = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -119,23 +120,23 @@ def _each(answers: Answers, judge: Callable[..., float]) -> Float[Tensor, " item
 _ROUGE = "Lin 2004, through rouge-score (stemmed)"
 
 for _metric in (
-    Metric("fact_span", "the fact is in the generated answer", "formulas: fact-span match", (0, 1), "higher",
+    Metric("fact_span", "the fact is in the generated answer", "formulas: fact-span match", UNIT, "higher",
            fact_span, binary=True),
     Metric("fact_span_forced", "every token of the fact is the most likely one after the gold answer's opening",
-           "formulas: fact-span match, teacher-forced", (0, 1), "higher", fact_span_forced, binary=True),
+           "formulas: fact-span match, teacher-forced", UNIT, "higher", fact_span_forced, binary=True),
     Metric("exact_match", "the whole generated answer is the gold answer, normalised", "SQuAD, arXiv 1606.05250",
-           (0, 1), "higher", exact, binary=True),
-    Metric("rouge_l", "F1 of the longest common subsequence of words", _ROUGE, (0, 1), "higher", rouge_l),
-    Metric("rouge_l_recall", "share of the gold answer's words in that subsequence", _ROUGE, (0, 1), "higher",
+           UNIT, "higher", exact, binary=True),
+    Metric("rouge_l", "F1 of the longest common subsequence of words", _ROUGE, UNIT, "higher", rouge_l),
+    Metric("rouge_l_recall", "share of the gold answer's words in that subsequence", _ROUGE, UNIT, "higher",
            rouge_l_recall),
-    Metric("rouge_1", "F1 of common words", _ROUGE, (0, 1), "higher", rouge_1),
-    Metric("rouge_1_recall", "share of the gold answer's words that were generated", _ROUGE, (0, 1), "higher",
+    Metric("rouge_1", "F1 of common words", _ROUGE, UNIT, "higher", rouge_1),
+    Metric("rouge_1_recall", "share of the gold answer's words that were generated", _ROUGE, UNIT, "higher",
            rouge_1_recall),
     Metric("probability", "exp of the mean log-probability of the gold answer's tokens", "TOFU, arXiv 2401.06121",
-           (0, 1), "higher", probability),
-    Metric("degenerate", "the generated answer is empty or repeats itself", "seq-rep-2, arXiv 1908.04319", (0, 1),
+           UNIT, "higher", probability),
+    Metric("degenerate", "the generated answer is empty or repeats itself", "seq-rep-2, arXiv 1908.04319", UNIT,
            "lower", degenerate_text, binary=True),
     Metric("perplexity", "perplexity of the benchmark's plain text", "exp of the mean negative log-likelihood",
-           (1, INFINITY), "lower", text_perplexity, of="texts"),
+           (1.0, INFINITY), "lower", text_perplexity, of="texts"),
 ):  # fmt: skip
     METRICS.add(_metric.name, _metric)

@@ -36,8 +36,10 @@ DRAWS = 2000
 
 NAN = float("nan")
 
+Number = int | float
 
-def wilson(count: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+
+def wilson(count: Number, n: Number, level: float = LEVEL) -> tuple[float, float]:
     """Wilson score interval of a proportion; (NaN, NaN) when n is 0.
 
     Source: Wilson 1927, through statsmodels.
@@ -66,7 +68,7 @@ class Estimate(ABC):
         """The estimate."""
 
     @abstractmethod
-    def interval(self, n: float) -> tuple[float, float]:
+    def interval(self, n: Number) -> tuple[float, float]:
         """The interval that the same proportions would have on `n` facts."""
 
     @property
@@ -110,7 +112,7 @@ class Rate(Estimate):
         """`count / n`; NaN when `n` is 0."""
         return self.count / self.n if self.n else NAN
 
-    def interval(self, n: float) -> tuple[float, float]:
+    def interval(self, n: Number) -> tuple[float, float]:
         """The Wilson interval of this proportion, had it been seen on `n` trials."""
         return wilson(self.value * n, n, self.level) if self.n else (NAN, NAN)
 
@@ -140,7 +142,7 @@ class MeanRate(Estimate):
         """The mean of the parts' values."""
         return sum(p.value for p in self.parts) / len(self.parts) if self.n else NAN
 
-    def interval(self, n: float) -> tuple[float, float]:
+    def interval(self, n: Number) -> tuple[float, float]:
         """The interval, had the parts been seen on `n` trials in all, in the same shares."""
         if not self.n:
             return NAN, NAN
@@ -175,7 +177,7 @@ class Contrast(Estimate):
         """The difference; NaN when one of the two is undefined."""
         return self.first.value - self.second.value
 
-    def interval(self, n: float) -> tuple[float, float]:
+    def interval(self, n: Number) -> tuple[float, float]:
         """The interval, had the first been seen on `n` facts, and the second on as many more in proportion."""
         if not self.n:
             return NAN, NAN
@@ -219,7 +221,7 @@ class Difference(Estimate):
         """The first rate minus the second; NaN when no facts are compared."""
         return (self.only_first - self.only_second) / self.n if self.n else NAN
 
-    def interval(self, n: float) -> tuple[float, float]:
+    def interval(self, n: Number) -> tuple[float, float]:
         """The wider of bootstrap and score interval, both as they would be on `n` facts.
 
         The score interval is recomputed; the excess of the bootstrap over it, a design effect of the clusters, is kept
@@ -243,7 +245,7 @@ def _ratio(width: float, of: float) -> float:
 
 
 def paired_score_interval(
-    both: float, only_first: float, only_second: float, neither: float, level: float = LEVEL
+    both: Number, only_first: Number, only_second: Number, neither: Number, level: float = LEVEL
 ) -> tuple[float, float]:
     r"""Score interval for a difference of two proportions seen on the same items.
 
@@ -323,7 +325,7 @@ def paired_difference(
         raise InputError(f"{len(clusters)} subjects for {first.shape[-1]} facts; give one subject a fact")
     counts = torch.ones_like(first) if among is None else among
     _check_pairs(first, counts)
-    one, two, mask = (t.reshape(-1, first.shape[-1]) for t in (first, second, counts))
+    one, two, mask = (torch.atleast_2d(t).flatten(0, -2) for t in (first, second, counts))
     present = mask.any(0)
     if not present.any():
         return Difference(0.0, 0.0, 0.0, 0.0, 0, None, None, level)

@@ -50,7 +50,7 @@ class Verdict(Result):
         """One row a label and one an open question, with the reason and the number of facts that would decide."""
         rows: list[dict[str, Any]] = [{"verdict": k, "why": v, "facts needed": None} for k, v in self.reasons.items()]
         rows += [{"verdict": f"open: {k}", "why": v, "facts needed": self.n_needed[k]} for k, v in self.open.items()]
-        return pd.DataFrame(rows, columns=["verdict", "why", "facts needed"])
+        return pd.DataFrame(rows, columns=["verdict", "why", "facts needed"]).astype({"facts needed": "Int64"})
 
 
 def verdict(

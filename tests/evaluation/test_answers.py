@@ -1,0 +1,132 @@
+"""How one answer is judged, and that a model is asked once."""
+
+import pytest
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+
+from tests.evaluation.world import benchmark, trained
+from unpact_lens import scoring
+from unpact_lens.data.qa import QA
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation import answers as module
+from unpact_lens.evaluation.answers import (
+    answer_all,
+    ask,
+    degenerate,
+    exact_match,
+    fact_right,
+    fact_tokens,
+    holds_fact,
+    normalise,
+    prefill_for,
+    rouge,
+)
+from unpact_lens.results import load, save
+
+
+@pytest.mark.parametrize(
+    ("text", "fact", "held"),
+    [
+        ("He was born in Oslo.", "Oslo", True),
+        ("he was born in OSLO!", "Oslo", True),
+        ("Australia", "Au", False),
+        ("The symbol is Au.", "Au", True),
+        ("The symbol is au.", "Au", False),
+        ("no, it is not", "No", False),
+        ("He came from Osloborg.", "Oslo", False),
+        ("It is Sao Tome", "São Tomé", True),
+        ("about 1,000 people", "1000", True),
+        ("about 1,0001 people", "1000", False),
+        ("The Silent  River, they say", "the silent river", True),
+        ("The River, silent", "The Silent River", False),
+        ("", "Oslo", False),
+        ("it costs 5 €", "€", True),
+        ("N'Djamena is the capital", "N’Djamena", True),
+    ],
+)
+def test_a_fact_is_held_as_whole_words(text, fact, held):
+    assert holds_fact(text, fact) is held
+
+
+def test_the_fact_span_decides_and_not_the_whole_answer():
+    qa = QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21))
+    assert fact_right("Oslo, I think", qa)
+    assert not exact_match("Oslo, I think", qa)
+    assert exact_match("ann was born in oslo", qa)
+    assert not fact_right(" Ann was born in Rome.", qa)
+
+
+def test_normalising_is_idempotent():
+    for text in (" São Tomé, pop. 1,000! ", "N'Djamena", "Straße", "a_b"):
+        assert normalise(normalise(text)) == normalise(text)
+
+
+def test_rouge_is_the_authors_own():
+    qa = QA("?", " the river runs through old towns")
+    score = RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(qa.answer, "towns the old river is running")
+    assert rouge("towns the old river is running", qa) == (score["rougeL"].recall, score["rougeL"].fmeasure)
+    # By hand: the longest common subsequence of stems is "the river run", 3 of 6 gold words and 3 of 6 said.
+    assert rouge("towns the old river is running", qa) == (0.5, 0.5)
+    assert rouge("towns the old river is running", qa, "rouge1")[0] == pytest.approx(5 / 6)
+    assert rouge("", qa) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("", True), (" ... ", True), ("in in in", True), ("in Oslo in Oslo in Oslo", True), ("Oslo", False),
+        ("New York, New York", False), ("He was born in Oslo and lives in Rome.", False),
+    ],
+)  # fmt: skip
+def test_degenerate_text(text, broken):
+    assert degenerate(text) is broken
+
+
+def test_fact_tokens_are_those_that_overlap_the_span():
+    model = trained()
+    qa = QA("?", " he lives in oslo .", fact_span=(13, 17))
+    assert fact_tokens(model, qa) == (3, 4)
+    assert fact_tokens(model, QA("?", " he lives in oslo .", fact_span=(4, 12))) == (1, 3)
+    assert fact_tokens(model, QA("?", " he lives")) == (0, 2)
+    with pytest.raises(InputError, match="no token of the answer ' he  lives' lies in its fact span"):
+        fact_tokens(model, QA("?", " he  lives", fact_span=(3, 5)))
+
+
+def test_a_prompt_that_occurs_twice_is_asked_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "generate_answers", lambda model, prompts, **k: seen.append(prompts) or list(prompts))
+    assert ask(None, ["a", "b", "a"], ["", "", ""], bench=benchmark()) == ["a", "b", "a"]
+    assert seen == [["a", "b"]]
+
+
+def test_all_metrics_are_served_by_one_generation_and_one_forced_pass(monkeypatch):
+    bench, model = benchmark(), trained()
+    calls = []
+    for name in ("generate_answers", "forced_rows"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, _real=real, _name=name, **k: calls.append(_name) or _real(*a, **k))
+    found = answer_all(model, bench.forget, bench=bench)
+    assert calls == ["generate_answers", "forced_rows"]
+    assert [g.strip() for g in found.generated] == [q.answer.strip() for q in bench.forget]
+    for qa, log_probs in zip(bench.forget, found.token_log_probs, strict=True):
+        torch.testing.assert_close(log_probs.mean(), scoring.log_prob(model, qa.prompt, qa.answer), atol=1e-5, rtol=0)
+    assert found.to_frame()["right"].all()
+
+
+def test_answers_are_saved_without_loss(tmp_path):
+    bench = benchmark()
+    found = answer_all(trained(), bench.forget[:3], bench=bench)
+    save(found, tmp_path / "a")
+    assert load(tmp_path / "a") == found
+
+
+def test_the_prefill_may_name_the_subject():
+    from dataclasses import replace
+
+    bench = replace(benchmark(), prefill="As to {subject}:")
+    assert prefill_for(bench, bench.forget[0]) == "As to ann:"
+
+
+def test_no_questions_are_refused():
+    with pytest.raises(InputError, match="benchmark 'village' has no questions"):
+        answer_all(trained(), (), bench=benchmark())

@@ -1,0 +1,168 @@
+"""An evaluation says what its definitions say, group by group and kind by kind."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.evaluation.world import benchmark, retrained, trained
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation import METRICS, evaluate, known_facts, metrics, right_facts
+from unpact_lens.evaluation.answers import Answers
+from unpact_lens.evaluation.rates import MeanRate, Rate
+from unpact_lens.results import load, save
+
+
+@pytest.fixture(scope="module")
+def before():
+    return evaluate(trained(), benchmark())
+
+
+@pytest.fixture(scope="module")
+def after(before):
+    return evaluate(retrained(), benchmark(), before=before, reference=before)
+
+
+def test_a_model_that_knows_scores_full_marks(before):
+    for metric in ("fact_span", "fact_span_forced", "exact_match", "rouge_l", "rouge_l_recall", "rouge_1"):
+        for group in ("forget", "near", "far", "retain"):
+            assert before.mean(metric, group) == 1, (metric, group)
+    assert before.mean("probability") > 0.99
+    assert before.mean("degenerate") == 0
+
+
+def test_a_model_against_itself_forgets_and_destroys_nothing(before):
+    same = before.beside(before=before)
+    assert same.forgetting == Rate(0, 8)
+    assert same.destruction == MeanRate((Rate(0, 8), Rate(0, 8)))
+    assert same.perplexity == same.perplexity_before
+
+
+def test_forgetting_is_counted_from_the_items(after, before):
+    wrong = sum(
+        before.right[i].item() and not after.right[i].item() for i, g in enumerate(after.groups) if g == "forget"
+    )
+    assert after.forgetting == Rate(wrong, 8)
+    assert wrong >= 6
+    assert after.destruction_near == Rate(0, 8)
+    assert after.destruction_general.n == 0
+    assert math.isnan(after.destruction_general.value)
+
+
+def test_the_table_holds_every_metric_of_every_group_with_its_neighbours(after):
+    frame = after.to_frame().set_index(["metric", "group"])
+    row = frame.loc[("fact_span", "forget")]
+    rate = after.rate("fact_span", "forget")
+    assert (row["value"], row["low"], row["high"], row["n"]) == (rate.value, rate.low, rate.high, 8)
+    assert row["before"] == row["reference"] == 1
+    assert frame.loc[("forgetting", "forget"), "value"] == after.forgetting.value
+    assert frame.loc[("perplexity", "plain text"), "value"] == after.perplexity
+    assert {m for m, _ in frame.index} == {*METRICS, "forgetting", "destruction"}
+
+
+def test_groups_without_items_have_no_rows_and_no_value(before):
+    assert "general" not in set(before.to_frame()["group"])
+    assert math.isnan(before.mean("fact_span", "general"))
+    assert before.rate("fact_span", "general").n == 0
+
+
+def test_kinds_partition_the_items(after):
+    parts = after.by_kind()
+    assert set(parts) == {"place", "trade"}
+    assert sum(p.forgetting.count for p in parts.values()) == after.forgetting.count
+    place = parts["place"]
+    assert place.rate("fact_span", "forget") == after.rate("fact_span", "forget", kind="place")
+    assert all(i.startswith("place/") for i in place.ids)
+    assert "before" in place.to_frame().columns
+
+
+def test_markdown_has_a_row_for_each_of_the_frame(after):
+    lines = after.to_markdown().splitlines()
+    assert lines[0].startswith("| metric | group | value |")
+    assert len(lines) == 2 + len(after.to_frame())
+    assert "nan" not in after.to_markdown()
+
+
+def test_scores_are_saved_without_loss(after, tmp_path):
+    save(after, tmp_path / "s")
+    assert load(tmp_path / "s") == after
+
+
+def test_models_may_be_given_in_place_of_scores(before, after):
+    found = evaluate(retrained(), benchmark(), ["rouge_l"], before=trained())
+    assert found.metrics == ("fact_span", "rouge_l")
+    assert found.forgetting == after.forgetting
+    assert math.isnan(found.perplexity)
+
+
+def test_a_number_is_no_rate(before):
+    with pytest.raises(InputError, match="'rouge_l' is not right or wrong"):
+        before.rate("rouge_l", "forget")
+
+
+def test_bad_names_offer_the_nearest(before):
+    with pytest.raises(InputError, match="unknown metric 'rouge-l'; did you mean 'rouge_l'"):
+        evaluate(trained(), benchmark(), ["rouge-l"])
+    with pytest.raises(InputError, match="metrics='rouge_l' is one text"):
+        evaluate(trained(), benchmark(), "rouge_l")
+    with pytest.raises(InputError, match="unknown group 'retian'; did you mean 'retain'"):
+        before.mean("rouge_l", "retian")
+    with pytest.raises(InputError, match="metric 'perplexity' was not evaluated"):
+        before.of("perplexity")
+
+
+def test_scores_of_other_items_cannot_stand_beside(before):
+    bench = benchmark()
+    other = evaluate(trained(), replace(bench, name="half", forget=bench.forget[:4]), ["rouge_l"])
+    with pytest.raises(InputError, match="scores of benchmark 'village' with 24 items do not fit 'half' with 20"):
+        other.beside(before=before)
+
+
+def test_without_a_model_before_there_is_no_forgetting(before):
+    with pytest.raises(InputError, match="no model before to compare with"):
+        _ = before.forgetting
+
+
+def test_ids_must_differ():
+    bench = benchmark()
+    with pytest.raises(InputError, match="QA id 'place/ann' occurs twice"):
+        evaluate(trained(), replace(bench, general=(replace(bench.forget[0], group="general"),)))
+
+
+def test_every_metric_stays_within_its_bounds_and_is_described(after):
+    table = metrics()
+    assert list(table.index) == list(METRICS)
+    assert table["source"].str.len().min() > 5
+    for name in after.metrics:
+        low, high = METRICS[name].bounds
+        assert bool(((after.of(name) >= low) & (after.of(name) <= high)).all()), name
+
+
+def test_forced_match_looks_at_the_fact_only_and_probability_is_geometric():
+    bench = benchmark()
+    answers = Answers(
+        items=bench.forget[:2],
+        generated=("", ""),
+        token_log_probs=(torch.tensor([0.5, 0.125]).log(), torch.tensor([0.25]).log()),
+        token_right=(torch.tensor([False, True, False]), torch.tensor([True, False, True])),
+        fact_tokens=((1, 2), (1, 3)),
+    )
+    assert METRICS["fact_span_forced"].compute(answers).tolist() == [1, 0]
+    assert METRICS["probability"].compute(answers).tolist() == pytest.approx([0.25, 0.25])
+
+
+def test_known_facts_keeps_what_the_model_says():
+    bench, model = benchmark(), retrained()
+    right = dict(zip([q.id for q in bench.forget], right_facts(model, bench.forget, bench=bench), strict=True))
+    kept = known_facts(model, bench)
+    assert [q.id for q in kept.forget] == [i for i, r in right.items() if r]
+    assert [q.id for q in kept.unknown] == [i for i, r in right.items() if not r]
+    assert {q.group for q in kept.unknown} == {"unknown"}
+    assert kept.retain == bench.retain
+    assert known_facts(trained(), bench) == bench
+
+
+def test_too_few_known_facts_are_refused():
+    with pytest.raises(InputError, match=r"knows \d of the 8 forget facts of benchmark 'village', minimum=8"):
+        known_facts(retrained(), benchmark(), minimum=8)

@@ -1,0 +1,112 @@
+"""Each rule of the verdict, on made-up counts whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation.rates import MeanRate, Rate, paired_difference
+from unpact_lens.evaluation.verdict import distance_to_reliable, facts_to_decide, side, verdict
+
+
+def excess(recovered: int, control: int, n: int):
+    """`recovered` of n facts come back, `control` of them under the control as well, each of its own subject."""
+    first, second = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    first[:recovered] = True
+    second[:control] = True
+    return paired_difference(first, second, [str(i) for i in range(n)])
+
+
+def destruction(lost: int, n: int = 100):
+    return MeanRate((Rate(lost, n), Rate(lost, n)))
+
+
+CASES = {
+    "forgets too little": (Rate(60, 100), destruction(0), {"p": excess(0, 0, 100)}, ("insufficient",)),
+    "destroys": (Rate(100, 100), destruction(40), {"p": excess(0, 0, 100)}, ("destroyed",)),
+    "hides": (Rate(100, 100), destruction(0), {"p": excess(40, 2, 100)}, ("hid",)),
+    "hides and destroys": (Rate(100, 100), destruction(40), {"p": excess(40, 2, 100)}, ("destroyed", "hid")),
+    "one probe of two": (
+        Rate(100, 100), destruction(0), {"p": excess(0, 0, 100), "q": excess(40, 0, 100)}, ("hid",),
+    ),
+    "erases": (Rate(100, 100), destruction(0), {"p": excess(0, 0, 100), "q": excess(3, 2, 100)}, ("erased",)),
+    "recovers no more than the control": (Rate(100, 100), destruction(0), {"p": excess(40, 40, 400)}, ("erased",)),
+    "too few facts": (Rate(10, 10), destruction(0), {"p": excess(0, 0, 10)}, ("undecided",)),
+    "35 facts are enough": (Rate(35, 35), destruction(0, 35), {"p": excess(0, 0, 35)}, ("erased",)),
+    "34 facts are not": (Rate(34, 34), destruction(0, 34), {"p": excess(0, 0, 34)}, ("undecided",)),
+    "no common facts": (Rate(100, 100), destruction(0), {"p": excess(0, 0, 0)}, ("undecided",)),
+    "no probe was run": (Rate(100, 100), destruction(0), {}, ("undecided",)),
+    "insufficient and destroys": (
+        Rate(60, 100), destruction(40), {"p": excess(0, 0, 100)}, ("insufficient", "destroyed"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_labels(case):
+    forgetting, destroyed, excesses, labels = CASES[case]
+    judged = verdict(forgetting, destroyed, excesses)
+    assert judged.labels == labels
+    assert str(judged) == " + ".join(labels)
+    assert set(judged.reasons) == set(labels)
+
+
+def test_reasons_name_the_estimate_that_decides():
+    judged = verdict(Rate(100, 100), destruction(40), {"prefill": excess(40, 2, 100), "quotes": excess(0, 0, 100)})
+    assert judged.reasons["destroyed"].startswith("destruction 0.40 [")
+    assert judged.reasons["hid"].startswith("excess of prefill 0.38 [")
+    assert judged.open == {}
+
+
+def test_what_is_open_says_how_many_facts_would_decide():
+    judged = verdict(Rate(10, 10), destruction(0), {"p": excess(0, 0, 10), "q": excess(0, 0, 0)})
+    assert judged.n_needed == {"forgetting": 35, "excess of p": 35, "excess of q": None}
+    assert judged.open["forgetting"] == f"{Rate(10, 10)} straddles 0.9"
+    assert judged.open["excess of q"] == "undefined: no facts to measure it on"
+    frame = judged.to_frame()
+    assert frame["verdict"].tolist() == ["undecided", "open: forgetting", "open: excess of p", "open: excess of q"]
+
+
+@pytest.mark.parametrize("estimate", [Rate(2, 10), excess(3, 1, 10), destruction(3, 20)])
+def test_the_number_of_facts_is_the_least_that_decides(estimate):
+    n = facts_to_decide(estimate, 0.1)
+    low, high = estimate.interval(n)
+    assert low > 0.1 or high <= 0.1
+    low, high = estimate.interval(n - 1)
+    assert low <= 0.1 < high
+
+
+def test_an_estimate_on_its_threshold_is_decided_by_no_number():
+    assert facts_to_decide(Rate(1, 10), 0.1) is None
+
+
+def test_the_threshold_belongs_to_erased():
+    class Exactly(Rate):
+        def interval(self, n):
+            return 0.1, 0.1
+
+    assert side(Exactly(1, 10), 0.1) == "below"
+    assert side(Exactly(1, 10), 0.1, at_least=True) == "above"
+    assert side(Rate(0, 0), 0.1) is None
+
+
+def test_distance_is_the_norm_of_what_is_missing():
+    assert distance_to_reliable(0.9, 0.2, [-0.5, 0.2]) == pytest.approx(0.3)
+    assert distance_to_reliable(1.0, 0.0, [-0.5]) == 0
+    assert distance_to_reliable(1.0, 0.0, [float("nan"), 0.5]) == 0.5
+    assert math.isnan(distance_to_reliable(1.0, 0.0, []))
+    assert math.isnan(distance_to_reliable(1.0, float("nan"), [0.1]))
+    assert verdict(Rate(60, 100), destruction(40), {"p": excess(40, 0, 100)}).distance == pytest.approx(math.sqrt(0.48))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, 2.0])
+def test_a_tolerance_outside_0_to_1_is_refused(epsilon):
+    with pytest.raises(InputError, match=f"epsilon={epsilon}"):
+        verdict(Rate(1, 1), destruction(0), {}, epsilon=epsilon)
+
+
+def test_epsilon_moves_the_thresholds():
+    given = (Rate(80, 100), destruction(20), {"p": excess(20, 0, 100)})
+    assert verdict(*given, epsilon=0.05).labels == ("insufficient", "destroyed", "hid")
+    assert verdict(*given, epsilon=0.4).labels == ("erased",)
