@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import pandas as pd
 import torch
 
 from tests.plots import examples
 from unpact_lens.evaluation.scores import Scores
 from unpact_lens.evaluation.verdict import verdict
 from unpact_lens.recovery.result import Example, Recovery
+from unpact_lens.study.result import Cell, Study
 
 GROUP_SIZES = {"forget": 40, "near": 40, "far": 40, "general": 10}
 METRICS = ("fact_span", "exact_match", "rouge_l")
@@ -64,70 +62,42 @@ def recovery(
 
 
 def cell(
-    method: str,
-    *,
-    seed: int = 0,
-    back: float = 0.3,
-    near: float = 0.9,
-    control: float | None = 0.05,
-    forget: float = 0.0,
-    n_before: float = 1.0,
-):
-    made, found = (
-        scores(near=near, forget=forget, seed=seed + 1),
-        recovery(back=back, control=control, seed=seed, n_before=n_before),
-    )
-    return SimpleNamespace(
-        method=method, seed=seed, scores=made, recovery=found, focus=examples.focus(6, seed=seed), focus_retain=None,
-        diffs=(examples.model_diff(seed), examples.model_diff(seed + 1)),
-        verdict=verdict(made.forgetting, made.destruction, found.excesses), history=examples.history(),
-        stopped="forget level reached", settings={"lr": 1e-3, "steps": 12}, seconds=3.0,
-    )  # fmt: skip
-
-
-def row(c) -> dict:
-    defined = {p: e for p, e in c.recovery.excesses.items() if e.n}
-    probe = max(defined, key=lambda p: defined[p].value, default=None)
-    net = c.recovery.net_worst
-    numbers = {
-        "F": c.scores.forgetting, "D": c.scores.destruction, "D_near": c.scores.destruction_near,
-        "D_far": c.scores.destruction_far, "R": c.recovery.rate(c.recovery.headline),
-        "net_R": net[1] if net else None, "excess": defined.get(probe),
+    method: str, *, seed: int = 0, back: float = 0.3, near: float = 0.9, control: float | None = 0.05,
+    forget: float = 0.0, n_before: float = 1.0, **changes: object,
+) -> Cell:  # fmt: skip
+    made = scores(near=near, forget=forget, seed=seed + 1)
+    found = recovery(back=back, control=control, seed=seed, n_before=n_before)
+    fields: dict[str, object] = {
+        "method": method, "seed": seed, "scores": made, "recovery": found, "focus": examples.focus(6, seed=seed),
+        "focus_retain": None, "diffs": (examples.model_diff(seed), examples.model_diff(seed + 1)),
+        "verdict": verdict(made.forgetting, made.destruction, found.excesses), "history": examples.history(),
+        "stopped": "forget level reached", "settings": {"lr": 1e-3, "steps": 12}, "seconds": 3.0,
     }  # fmt: skip
-    nan = float("nan")
-    columns = {"method": c.method, "seed": c.seed}
-    for name, e in numbers.items():
-        columns |= (
-            {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
-            if e
-            else {name: nan, f"{name}_low": nan, f"{name}_high": nan}
-        )
-    return columns | {
-        "net_R_control": net[0] if net else None, "excess_probe": probe, "prefill": c.recovery.rate("prefill").value,
-        "relearn": c.recovery.rate("relearn").value, "overlap": float(c.focus.means["overlap"][0]),
-        "rouge_l_forget": 0.31, "rouge_l_retain": 0.88, "exact_match_forget": 0.1, "common": c.recovery.n_common,
-        "verdict": str(c.verdict), "distance": c.verdict.distance, "stopped": c.stopped, "seconds": c.seconds,
-    }  # fmt: skip
+    return Cell(**{**fields, **changes})
 
 
-def study(*, control: bool = True, cells=None):
+def study(*, control: bool = True, cells: tuple[Cell, ...] | None = None, **config: object) -> Study:
+    """Five methods: destroyed, hid, undecided, forgot too little, and one with an empty common set."""
     share = 0.05 if control else None
-    cells = cells or (
-        cell("ga", back=0.1, near=0.05, control=share),
-        cell("ga_gdr", back=0.45, near=0.9, seed=1, control=share),
-        cell("npo", back=0.04, near=0.95, seed=2, control=share),
-        cell("npo_gdr", back=0.3, near=0.7, forget=0.4, seed=3, control=share),
-        cell("rmu", back=0.3, near=0.8, seed=4, control=share, n_before=0.0),
-    )
-    return SimpleNamespace(
-        config={
-            "name": "made-up <study>", "model": "builtin", "control": "builtin-retrain" if control else None,
-            "benchmark": "made-up", "methods": [{"name": c.method, "settings": {}} for c in cells], "seeds": [0],
-            "epsilon": 0.1, "forget_level": 0.03,
-        },
+    if cells is None:
+        cells = (
+            cell("ga", back=0.1, near=0.05, control=share),
+            cell("ga_gdr", back=0.45, near=0.9, seed=1, control=share),
+            cell("npo", back=0.04, near=0.95, seed=2, control=share),
+            cell("npo_gdr", back=0.3, near=0.7, forget=0.4, seed=3, control=share),
+            cell("rmu", back=0.3, near=0.8, seed=4, control=share, n_before=0.0),
+        )
+    settings = {
+        "name": "made-up <study>", "model": "builtin", "control": "builtin-retrain" if control else None,
+        "benchmark": "made-up", "methods": [{"name": c.method, "settings": {}} for c in cells], "seeds": [0],
+        "epsilon": 0.1, "forget_level": 0.03,
+    }  # fmt: skip
+    return Study(
+        config={**settings, **config},
         before=scores(forget=1, near=1, far=1, of_before=True),
         control=scores(forget=0.03, seed=9) if control else None,
-        cells=tuple(cells), notes=("A note with <b>markup</b> & \"quotes\".",), seconds=15.0,
+        cells=cells,
+        notes=('A note with <b>markup</b> & "quotes".',),
+        seconds=15.0,
         environment={"versions": {"python": "3.11", "torch": "2.13"}, "threads": 1, "model": "abc123"},
-        to_frame=lambda: pd.DataFrame([row(c) for c in cells]),
-    )  # fmt: skip
+    )

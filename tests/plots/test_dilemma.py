@@ -43,9 +43,7 @@ def test_an_undefined_excess_stands_apart(study):
 
 
 def test_the_reliable_square_ends_at_epsilon(study):
-    study.config["epsilon"] = 0.2
-    (square,) = dilemma_plane(study).layout.shapes
-    study.config["epsilon"] = 0.1
+    (square,) = dilemma_plane(studies.study(cells=study.cells, epsilon=0.2)).layout.shapes
     assert (square.x1, square.y1) == (0.2, 0.2)
     assert square.x0 <= 0
     assert square.y0 <= 0

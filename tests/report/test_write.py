@@ -133,15 +133,13 @@ def test_without_a_retrain_control_the_page_says_what_stands_in(tmp_path):
 
 
 def test_a_study_without_diffs_or_retain_maps_has_a_report(tmp_path):
-    bare = studies.cell("ga")
-    bare.diffs = ()
+    bare = studies.cell("ga", diffs=())
     text = write_report(studies.study(cells=(bare,)), tmp_path / "r.html").read_text(encoding="utf-8")
     assert [a["id"] for a in Page(text).all("section")].count("components") == 0
 
 
 def test_retain_maps_follow_the_forget_maps(tmp_path):
-    both = studies.cell("ga")
-    both.focus_retain = examples.focus(2, seed=50)
+    both = studies.cell("ga", focus_retain=examples.focus(2, seed=50))
     page = Page(write_report(studies.study(cells=(both,)), tmp_path / "r.html").read_text(encoding="utf-8"))
     assert page.text.count("forget: Where was") == 6
     assert page.text.count("retain: Where was") == 2
@@ -154,10 +152,8 @@ def test_the_same_study_gives_the_same_bytes(written, study, tmp_path):
 def test_bad_input_is_named(study, tmp_path):
     with pytest.raises(InputError, match="is a directory; give the HTML file"):
         write_report(study, tmp_path)
-    empty = studies.study()
-    empty.cells = ()
     with pytest.raises(InputError, match="the study has no cells"):
-        write_report(empty, tmp_path / "r.html")
+        write_report(studies.study(cells=()), tmp_path / "r.html")
 
 
 def test_json_cannot_leave_its_script_element():
