@@ -204,14 +204,14 @@ class _temporary:
     def __enter__(self) -> Path:
         handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=f".{self.target.name}.")
         os.close(handle)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
         self.path = Path(name)
         return self.path
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
+            umask = os.umask(0)
+            os.umask(umask)
+            self.path.chmod(0o666 & ~umask)
             os.replace(self.path, self.target)
         else:
             self.path.unlink(missing_ok=True)
