@@ -1,0 +1,372 @@
+"""A hooked model back as a Hugging Face directory, which plain transformers loads and whose logits are the same.
+
+`convert.py` read backwards: the configuration is written from the TransformerLens one, the weights are laid out as the
+architecture stores them, and nothing is left out: a weight that the architecture has no place for must be zero. Before
+anything is written, the exported model and the hooked one answer the same probe.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from unpact_lens.errors import InputError
+from unpact_lens.models import surface
+from unpact_lens.models.checkpoint import fresh_directory
+from unpact_lens.models.convert import FAMILIES
+from unpact_lens.models.load import progress_if_terminal
+from unpact_lens.results import read_json
+
+MARK = "unpact_lens_export"
+"""The entry of `config.json` that tells our exports from models of others, which are never replaced."""
+
+PROBE_TOKENS = 16
+TOLERANCE = 1e-4
+"""Largest difference of logits that rounding explains in fp32, for logits of order 1; larger ones scale it."""
+
+State = dict[str, Tensor]
+
+
+def export_hf(model: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a hooked model as a Hugging Face directory: config.json, model.safetensors, and its tokenizer.
+
+    A `HookedTransformer` that came from no Hugging Face model is exported in the architecture that computes the same:
+    GPT-2 (learned positions), GPT-NeoX (LayerNorm, rotary) or Llama and Qwen2 (RMSNorm, gated, rotary). A bridge is
+    exported in its own architecture.
+
+    Args:
+        model: a `HookedTransformer` with raw (unfolded) weights, or a `TransformerBridge`.
+        path: the directory; it must not exist, or be empty, or hold an earlier export.
+
+    Returns:
+        The directory.
+
+    Raises:
+        InputError: if `path` holds something else, no architecture fits the model, a weight has no place in it, or the
+            exported model's logits differ.
+    """
+    target = Path(path)
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not _is_export(target)):
+        raise InputError(f"{target} exists and is not an exported model; give another directory")
+    config, state = _from_bridge(model) if surface.is_bridge(model) else _from_hooked(model)
+    setattr(config, MARK, 1)
+    hf = _build(config, state, model.cfg.dtype)
+    _check_logits(model, hf)
+    with fresh_directory(target) as directory, progress_if_terminal():
+        hf.save_pretrained(directory)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(directory)
+    return target
+
+
+def _is_export(folder: Path) -> bool:
+    file = folder / "config.json"
+    return file.is_file() and MARK in read_json(file)
+
+
+def _build(config: Any, state: State, dtype: torch.dtype) -> Any:
+    # Its random weights are overwritten at once; the caller's random numbers stay as they are.
+    with torch.random.fork_rng():
+        hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    missing, unexpected = hf.load_state_dict(state, strict=False)
+    if unexpected or [m for m in missing if not (config.tie_word_embeddings and m == "lm_head.weight")]:
+        raise InputError(f"{config.model_type} has no place for {[*missing, *unexpected][0]}; it cannot be exported")
+    return hf.eval()
+
+
+def _check_logits(model: Any, hf: Any) -> None:
+    """Compare both models on a probe that is the same for all.
+
+    Raises:
+        InputError: if their logits differ by more than rounding.
+    """
+    length = min(PROBE_TOKENS, model.cfg.n_ctx)
+    ids = (torch.arange(length) * 7919 + 1)[None] % model.cfg.d_vocab
+    with torch.inference_mode():
+        ours = model(ids.to(surface.device_of(model)), return_type="logits").float().cpu()
+        theirs = hf(ids).logits.float()
+    scale = TOLERANCE if model.cfg.dtype in (torch.float32, torch.float64) else 0.05
+    difference = float((ours - theirs).abs().max())
+    if not difference <= scale * max(1.0, float(ours.abs().max())):
+        raise InputError(
+            f"as {type(hf).__name__} this model's logits would differ by {difference:.2g}; something in its "
+            "configuration has no counterpart there"
+        )
+
+
+def _from_hooked(model: Any) -> tuple[Any, State]:
+    architecture = _architecture(model)
+    layout, absent = _LAYOUTS[architecture], FAMILIES[architecture].absent
+    weights = {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
+    for name, tensor in weights.items():
+        if name.split(".")[-1] in absent and tensor.count_nonzero():
+            raise InputError(
+                f"{name} is not zero, and {architecture} has no place for it; the model cannot be exported"
+            )
+    config = _CONFIGS[architecture](model.cfg)
+    config.architectures = [architecture]
+    config.tie_word_embeddings = bool(getattr(model, "tied_embeddings", False))
+    if model.tokenizer is not None:
+        config.bos_token_id, config.eos_token_id = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
+    return config, {name: tensor.contiguous().clone() for name, tensor in layout(weights, model.cfg).items()}
+
+
+def _architecture(model: Any) -> str:
+    """The Hugging Face architecture that computes what this model computes."""
+    cfg = model.cfg
+    known = getattr(cfg, "original_architecture", None)
+    if known in FAMILIES:
+        return known
+    if cfg.normalization_type == "LN" and not cfg.gated_mlp and not cfg.attn_only:
+        if cfg.positional_embedding_type == "standard" and not cfg.parallel_attn_mlp:
+            return "GPT2LMHeadModel"
+        if cfg.positional_embedding_type == "rotary":
+            return "GPTNeoXForCausalLM"
+    if cfg.normalization_type == "RMS" and cfg.gated_mlp and cfg.positional_embedding_type == "rotary":
+        biases = [p for n, p in model.named_parameters() if n.endswith((".b_Q", "b_K", "b_V"))]
+        return "Qwen2ForCausalLM" if any(b.count_nonzero() for b in biases) else "LlamaForCausalLM"
+    folded = " and folded weights" if "Pre" in str(cfg.normalization_type) else ""
+    raise InputError(
+        f"no Hugging Face architecture among {', '.join(FAMILIES)} has {cfg.normalization_type} norms with "
+        f"{cfg.positional_embedding_type} positions{folded}"
+    )
+
+
+def _gpt2_config(c: Any) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=c.d_vocab,
+        n_positions=c.n_ctx,
+        n_embd=c.d_model,
+        n_layer=c.n_layers,
+        n_head=c.n_heads,
+        n_inner=c.d_mlp,
+        activation_function=c.act_fn,
+        layer_norm_epsilon=c.eps,
+        scale_attn_weights=c.use_attn_scale,
+        scale_attn_by_inverse_layer_idx=c.scale_attn_by_inverse_layer_idx,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+def _neox_config(c: Any) -> GPTNeoXConfig:
+    return GPTNeoXConfig(
+        **_shape(c),
+        layer_norm_eps=c.eps,
+        use_parallel_residual=c.parallel_attn_mlp,
+        rope_parameters={**_rope(c), "partial_rotary_factor": c.rotary_dim / c.d_head},
+    )
+
+
+def _llama_config(c: Any) -> LlamaConfig:
+    return LlamaConfig(**_shape(c), **_grouped(c), rope_parameters=_rope(c))
+
+
+def _mistral_config(c: Any) -> MistralConfig:
+    window = c.window_size if c.use_local_attn else None
+    return MistralConfig(**_shape(c), **_grouped(c), rope_parameters=_rope(c), sliding_window=window)
+
+
+def _qwen2_config(c: Any) -> Qwen2Config:
+    if not c.use_local_attn:
+        return Qwen2Config(**_shape(c), **_grouped(c), rope_parameters=_rope(c))
+    kinds = ["sliding_attention" if kind == "local" else "full_attention" for kind in c.attn_types]
+    return Qwen2Config(
+        **_shape(c),
+        **_grouped(c),
+        rope_parameters=_rope(c),
+        use_sliding_window=True,
+        sliding_window=c.window_size,
+        layer_types=kinds,
+    )
+
+
+def _shape(c: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": c.d_vocab,
+        "hidden_size": c.d_model,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "intermediate_size": c.d_mlp,
+        "max_position_embeddings": c.n_ctx,
+        "hidden_act": c.act_fn,
+    }
+
+
+def _grouped(c: Any) -> dict[str, Any]:
+    return {"num_key_value_heads": c.n_key_value_heads or c.n_heads, "head_dim": c.d_head, "rms_norm_eps": c.eps}
+
+
+def _rope(c: Any) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(c.rotary_base)}
+    if c.use_NTK_by_parts_rope:
+        return {
+            **rope,
+            "rope_type": "llama3",
+            "factor": c.NTK_by_parts_factor,
+            "low_freq_factor": c.NTK_by_parts_low_freq_factor,
+            "high_freq_factor": c.NTK_by_parts_high_freq_factor,
+            "original_max_position_embeddings": c.NTK_original_ctx_len,
+        }
+    factor = getattr(c, "rotary_scaling_factor", None) or 1.0
+    return {**rope, "rope_type": "linear", "factor": factor} if factor != 1.0 else rope
+
+
+def _gpt2_layout(w: State, c: Any) -> State:
+    state = {
+        "transformer.wte.weight": w["embed.W_E"],
+        "transformer.wpe.weight": w["pos_embed.W_pos"],
+        "transformer.ln_f.weight": w["ln_final.w"],
+        "transformer.ln_f.bias": w["ln_final.b"],
+        "lm_head.weight": w["unembed.W_U"].T,
+    }
+    for layer in range(c.n_layers):
+        ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
+        fused = [rearrange(w[f"{ours}.attn.W_{x}"], "n m h -> m (n h)") for x in "QKV"]
+        state |= {
+            f"{theirs}.ln_1.weight": w[f"{ours}.ln1.w"],
+            f"{theirs}.ln_1.bias": w[f"{ours}.ln1.b"],
+            f"{theirs}.ln_2.weight": w[f"{ours}.ln2.w"],
+            f"{theirs}.ln_2.bias": w[f"{ours}.ln2.b"],
+            f"{theirs}.attn.c_attn.weight": torch.cat(fused, dim=1),
+            f"{theirs}.attn.c_attn.bias": torch.cat([w[f"{ours}.attn.b_{x}"].flatten() for x in "QKV"]),
+            f"{theirs}.attn.c_proj.weight": rearrange(w[f"{ours}.attn.W_O"], "n h m -> (n h) m"),
+            f"{theirs}.attn.c_proj.bias": w[f"{ours}.attn.b_O"],
+            f"{theirs}.mlp.c_fc.weight": w[f"{ours}.mlp.W_in"],
+            f"{theirs}.mlp.c_fc.bias": w[f"{ours}.mlp.b_in"],
+            f"{theirs}.mlp.c_proj.weight": w[f"{ours}.mlp.W_out"],
+            f"{theirs}.mlp.c_proj.bias": w[f"{ours}.mlp.b_out"],
+        }
+    return state
+
+
+def _neox_layout(w: State, c: Any) -> State:
+    state = {
+        "gpt_neox.embed_in.weight": w["embed.W_E"],
+        "gpt_neox.final_layer_norm.weight": w["ln_final.w"],
+        "gpt_neox.final_layer_norm.bias": w["ln_final.b"],
+        "lm_head.weight": w["unembed.W_U"].T,
+    }
+    for layer in range(c.n_layers):
+        ours, theirs = f"blocks.{layer}", f"gpt_neox.layers.{layer}"
+        # The fused rows go head by head, and within a head query, key, value.
+        fused = rearrange([w[f"{ours}.attn.W_{x}"] for x in "QKV"], "qkv n m h -> (n qkv h) m")
+        biases = rearrange([w[f"{ours}.attn.b_{x}"] for x in "QKV"], "qkv n h -> (n qkv h)")
+        state |= {
+            f"{theirs}.input_layernorm.weight": w[f"{ours}.ln1.w"],
+            f"{theirs}.input_layernorm.bias": w[f"{ours}.ln1.b"],
+            f"{theirs}.post_attention_layernorm.weight": w[f"{ours}.ln2.w"],
+            f"{theirs}.post_attention_layernorm.bias": w[f"{ours}.ln2.b"],
+            f"{theirs}.attention.query_key_value.weight": fused,
+            f"{theirs}.attention.query_key_value.bias": biases,
+            f"{theirs}.attention.dense.weight": rearrange(w[f"{ours}.attn.W_O"], "n h m -> m (n h)"),
+            f"{theirs}.attention.dense.bias": w[f"{ours}.attn.b_O"],
+            f"{theirs}.mlp.dense_h_to_4h.weight": w[f"{ours}.mlp.W_in"].T,
+            f"{theirs}.mlp.dense_h_to_4h.bias": w[f"{ours}.mlp.b_in"],
+            f"{theirs}.mlp.dense_4h_to_h.weight": w[f"{ours}.mlp.W_out"].T,
+            f"{theirs}.mlp.dense_4h_to_h.bias": w[f"{ours}.mlp.b_out"],
+        }
+    return state
+
+
+def _llama_layout(w: State, c: Any, biases: bool = False) -> State:
+    state = {
+        "model.embed_tokens.weight": w["embed.W_E"],
+        "model.norm.weight": w["ln_final.w"],
+        "lm_head.weight": w["unembed.W_U"].T,
+    }
+    shared = "_" if c.n_key_value_heads else ""
+    for layer in range(c.n_layers):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        state |= {
+            f"{theirs}.input_layernorm.weight": w[f"{ours}.ln1.w"],
+            f"{theirs}.post_attention_layernorm.weight": w[f"{ours}.ln2.w"],
+            f"{theirs}.self_attn.o_proj.weight": rearrange(w[f"{ours}.attn.W_O"], "n h m -> m (n h)"),
+            f"{theirs}.mlp.gate_proj.weight": w[f"{ours}.mlp.W_gate"].T,
+            f"{theirs}.mlp.up_proj.weight": w[f"{ours}.mlp.W_in"].T,
+            f"{theirs}.mlp.down_proj.weight": w[f"{ours}.mlp.W_out"].T,
+        }
+        for name, mark in (("q", ""), ("k", shared), ("v", shared)):
+            matrix = w[f"{ours}.attn.{mark}W_{name.upper()}"]
+            state[f"{theirs}.self_attn.{name}_proj.weight"] = rearrange(matrix, "n m h -> (n h) m")
+            if biases:
+                state[f"{theirs}.self_attn.{name}_proj.bias"] = w[f"{ours}.attn.{mark}b_{name.upper()}"].flatten()
+    return state
+
+
+def _qwen2_layout(w: State, c: Any) -> State:
+    return _llama_layout(w, c, biases=True)
+
+
+_CONFIGS: dict[str, Callable[[Any], Any]] = {
+    "GPT2LMHeadModel": _gpt2_config,
+    "GPTNeoXForCausalLM": _neox_config,
+    "LlamaForCausalLM": _llama_config,
+    "MistralForCausalLM": _mistral_config,
+    "Qwen2ForCausalLM": _qwen2_config,
+}
+_LAYOUTS: dict[str, Callable[[State, Any], State]] = {
+    "GPT2LMHeadModel": _gpt2_layout,
+    "GPTNeoXForCausalLM": _neox_layout,
+    "LlamaForCausalLM": _llama_layout,
+    "MistralForCausalLM": _llama_layout,
+    "Qwen2ForCausalLM": _qwen2_layout,
+}
+
+
+_WRAP = "._original_component"
+
+
+def _from_bridge(model: Any) -> tuple[Any, State]:
+    """The bridge's own architecture, with the weights that it reads.
+
+    Inside a bridge each Hugging Face module stands wrapped, so its name holds `_original_component`. A fused
+    query-key-value matrix stays there unread; what is read, and trained, are its three parts.
+    """
+    hf = model.original_model
+    config = AutoConfig.for_model(**hf.config.to_dict())
+    held: State = {}
+    for name, tensor in hf.state_dict().items():
+        held.setdefault(name.replace(_WRAP, ""), tensor.detach().cpu())
+    with torch.device("meta"):
+        expected = AutoModelForCausalLM.from_config(config).state_dict()
+    bias = held.get("lm_head.bias")
+    if bias is not None and "lm_head.bias" not in expected and bias.count_nonzero():
+        raise InputError(f"the unembedding bias is not zero, and {type(hf).__name__} has no place for it")
+    parts = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    state = {}
+    for name, like in expected.items():
+        fused = _fused(name, parts, model.cfg)
+        tensor = held.get(name) if fused is None else fused
+        if tensor is None or tensor.shape != like.shape:
+            raise InputError(f"a bridged {config.model_type} cannot be exported: {name} is not found in it")
+        state[name] = tensor.contiguous().clone()
+    return config, state
+
+
+def _fused(name: str, parts: State, c: Any) -> Tensor | None:
+    """The fused query-key-value weight or bias of GPT-2 and GPT-NeoX from its parts; None for every other name."""
+    module, kind = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1]
+    if not module.endswith((".c_attn", ".query_key_value")):
+        return None
+    layer = next(piece for piece in module.split(".") if piece.isdigit())
+    three = [parts[f"blocks.{layer}.attn.{x}.{kind}"] for x in "qkv"]
+    if module.endswith(".c_attn"):
+        return torch.cat([t.T for t in three], dim=1) if kind == "weight" else torch.cat(three)
+    return rearrange(three, "qkv (n h) ... -> (n qkv h) ...", n=c.n_heads)
