@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.attribution import attribute
+from unpact_lens.comparison.activations import activation_changes
 from unpact_lens.comparison.compatible import require_comparable
 from unpact_lens.comparison.result import ModelDiff
+from unpact_lens.comparison.shapley import split_heads
 from unpact_lens.comparison.weights import weight_changes
 from unpact_lens.decomposition.capture import Run
 from unpact_lens.decomposition.views import decompositions
@@ -26,6 +28,8 @@ def diff(
     *,
     contributions: bool = True,
     weights: bool = True,
+    split: bool = False,
+    activations: bool = False,
     chat: bool = False,
     prefill: Text = "",
 ) -> ModelDiff:
@@ -41,6 +45,8 @@ def diff(
         answer: text, leading space included, or ids.
         contributions: also attribute the answer to the prompt's tokens under each model, by leave-one-out.
         weights: also compare all weights, matrix by matrix.
+        split: also split each head's Δ between pattern, input, OV and readout.
+        activations: also compare all activations of the residual stream and its parts, and next-token distributions.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
@@ -73,6 +79,8 @@ def diff(
         contributions_before=attributions[0],
         contributions_after=attributions[1],
         weights=weight_changes(before, after) if weights else None,
+        split=split_heads(before, after, prompt, answer, **asked) if split else None,
+        activations=activation_changes(before, after, prompt, answer, **asked) if activations else None,
         notes=components_before.notes,
         settings=components_before.settings,
     )

@@ -54,6 +54,96 @@ class WeightChanges(Result):
 
 
 @dataclass(frozen=True, eq=False)
+class HeadSplit(Result):
+    """Why each head's part in the answer's logit changed: four players, whose shares sum to its Δ exactly.
+
+    Attributes:
+        values: `[player, layer, head, T]`, logits: each player's Shapley value.
+        players: `"pattern"` (where the head looks), `"input"` (the normed residual stream it reads its values from),
+            `"ov"` (`W_V`, `b_V`, `W_O`), `"readout"` (final norm, unembedding, and a norm behind the attention).
+        before: `[layer, head, T]`, what each head adds to the logit before.
+        after: the same after.
+        pattern_parts: `[2, layer, head, T]`, where asked for: the pattern's share split into `"qk_weights"` and
+            `"qk_input"` (what queries and keys are made from); they sum to it.
+        labels: layers, heads, answer tokens.
+        prompt: the prompt, as text.
+        answer: the answer, as text.
+    """
+
+    values: Float[Tensor, "player layer head answer"]
+    players: tuple[str, ...]
+    before: Float[Tensor, "layer head answer"]
+    after: Float[Tensor, "layer head answer"]
+    pattern_parts: Float[Tensor, "2 layer head answer"] | None
+    labels: tuple[tuple[str, ...], ...]
+    prompt: str
+    answer: str
+
+    @property
+    def delta(self) -> Float[Tensor, "layer head answer"]:
+        """Δ of each head, logits: the sum of `values` over the players."""
+        return self.after - self.before
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each head, mean over the answer tokens; one column for each player. Logits."""
+        mean = self.values.mean(-1)
+        rows = list(product(*self.labels[:2]))
+        frame = pd.DataFrame({"layer": [l for l, _ in rows], "head": [h for _, h in rows]})
+        for k, player in enumerate(self.players):
+            frame[player] = mean[k].flatten().tolist()
+        if self.pattern_parts is not None:
+            for part, share in zip(("qk_weights", "qk_input"), self.pattern_parts.mean(-1), strict=True):
+                frame[part] = share.flatten().tolist()
+        frame["delta"] = self.delta.mean(-1).flatten().tolist()
+        return frame
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationChanges(Result):
+    """How far the activations of two models are apart, hook by hook and position by position.
+
+    Attributes:
+        hooks: the hook names.
+        tokens: the S input tokens.
+        norm_before: `[hook, S]`, length of the activation before.
+        norm_delta: `[hook, S]`, length of Δ.
+        cosine: `[hook, S]`, cosine of before and after; 1 where they are equal, NaN where one is zero.
+        cka: `[hook]`, linear CKA over the positions: 1 where the two agree up to rotation and scale; NaN where one is
+            the same at every position.
+        kl: `[S]`, KL(before ‖ after) of the next-token distributions, nats.
+        prompt: the prompt, as text.
+        answer: the answer, as text.
+    """
+
+    hooks: tuple[str, ...]
+    tokens: tuple[str, ...]
+    norm_before: Float[Tensor, "hook source"]
+    norm_delta: Float[Tensor, "hook source"]
+    cosine: Float[Tensor, "hook source"]
+    cka: Float[Tensor, " hook"]
+    kl: Float[Tensor, " source"]
+    prompt: str
+    answer: str
+
+    @property
+    def relative(self) -> Float[Tensor, "hook source"]:
+        """Length of Δ over the length before; NaN where both are zero."""
+        return self.norm_delta / self.norm_before
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each hook: CKA, and means over the positions."""
+        return pd.DataFrame(
+            {
+                "hook": self.hooks,
+                "norm_before": self.norm_before.mean(1).tolist(),
+                "norm_delta": self.norm_delta.mean(1).tolist(),
+                "cosine": self.cosine.nanmean(1).tolist(),
+                "cka": self.cka.tolist(),
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class ModelDiff(Result):
     """One question answered by two models: Δ = after − before of all that `diff` computes.
 
@@ -78,6 +168,8 @@ class ModelDiff(Result):
         contributions_before: leave-one-out contributions of the prompt tokens; None where they were not asked for.
         contributions_after: the same after.
         weights: one row for each matrix: how much it changed; see `weight_changes`. None where not asked for.
+        split: why each head changed; see `split_heads`. None where not asked for.
+        activations: how far the activations are apart; see `activation_changes`. None where not asked for.
         notes: what a reader must know.
         settings: whatever else was in force.
     """
@@ -99,6 +191,8 @@ class ModelDiff(Result):
     contributions_before: Attribution | None = None
     contributions_after: Attribution | None = None
     weights: WeightChanges | None = None
+    split: HeadSplit | None = None
+    activations: ActivationChanges | None = None
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,136 @@
+"""Put back some of the old weights: which matrix, or which layer, holds what was lost?"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.result import PatchingMap
+from unpact_lens.decomposition.target import text_of
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.checkpoint import clone, named_weights
+from unpact_lens.models.tokens import Text, encode, token_strings
+from unpact_lens.scoring import score_rows
+
+UNITS = ("matrix", "layer")
+TIED = ("embed.W_E", "unembed.W_U")
+"""Where a tied `HookedTransformer` keeps its one embedding twice: they are grafted together."""
+
+
+def graft(recipient: Any, donor: Any, weights: str | Sequence[str]) -> Any:
+    """A copy of one model with some weights of another.
+
+    Args:
+        recipient: a hooked model; it is not changed.
+        donor: one of the same shape.
+        weights: names, or patterns such as `"blocks.1.*"`; a tied embedding goes with its unembedding.
+
+    Raises:
+        InputError: if the models are not comparable, or a pattern matches no weight.
+    """
+    require_comparable(recipient, donor)
+    names = matching(recipient, [weights] if isinstance(weights, str) else weights)
+    copy = clone(recipient)
+    _put(copy, named_weights(donor), names)
+    return copy
+
+
+def matching(model: Any, patterns: Sequence[str]) -> list[str]:
+    """Names of the weights that the patterns match, each once; both of a tied pair where one is matched.
+
+    Raises:
+        InputError: if a pattern matches none; the message offers the nearest names.
+    """
+    known = list(named_weights(model))
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        hits = fnmatch.filter(known, pattern)
+        if not hits:
+            raise InputError(f"no weight matches {pattern!r}; {nearest(pattern, known)}")
+        found.update(dict.fromkeys(hits))
+    if getattr(model, "tied_embeddings", False) and any(name in found for name in TIED):
+        found.update(dict.fromkeys(name for name in TIED if name in known))
+    return list(found)
+
+
+def graft_map(
+    before: Any,
+    after: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    unit: str = "matrix",
+    direction: str = "before_into_after",
+    chat: bool = False,
+    prefill: Text = "",
+) -> PatchingMap:
+    """Score the answer with one matrix, or one layer, of the other model's weights at a time.
+
+    Args:
+        before: a hooked causal model.
+        after: one of the same shape, vocabulary and tokenizer.
+        prompt: text or ids.
+        answer: text, leading space included, or ids.
+        unit: `"matrix"`: each weight of each block alone, layer × weight; `"layer"`: embedding, each block whole, and
+            what stands behind the last.
+        direction: which model's weights go into which.
+        chat: wrap the prompt in the tokenizer's chat template.
+        prefill: the opening of the answer, given to the model and not scored.
+
+    Raises:
+        InputError: if an option is unknown, or the models are not comparable.
+    """
+    if unit not in UNITS:
+        raise InputError(f"unit={unit!r}; {nearest(str(unit), UNITS)}")
+    if direction not in ("before_into_after", "after_into_before"):
+        raise InputError(f"direction={direction!r}; known are 'before_into_after' and 'after_into_before'")
+    require_comparable(before, after)
+    donor, recipient = (before, after) if direction == "before_into_after" else (after, before)
+    example = encode(before, prompt, answer, chat=chat, prefill=prefill)
+    cells, labels = _cells(before, unit)
+    copy, given = clone(recipient), named_weights(donor)
+    own = {name: weight.clone() for name, weight in named_weights(recipient).items()}
+    found = []
+    for names in cells:
+        _put(copy, given, names)
+        found.append(score_rows(copy, [example])[0].mean())
+        _put(copy, own, names)
+    return PatchingMap(
+        log_prob=torch.stack(found).reshape(len(labels[0]), len(labels[1])),
+        labels=labels,
+        baseline=float(score_rows(recipient, [example])[0].mean()),
+        donor=float(score_rows(donor, [example])[0].mean()),
+        what=f"weights by {unit}",
+        direction=direction,
+        prompt=text_of(before, prompt),
+        answer=text_of(before, answer),
+        tokens=token_strings(before, example.ids[:-1]),
+    )
+
+
+def _cells(model: Any, unit: str) -> tuple[list[list[str]], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Names of the weights of each cell, row by row, and the labels of rows and columns."""
+    known = list(named_weights(model))
+    layers = [f"blocks.{layer}." for layer in range(model.cfg.n_layers)]
+    blocks = tuple(f"L{layer}" for layer in range(model.cfg.n_layers))
+    if unit == "matrix":
+        kinds = tuple(dict.fromkeys(n.removeprefix(layer) for layer in layers for n in known if n.startswith(layer)))
+        return [[n for n in known if n == layer + kind] for layer in layers for kind in kinds], (blocks, kinds)
+    tied = TIED if getattr(model, "tied_embeddings", False) else ()
+    front = [n for n in known if n in tied or n.startswith(("embed", "pos_embed"))]
+    inside = [[n for n in known if n.startswith(layer)] for layer in layers]
+    behind = [n for n in known if n not in front and not any(n in names for names in inside)]
+    return [front, *inside, behind], (("embedding", *blocks, "readout"), ("weights",))
+
+
+def _put(model: Any, weights: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Overwrite the named weights of a model."""
+    own = named_weights(model)
+    with torch.no_grad():
+        for name in names:
+            own[name].copy_(weights[name])
