@@ -147,6 +147,8 @@ def attribute_many(
         encoded = encode(model, prompt, answer, chat=chat, prefill=opening)
         examples.append(make_example(model, encoded, prompt, answer, units=units, attribute_bos=attribute_bos))
         targets.append(resolve(model, wanted, encoded.answer, foil))
+        if entry.deletion == "ids":
+            examples[-1].require_context()
     results: list[Attribution] = []
     with _bar(len(examples), progress, f"{method} attribution") as advance:
         for window in batches_of(range(len(examples)), WINDOW):

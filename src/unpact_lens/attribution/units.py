@@ -62,6 +62,16 @@ class Example:
             )
         return left
 
+    def require_context(self) -> None:
+        """Refuse an example in which removing some unit leaves nothing before the answer.
+
+        Raises:
+            InputError: naming the unit.
+        """
+        for u, members in enumerate(self.members):
+            if len(members) == len(self.encoded.context):
+                self.without([u])
+
     def positions(self, unit: int) -> tuple[int, ...]:
         """Where the unit's tokens stand in the model's input."""
         offset = len(self.encoded.head)
