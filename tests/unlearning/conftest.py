@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from tests.conftest import tiny
 from unpact_lens.data.qa import QA
 from unpact_lens.models.checkpoint import clone
+from unpact_lens.unlearning.catalogue import retain_nll
 from unpact_lens.unlearning.checks import Checks
 from unpact_lens.unlearning.examples import draw_order, examples
-from unpact_lens.unlearning.methods import retain_nll
 from unpact_lens.unlearning.result import StopRule
 from unpact_lens.unlearning.settings import Settings
 from unpact_lens.unlearning.trainer import Term, train

@@ -17,6 +17,7 @@ from unpact_lens.unlearning.arithmetic import set_negated, smallest_coefficient,
 
 QUICK = {"lr": 1e-3, "steps": 60, "check_every": 2, "progress": False}
 NAMES = tuple(methods().name)
+DEMO = ("ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "task_vector")
 
 
 def share_known(model, items):
@@ -24,8 +25,8 @@ def share_known(model, items):
     return sum(q.fact in a.split() for a, q in zip(answers, items, strict=True)) / len(items)
 
 
-@pytest.mark.parametrize("method", NAMES)
-def test_every_method_stops_at_the_forgetting_level(learned, facts, method):
+@pytest.mark.parametrize("method", DEMO)
+def test_methods_stop_at_the_forgetting_level(learned, facts, method):
     forget, retain = facts
     assert share_known(learned, forget) == 1
     u = unlearn(learned, forget, retain, method=method, stop_at=0.2, **QUICK)

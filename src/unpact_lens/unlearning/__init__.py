@@ -1,5 +1,6 @@
 """Making a model forget: pure losses, a registry of methods, and one loop that trains them all."""
 
+from unpact_lens.unlearning import catalogue as catalogue
 from unpact_lens.unlearning.methods import METHODS, Method, methods
 from unpact_lens.unlearning.result import History, StopRule, Unlearned
 from unpact_lens.unlearning.run import unlearn

@@ -50,6 +50,14 @@ def examples(model: Any, source: Source, settings: Settings, what: str) -> list[
     return rows
 
 
+def owners(source: Source, settings: Settings) -> list[int]:
+    """For each row that `examples` makes of questions, the index of its question; empty for raw text."""
+    if isinstance(source, Corpus):
+        return []
+    every = settings.phrasings == "all"
+    return [i for i, qa in enumerate(source) for _ in range(1 + len(qa.paraphrases) * every)]
+
+
 def chunks(model: Any, corpus: Corpus, what: str) -> list[Encoded]:
     """Raw text cut into pieces as long as the model's context; every token but the first of a piece is scored.
 

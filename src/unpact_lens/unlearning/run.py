@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
-from unpact_lens.data.qa import Benchmark, Corpus
+from unpact_lens.data.qa import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.results import versions
+from unpact_lens.unlearning.adapters import Adapters
 from unpact_lens.unlearning.arithmetic import set_negated, smallest_coefficient, task_vector
-from unpact_lens.unlearning.checks import Checks, FactsKnown, Score
-from unpact_lens.unlearning.examples import Source, check_overlap, draw_order, examples
-from unpact_lens.unlearning.methods import METHODS, Method
+from unpact_lens.unlearning.checks import Checks, FactsKnown, Score, Tracker
+from unpact_lens.unlearning.examples import Source, check_overlap, draw_order, examples, owners
+from unpact_lens.unlearning.methods import METHODS, Method, find
+from unpact_lens.unlearning.preparation import Job
 from unpact_lens.unlearning.result import History, StopRule, Unlearned
+from unpact_lens.unlearning.resume import Checkpoints, fingerprint
 from unpact_lens.unlearning.settings import Settings, split
 from unpact_lens.unlearning.trainer import Run, Term, train, trainable
 from unpact_lens.unlearning.views import Examples
@@ -36,6 +40,10 @@ def unlearn(
     stop_at: StopRule | float | None = None,
     forget_score: Score | None = None,
     retain_score: Score | None = None,
+    track: Sequence[QA] = (),
+    track_every: int = 10,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 50,
     progress: bool = True,
     **settings: Any,
 ) -> Unlearned:
@@ -45,13 +53,19 @@ def unlearn(
         model: a hooked causal model; it is not changed.
         forget: questions, raw text, or a benchmark (which also gives the retain set, chat template and prefill).
         retain: what is to be kept; methods without a retain term use it for a retain floor only.
-        method: a name of `methods()`.
-        seed: decides the order of the data; the same seed gives bitwise the same weights on one CPU.
+        method: a name of `methods()`; `lora_` before it trains low-rank adapters and merges them.
+        seed: decides the order of the data and all else that is random; the same seed gives bitwise the same weights
+            on one CPU.
         stop_at: a forgetting level (share of forget facts still known) or a `StopRule`; None uses the step budget up.
             A task vector takes the smallest coefficient that reaches the level.
         forget_score: how known the forget set is, from a model to a share. Default: the share of facts known before
             that greedy answers still contain.
         retain_score: the same for the retain set; used with a retain floor.
+        track: facts whose contributions are attributed while training goes on (`history.trajectory`).
+        track_every: steps between two such looks.
+        checkpoint: a directory for the run's state; if the run was killed, the same call goes on from there and ends
+            with the same weights.
+        checkpoint_every: steps between two states.
         progress: show a progress bar on stderr, where that is a terminal.
         **settings: of `Settings`, or the method's own.
 
@@ -60,35 +74,52 @@ def unlearn(
 
     Raises:
         InputError: for an unknown method or setting, an empty forget set, a missing retain set, a forget set that is
-            part of the retain set, an example longer than the context, or modules that do not exist.
+            part of the retain set, an example longer than the context, modules that do not exist, or a checkpoint of
+            another run.
     """
-    chosen = METHODS[method]
+    chosen = find(method)
     if isinstance(forget, Benchmark):
-        settings = {"chat": forget.chat, "prefill": forget.prefill, "max_new_tokens": forget.max_new_tokens, **settings}
+        settings = {**_asked_as(forget, chosen), **settings}
         retain = forget.retain if retain is None else retain
         forget = forget.forget
     config, options = split(settings, chosen.defaults, chosen.options)
     rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
-    if chosen.retain is not None and not (retain and (not isinstance(retain, Corpus) or retain.texts)):
-        raise InputError(f"method {method!r} needs a retain set; give retain=, or use {method.rsplit('_', 1)[0]!r}")
-    forget_rows = Examples(examples(model, forget, config, "forget"), model)
+    if chosen.retain is not None and not (retain.texts if isinstance(retain, Corpus) else retain):
+        without = method.rsplit("_", 1)[0]
+        raise InputError(
+            f"method {method!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
+        )
+    trainable(model, config.modules)
+    data = Examples(examples(model, forget, config, "forget"), model, owners(forget, config))
+    kept = Examples(examples(model, retain, config, "retain"), model) if chosen.retain and retain else None
     if retain:
         check_overlap(forget, retain)
-    trainable(model, config.modules)
+    scores = _scores(rule, model, forget, retain, forget_score, retain_score, config)
 
-    steps = config.steps or config.epochs * -(-len(forget_rows) // config.batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    terms = [_forget_term(chosen, forget_rows, config, options, steps, generator)]
-    if chosen.retain is not None and retain is not None:
-        retain_rows = Examples(examples(model, retain, config, "retain"), model)
-        order = draw_order(len(retain_rows), steps, config.batch_size, generator)
-        terms.append(Term("retain", chosen.retain, "token", config.alpha, retain_rows, order))
-    checks = Checks(rule, _scores(rule, model, forget, retain, forget_score, retain_score, config), config.check_every)
+    job = Job(model, forget, config, options, seed, data)
+    if chosen.prepare is not None:
+        chosen.prepare(job)
+    config, options = job.settings, job.options
+    steps = config.steps or config.epochs * -(-len(job.data) // config.batch_size)
+    terms = _terms(chosen, job, kept, steps)
+    described = {
+        **dataclasses.asdict(config),
+        **_described(options),
+        "steps": steps,
+        "stop_at": dataclasses.asdict(rule),
+    }
+    before = model_hash(model)
+    folder = None if checkpoint is None else Path(checkpoint)
+    tracker = Tracker(track, track_every, config, folder and folder / "trajectory") if track else None
+    saved = None
+    if folder is not None:
+        saved = Checkpoints(folder, checkpoint_every, _fingerprint(described, method, seed, before, terms))
 
     after = clone(model)
-    carry_out = _task_vector if chosen.kind == "arithmetic" else _train
     with _Bar(f"unlearning by {method}", steps, progress) as bar:
-        run = carry_out(model, after, terms, config, options, checks, bar)
+        carry_out = _task_vector if chosen.kind == "arithmetic" else _train
+        checks = Checks(rule, scores, config.check_every, tracker)
+        run = carry_out(Plan(chosen, model, after, terms, config, options, seed, checks, saved, bar))
     scored = [row["forget_score"] for row in run.rows if "forget_score" in row]
     return Unlearned(
         model=after,
@@ -96,31 +127,63 @@ def unlearn(
             rows=tuple(run.rows),
             forget_order=terms[0].order,
             retain_order=terms[1].order if len(terms) > 1 else None,
+            trajectory=tracker.taken if tracker else {},
         ),
-        config={
-            **dataclasses.asdict(config),
-            **options,
-            "steps": steps,
-            "stop_at": dataclasses.asdict(rule),
-        },
+        config=described,
         method=method,
         seed=seed,
         stopped=run.stopped,
         forget_score=scored[-1] if scored else None,
-        hash_before=model_hash(model),
+        hash_before=before,
         versions=versions(),
         threads=torch.get_num_threads(),
     )
 
 
-def _forget_term(
-    method: Method, rows: Examples, config: Settings, options: Mapping[str, Any], steps: int, generator: torch.Generator
-) -> Term:
-    """The forget term; a loss that sums over an answer is divided by the mean answer length."""
+@dataclass(frozen=True)
+class Plan:
+    """All that carrying out a method needs."""
+
+    method: Method
+    before: Any
+    after: Any
+    terms: Sequence[Term]
+    settings: Settings
+    options: Mapping[str, Any]
+    seed: int
+    checks: Checks
+    checkpoints: Checkpoints | None
+    on_step: Callable[[int, Mapping[str, float | int]], None]
+
+
+def _asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
+    """Settings that a benchmark brings."""
+    asked = {"chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": bench.max_new_tokens}
+    return asked | ({"refusals": bench.refusals} if bench.refusals and "refusals" in method.options else {})
+
+
+def _terms(method: Method, job: Job, kept: Examples | None, steps: int) -> list[Term]:
+    """The objective with its data order; a loss that sums over an answer is divided by the mean answer length."""
     assert method.forget is not None
-    scale = 1 / rows.mean_answer_length if method.sums and options["length_scale"] else 1.0
-    order: Int[Tensor, "step batch"] = draw_order(len(rows), steps, config.batch_size, generator)
-    return Term("forget", method.forget, method.per, config.gamma * scale, rows, order)
+    generator = torch.Generator().manual_seed(job.seed)
+    batch = job.settings.batch_size
+    scale = 1 / job.data.mean_answer_length if method.sums and job.options["length_scale"] else 1.0
+    order = draw_order(len(job.data), steps, batch, generator)
+    terms = [Term("forget", method.forget, method.per, job.settings.gamma * scale, job.data, order)]
+    if method.retain is not None and kept is not None:
+        order = draw_order(len(kept), steps, batch, generator)
+        terms.append(Term("retain", method.retain, "token", job.settings.alpha, kept, order))
+    return terms
+
+
+def _described(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's options as they are recorded."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+
+
+def _fingerprint(config: Mapping[str, Any], method: str, seed: int, before: str, terms: Sequence[Term]) -> str:
+    rows = [[r.ids for r in t.data.rows] for t in terms]
+    return fingerprint({**config, "method": method, "seed": seed, "before": before, "rows": rows})
 
 
 def _scores(
@@ -147,46 +210,44 @@ def _scores(
     return scores
 
 
-def _train(
-    before: Any,
-    after: Any,
-    terms: list[Term],
-    config: Settings,
-    options: Mapping[str, Any],
-    checks: Checks,
-    on_step: Callable[[int, Mapping[str, float | int]], None],
-) -> Run:
-    """Methods with a loss: train the copy."""
-    return train(after, terms, config, options, checks, on_step)
+def _train(plan: Plan) -> Run:
+    """Methods with a loss: train the copy, all of it or adapters on it."""
+    settings, rank = plan.settings, plan.settings.rank
+    adapters = None
+    if rank is not None:
+        adapters = Adapters(plan.after, settings.modules, rank, settings.lora_alpha, plan.seed)
+        settings = dataclasses.replace(settings, modules=None)
+    rule = plan.method.rule(plan.after, plan.options) if plan.method.rule else None
+    run = train(
+        plan.after, plan.terms, settings, plan.options, plan.checks,
+        rule=rule, checkpoints=plan.checkpoints, on_step=plan.on_step,
+    )  # fmt: skip
+    if adapters is not None:
+        adapters.merge()
+    return run
 
 
-def _task_vector(
-    before: Any,
-    after: Any,
-    terms: list[Term],
-    config: Settings,
-    options: Mapping[str, Any],
-    checks: Checks,
-    on_step: Callable[[int, Mapping[str, float | int]], None],
-) -> Run:
+def _task_vector(plan: Plan) -> Run:
     """Train the copy on the forget set, then give it the weights on the other side of the model before."""
-    run = train(after, terms, config, options, Checks(StopRule(), {}), on_step)
-    vector = task_vector(before, after)
+    run = _train(dataclasses.replace(plan, checks=Checks(StopRule(), {})))
+    after, checks, options = plan.after, plan.checks, plan.options
+    vector = task_vector(plan.before, after)
+    level = checks.rule.forget
 
-    def reaches(coefficient: float) -> bool:
-        set_negated(after, before, vector, coefficient)
-        taken = checks.take(after)
-        run.rows.append({"coefficient": coefficient, **taken})
-        return taken["forget_score"] <= (checks.rule.forget or 0.0)
+    def score(coefficient: float) -> dict[str, float]:
+        set_negated(after, plan.before, vector, coefficient)
+        run.rows.append({"coefficient": coefficient, **checks.take(after, 0, last=True)})
+        return run.rows[-1]
 
     coefficient = options["coefficient"]
-    if coefficient is None and checks.rule.forget is not None:
-        coefficient = smallest_coefficient(reaches, largest=options["max_coefficient"], tolerance=options["tolerance"])
+    if coefficient is None and level is not None:
+        coefficient = smallest_coefficient(
+            lambda a: score(a)["forget_score"] <= level,
+            largest=float(options["max_coefficient"]), tolerance=options["tolerance"],
+        )  # fmt: skip
         run.stopped = "forget level reached" if coefficient is not None else "no coefficient reaches the forget level"
         coefficient = options["max_coefficient"] if coefficient is None else coefficient
-    coefficient = 1.0 if coefficient is None else float(coefficient)
-    set_negated(after, before, vector, coefficient)
-    run.rows.append({"coefficient": coefficient, **checks.take(after)})
+    score(1.0 if coefficient is None else float(coefficient))
     return run
 
 

@@ -37,7 +37,12 @@ class Settings:
         prefill: what the answer starts with, given and not trained on; `{subject}` stands for the QA's subject.
         max_new_tokens: how long an answer may get when facts are checked by generation.
         check_every: optimiser steps between two looks of the stop rule.
-        modules: which parameters are trained: names or patterns such as `"blocks.*.mlp"`; None for all.
+        modules: which parameters are trained: names or patterns such as `"blocks.*.mlp"`; None for all. With a rank:
+            which matrices get an adapter; None for all of attention and MLPs.
+        rank: train low-rank adapters of this rank and merge them afterwards; None trains the weights themselves.
+        lora_alpha: what the adapters add is scaled by lora_alpha / rank.
+        precision: `"full"` computes in the weights' own type, `"bf16"` under autocast; weights keep their type.
+        recompute: gradient checkpointing: all blocks but the last are run again in the backward pass, to save memory.
     """
 
     lr: float = 1e-5
@@ -60,13 +65,19 @@ class Settings:
     max_new_tokens: int = 24
     check_every: int = 5
     modules: tuple[str, ...] | None = None
+    rank: int | None = None
+    lora_alpha: float = 16.0
+    precision: str = "full"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}")
         if self.phrasings not in ("headline", "all"):
             raise InputError(f"phrasings={self.phrasings!r}; use 'headline' or 'all'")
-        for name in ("steps", "epochs", "batch_size", "micro_batch", "max_new_tokens", "check_every"):
+        if self.precision not in ("full", "bf16"):
+            raise InputError(f"precision={self.precision!r}; use 'full' or 'bf16'")
+        for name in ("rank", "steps", "epochs", "batch_size", "micro_batch", "max_new_tokens", "check_every"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}; give a whole number of at least 1")

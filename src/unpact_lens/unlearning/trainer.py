@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -22,6 +22,8 @@ from torch.nn import Parameter
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import surface
 from unpact_lens.unlearning.checks import Checks
+from unpact_lens.unlearning.memory import economical
+from unpact_lens.unlearning.resume import Checkpoints
 from unpact_lens.unlearning.settings import Settings, schedule_factor
 from unpact_lens.unlearning.views import Examples, View
 
@@ -49,6 +51,14 @@ class Term:
     order: Int[Tensor, "step batch"]
 
 
+@runtime_checkable
+class GradientRule(Protocol):
+    """Edits the gradients of a step, after they are complete and before they are clipped."""
+
+    def edit(self, params: Mapping[str, Parameter]) -> None:
+        """Change `.grad` of some of the parameters in place."""
+
+
 @dataclass
 class Run:
     """How far a training run has come.
@@ -68,6 +78,9 @@ def train(
     settings: Settings,
     options: Mapping[str, Any],
     checks: Checks,
+    *,
+    rule: GradientRule | None = None,
+    checkpoints: Checkpoints | None = None,
     on_step: Callable[[int, Mapping[str, float | int]], None] = lambda step, row: None,
 ) -> Run:
     """Train `model` in place.
@@ -78,6 +91,8 @@ def train(
         settings: optimiser, schedule, micro-batches.
         options: of the method, handed to the losses.
         checks: what is scored on the way, and when to stop.
+        rule: what a method does to the gradients.
+        checkpoints: where the state is left, and taken up again if it is there.
         on_step: told of every step, e.g. to show progress.
 
     Returns:
@@ -98,14 +113,18 @@ def train(
     )
     last_good = [p.detach().clone() for p in params.values()]
 
-    if checks.due(0, steps):
-        run.rows.append({"step": 0, **checks.take(model)})
+    done = 0
+    if checkpoints is not None:
+        done, run.rows = checkpoints.load(params, last_good, optimiser)
+        tied.copy_weight()
+    if not done and checks.due(0, steps):
+        run.rows.append({"step": 0, **checks.take(model, 0)})
         if reason := checks.verdict(run.rows[-1]):
             run.stopped = reason
             return run
 
-    with only_these_train(model, params):
-        for step in range(steps):
+    with only_these_train(model, params), economical(model, settings):
+        for step in range(done, steps):
             row: dict[str, float | int] = {"step": step + 1}
             row["lr"] = settings.lr * schedule_factor(step, steps, settings.warmup, settings.schedule)
             for group in optimiser.param_groups:
@@ -116,6 +135,8 @@ def train(
                 row[term.name] = accumulate(model, term, step, options, settings.micro_batch)
             row["loss"] = sum(t.weight * row[t.name] for t in terms)
             tied.fold_gradient()
+            if rule is not None:
+                rule.edit(params)
             norm = torch.nn.utils.clip_grad_norm_(tied.distinct(params), settings.clip or float("inf"))
             row["grad_norm"] = float(norm)
 
@@ -128,17 +149,17 @@ def train(
             run.rows.append(row)
             on_step(step + 1, row)
 
-            due = checks.due(step + 1, steps)
-            if due or step + 1 == steps:
-                for term in terms:
-                    if not isfinite(value := peek(model, term, step, options)):
-                        run.stopped = restore(params, last_good, term.name, step + 1, value)
-                        return run
-            if due:
-                row.update(checks.take(model))
+            if checks.due(step + 1, steps):
+                values = {t.name: peek(model, t, step, options) for t in terms}
+                if broken := next((n for n, v in values.items() if not isfinite(v)), None):
+                    run.stopped = restore(params, last_good, broken, step + 1, values[broken])
+                    break
+                row.update(checks.take(model, step + 1, last=step + 1 == steps))
                 if reason := checks.verdict(row):
                     run.stopped = reason
                     break
+            if checkpoints is not None and ((step + 1) % checkpoints.every == 0 or step + 1 == steps):
+                checkpoints.save(step + 1, run.rows, params, last_good, optimiser)
     optimiser.zero_grad(set_to_none=True)
     return run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,15 +21,25 @@ class Examples:
     Args:
         rows: prompt and answer ids.
         before: the model before unlearning, never changed.
-        extra: one row of values for each example, as long as its answer, by name (e.g. token weights).
+        owners: which item of its source each row came from.
+
+    Attributes:
+        alternatives: the same prompts with other answers (refusals, in-domain ones), where a method needs them.
+        reinforced: a model trained further on these examples, where a method needs one.
+        weights: for each row, how much each answer token counts, where a method weighs them.
+        direction: of unit norm, in the residual stream, where a method steers to one.
     """
 
-    def __init__(
-        self, rows: Sequence[Encoded], before: Any, extra: Mapping[str, Sequence[Tensor]] | None = None
-    ) -> None:
+    alternatives: Examples | None = None
+    reinforced: Any = None
+    weights: list[Float[Tensor, " answer"]] | None = None
+    direction: Float[Tensor, " d_model"] | None = None
+
+    def __init__(self, rows: Sequence[Encoded], before: Any, owners: Sequence[int] = ()) -> None:
         self.rows = list(rows)
         self.before = before
-        self.extra = dict(extra or {})
+        self.owners = list(owners)
+        self._acts: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,6 +61,23 @@ class Examples:
         d_model numbers a token instead of d_vocab: they are unembedded again when needed.
         """
         return final_residuals(self.before, self.rows)
+
+    @cached_property
+    def reinforced_residuals(self) -> list[Float[Tensor, "answer d_model"]]:
+        """The same of the reinforced model."""
+        return final_residuals(self.reinforced, self.rows)
+
+    def acts(self, layer: int) -> list[Float[Tensor, "answer d_model"]]:
+        """Residual stream of the model before after block `layer`, at each position that predicts an answer token."""
+        if layer not in self._acts:
+            with torch.no_grad():
+                self._acts[layer] = [
+                    resid
+                    for start in range(0, len(self.rows), 32)
+                    for view in [View(self.before, self, range(start, min(start + 32, len(self.rows))))]
+                    for resid in _unpadded(view.acts(layer), view.rows)
+                ]
+        return self._acts[layer]
 
 
 def final_residuals(model: Any, rows: Sequence[Encoded]) -> list[Float[Tensor, "answer d_model"]]:
@@ -123,9 +150,38 @@ class View:
         with torch.no_grad():
             return surface.unembed(self.data.before, self._padded(self.data.residuals))
 
-    def extra(self, name: str) -> Float[Tensor, "batch pos"]:
-        """Values that came with the examples, e.g. token weights."""
-        return self._padded(self.data.extra[name])
+    @cached_property
+    def reinforced_logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits of the reinforced model."""
+        with torch.no_grad():
+            return surface.unembed(self.data.reinforced, self._padded(self.data.reinforced_residuals))
+
+    @cached_property
+    def alternative(self) -> View:
+        """The same prompts with the other answers."""
+        assert self.data.alternatives is not None
+        return View(self.model, self.data.alternatives, self.index)
+
+    @cached_property
+    def weights(self) -> Float[Tensor, "batch pos"]:
+        """How much each answer token counts."""
+        assert self.data.weights is not None
+        return self._padded(self.data.weights)
+
+    def acts(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
+        """Residual stream after block `layer`, with gradient; the blocks above are not run."""
+        taken: list[Tensor] = []
+
+        def take(resid: Tensor, hook: Any) -> None:
+            taken.append(resid)
+
+        hooks = [(f"blocks.{layer}.hook_resid_post", take)]
+        self.model.run_with_hooks(self.tokens, fwd_hooks=hooks, stop_at_layer=layer + 1)
+        return taken[0].gather(1, self.positions[..., None].expand(-1, -1, taken[0].shape[-1]))
+
+    def ref_acts(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
+        """The same of the model before."""
+        return self._padded(self.data.acts(layer))
 
     def _padded(self, rows: Sequence[Tensor]) -> Tensor:
         picked = [rows[i] for i in self.index]
@@ -133,3 +189,7 @@ class View:
         for b, values in enumerate(picked):
             out[b, : len(values)] = values.to(self.device)
         return out
+
+
+def _unpadded(values: Float[Tensor, "batch pos d"], rows: Sequence[Encoded]) -> list[Float[Tensor, "answer d"]]:
+    return [v[: len(r.answer)].clone() for v, r in zip(values, rows, strict=True)]

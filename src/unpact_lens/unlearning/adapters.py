@@ -1,0 +1,100 @@
+r"""Low-rank adapters: $W + \frac{\alpha}{r} A B$ with only A and B trained, merged back exactly.
+
+An adapter is a parametrisation of a weight (`torch.nn.utils.parametrize`), so it works on whatever the weight's module
+is: three-dimensional attention weights of a `HookedTransformer`, `Linear` and `Conv1D` modules behind a bridge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from unpact_lens.unlearning.trainer import trainable
+
+
+class LowRank(nn.Module):
+    """Adds a low-rank matrix to a weight.
+
+    A three-dimensional weight of attention counts as the matrix that the source model has: `[head, d_model, d_head]`
+    as `[d_model, head·d_head]`, `W_O` `[head, d_head, d_model]` as `[head·d_head, d_model]`.
+
+    Args:
+        weight: to be adapted.
+        rank: of what is added.
+        alpha: the sum is scaled by alpha / rank.
+        generator: draws A; B starts at 0, so the model starts unchanged.
+        heads_last: whether heads belong to the matrix's columns (queries, keys, values).
+    """
+
+    def __init__(
+        self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator, heads_last: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads_last, self.scale = heads_last and weight.ndim == 3, alpha / rank
+        rows, columns = self.matrix(weight).shape
+        draw = torch.randn(rows, rank, generator=generator) / rows**0.5
+        self.A = nn.Parameter(draw.to(weight.device, weight.dtype))
+        self.B = nn.Parameter(torch.zeros(rank, columns, dtype=weight.dtype, device=weight.device))
+
+    def matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
+        """The weight as a matrix."""
+        if self.heads_last:
+            return weight.movedim(0, 1).flatten(1)
+        return weight.flatten(0, weight.ndim - 2)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight with what the adapter adds."""
+        added = self.scale * self.A @ self.B
+        if self.heads_last:
+            heads, d_model, d_head = weight.shape
+            return weight + added.reshape(d_model, heads, d_head).movedim(1, 0)
+        return weight + added.reshape(weight.shape)
+
+
+class Adapters:
+    """Adapters on a model: attached on creation, merged by `merge`.
+
+    Args:
+        model: changed in place.
+        modules: names or patterns of weights; None for every matrix of attention and MLP.
+        rank: of each adapter.
+        alpha: scale, relative to the rank.
+        seed: of the initial values.
+    """
+
+    def __init__(self, model: Any, modules: Sequence[str] | None, rank: int, alpha: float, seed: int) -> None:
+        self.model = model
+        self.flags = {n: p.requires_grad for n, p in model.named_parameters()}
+        chosen = [n for n, p in trainable(model, modules).items() if _is_matrix(n, p, chosen=modules is not None)]
+        generator = torch.Generator().manual_seed(seed)
+        model.requires_grad_(False)
+        self.places = []
+        for name in chosen:
+            owner, leaf = name.rpartition(".")[::2]
+            module = model.get_submodule(owner)
+            heads_last = leaf.lstrip("_") in ("W_Q", "W_K", "W_V")
+            adapter = LowRank(getattr(module, leaf), rank, alpha, generator, heads_last)
+            parametrize.register_parametrization(module, leaf, adapter)
+            self.places.append((module, leaf, adapter))
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Every A and B."""
+        return (p for _, _, adapter in self.places for p in (adapter.A, adapter.B))
+
+    def merge(self) -> None:
+        """Write the sums into the weights and take the adapters off; the flags are as before."""
+        for module, leaf, _ in self.places:
+            parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(self.flags[name])
+
+
+def _is_matrix(name: str, weight: Tensor, *, chosen: bool) -> bool:
+    """Whether an adapter fits: a matrix in a block, or any that the user chose."""
+    leaf = name.rpartition(".")[2].lstrip("_")
+    return weight.ndim >= 2 and (leaf.startswith("W_") or leaf == "weight") and (chosen or name.startswith("blocks."))

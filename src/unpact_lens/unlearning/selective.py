@@ -1,0 +1,87 @@
+r"""Token-selective unlearning: penalise only the answer tokens whose probability depends on the KeyTokens.
+
+From each forget example's contribution matrix C (prompt token i, answer token k) before unlearning: the weight of an
+answer token is $w_k \propto \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$. What the KeyTokens do not decide (an answer's
+opening, its grammar) is not penalised but kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unpact_lens.attribution import TopK, attribute_many
+from unpact_lens.data.qa import Corpus
+from unpact_lens.errors import InputError
+from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.preparation import Job
+from unpact_lens.unlearning.views import View
+
+
+def token_weights(
+    per_answer_token: Float[Tensor, "prompt answer"], key: Float[Tensor, ...] | list[int]
+) -> Float[Tensor, " answer"]:
+    r"""$w_k = \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$, scaled to a mean of 1; all 0 where nothing depends on Key.
+
+    Args:
+        per_answer_token: contributions C, nats.
+        key: rows of C that are KeyTokens.
+    """
+    raw = per_answer_token[list(key)].sum(0).clamp(min=0)
+    mean = raw.mean()
+    return raw / mean if mean > 0 else raw
+
+
+def weigh_tokens(job: Job) -> None:
+    """Give every answer token of the forget set its weight, and every sequence one if `weigh_sequences`."""
+    if isinstance(job.forget, Corpus):
+        raise InputError(
+            "selective unlearning attributes answers to prompts, the forget set is raw text; give QA items"
+        )
+    every = job.settings.phrasings == "all"
+    items = [
+        dataclasses.replace(qa, prompt=prompt)
+        for qa in job.forget
+        for prompt in ((qa.prompt, *qa.paraphrases) if every else (qa.prompt,))
+    ]
+    found = attribute_many(job.before, items, chat=job.settings.chat, prefill=job.settings.prefill, progress=False)
+    rule = TopK(job.options["key_tokens"])
+    matrices = [a.per_answer_token for a in found]
+    keys = [list(a.key_tokens(rule).indices) for a in found]
+    weights = [token_weights(c, k) for c, k in zip(matrices, keys, strict=True)]
+    if job.options["weigh_sequences"]:
+        depends = torch.stack([c[k].sum(0).clamp(min=0).mean() for c, k in zip(matrices, keys, strict=True)])
+        weights = [w * (d / depends.mean()) for w, d in zip(weights, depends, strict=True)]
+    job.data.weights = [w.float() for w in weights]
+
+
+def rest_of(weights: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+    """How little each token depends on the KeyTokens: 1 where not at all, 0 for the one that depends most."""
+    return 1 - weights / weights.amax(-1, keepdim=True).clamp(min=1e-12)
+
+
+def selective_ascent(view: View, options: Mapping[str, Any]) -> Tensor:
+    """Ascent on what depends on the KeyTokens, likelihood of the rest."""
+    keep = options["keep_rest"]
+    penalty = losses.weighted_ascent(view.log_probs, view.weights, view.mask)
+    return penalty - keep * losses.weighted_ascent(view.log_probs, rest_of(view.weights), view.mask)
+
+
+def selective_npo(view: View, options: Mapping[str, Any]) -> Tensor:
+    """NPO on the weighted sequence sum, likelihood of the rest."""
+    w = view.weights
+    penalty = losses.npo(w * view.log_probs, w * view.ref_log_probs, view.mask, options["beta"])
+    return penalty - options["keep_rest"] * losses.sequence_sums(rest_of(w) * view.log_probs, view.mask).mean()
+
+
+def selective_simnpo(view: View, options: Mapping[str, Any]) -> Tensor:
+    """SimNPO on the weighted mean, likelihood of the rest."""
+    w, lengths = view.weights, view.mask.sum(-1)
+    penalty = losses.simnpo(w * view.log_probs, view.mask, options["beta"], options["delta"])
+    rest = losses.sequence_sums(rest_of(w) * view.log_probs, view.mask) / lengths
+    return penalty - options["keep_rest"] * rest.mean()
