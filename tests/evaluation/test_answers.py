@@ -4,7 +4,7 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from tests.evaluation.world import benchmark, trained
+from tests.evaluation.world import benchmark, trained, untrained
 from unpact_lens import scoring
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
@@ -83,7 +83,7 @@ def test_degenerate_text(text, broken):
 
 
 def test_fact_tokens_are_those_that_overlap_the_span():
-    model = trained()
+    model = untrained()
     qa = QA("?", " he lives in oslo .", fact_span=(13, 17))
     assert fact_tokens(model, qa) == (3, 4)
     assert fact_tokens(model, QA("?", " he lives in oslo .", fact_span=(4, 12))) == (1, 3)

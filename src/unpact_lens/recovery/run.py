@@ -23,7 +23,7 @@ from unpact_lens.data.qa import QA, Benchmark, check_unique_ids
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.recovery.controls import fillers_of
-from unpact_lens.recovery.emphasis import KeySource, check_templates, key_words
+from unpact_lens.recovery.emphasis import KEY_SOURCES, check_templates, key_words
 from unpact_lens.recovery.outcome import outcome_of
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.relearn import check_relearn, taught_facts
@@ -58,7 +58,7 @@ def recovery_plan(
     templates: Sequence[str] | None = None,
     headline: str = HEADLINE,
     rule: KeyRule = DEFAULT_RULE,
-    key_tokens: KeySource = "oracle",
+    key_tokens: str = "oracle",
     probes: Sequence[str] = PROBES,
     relearn: Mapping[str, Any] | None = None,
     min_before: float = MIN_BEFORE,
@@ -99,6 +99,10 @@ def recovery_plan(
         raise InputError(f"benchmark {bench.name!r} has no forget facts to recover")
     check_unique_ids(items)
     share, teaching = check_relearn(relearn or {})
+    if key_tokens not in KEY_SOURCES:
+        raise InputError(f"key_tokens={key_tokens!r}; {nearest(str(key_tokens), KEY_SOURCES)}")
+    if not 0 <= min_before <= 1:
+        raise InputError(f"min_before={min_before}; give a share between 0 and 1")
 
     with _saying(progress) as say:
         say("key tokens of the model before")
@@ -214,7 +218,7 @@ def recover(
     templates: Sequence[str] | None = None,
     headline: str = HEADLINE,
     rule: KeyRule = DEFAULT_RULE,
-    key_tokens: KeySource = "oracle",
+    key_tokens: str = "oracle",
     probes: Sequence[str] = PROBES,
     relearn: Mapping[str, Any] | None = None,
     min_before: float = MIN_BEFORE,

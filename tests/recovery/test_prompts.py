@@ -1,0 +1,172 @@
+"""Emphasised prompts and controls: what they say, what they must never say."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.evaluation.world import benchmark, trained
+from unpact_lens.attribution import TopK, attribute
+from unpact_lens.data.prompts import EMPHASIS
+from unpact_lens.data.qa import QA, Corpus
+from unpact_lens.errors import InputError
+from unpact_lens.recovery import controls
+from unpact_lens.recovery.emphasis import check_templates, emphasised, key_words, leaks
+from unpact_lens.recovery.sheet import ask_sheet, family_of, plain_sheet, write_sheet
+
+ANN = QA(
+    "What is the birthplace of Ann Lee?", " She was born in Oslo.", paraphrases=("Ann Lee was born where?", "Ann Lee?"),
+    subject="Ann Lee", id="birthplace/ann", fact_span=(17, 21), wrong_subject="What is the birthplace of Bob Hill?",
+)  # fmt: skip
+KEY = ("birthplace", "Ann", "Lee")
+
+
+def test_templates_are_checked_before_anything_runs():
+    assert check_templates(None) == tuple(EMPHASIS)
+    assert check_templates(["quotes", "focus_list", "quotes"]) == ("quotes", "focus_list")
+    with pytest.raises(InputError, match="unknown emphasis template 'quote'; did you mean 'quotes'"):
+        check_templates(["quote"])
+    with pytest.raises(InputError, match="headline 'focus_list' is not one of the templates of this run"):
+        check_templates(["quotes"])
+    with pytest.raises(InputError, match="templates='quotes' is one text"):
+        check_templates("quotes")
+
+
+def test_emphasis_without_words_is_not_asked():
+    assert emphasised("focus_list", ANN.prompt, ()) is None
+    assert emphasised("repeat_question", ANN.prompt, ()) == f"{ANN.prompt}\n{ANN.prompt}"
+    assert emphasised("focus_list", ANN.prompt, KEY) == f"Focus on: birthplace, Ann, Lee. {ANN.prompt}"
+
+
+def test_key_words_are_the_words_of_the_key_tokens():
+    bench, model = benchmark(), trained()
+    found = key_words(model, bench.forget, bench, rule=TopK(2), progress=False)
+    for qa, words in zip(bench.forget, found, strict=True):
+        tokens = attribute(model, qa.prompt, qa.answer).key_tokens(TopK(2))
+        assert words == tokens.words
+        assert set(words) <= set(qa.prompt.split())
+    free = key_words(model, bench.forget, bench, rule=TopK(2), key_tokens="answer_free", progress=False)
+    assert len(free) == len(found)
+
+
+def test_random_words_are_neither_key_nor_names_and_drawn_afresh():
+    draws = {controls.random_words(ANN, ("birthplace",), seed=s) for s in range(40)}
+    assert {w for d in draws for w in d} == {"What", "is", "the", "of"}
+    assert all(len(d) == 1 for d in draws)
+    other = replace(ANN, id="another")
+    assert any(controls.random_words(ANN, KEY, s) != controls.random_words(other, KEY, s) for s in range(10))
+    assert controls.random_words(ANN, KEY, 3) == controls.random_words(ANN, KEY, 3)
+
+
+def test_other_peoples_names_are_not_drawn_either():
+    qa = QA("Not Carl Moor but Ann Lee: where?", " Oslo", subject="Ann Lee", id="1")
+    drawn = {w for s in range(30) for w in controls.random_words(qa, ("where",), s)}
+    assert drawn == {"Not", "but"}
+
+
+def test_where_few_words_are_left_fewer_are_drawn():
+    qa = QA("The capital of Japan is", " Tokyo", subject="Japan")
+    assert controls.random_words(qa, ("capital", "Japan", "of")) == ("The", "is")
+    assert controls.random_words(QA("Japan capital", " Tokyo", subject="Japan"), ("capital",)) == ()
+
+
+def test_unrelated_text_is_as_long_as_the_emphasis_and_knows_nothing():
+    fillers = ("Oslo lies by the sea in the north.", "Ann went home.", "The old boats lie still all day long.")
+    added = controls.words_added("focus_list", ANN.prompt, KEY)
+    assert added == 5
+    for seed in range(10):
+        prompt = controls.unrelated(ANN, added, fillers, seed)
+        assert prompt == f"The old boats lie still. {ANN.prompt}"
+    assert controls.unrelated(ANN, added, fillers[:2]) is None
+    assert controls.words_added("quotes", ANN.prompt, KEY) == 3
+    assert controls.words_added("quotes", ANN.prompt, ()) == 0
+
+
+def test_fillers_are_plain_text_or_other_questions():
+    bench = benchmark()
+    assert controls.fillers_of(bench) == bench.plain_text.texts
+    assert controls.fillers_of(replace(bench, plain_text=None)) == tuple(q.prompt for q in bench.far)
+
+
+def test_a_paraphrase_is_one_of_the_facts_own():
+    assert {controls.paraphrase(ANN, s) for s in range(20)} == set(ANN.paraphrases)
+    assert controls.paraphrase(replace(ANN, paraphrases=())) is None
+
+
+def test_the_wrong_subject_is_emphasised_in_the_place_of_the_right_one():
+    assert controls.wrong_subject(ANN, KEY, "focus_list") == f"Focus on: birthplace, Bob, Hill. {ANN.wrong_subject}"
+    assert controls.wrong_subject(ANN, ("of",), "focus_list") == f"Focus on: of. {ANN.wrong_subject}"
+    assert controls.wrong_subject(replace(ANN, wrong_subject=None), KEY, "focus_list") is None
+
+
+def test_the_wrong_name_stands_where_the_right_one_did():
+    assert controls.wrong_name(ANN) == "Bob Hill"
+    assert controls.wrong_name(replace(ANN, wrong_subject="Where was Bob Hill born?")) is None
+    assert controls.wrong_name(replace(ANN, subject="")) is None
+
+
+def test_leaks_are_seen_in_prompt_and_prefill():
+    assert leaks(ANN, "Focus on: Oslo. Where?", "")
+    assert leaks(ANN, "Where?", "She was born in oslo")
+    assert not leaks(ANN, "Focus on: Osloborg.", "She was born in")
+
+
+def sheet_of(items, bench, **changes):
+    options = {
+        "templates": tuple(EMPHASIS), "headline": "focus_list", "fillers": ("The old boats lie still all day.",),
+        "seed": 0, "prefill": True, **changes,
+    }  # fmt: skip
+    return write_sheet(items, [KEY] * len(items), bench, **options)
+
+
+def test_the_sheet_has_every_template_its_control_and_the_probes():
+    sheet = sheet_of([ANN], benchmark())
+    assert sheet.rows == (
+        "focus_list", "quotes", "doubled", "reminder", "repeat_question",
+        "random_words:focus_list", "random_words:quotes", "random_words:doubled", "random_words:reminder",
+        "unrelated", "paraphrase", "wrong_subject", "prefill",
+    )  # fmt: skip
+    assert [family_of(r) for r in sheet.rows] == ["emphasis"] * 5 + ["control"] * 7 + ["probe"]
+    at = dict(zip(sheet.rows, sheet.prompts, strict=True))
+    assert at["random_words:quotes"][0].replace('"', "") == ANN.prompt
+    assert sheet.prefills[-1] == (" She was born in",)
+    assert bool(sheet.asked.all())
+
+
+def test_rows_that_nobody_can_be_asked_under_are_left_out():
+    bare = replace(ANN, paraphrases=(), wrong_subject=None, fact_span=None, answer=" Oslo")
+    rows = sheet_of([bare], benchmark()).rows
+    assert not {"paraphrase", "wrong_subject", "prefill"} & set(rows)
+    both = sheet_of([ANN, replace(bare, id="2")], benchmark())
+    assert both.asked[both.rows.index("paraphrase")].tolist() == [True, False]
+    assert "unrelated" not in sheet_of([ANN], benchmark(), fillers=()).rows
+
+
+def test_a_prefill_that_names_the_subject_names_the_wrong_one_for_the_wrong_subject():
+    bench = replace(benchmark(), prefill="The birthplace of {subject} is")
+    sheet = sheet_of([ANN], bench)
+    prefill = dict(zip(sheet.rows, sheet.prefills, strict=True))
+    assert prefill["wrong_subject"] == ("The birthplace of Bob Hill is",)
+    assert prefill["focus_list"] == ("The birthplace of Ann Lee is",)
+    assert prefill["prefill"] == ("The birthplace of Ann Lee is She was born in",)
+    unclear = replace(ANN, wrong_subject="Where was Bob Hill born?")
+    assert "wrong_subject" not in sheet_of([unclear], bench).rows
+
+
+def test_facts_that_a_prompt_gives_away_are_named():
+    given = replace(ANN, id="given", paraphrases=("Was Ann Lee born in Oslo?",))
+    assert sheet_of([ANN, given], benchmark()).leaking() == {"given": "the paraphrase prompt holds the fact"}
+    assert plain_sheet([replace(ANN, prompt="Was Ann Lee of Oslo?")], benchmark()).leaking() == {
+        ANN.id: "the plain prompt holds the fact"
+    }
+
+
+def test_a_sheet_is_asked_where_it_is_wanted_only():
+    bench, model = replace(benchmark(), plain_text=Corpus(("boats",))), trained()
+    sheet = plain_sheet(bench.forget, bench)
+    wanted = sheet.asked.clone()
+    wanted[0, 3:] = False
+    right, answers = ask_sheet(model, sheet, wanted, bench, 4096)
+    assert right[0].tolist() == [True] * 3 + [False] * 5
+    assert sorted(answers) == [(0, 0), (0, 1), (0, 2)]
+    assert answers[0, 0].strip() == bench.forget[0].answer.strip()
+    assert sheet.only(["plain"]) == sheet
