@@ -1,27 +1,39 @@
 """One model against another: what changed between before and after, and where."""
 
 from unpact_lens.comparison.activations import activation_changes
+from unpact_lens.comparison.attention import AttentionPatterns, attention_patterns
 from unpact_lens.comparison.difference import diff
 from unpact_lens.comparison.focus import Focus, focus
 from unpact_lens.comparison.grafting import graft, graft_map
+from unpact_lens.comparison.key_path import KeyPath, key_path
 from unpact_lens.comparison.patching import patch
 from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 from unpact_lens.comparison.shapley import split_heads
+from unpact_lens.comparison.summary import DiffSummary, diff_many
+from unpact_lens.comparison.uds import UnlearningDepth, unlearning_depth
 from unpact_lens.comparison.weights import weight_changes
 
 __all__ = [
     "ActivationChanges",
+    "AttentionPatterns",
+    "DiffSummary",
     "Focus",
     "HeadSplit",
+    "KeyPath",
     "ModelDiff",
     "PatchingMap",
+    "UnlearningDepth",
     "WeightChanges",
     "activation_changes",
+    "attention_patterns",
     "diff",
+    "diff_many",
     "focus",
     "graft",
     "graft_map",
+    "key_path",
     "patch",
     "split_heads",
+    "unlearning_depth",
     "weight_changes",
 ]

@@ -70,6 +70,8 @@ class HeadSplit(Result):
         answer: the answer, as text.
     """
 
+    figure: ClassVar[str | None] = "comparison:head_split"
+
     values: Float[Tensor, "player layer head answer"]
     players: tuple[str, ...]
     before: Float[Tensor, "layer head answer"]
@@ -114,6 +116,8 @@ class ActivationChanges(Result):
         prompt: the prompt, as text.
         answer: the answer, as text.
     """
+
+    figure: ClassVar[str | None] = "comparison:activation_changes"
 
     hooks: tuple[str, ...]
     tokens: tuple[str, ...]
