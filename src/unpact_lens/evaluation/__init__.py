@@ -1,5 +1,13 @@
 """How well a model answers, what it lost, and what can be said of that with confidence."""
 
+from unpact_lens.evaluation.agreement import (
+    ANSWER_METRICS,
+    Agreement,
+    AnswerMetric,
+    LabelledPair,
+    agreement,
+    labelled_pairs,
+)
 from unpact_lens.evaluation.answers import (
     Answers,
     answer_all,
@@ -13,9 +21,15 @@ from unpact_lens.evaluation.answers import (
     prefill_for,
     rouge,
 )
+from unpact_lens.evaluation.choice import Choices, choose
 from unpact_lens.evaluation.evaluate import evaluate
 from unpact_lens.evaluation.known import known_facts, right_facts
+from unpact_lens.evaluation.ks import KSTest, ks_test
+from unpact_lens.evaluation.meaning import Judge, Judgement, embed, entailment, judge_answers, semantic_similarity
+from unpact_lens.evaluation.memorisation import Memorisation, exact_memorisation, extraction_strength, knowmem, verbmem
 from unpact_lens.evaluation.metric import METRICS, Metric, metrics
+from unpact_lens.evaluation.privacy import Membership, auc, membership, muse_auc, privacy_leakage, privleak
+from unpact_lens.evaluation.published import PUBLISHED, Published, published, to_latex, to_markdown
 from unpact_lens.evaluation.rates import (
     Contrast,
     Difference,
@@ -32,43 +46,93 @@ from unpact_lens.evaluation.rates import (
 )
 from unpact_lens.evaluation.scores import Scores
 from unpact_lens.evaluation.text import perplexity, score_texts
+from unpact_lens.evaluation.truth import (
+    TofuScores,
+    forget_quality,
+    log_truth_ratio,
+    model_utility,
+    option_probability,
+    tofu_scores,
+    truth_ratio_forget,
+    truth_ratio_keep,
+)
 from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
 
 __all__ = [
+    "ANSWER_METRICS",
     "METRICS",
+    "PUBLISHED",
+    "Agreement",
+    "AnswerMetric",
     "Answers",
+    "Choices",
     "Contrast",
     "Difference",
     "Estimate",
+    "Judge",
+    "Judgement",
+    "KSTest",
+    "LabelledPair",
     "MeanRate",
+    "Membership",
+    "Memorisation",
     "Metric",
+    "Published",
     "Rate",
     "Scores",
+    "TofuScores",
     "Verdict",
+    "agreement",
     "answer_all",
     "ask",
+    "auc",
+    "choose",
     "degenerate",
     "distance_to_reliable",
+    "embed",
+    "entailment",
     "evaluate",
     "exact_match",
+    "exact_memorisation",
+    "extraction_strength",
     "fact_right",
     "fact_tokens",
     "facts_to_decide",
+    "forget_quality",
     "holds_fact",
     "holm",
+    "judge_answers",
+    "knowmem",
     "known_facts",
+    "ks_test",
+    "labelled_pairs",
+    "log_truth_ratio",
     "lost",
     "mcnemar",
     "mean_interval",
+    "membership",
     "metrics",
+    "model_utility",
+    "muse_auc",
     "normalise",
+    "option_probability",
     "paired_difference",
     "paired_score_interval",
     "perplexity",
     "prefill_for",
+    "privacy_leakage",
+    "privleak",
+    "published",
     "right_facts",
     "rouge",
     "score_texts",
+    "semantic_similarity",
+    "to_latex",
+    "to_markdown",
+    "tofu_scores",
+    "truth_ratio_forget",
+    "truth_ratio_keep",
+    "verbmem",
     "verdict",
     "wilson",
 ]

@@ -13,6 +13,7 @@ from unpact_lens.evaluation.answers import answer_all
 from unpact_lens.evaluation.metric import METRICS, Metric
 from unpact_lens.evaluation.scores import FACT, Scores
 from unpact_lens.evaluation.text import TextScores, score_texts
+from unpact_lens.evaluation.whole import Whole
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 
 
@@ -30,8 +31,8 @@ def evaluate(
     Args:
         model: the hooked model to score, e.g. after unlearning.
         bench: what to ask, and how.
-        metrics: names from `metrics()`; None for all. Fact-span match is always taken: forgetting and destruction are
-            defined by it.
+        metrics: names from `metrics()`; None for those that ask no more than the benchmark's questions and need no
+            extra. Fact-span match is always taken: forgetting and destruction are defined by it.
         before: the model before unlearning, or its `Scores`; forgetting F and destruction D are relative to it.
         reference: the retrain model, or its `Scores`; shown beside.
         batch_tokens: bound on the tokens of one batch.
@@ -47,7 +48,7 @@ def evaluate(
     check_unique_ids(bench.all_items())
     per_item = [m for m in chosen if m.of == "answers"]
     beside = {
-        name: _as_scores(other, bench, [m.name for m in chosen], batch_tokens)
+        name: _as_scores(other, bench, [m.name for m in chosen if m.of != "benchmark"], batch_tokens)
         for name, other in (("before", before), ("reference", reference))
     }
     answers = answer_all(model, bench.all_items(), bench=bench, batch_tokens=batch_tokens)
@@ -65,6 +66,7 @@ def evaluate(
         binary=tuple(m.binary for m in per_item),
         text_nll=texts.nll,
         text_tokens=texts.tokens,
+        overall=_overall(chosen, Whole(model, bench, reference, batch_tokens)),
         settings=answers.settings,
     )
     return scores.beside(**beside)
@@ -76,8 +78,16 @@ _NO_TEXTS = TextScores(torch.zeros(0, dtype=torch.double), torch.zeros(0, dtype=
 def _chosen(names: Sequence[str] | None) -> list[Metric]:
     if isinstance(names, str):
         raise InputError(f"metrics={names!r} is one text; give a list of names, e.g. metrics=[{names!r}]")
-    wanted = list(METRICS) if names is None else list(dict.fromkeys([FACT, *names]))
-    return [METRICS[name] for name in wanted]
+    default = [name for name, metric in METRICS.items() if metric.default]
+    return [METRICS[name] for name in (default if names is None else dict.fromkeys([FACT, *names]))]
+
+
+def _overall(chosen: list[Metric], whole: Whole) -> dict[str, float]:
+    """The metrics of the whole benchmark; the retrain model is needed itself, not its scores."""
+    wanted = [m for m in chosen if m.of == "benchmark"]
+    if wanted and isinstance(whole.reference, Scores):
+        raise InputError(f"metric {wanted[0].name!r} asks the retrain model itself; give the model as reference=")
+    return {m.name: float(m.compute(whole)) for m in wanted}
 
 
 def _as_scores(other: Any, bench: Benchmark, names: list[str], batch_tokens: int) -> Scores | None:

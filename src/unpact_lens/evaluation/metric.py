@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.evaluation.answers import Answers, degenerate, exact_match, fact_right, rouge
+from unpact_lens.evaluation.meaning import semantic_similarity
+from unpact_lens.evaluation.memorisation import exact_memorisation, extraction_strength
 from unpact_lens.evaluation.text import TextScores, perplexity
 from unpact_lens.registry import Registry
 
@@ -21,7 +23,7 @@ UNIT = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Metric:
-    """One number for each answer, or one for a set of plain texts.
+    """One number for each answer, or one for a set of plain texts or a whole benchmark.
 
     Attributes:
         name: as registered.
@@ -29,9 +31,11 @@ class Metric:
         source: where its definition stands.
         bounds: least and largest value.
         better: which direction is better for a model that knows; `"higher"` or `"lower"`.
-        of: what it is computed from: `"answers"` (one number a question) or `"texts"` (one for all of them).
-        compute: from `Answers` to a tensor `[item]`, or from `TextScores` to a number.
+        of: what it is computed from: `"answers"` (one number a question), `"texts"` (one for all of them) or
+            `"benchmark"` (one for all of it, and the model is asked more than its questions).
+        compute: from `Answers` to a tensor `[item]`, or from `TextScores` or `Whole` to a number.
         binary: whether it is right (1) or wrong (0), so that its mean is a rate.
+        default: whether `evaluate` takes it unless metrics are named.
     """
 
     name: str
@@ -40,8 +44,9 @@ class Metric:
     bounds: tuple[float, float]
     better: Literal["higher", "lower"]
     compute: Callable[[Any], Any]
-    of: Literal["answers", "texts"] = "answers"
+    of: Literal["answers", "texts", "benchmark"] = "answers"
     binary: bool = False
+    default: bool = True
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -108,6 +113,21 @@ def degenerate_text(answers: Answers) -> Float[Tensor, " item"]:
     return _each(answers, lambda text, qa: degenerate(text))
 
 
+def memorised(answers: Answers) -> Float[Tensor, " item"]:
+    """Share of the gold answer's tokens that are the most likely ones, given those before them."""
+    return torch.tensor([exact_memorisation(right) for right in answers.token_right])
+
+
+def extraction(answers: Answers) -> Float[Tensor, " item"]:
+    """How little of the gold answer must be given for the model to complete it: 1 − k/T."""
+    return torch.tensor([extraction_strength(right) for right in answers.token_right])
+
+
+def similarity(answers: Answers) -> Float[Tensor, " item"]:
+    """Cosine of the sentence embeddings of generated and gold answer."""
+    return semantic_similarity(answers.generated, [q.answer for q in answers.items])
+
+
 def text_perplexity(texts: TextScores) -> float:
     """Perplexity of all texts together."""
     return perplexity(texts.nll, texts.tokens)
@@ -136,6 +156,12 @@ for _metric in (
            UNIT, "higher", probability),
     Metric("degenerate", "the generated answer is empty or repeats itself", "seq-rep-2, arXiv 1908.04319", UNIT,
            "lower", degenerate_text, binary=True),
+    Metric("exact_memorisation", "share of the gold answer's tokens that are the most likely ones", "arXiv 2205.10770",
+           UNIT, "higher", memorised),
+    Metric("extraction_strength", "how little of the gold answer must be given for the rest to follow, floor 1/T",
+           "arXiv 2502.19301", UNIT, "higher", extraction),
+    Metric("semantic_similarity", "cosine of the sentence embeddings of generated and gold answer; needs [semantic]",
+           "arXiv 1908.10084, all-MiniLM-L6-v2", (-1.0, 1.0), "higher", similarity, default=False),
     Metric("perplexity", "perplexity of the benchmark's plain text", "exp of the mean negative log-likelihood",
            (1.0, INFINITY), "lower", text_perplexity, of="texts"),
 ):  # fmt: skip

@@ -220,7 +220,7 @@ def privacy_leakage(model: Any, bench: Benchmark, retrained: Any, *, attack: str
     """MUSE's privleak of a model on a benchmark with `members` and `holdout`, per cent; 0 is best.
 
     Args:
-        model: the unlearned model.
+        model: the unlearned model, or its `Membership`.
         bench: MUSE, or another benchmark with both corpora.
         retrained: the retrain model, its `Membership`, or its AUC in MUSE's orientation.
         attack: one of `ATTACKS`.
@@ -232,10 +232,13 @@ def privacy_leakage(model: Any, bench: Benchmark, retrained: Any, *, attack: str
     if bench.members is None or bench.holdout is None:
         raise InputError(f"benchmark {bench.name!r} has no `members` and `holdout` texts; privleak needs both")
     texts = bench.members.texts, bench.holdout.texts
-    if not isinstance(retrained, (float, int, Membership)):
-        retrained = membership(retrained, *texts, k=k)
-    base = retrained.muse_auc(attack) if isinstance(retrained, Membership) else float(retrained)
-    return privleak(membership(model, *texts, k=k).muse_auc(attack), base)
+
+    def area(of: Any) -> float:
+        if isinstance(of, (float, int)):
+            return float(of)
+        return (of if isinstance(of, Membership) else membership(of, *texts, k=k)).muse_auc(attack)
+
+    return privleak(area(model), area(retrained))
 
 
 def _token_statistics(model: Any, text: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,9 @@ RETAIN = "retain"
 PLAIN_TEXT = "plain text"
 """The group under which perplexity stands."""
 
+BENCHMARK = "benchmark"
+"""The group under which metrics of a whole benchmark stand."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores(Result):
@@ -46,6 +49,7 @@ class Scores(Result):
         text_tokens: tokens scored in each.
         text_nll_before: of the model before.
         text_nll_reference: of the reference model.
+        overall: metrics of the whole benchmark, by name.
         settings: how the answers were made.
     """
 
@@ -66,6 +70,7 @@ class Scores(Result):
     text_tokens: Int[Tensor, " text"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     text_nll_before: Float[Tensor, " text"] | None = None
     text_nll_reference: Float[Tensor, " text"] | None = None
+    overall: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
     def beside(self, *, before: Scores | None = None, reference: Scores | None = None) -> Scores:
@@ -161,7 +166,10 @@ class Scores(Result):
         return Rate(int((self.of(metric)[chosen] == 1).sum()), int(chosen.sum()))
 
     def by_kind(self) -> dict[str, Scores]:
-        """The same scores, for each kind of knowledge apart; perplexity, which has no kind, is left out."""
+        """The same scores, for each kind of knowledge apart.
+
+        What has no kind (perplexity, metrics of the whole benchmark) is left out.
+        """
         return {kind: self._only(self._chosen(None, kind)) for kind in dict.fromkeys(self.kinds)}
 
     def to_frame(self) -> pd.DataFrame:
@@ -189,6 +197,7 @@ class Scores(Result):
                     "before": self.perplexity_before, "reference": self.perplexity_reference,
                 }
             )  # fmt: skip
+        rows += [{"metric": name, "group": BENCHMARK, "value": value} for name, value in self.overall.items()]
         columns = ["metric", "group", "value", "low", "high", "n", "before", "reference"]
         frame = pd.DataFrame(rows, columns=columns)
         absent = {"before": self.values_before is None, "reference": self.values_reference is None}
@@ -286,4 +295,5 @@ class Scores(Result):
             text_tokens=self.text_tokens[:0],
             text_nll_before=None,
             text_nll_reference=None,
+            overall={},
         )
