@@ -63,9 +63,11 @@ class Result:
     Class attributes:
         figure: `"module:function"` in `unpact_lens.plots` that draws this result; looked up when asked, so that nothing
             below `plots` imports it.
+        view: `"module:function"` there that gives the HTML by which a notebook shows this result; the table where None.
     """
 
     figure: ClassVar[str | None] = None
+    view: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -83,12 +85,10 @@ class Result:
         """
         if self.figure is None:
             raise InputError(f"{type(self).__name__} has no figure; use .to_frame()")
-        module, function = self.figure.split(":")
-        draw: Callable[..., Any] = getattr(importlib.import_module(f"unpact_lens.plots.{module}"), function)
-        return draw(self, **options)
+        return _in_plots(self.figure)(self, **options)
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html()
+        return self.to_frame().to_html() if self.view is None else _in_plots(self.view)(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write this result to the directory `path`; see `unpact_lens.save`."""
@@ -103,6 +103,13 @@ class Result:
         return next(packed) == next(packed) and _same(ours.tensors, theirs.tensors)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _in_plots(name: str) -> Callable[..., Any]:
+    """The function `"module:function"` of `unpact_lens.plots`, imported now."""
+    module, function = name.split(":")
+    draw: Callable[..., Any] = getattr(importlib.import_module(f"unpact_lens.plots.{module}"), function)
+    return draw
 
 
 def save(result: Any, path: str | os.PathLike[str]) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from unpact_lens.attribution.key_tokens import TopK
-from unpact_lens.attribution.result import Attribution
+from unpact_lens.attribution.result import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
 from unpact_lens.comparison.focus import MEASURES, Focus
-from unpact_lens.comparison.result import ModelDiff, PatchingMap, WeightChanges
+from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 from unpact_lens.decomposition.result import Decomposition, LensCurves
 from unpact_lens.unlearning.result import History
 
@@ -100,6 +100,60 @@ def focus(n: int = 4, seed: int = 0, **changes: object) -> Focus:
         means={k: torch.tensor([v.nanmean(), v.nanmean() - 0.1, v.nanmean() + 0.2, n]) for k, v in measures.items()},
         rule=TopK(3),
     )
+
+
+def interactions() -> Interactions:
+    pair = noise(3, 3).fill_diagonal_(float("nan"))
+    single = noise(3, seed=1)
+    return Interactions(
+        tokens=HOSTILE[:3], matrix=pair - single[:, None] - single, single=single, pair=pair, indices=(0, 1, 2),
+        units="token", target="log_prob", prompt="p", answer="".join(ANSWER),
+    )  # fmt: skip
+
+
+def sensitivity() -> Sensitivity:
+    nan = torch.full((2, 3), float("nan"))
+    return Sensitivity(
+        rules=(TopK(1), TopK(3)), labels=("TopK(1)", "TopK(3)"), items=3,
+        agreement=torch.tensor([[1.0, 0.3], [0.3, 1]]),
+        measures={"count": torch.tensor([[1.0, 1, 1], [3, 3, 2]]), "mass": torch.rand(2, 3), "overlap": nan},
+    )  # fmt: skip
+
+
+def faithfulness(method: str = "leave_one_out", seed: int = 0) -> Faithfulness:
+    deletion = noise(3, 5, seed=seed)
+    deletion[0, -1] = float("nan")
+    return Faithfulness(
+        method=method, fractions=torch.linspace(0, 1, 5), deletion=deletion, insertion=noise(3, 5, seed=seed + 1),
+        aopc=noise(3, seed=seed), insertion_gain=noise(3), comprehensiveness=noise(3), sufficiency=noise(3),
+        bins=(0.1,), target="log_prob",
+    )  # fmt: skip
+
+
+def method_comparison() -> MethodComparison:
+    methods = ("leave_one_out", "<b>attention</b>")
+    return MethodComparison(
+        methods=methods, spearman=torch.tensor([[1, -0.2], [-0.2, 1]]), jaccard=torch.tensor([[1, 0.4], [0.4, 1]]), k=3,
+        faithfulness=tuple(faithfulness(m, i) for i, m in enumerate(methods)), stability=torch.tensor([0.9, 0.5]),
+        stability_jaccard=torch.tensor([0.8, 0.4]), seconds=torch.tensor([0.1, 0.2]), items=3, units="token",
+    )  # fmt: skip
+
+
+def head_split() -> HeadSplit:
+    values, before = noise(4, 2, 3, 2), noise(2, 3, 2, seed=1)
+    return HeadSplit(
+        values=values, players=("pattern", "input", "ov", "readout"), before=before, after=before + values.sum(0),
+        pattern_parts=None, labels=(("L0", "L1"), ("H0", "H1", "H2"), ANSWER), prompt="p", answer="".join(ANSWER),
+    )  # fmt: skip
+
+
+def activation_changes() -> ActivationChanges:
+    shape = (2, len(HOSTILE))
+    return ActivationChanges(
+        hooks=("blocks.0.hook_resid_post", "blocks.1.hook_resid_post"), tokens=HOSTILE, norm_before=noise(*shape).abs(),
+        norm_delta=noise(*shape, seed=1).abs(), cosine=noise(*shape, seed=2).tanh(), cka=noise(2), kl=noise(shape[1]),
+        prompt="p", answer="".join(ANSWER),
+    )  # fmt: skip
 
 
 def history(steps: int = 12) -> History:

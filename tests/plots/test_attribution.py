@@ -94,3 +94,47 @@ def test_inline_rows_share_one_scale():
 def test_scores_and_tokens_must_match():
     with pytest.raises(InputError, match="2 tokens but 1 scores"):
         plots.html_scores(["a", "b"], [1.0], unit="nats")
+
+
+def test_interactions_are_centred_on_zero_with_the_pair_on_hover():
+    found = examples.interactions()
+    fig = found.plot()
+    (trace,) = fig.data
+    np.testing.assert_allclose(trace.z, found.matrix)
+    np.testing.assert_allclose(trace.customdata, found.pair)
+    assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == found.matrix.nan_to_num().abs().max()
+    assert "[nats]" in fig.layout.title.subtitle.text
+
+
+def test_sensitivity_shows_each_measure_that_is_defined():
+    found = examples.sensitivity()
+    fig = found.plot()
+    count, mass, agreement = fig.data
+    np.testing.assert_allclose(count.x, [1, 8 / 3], rtol=1e-6)
+    np.testing.assert_allclose(mass.x, found.measures["mass"].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(agreement.z, found.agreement)
+    assert [a.text for a in fig.layout.annotations] == ["count", "mass", "overlap of the rules"]
+
+
+def test_faithfulness_curves_are_means_over_the_defined_items():
+    found = examples.faithfulness()
+    deletion, insertion = found.plot().data
+    np.testing.assert_allclose(deletion.y, found.deletion.nanmean(0))
+    np.testing.assert_allclose(insertion.y, found.insertion.mean(0))
+    assert len(plots.faithfulness_curves([found, examples.faithfulness("shapley", 3)]).data) == 4
+
+
+def test_methods_stand_side_by_side_with_their_agreement_and_aopc():
+    found = examples.method_comparison()
+    fig = found.plot()
+    spearman, jaccard, aopc = fig.data
+    np.testing.assert_allclose(spearman.z, found.spearman)
+    np.testing.assert_allclose(jaccard.z, found.jaccard)
+    np.testing.assert_allclose(aopc.x, [f.aopc.mean() for f in found.faithfulness])
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis2.cmin) == (-1, 0)
+    assert list(aopc.y) == ["leave one out", "&lt;b&gt;attention&lt;/b&gt;"]
+
+
+def test_a_notebook_shows_the_tokens_as_the_report_does():
+    a = examples.attribution()
+    assert a._repr_html_() == plots.html_tokens(a)

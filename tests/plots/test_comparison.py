@@ -50,3 +50,21 @@ def test_a_patching_map_shows_the_change_and_the_share_of_the_gap():
     np.testing.assert_allclose(trace.customdata, patching.values / 3)
     assert "&lt;script&gt;" in trace.x[2]
     assert "before into after" in fig.layout.title.text
+
+
+def test_the_players_of_a_split_head_sum_to_its_delta_on_one_scale():
+    split = examples.head_split()
+    fig = split.plot()
+    delta, *players = (np.asarray(t.z) for t in fig.data)
+    np.testing.assert_allclose(sum(players), delta)
+    np.testing.assert_allclose(delta, split.delta.mean(-1))
+    assert [a.text for a in fig.layout.annotations] == ["Δ", "pattern", "input", "ov", "readout"]
+    assert fig.layout.coloraxis.cmax == max(np.abs(m).max() for m in (delta, *players))
+
+
+def test_activation_changes_are_relative_to_the_length_before():
+    changes = examples.activation_changes()
+    (trace,) = changes.plot().data
+    np.testing.assert_allclose(trace.z, changes.norm_delta / changes.norm_before)
+    np.testing.assert_allclose(trace.customdata, changes.cosine)
+    assert trace.zmin == 0

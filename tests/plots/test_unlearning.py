@@ -1,7 +1,11 @@
 """A run's figure shows what its history holds, and leaves out what it does not."""
 
+import numpy as np
+import pytest
+
 from tests.plots import examples
-from unpact_lens.plots.unlearning import history
+from unpact_lens.errors import InputError
+from unpact_lens.plots.unlearning import history, trajectory
 from unpact_lens.unlearning.result import History
 
 
@@ -19,3 +23,17 @@ def test_a_sweep_is_drawn_over_its_coefficients():
     (curve,) = fig.data
     assert list(curve.x) == [0.0, 0.5, 1.0]
     assert fig.layout.xaxis.title.text == "coefficient"
+
+
+def test_a_trajectory_is_one_facts_contributions_at_each_tracked_step():
+    tracked = {str(step): [examples.attribution(step + i) for i in range(2)] for step in (0, 10, 2)}
+    made = History(rows=(), trajectory=tracked)
+    fig = trajectory(made, item=1)
+    (trace,) = fig.data
+    assert list(trace.x) == ["0", "2", "10"]
+    np.testing.assert_allclose(trace.z[:, 2], tracked["10"][1].scores)
+    assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin
+    with pytest.raises(InputError, match="item 2 of 2 tracked facts"):
+        trajectory(made, item=2)
+    with pytest.raises(InputError, match="tracked no facts"):
+        trajectory(History(rows=()))

@@ -54,6 +54,7 @@ class Attribution(Result):
     """
 
     figure: ClassVar[str | None] = "attribution:token_heatmap"
+    view: ClassVar[str | None] = "attribution:html_tokens"
 
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]

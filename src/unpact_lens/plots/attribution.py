@@ -16,7 +16,7 @@ from unpact_lens.plots import theme
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from unpact_lens.attribution import Attribution
+    from unpact_lens.attribution.result import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
 
 UNITS = {"log_prob": "nats", "logit": "logits", "logit_diff": "logits"}
 """The unit of a contribution to a target, where the target's name does not say it (as `probability` does)."""
@@ -135,6 +135,157 @@ def html_scores(tokens: Sequence[str], scores: Any, *, unit: str, limit: float |
     )
 
 
+def interactions(found: Interactions) -> go.Figure:
+    """What removing two units costs beyond removing each alone: positive is redundant, negative works only together."""
+    labels = theme.token_labels(found.tokens)
+    measured = UNITS.get(found.target, found.target)
+    fig = theme.figure(
+        "Pairwise interactions of the prompt's units",
+        theme.escape(
+            f"C of both − C of one − C of the other [{measured}], by {found.units}; positive: redundant, negative: "
+            f"work only together; answer “{theme.short(found.answer.strip())}”"
+        ),
+    )
+    fig.add_trace(
+        go.Heatmap(
+            z=theme.array(found.matrix),
+            x=labels,
+            y=labels,
+            customdata=theme.array(found.pair),
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y} with %{x}<br>interaction %{z:+.3f}<br>together %{customdata:+.3f}<extra></extra>",
+        )
+    )
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([found.matrix]), measured),
+        height=_map_height(len(labels)) + 40,
+    )
+    _token_axes(fig)
+    return fig
+
+
+def sensitivity(found: Sensitivity) -> go.Figure:
+    """How each measure of the KeyTokens moves with the rule that picks them: mean over items, and how alike rules are.
+
+    A measure that is defined for no item (those that compare with a model after, where none was given) is left out.
+    """
+    means = {name: _mean_over_items(values) for name, values in found.measures.items()}
+    shown = {name: values for name, values in means.items() if np.isfinite(values).any()}
+    labels = [theme.escape(label) for label in found.labels]
+    fig = make_subplots(
+        1, len(shown) + 1, shared_yaxes=True, horizontal_spacing=0.03, column_widths=[1.0] * len(shown) + [1.6],
+        subplot_titles=[*(name.replace("_", " ") for name in shown), "overlap of the rules"],
+    )  # fmt: skip
+    for column, (name, values) in enumerate(shown.items(), start=1):
+        fig.add_trace(
+            go.Scatter(
+                x=values,
+                y=labels,
+                mode="markers",
+                marker={"size": 9, "color": theme.PALETTE[0]},
+                hovertemplate=f"%{{y}}<br>{theme.escape(name)} %{{x:.3f}}<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+        fig.update_xaxes(range=None if name == "count" else [-0.05, 1.05], rangemode="tozero", row=1, col=column)
+    fig.add_trace(_agreement(found.agreement, labels, "coloraxis"), row=1, col=len(shown) + 1)
+    theme.dress(
+        fig,
+        "How KeyTokens move with the rule that picks them",
+        f"means over {found.items} prompts; overlap: Jaccard of the KeyTokens of two rules",
+        height=200 + 28 * len(labels),
+    )
+    fig.update_layout(showlegend=False, coloraxis=_share_axis("Jaccard"))
+    fig.update_yaxes(type="category", autorange="reversed")
+    fig.update_xaxes(tickangle=-45, row=1, col=len(shown) + 1)
+    return fig
+
+
+def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figure:
+    """The target while the highest ranked units go (deletion), and while only they remain (insertion); item means.
+
+    Args:
+        found: of one method, or of several to compare.
+    """
+    several = [found] if not isinstance(found, Sequence) else list(found)
+    fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=["deletion", "insertion"])
+    for k, one in enumerate(several):
+        colour, symbol = theme.series_style(k)
+        for column, values in enumerate((one.deletion, one.insertion), start=1):
+            fig.add_trace(
+                go.Scatter(
+                    x=theme.array(one.fractions),
+                    y=_mean_over_items(values.T),
+                    name=theme.escape(one.method.replace("_", " ")),
+                    legendgroup=one.method,
+                    showlegend=column == 1,
+                    mode="lines+markers",
+                    line={"color": colour},
+                    marker={"symbol": symbol, "size": 6},
+                    hovertemplate="%{x:.0%}: %{y:.3f}<extra>%{fullData.name}</extra>",
+                ),
+                row=1,
+                col=column,
+            )
+    target = several[0].target
+    theme.dress(
+        fig,
+        "Does the model use what is ranked high?",
+        theme.escape(f"{target.replace('_', ' ')} [{UNITS.get(target, target)}], mean over {len(several[0].deletion)} "
+                     "prompts; a faithful ranking falls fast at the left and rises fast at the right"),
+        height=440,
+    )  # fmt: skip
+    fig.update_xaxes(title="fraction of the units removed", tickformat=".0%", row=1, col=1)
+    fig.update_xaxes(title="fraction of the units present", tickformat=".0%", row=1, col=2)
+    fig.update_yaxes(title=UNITS.get(target, target), row=1, col=1)
+    return fig
+
+
+def method_comparison(found: MethodComparison) -> go.Figure:
+    """Attribution methods side by side: how alike their rankings are, and how faithful (AOPC, larger is better)."""
+    labels = [theme.escape(m.replace("_", " ")) for m in found.methods]
+    aopc = [float(np.nanmean(theme.array(f.aopc))) for f in found.faithfulness]
+    fig = make_subplots(
+        1, 3, shared_yaxes=True, horizontal_spacing=0.03, column_widths=[0.38, 0.38, 0.24],
+        subplot_titles=["Spearman", f"Jaccard of the top {found.k}", "AOPC"],
+    )  # fmt: skip
+    fig.add_trace(_agreement(found.spearman, labels, "coloraxis"), row=1, col=1)
+    fig.add_trace(_agreement(found.jaccard, labels, "coloraxis2"), row=1, col=2)
+    fig.add_trace(
+        go.Bar(
+            x=aopc,
+            y=labels,
+            orientation="h",
+            marker={"color": theme.PALETTE[0]},
+            customdata=np.column_stack([theme.array(found.stability), theme.array(found.seconds)]),
+            hovertemplate="%{y}<br>AOPC %{x:.3f}<br>stability %{customdata[0]:.2f}<br>"
+            "%{customdata[1]:.3f} s a prompt<extra></extra>",
+        ),
+        row=1,
+        col=3,
+    )
+    target = found.faithfulness[0].target if found.faithfulness else "log_prob"
+    theme.dress(
+        fig,
+        "Attribution methods side by side",
+        theme.escape(f"{found.items} prompts, by {found.units}; AOPC [{UNITS.get(target, target)}]: mean loss as the "
+                     "highest ranked units go, larger is more faithful"),
+        height=240 + 28 * len(labels),
+    )  # fmt: skip
+    fig.update_layout(
+        coloraxis={**theme.diverging_axis(1.0, ""), "showscale": False},
+        coloraxis2={**_share_axis(""), "showscale": False},
+        showlegend=False,
+    )
+    fig.update_yaxes(type="category", autorange="reversed")
+    for column in (1, 2):
+        fig.update_xaxes(type="category", tickangle=-45, showgrid=False, row=1, col=column)
+    return fig
+
+
 def unit(attribution: Attribution) -> str:
     """The unit of the contributions: nats for log-probabilities, logits, or probability."""
     return UNITS.get(attribution.target, attribution.target)
@@ -182,6 +333,33 @@ def _map(tokens: Sequence[str], answer: Sequence[str], values: NDArray[np.float6
         ygap=1,
         hovertemplate="%{y} → %{x}<br>%{z:+.3f}<extra></extra>",
     )
+
+
+def _agreement(values: Any, labels: list[str], axis: str) -> go.Heatmap:
+    """A square of how alike each two are, the numbers written in."""
+    return go.Heatmap(
+        z=theme.array(values),
+        x=labels,
+        y=labels,
+        coloraxis=axis,
+        texttemplate="%{z:.2f}" if len(labels) <= 12 else None,
+        xgap=1,
+        ygap=1,
+        hovertemplate="%{y} and %{x}<br>%{z:.3f}<extra></extra>",
+    )
+
+
+def _share_axis(title: str) -> dict[str, Any]:
+    """A colour axis from 0 to 1."""
+    return {**theme.diverging_axis(1.0, title), "colorscale": theme.SEQUENTIAL, "cmin": 0.0}
+
+
+def _mean_over_items(values: Any) -> NDArray[np.float64]:
+    """Mean of each row over its defined entries; NaN where a row has none."""
+    rows = theme.array(values)
+    defined = np.isfinite(rows)
+    counts = defined.sum(1)
+    return np.where(counts, np.where(defined, rows, 0.0).sum(1) / np.maximum(counts, 1), np.nan)
 
 
 def _token_axes(fig: go.Figure) -> None:

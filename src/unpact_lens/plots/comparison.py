@@ -12,7 +12,7 @@ from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import component_bars, head_axes, head_heatmap, head_map_height, head_values
 
 if TYPE_CHECKING:
-    from unpact_lens.comparison import ModelDiff, PatchingMap, WeightChanges
+    from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 
 
 def model_diff(diff: ModelDiff) -> go.Figure:
@@ -81,6 +81,56 @@ def head_triptych(diff: ModelDiff) -> go.Figure:
         height=head_map_height(before) + 24,
     )
     head_axes(fig, before)
+    return fig
+
+
+def head_split(split: HeadSplit) -> go.Figure:
+    """Why each head's part in the logit changed: its Δ, and the share of each player; they sum to Δ. One scale."""
+    maps = {"Δ": theme.array(split.delta).mean(-1)}
+    maps |= {player: theme.array(v).mean(-1) for player, v in zip(split.players, split.values, strict=True)}
+    fig = make_subplots(1, len(maps), shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
+    for column, values in enumerate(maps.values(), start=1):
+        fig.add_trace(head_heatmap(values), row=1, col=column)
+    theme.dress(
+        fig,
+        "Why each head changed",
+        theme.escape(
+            f"Shapley shares of Δ [logits] of “{theme.short(split.answer.strip())}”, mean over its tokens: where "
+            "it looks, what it reads, its weights, how it is read out"
+        ),
+    )
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit(maps.values()), "logits"),
+        height=head_map_height(maps["Δ"]) + 24,
+    )
+    head_axes(fig, maps["Δ"])
+    return fig
+
+
+def activation_changes(changes: ActivationChanges) -> go.Figure:
+    """Length of Δ over the length before, hook by position; hover gives the cosine of before and after."""
+    relative = theme.array(changes.relative)
+    fig = theme.figure(
+        "How far the activations moved",
+        theme.escape(f"‖Δ‖ / ‖before‖ at each position, prompt and answer “{theme.short(changes.answer.strip())}”"),
+    )
+    fig.add_trace(
+        go.Heatmap(
+            z=relative,
+            x=theme.token_labels(changes.tokens),
+            y=[theme.escape(hook) for hook in changes.hooks],
+            customdata=theme.array(changes.cosine),
+            colorscale=theme.SEQUENTIAL,
+            zmin=0,
+            colorbar={"title": {"text": "‖Δ‖ / ‖before‖", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y}, %{x}<br>relative %{z:.3f}<br>cosine %{customdata:.3f}<extra></extra>",
+        )
+    )
+    fig.update_layout(height=220 + 20 * len(changes.hooks))
+    fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig
 
 

@@ -35,6 +35,9 @@ DIVERGING: list[tuple[float, str]] = [
 ]
 """Negative to positive, white at 0."""
 
+SEQUENTIAL: list[tuple[float, str]] = [(2 * (at - 0.5), colour) for at, colour in DIVERGING if at >= 0.5]
+"""Nothing to much: the positive half of the diverging scale, white at 0."""
+
 INK = "#1F2933"
 MUTED = "#66717E"
 GRID = "#E4E8EC"

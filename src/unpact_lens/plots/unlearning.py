@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
+from unpact_lens.plots.attribution import described, unit
 
 if TYPE_CHECKING:
     from unpact_lens.unlearning import History, Unlearned
@@ -29,6 +32,45 @@ def history(result: Unlearned | History) -> go.Figure:
     """
     name, stopped = getattr(result, "method", ""), getattr(result, "stopped", "")
     return history_frame(result.to_frame(), name, stopped)
+
+
+def trajectory(result: Unlearned | History, *, item: int = 0) -> go.Figure:
+    """How the contributions of one tracked fact's prompt tokens moved while unlearning: tokens down, steps across.
+
+    Args:
+        result: of `unlearn`, or its history, with tracked facts.
+        item: which of the tracked facts.
+
+    Raises:
+        InputError: if no facts were tracked, or there are fewer of them.
+    """
+    run: Any = result
+    tracked = getattr(run, "history", run).trajectory
+    steps = sorted(tracked, key=int)
+    if not steps:
+        raise InputError("this run tracked no facts; there is no trajectory to draw")
+    if not 0 <= item < len(tracked[steps[0]]):
+        raise InputError(f"item {item} of {len(tracked[steps[0]])} tracked facts; they are numbered from 0")
+    points = [tracked[step][item] for step in steps]
+    values = np.column_stack([theme.array(a.scores) for a in points])
+    fig = theme.figure("Contributions while unlearning", described(points[0]))
+    fig.add_trace(
+        go.Heatmap(
+            z=values,
+            x=steps,
+            y=theme.token_labels(points[0].tokens),
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y} at step %{x}<br>%{z:+.3f}<extra></extra>",
+        )
+    )
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([values]), unit(points[0])), height=190 + 22 * len(values)
+    )
+    fig.update_xaxes(type="category", title="step", showgrid=False)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig
 
 
 def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> go.Figure:

@@ -73,11 +73,15 @@ def verdict_table(study: Any) -> dict[str, Any]:
     columns = [c for c in COLUMNS if c.key in frame]
     rows = []
     for name, cell, (_, row) in zip(labels_of(study.cells), study.cells, frame.iterrows(), strict=True):
+        sizes = {
+            "F": cell.scores.forgetting.n, "D_near": cell.scores.destruction_near.n,
+            "D_far": cell.scores.destruction_far.n, "R": cell.recovery.n_common,
+        }  # fmt: skip
         rows.append(
             {
                 "name": name,
                 "stopped": cell.stopped,
-                "cells": [_cell(row, c.key) for c in columns],
+                "cells": [_cell(row, c.key, sizes.get(c.key)) for c in columns],
                 "verdicts": list(cell.verdict.labels),
                 "why": dict(cell.verdict.reasons),
                 "open": [
@@ -164,23 +168,24 @@ def first_per_probe(recovery: Any, facts: int = 2) -> list[Any]:
     return [e for e in recovery.examples if e.id in ids]
 
 
-def by_group(cells: Sequence[Any]) -> dict[str, int]:
-    """How many facts each group has."""
-    groups = cells[0].scores.groups if cells else ()
-    return {g: groups.count(g) for g in ("forget", "near", "far", "general") if g in groups}
+def by_group(scores: Any, *, known: bool = False) -> dict[str, int]:
+    """How many facts each group has, or how many of them the model gave."""
+    counted = [g for g, right in zip(scores.groups, scores.right.tolist(), strict=True) if right or not known]
+    return {g: counted.count(g) for g in ("forget", "near", "far", "general") if g in scores.groups}
 
 
-def _cell(row: Any, key: str) -> dict[str, Any]:
+def _cell(row: Any, key: str, size: int | None) -> dict[str, Any]:
+    """A number with its interval, a bar where it is a share, and what it is over: n facts, or the name of a control."""
     value = row[key]
     shown = {
         "text": number(value),
         "interval": interval(row.get(f"{key}_low"), row.get(f"{key}_high")),
         "bar": None if math.isnan(value) or key == "distance" else round(min(max(value, 0.0), 1.0), 3),
-        "note": "",
+        "note": "" if size is None else f"n = {size}",
     }
     of = {"net_R": "net_R_control", "excess": "excess_probe"}.get(key)
     if of and not math.isnan(value) and row.get(of):
-        shown["note"] = str(row[of]).replace("_", " ").replace("random words:", "random words in ")
+        shown["note"] = str(row[of]).split(":")[0].replace("_", " ")
     return shown
 
 

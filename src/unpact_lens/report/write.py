@@ -23,7 +23,7 @@ from unpact_lens.plots import dilemma
 from unpact_lens.plots.comparison import head_triptych, model_diff
 from unpact_lens.plots.focus import focus_shift
 from unpact_lens.plots.recovery import recovery_bars
-from unpact_lens.plots.unlearning import history
+from unpact_lens.plots.unlearning import history_frame
 from unpact_lens.report import tables, words
 from unpact_lens.results import write_text
 
@@ -86,7 +86,8 @@ def render(study: StudyLike) -> str:
         "command": words.command(study),
         "config": study.config,
         "epsilon": float(study.config.get("epsilon", 0.1)),
-        "groups": tables.by_group(study.cells),
+        "groups": tables.by_group(study.before),
+        "known": tables.by_group(study.before, known=True),
         "duration": words.duration(study.seconds),
         "environment": study.environment,
         "has_control": study.control is not None,
@@ -127,7 +128,7 @@ def cell_context(study: StudyLike, cell: Any, name: str, figures: Figures) -> di
             {"heads": figures.add(head_triptych(d)), "components": figures.add(model_diff(d))}
             for d in cell.diffs[:DIFF_MAPS]
         ],
-        "history": figures.add(history(cell.history)),
+        "history": figures.add(history_frame(cell.history.to_frame(), name, cell.stopped)),
         "generated": tables.generated_rows(study, cell),
     }
 
