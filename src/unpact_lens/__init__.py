@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "load_model": "models.load",
     "load_benchmark": "data.load",
+    "from_pairs": "data.pairs",
     "QA": "data.qa",
     "Corpus": "data.qa",
     "Benchmark": "data.qa",
@@ -39,11 +40,14 @@ _HOME = {
     "evaluate": "evaluation",
     "metrics": "evaluation",
     "known_facts": "evaluation",
+    "agreement": "evaluation",
+    "published": "evaluation",
     "run_study": "study",
     "load_config": "study",
     "write_report": "report",
     "save": "results",
     "load": "results",
+    "export_hf": "models.export",
     "InputError": "errors",
 }
 """Where each public name lives, below `unpact_lens`."""
@@ -64,10 +68,12 @@ if TYPE_CHECKING:
     from unpact_lens.comparison import diff
     from unpact_lens.comparison.focus import focus
     from unpact_lens.data.load import load_benchmark
+    from unpact_lens.data.pairs import from_pairs
     from unpact_lens.data.qa import QA, Benchmark, Corpus
     from unpact_lens.decomposition import decompose
     from unpact_lens.errors import InputError
-    from unpact_lens.evaluation import evaluate, known_facts, metrics
+    from unpact_lens.evaluation import agreement, evaluate, known_facts, metrics, published
+    from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model
     from unpact_lens.recovery import recover
     from unpact_lens.report import write_report
