@@ -59,7 +59,7 @@ def grad_x_input(run: Run, examples: Sequence[Example]) -> list[Outcome]:
 
 
 def integrated_gradients(
-    run: Run, examples: Sequence[Example], *, baseline: Text | int = "zero", steps: int = 50
+    run: Run, examples: Sequence[Example], *, baseline: Text | int = "mean", steps: int = 50
 ) -> list[Outcome]:
     r"""Integrated gradients: the gradient along a path from a baseline, times the way.
 
@@ -71,7 +71,8 @@ def integrated_gradients(
     Args:
         run: model and scorer.
         examples: prompts with their answers, cut into units.
-        baseline: `"zero"`, `"mean"` (the vocabulary's mean embedding), or one token as text or id.
+        baseline: `"mean"` (the vocabulary's mean embedding), `"zero"`, or one token as text or id. Where no positions are
+            added (rotary models), zero is a point at which the first norm is all but singular, and completeness bad.
         steps: points of the sum.
 
     Returns:
