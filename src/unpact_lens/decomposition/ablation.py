@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -56,6 +56,8 @@ class Ablation(Result):
     prompt: str
     answer: str
     settings: dict[str, Any] = field(default_factory=dict)
+
+    figure: ClassVar[str | None] = "mechanisms:ablation_map"
 
     @property
     def values(self) -> Float[Tensor, "row column"]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -57,6 +57,8 @@ class PathEffects(Result):
     prompt: str
     answer: str
     versus: str | None = None
+
+    figure: ClassVar[str | None] = "mechanisms:path_effects"
 
     @property
     def indirect(self) -> Float[Tensor, "head source answer"]:

@@ -1,0 +1,73 @@
+"""Checks of a reading, drawn: direct and indirect paths of each head and source token, and ablated parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.plots import theme
+from unpact_lens.plots.decomposition import head_map_height
+
+if TYPE_CHECKING:
+    from unpact_lens.decomposition import Ablation, PathEffects
+
+
+def path_effects(effects: PathEffects) -> go.Figure:
+    """What each head's reading of each source token is worth to the logit: direct, indirect, total; one scale."""
+    maps = {name: theme.array(getattr(effects, name)).mean(-1) for name in ("direct", "indirect", "total")}
+    fig = make_subplots(1, 3, shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
+    for column, values in enumerate(maps.values(), start=1):
+        fig.add_trace(
+            go.Heatmap(
+                z=values,
+                x=theme.token_labels(effects.tokens),
+                y=[f"L{layer}H{head}" for layer, head in effects.heads],
+                coloraxis="coloraxis",
+                hovertemplate="%{y} from %{x}<br>%{z:+.4f} logits<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+    held = " and ".join(effects.frozen) or "nothing"
+    theme.dress(
+        fig,
+        "Straight into the answer, or through later layers",
+        theme.escape(f"logits of “{theme.short(effects.answer.strip())}”, mean over its tokens; held: {held}"),
+        height=220 + 18 * len(effects.heads),
+        coloraxis=theme.diverging_axis(theme.symmetric_limit(maps.values()), "logits"),
+    )
+    fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig
+
+
+def ablation_map(ablation: Ablation) -> go.Figure:
+    """What the answer's mean log-probability loses without each part; hover gives the spread over resamples."""
+    values = theme.array(ablation.values)
+    title = f"What each {ablation.what} is worth to the answer"
+    fig = theme.figure(
+        title,
+        theme.escape(
+            f"mean log-probability of “{theme.short(ablation.answer.strip())}” with it minus without it [nats]; "
+            f"{ablation.how} ablation at every position"
+        ),
+        height=head_map_height(values),
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([values]), "nats"),
+    )
+    fig.add_trace(
+        go.Heatmap(
+            z=values,
+            x=list(ablation.labels[1]),
+            y=list(ablation.labels[0]),
+            customdata=theme.array(ablation.spread),
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y}, %{x}<br>%{z:+.4f} nats, spread %{customdata:.4f}<extra></extra>",
+        )
+    )
+    fig.update_xaxes(type="category", showgrid=False)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig
