@@ -7,6 +7,7 @@ import torch
 
 from tests.attribution.test_contribution import random_ids
 from tests.conftest import tiny
+from unpact_lens.attribution import attribute
 from unpact_lens.attribution import scorer as module
 from unpact_lens.attribution.scorer import LAUNCH_TOKENS, Scorer, cut, shared_positions
 from unpact_lens.errors import InputError
@@ -149,3 +150,19 @@ def test_train_mode_is_refused():
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(InputError, match="batch_tokens=0"):
         Scorer(tiny(), batch_tokens=0)
+
+
+def test_a_device_without_half_precision_is_named(monkeypatch):
+    def missing(*_):
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
+
+    model = tiny(dtype=torch.float16)
+    monkeypatch.setattr(surface, "logits_at", missing)
+    with pytest.raises(InputError, match=r"float16, which cpu cannot compute with .*dtype=torch\.float32"):
+        Scorer(model, share_prefix=False)([family(model, 5)])
+
+
+@pytest.mark.parametrize("method", ["leave_one_out", "grad_norm", "attention_rollout", "value_zeroing", "ov"])
+def test_scores_of_a_half_precision_model_are_in_single_precision(method):
+    a = attribute(tiny(dtype=torch.bfloat16), [3, 1, 4], [1, 5], method=method)
+    assert a.scores.dtype == torch.float32

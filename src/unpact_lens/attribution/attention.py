@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unpact_lens.attribution.removal import unit_masks
 from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution.targets import wide
 from unpact_lens.attribution.units import Example
 from unpact_lens.decomposition import structure
 from unpact_lens.decomposition.capture import capture
@@ -41,7 +42,8 @@ def attention_rollout(run: Run, examples: Sequence[Example]) -> list[Outcome]:
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
         with torch.inference_mode():
             taken = surface.collect(run.model, _tokens(run.model, example), names)
-        mixing = [(taken[name][0].mean(0) + torch.eye(taken[name].shape[-1]).to(taken[name])) / 2 for name in names]
+        means = [wide(taken[name][0]).mean(0) for name in names]
+        mixing = [(mean + torch.eye(len(mean)).to(mean)) / 2 for mean in means]
         outcomes.append(_at_answer(example, rollout(mixing)))
     return outcomes
 
@@ -168,7 +170,7 @@ def zeroing_matrix(run: Run, example: Example, layer: int) -> Float[Tensor, "que
             return v
 
         def keep(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-            kept.append(1 - torch.cosine_similarity(resid, whole[None], dim=-1))
+            kept.append(1 - torch.cosine_similarity(wide(resid), wide(whole)[None], dim=-1))
 
         run.model.run_with_hooks(
             tokens.expand(len(positions), -1),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unpact_lens.attribution.removal import EMBED, mean_embedding, one_token, unit_masks
 from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution.targets import wide
 from unpact_lens.attribution.units import Example
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import surface
@@ -71,8 +72,8 @@ def integrated_gradients(
     Args:
         run: model and scorer.
         examples: prompts with their answers, cut into units.
-        baseline: `"mean"` (the vocabulary's mean embedding), `"zero"`, or one token as text or id. Where no positions are
-            added (rotary models), zero is a point at which the first norm is all but singular, and completeness bad.
+        baseline: `"mean"` (the vocabulary's mean embedding), `"zero"`, or one token as text or id. Where no positions
+            are added (rotary models), zero is a point where the first norm is all but singular, and completeness bad.
         steps: points of the sum.
 
     Returns:
@@ -192,7 +193,7 @@ class Field:
                 leaf = embed.expand(len(rows), -1, -1).clone().requires_grad_()
                 values = self._forward(leaf)
                 chosen = values[torch.arange(len(rows)), torch.tensor(rows)].sum()
-                return list(torch.autograd.grad(chosen, leaf)[0])
+                return list(wide(torch.autograd.grad(chosen, leaf)[0]))
 
         return torch.stack(self.run.scorer.in_batches([len(embed)] * self.count, some))
 

@@ -15,6 +15,7 @@ of one unbatched forward pass each, to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,10 @@ class Scorer:
         Equal rows of a family are computed once.
         """
         self.settle([r for f in families for r in f])
+        with explained(self.model):
+            return self._score(families)
+
+    def _score(self, families: Sequence[Family]) -> list[list[Tensor]]:
         unique = [list(dict.fromkeys(f)) for f in families]
         found: list[dict[Encoded, Tensor]] = [{} for _ in families]
         with torch.inference_mode():
@@ -159,7 +164,7 @@ class Scorer:
             chosen = hooks(torch.tensor(part, device=device))
             return self._values(surface.logits_at(self.model, tokens, positions, chosen), [row] * len(part))
 
-        with torch.inference_mode():
+        with torch.inference_mode(), explained(self.model):
             return self.in_batches([len(row.ids) - 1] * count, run)
 
     def in_batches(self, sizes: Sequence[int], run: Callable[[list[int]], list[Any]]) -> list[Any]:
@@ -273,6 +278,20 @@ def free_memory(device: torch.device) -> int:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out, on a GPU or in the CPU's allocator."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def explained(model: Any) -> Iterator[None]:
+    """Turn the error of an operation that a device does not have in half precision into one that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "not implemented for 'Half'" not in str(error):
+            raise
+        raise InputError(
+            f"the model is in float16, which {surface.device_of(model).type} cannot compute with ({error}); load it "
+            "with dtype=torch.float32, or move it to a GPU"
+        ) from None
 
 
 def check_runnable(model: Any) -> None:

@@ -83,8 +83,12 @@ def exact(
     coalitions = torch.tensor(list(itertools.product([False, True], repeat=n)))
     values, sizes = value(coalitions), coalitions.sum(1)
     # For a coalition with i: the weight of what i adds to the rest; without i: minus the weight of what i would add.
-    with_i = torch.tensor([1 / (n * math.comb(n - 1, s - 1)) if s else 0.0 for s in sizes.tolist()], dtype=torch.float64)
-    without_i = torch.tensor([1 / (n * math.comb(n - 1, s)) if s < n else 0.0 for s in sizes.tolist()], dtype=torch.float64)
+    with_i = torch.tensor(
+        [1 / (n * math.comb(n - 1, s - 1)) if s else 0.0 for s in sizes.tolist()], dtype=torch.float64
+    )
+    without_i = torch.tensor(
+        [1 / (n * math.comb(n - 1, s)) if s < n else 0.0 for s in sizes.tolist()], dtype=torch.float64
+    )
     weights = torch.where(coalitions, with_i[:, None], -without_i[:, None])
     return weights.to(values).T @ values, None
 

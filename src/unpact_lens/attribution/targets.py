@@ -44,7 +44,7 @@ def logit(
     logits: Float[Tensor, "batch answer d_vocab"], answers: Int[Tensor, "batch answer"]
 ) -> Float[Tensor, "batch answer"]:
     """The answer token's logit, which a shift of all logits moves and which the log-probability ignores."""
-    return _wide(logits).gather(-1, answers[..., None])[..., 0]
+    return wide(logits).gather(-1, answers[..., None])[..., 0]
 
 
 def prob(
@@ -86,7 +86,7 @@ def logit_difference(answer: Sequence[int], foil: Sequence[int]) -> Values:
         raise InputError("the answer and the foil begin alike and one of them ends there; give a foil that differs")
 
     def at_first_difference(logits: Tensor, answers: Tensor) -> Tensor:
-        at = _wide(logits)[:, first]
+        at = wide(logits)[:, first]
         return (at[:, answer[first]] - at[:, foil[first]])[:, None]
 
     return at_first_difference
@@ -102,7 +102,7 @@ def from_callable(function: Callable[[Tensor, Tensor], Tensor]) -> Values:
     """
 
     def values(logits: Tensor, answers: Tensor) -> Tensor:
-        rows = [function(l, a) for l, a in zip(_wide(logits), answers, strict=True)]
+        rows = [function(l, a) for l, a in zip(wide(logits), answers, strict=True)]
         for row in rows:
             if not isinstance(row, Tensor) or row.shape not in ((), answers.shape[1:]):
                 got = f"shape {tuple(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
@@ -145,5 +145,6 @@ def resolve(
     return PLAIN[target]
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In single precision at least: half precision is for weights and activations, not for scores."""
+    return values if values.dtype == torch.float64 else values.float()
