@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -33,6 +33,8 @@ class AttentionPatterns(Result):
         prompt: the prompt, as text.
         answer: the answer, as text.
     """
+
+    figure: ClassVar[str | None] = "interventions:attention_patterns"
 
     before: Float[Tensor, "head query key"]
     after: Float[Tensor, "head query key"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -52,6 +52,8 @@ class KeyPath(Result):
         answer: the answer, as text.
         settings: seed and draws.
     """
+
+    figure: ClassVar[str | None] = "interventions:key_path"
 
     log_prob_before: float
     log_prob_after: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -40,6 +40,8 @@ class DiffSummary(Result):
         level: confidence of the intervals.
         settings: resamples and seed.
     """
+
+    figure: ClassVar[str | None] = "interventions:diff_summary"
 
     scalars: dict[str, Float[Tensor, " 4"]]
     components: Float[Tensor, "component 4"]

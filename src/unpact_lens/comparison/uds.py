@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -46,6 +46,8 @@ class UnlearningDepth(Result):
         ids: the items' ids.
         labels: the layers.
     """
+
+    figure: ClassVar[str | None] = "interventions:unlearning_depth"
 
     scores: Float[Tensor, " item"]
     delta_retrain: Float[Tensor, "item layer"]

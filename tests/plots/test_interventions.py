@@ -1,0 +1,76 @@
+"""Attention, paths, depth and summaries are drawn as they were found."""
+
+import numpy as np
+import torch
+
+from tests.plots.examples import ANSWER, HOSTILE, noise
+from unpact_lens.comparison.attention import AttentionPatterns
+from unpact_lens.comparison.key_path import KeyPath
+from unpact_lens.comparison.summary import DiffSummary
+from unpact_lens.comparison.uds import UnlearningDepth
+
+
+def test_attention_is_drawn_before_after_and_as_difference_below_the_diagonal():
+    size = len(HOSTILE)
+    before, after = (noise(2, size, size, seed=s).tril().abs().clamp(max=1) for s in (0, 1))
+    patterns = AttentionPatterns(
+        before=before, after=after, heads=((0, 1), (2, 0)), delta=torch.tensor([-1.0, 0.5]), tokens=HOSTILE, prompt="p",
+        answer="".join(ANSWER),
+    )  # fmt: skip
+    fig = patterns.plot()
+    assert len(fig.data) == 6
+    below = np.tril(np.ones((size, size), dtype=bool))
+    np.testing.assert_allclose(fig.data[5].z[below], (after - before)[1].numpy()[below])
+    assert np.isnan(fig.data[0].z[~below]).all()
+    assert [t.visible for t in fig.data] == [True] * 3 + [False] * 3
+    second = fig.layout.updatemenus[0].buttons[1]
+    assert second.label == "L2H0 (Δ +0.50 logits)"
+    assert second.args[0]["visible"] == [False] * 3 + [True] * 3
+    assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == 1
+
+
+def test_the_key_path_shows_shares_and_each_heads_part():
+    path = KeyPath(
+        log_prob_before=-1.0, log_prob_after=-5.0, log_prob_key=-3.0, log_prob_rest=torch.tensor([-5.0, -4.0]),
+        log_prob_all=-1.0, by_head=noise(2, 3) - 5, keys=(2,), restore="pattern",
+        labels=(("L0", "L1"), ("H0", "H1", "H2")), tokens=HOSTILE, prompt="p", answer="a",
+    )  # fmt: skip
+    fig = path.plot()
+    bars, heads = fig.data
+    np.testing.assert_allclose(bars.x, [0.5, 0.125, 1.0])
+    np.testing.assert_allclose(heads.z, path.by_head + 5)
+    assert "nats" in heads.hovertemplate
+    assert "<script" not in fig.layout.title.subtitle.text
+
+
+def test_depth_shows_the_two_losses_by_layer():
+    depth = UnlearningDepth(
+        scores=torch.tensor([0.2, 0.4]), delta_retrain=noise(2, 3), delta_unlearned=noise(2, 3, seed=1), threshold=0.05,
+        ids=("a", "b"), labels=("L0", "L1", "L2"),
+    )  # fmt: skip
+    fig = depth.plot()
+    np.testing.assert_allclose(fig.data[0].y, depth.delta_retrain.mean(0))
+    np.testing.assert_allclose(fig.data[1].y, depth.delta_unlearned.mean(0))
+    assert "UDS 0.30" in fig.layout.title.subtitle.text
+
+
+def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:
+    centre = noise(3, 1, seed=seed)
+    heads = torch.tensor([[[1.0, 0.5, 1.5, 9], [0.1, -0.5, 0.7, 9]], [[-1.0, -2.0, -0.5, 9], [0.0, 0.0, 0.0, 9]]])
+    return DiffSummary(
+        scalars={"log_prob": torch.tensor([-1.0, -2.0, -0.5, 9])}, heads=heads, items=noise(9, 3),
+        components=torch.cat([centre, centre - 0.3, centre + 0.2, torch.full((3, 1), 9.0)], 1),
+        labels=(("embed", "L0H0", "L0.mlp"), ("L0", "L1"), ("H0", "H1")), ids=tuple("abcdefghi"), floor=floor,
+    )  # fmt: skip
+
+
+def test_a_summary_shows_means_intervals_the_floor_and_the_heads_that_surely_moved():
+    summary = made_summary(0, floor=made_summary(1))
+    fig = summary.plot()
+    delta, floor, heads, sure = fig.data
+    np.testing.assert_allclose(delta.y, summary.components[:, 0])
+    np.testing.assert_allclose(delta.error_y.arrayminus, [0.3] * 3)
+    np.testing.assert_allclose(floor.y, summary.floor.components[:, 0])
+    np.testing.assert_allclose(heads.z, summary.heads[..., 0])
+    assert list(zip(sure.y, sure.x, strict=True)) == [(0, 0), (1, 0)]
+    assert "9 questions; Δ log-prob -1.00 [-2.00, -0.50]; 95% intervals" in fig.layout.title.subtitle.text
