@@ -122,7 +122,7 @@ def activation_changes(changes: ActivationChanges) -> go.Figure:
             customdata=theme.array(changes.cosine),
             colorscale=theme.SEQUENTIAL,
             zmin=0,
-            colorbar={"title": {"text": "‖Δ‖ / ‖before‖", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            colorbar={"title": {"text": "relative", "side": "right"}, "thickness": 12, "outlinewidth": 0},
             xgap=1,
             ygap=1,
             hovertemplate="%{y}, %{x}<br>relative %{z:.3f}<br>cosine %{customdata:.3f}<extra></extra>",

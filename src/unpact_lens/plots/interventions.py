@@ -179,7 +179,7 @@ def diff_summary(summary: DiffSummary) -> go.Figure:
     heads = theme.array(summary.heads)
     fig.add_trace(head_heatmap(heads[..., 0]), row=2, col=1)
     layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
-    dots = {"color": theme.INK, "size": 5}
+    dots = {"color": theme.INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
     fig.add_trace(
         go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots), row=2, col=1
     )

@@ -2,7 +2,11 @@
 // Draws each figure when it comes into view, and shows the panels of the method and question that are chosen.
 (() => {
   const chosen = { cell: "0", map: "0", diff: "0" };
-  const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
+  const narrow = window.matchMedia("(max-width: 40rem)").matches; // there the tool bar would cover the title
+  const config = {
+    responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+    displayModeBar: narrow ? false : "hover",
+  };
 
   const draw = (element) => {
     if (element.dataset.drawn) return;
