@@ -60,9 +60,9 @@ def hf_model(family: str, seed: int = 0, **changes: object):
     return model
 
 
-def save(path, family: str, seed: int = 0, prepends_bos: bool = False, **changes: object):
+def save(path, family: str, prepends_bos: bool = False, dtype: torch.dtype = torch.float32, **changes: object):
     """A directory as `save_pretrained` leaves it; returns it with the model."""
-    model = hf_model(family, seed, **changes)
-    model.save_pretrained(path)
+    model = hf_model(family, **changes)
+    model.to(dtype).save_pretrained(path)
     tokenizer(prepends_bos).save_pretrained(path)
     return path, model

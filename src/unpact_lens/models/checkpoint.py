@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -132,13 +133,16 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
     if (directory / "tokenizer").is_dir():
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
     target = str(device or "cpu")
-    state = load_file(weights, device=target)
+    try:
+        state = load_file(weights, device=target)
+    except SafetensorError as error:
+        raise InputError(f"{weights} cannot be read ({error}); save the model again") from None
     model: Any
     if record["kind"] == "bridge":
         model = _empty_bridge(directory / "hf", record, tokenizer, target)
         model.load_state_dict(state)
     else:
-        model = HookedTransformer(_unpack_config(record["config"], target))
+        model = _empty_hooked(record["config"], target)
         fill(model, state)
         attach_tokenizer(model, tokenizer)
     model.cfg.default_prepend_bos = record["default_prepend_bos"]
@@ -191,13 +195,10 @@ def _pack_config(config: HookedTransformerConfig) -> dict[str, Any]:
     return {k: str(v).removeprefix("torch.") if k == "dtype" else v for k, v in fields.items() if k != "device"}
 
 
-def _unpack_config(fields: dict[str, Any], device: str) -> HookedTransformerConfig:
-    # A configuration with a seed would seed all of the caller's random numbers, and draw weights for nothing.
-    kept = {"seed": fields["seed"], "init_weights": fields["init_weights"]}
+def _empty_hooked(fields: dict[str, Any], device: str) -> HookedTransformer:
+    # A configuration with a seed would seed all of the caller's random numbers, and weights be drawn for nothing.
     dtype = getattr(torch, fields["dtype"])
-    config = HookedTransformerConfig(
-        **{**fields, "seed": None, "init_weights": False, "dtype": dtype, "device": device}
-    )
-    for name, value in kept.items():
-        setattr(config, name, value)
-    return config
+    quiet = {"seed": None, "init_weights": False, "dtype": dtype, "device": device}
+    model = HookedTransformer(HookedTransformerConfig(**{**fields, **quiet}))
+    model.cfg.seed, model.cfg.init_weights = fields["seed"], fields["init_weights"]
+    return model

@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -24,7 +25,6 @@ from unpact_lens.models.convert import check_sound, check_supported, to_bridge, 
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json
 
-Wrap = Literal["hooked", "bridge"]
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer."""
 
@@ -32,7 +32,7 @@ HUB_TIMEOUT = 10.0
 def load_model(
     spec: Any,
     *,
-    wrap: Wrap = "hooked",
+    wrap: str = "hooked",
     tokenizer: Any = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -91,8 +91,8 @@ def load_model(
     return _from_pretrained(str(spec), wrap, target, dtype)
 
 
-def _builtin(name: str) -> Callable[[Wrap, torch.device, torch.dtype | None], Any]:
-    def load(wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _builtin(name: str) -> Callable[[str, torch.device, torch.dtype | None], Any]:
+    def load(wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
         from unpact_lens.models.builtin import load_builtin_model
 
         if wrap == "bridge":
@@ -102,20 +102,20 @@ def _builtin(name: str) -> Callable[[Wrap, torch.device, torch.dtype | None], An
     return load
 
 
-def _smollm2(wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _smollm2(wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
     from unpact_lens.models.smollm2 import smollm2_directory
 
     return _from_directory(smollm2_directory(), wrap, device, dtype)
 
 
-NAMES: Registry[Callable[[Wrap, torch.device, torch.dtype | None], Any]] = Registry("model")
+NAMES: Registry[Callable[[str, torch.device, torch.dtype | None], Any]] = Registry("model")
 """Models that are known by name."""
 NAMES.add("builtin", _builtin("builtin"))
 NAMES.add("builtin-retrain", _builtin("builtin-retrain"))
 NAMES.add("smollm2", _smollm2)
 
 
-def _live(model: HookedTransformer | TransformerBridge, wrap: Wrap) -> Any:
+def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> Any:
     if wrap == "bridge" and isinstance(model, HookedTransformer):
         raise InputError("a HookedTransformer cannot be turned into a bridge; pass the Hugging Face model it came from")
     if isinstance(model, HookedTransformer):
@@ -132,13 +132,13 @@ def _live(model: HookedTransformer | TransformerBridge, wrap: Wrap) -> Any:
 
 
 def _wrap(
-    hf: Any, tokenizer: Any, wrap: Wrap, device: torch.device | str, dtype: torch.dtype | None
+    hf: Any, tokenizer: Any, wrap: str, device: torch.device | str, dtype: torch.dtype | None
 ) -> HookedTransformer | TransformerBridge:
     convert = to_hooked if wrap == "hooked" else to_bridge
     return convert(hf, tokenizer, device=device, dtype=dtype or torch.float32)
 
 
-def _from_directory(path: Path, wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _from_directory(path: Path, wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
     saved = sorted(path.glob("model-*")) if (path / "result.json").is_file() else []
     if len(saved) == 1:
         path = saved[0]
@@ -169,7 +169,7 @@ def _from_directory(path: Path, wrap: Wrap, device: torch.device, dtype: torch.d
     return _from_pretrained(str(path), wrap, device, dtype)
 
 
-def _from_pretrained(name: str, wrap: Wrap, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _from_pretrained(name: str, wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
     """Read with transformers: safetensors only, no code from the repository."""
     try:
         config = AutoConfig.from_pretrained(name)
@@ -179,13 +179,20 @@ def _from_pretrained(name: str, wrap: Wrap, device: torch.device, dtype: torch.d
         tokenizer = AutoTokenizer.from_pretrained(name)
         # Eager attention, so that hooks on the bridge see scores and patterns.
         with progress_if_terminal():
-            hf = AutoModelForCausalLM.from_pretrained(
-                name, config=config, dtype=dtype or torch.float32, use_safetensors=True, attn_implementation="eager"
+            hf, report = AutoModelForCausalLM.from_pretrained(
+                name,
+                config=config,
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                attn_implementation="eager",
+                output_loading_info=True,
             )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot load {name}: {_one_line(error)}") from error
+    if report["missing_keys"]:
+        raise InputError(f"cannot load {name}: its files lack the weight {min(report['missing_keys'])}")
     return _wrap(hf, tokenizer, wrap, device, dtype)
 
 

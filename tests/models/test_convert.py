@@ -1,0 +1,176 @@
+"""A converted model gives the logits of the original, whatever its configuration says; or it is refused."""
+
+import pytest
+import torch
+
+from tests.conftest import tiny
+from tests.models.families import FAMILIES, hf_model, tokenizer
+from unpact_lens.errors import InputError
+from unpact_lens.models.convert import attach_tokenizer, check_sound, check_supported, fill, to_bridge, to_hooked
+
+IDS = torch.randint(0, 320, (2, 60), generator=torch.Generator().manual_seed(3))
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def logits(model):
+    with torch.inference_mode():
+        out = model(IDS)
+    return getattr(out, "logits", out)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_wraps_give_the_logits_of_the_original(family):
+    hf = hf_model(family)
+    before = {name: p.clone() for name, p in hf.named_parameters()}
+    expected = logits(hf)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(logits(to_hooked(hf, tokenizer())), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(to_bridge(hf, tokenizer())), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(hf), expected, atol=0, rtol=0)
+    assert all(torch.equal(p, before[name]) for name, p in hf.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"num_key_value_heads": 4}),
+        ("llama", {"head_dim": 16}),
+        ("llama", {"tie_word_embeddings": True, "hidden_act": "gelu"}),
+        ("llama", {"rope_parameters": LLAMA3}),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}}),
+        ("mistral", {"sliding_window": None, "num_key_value_heads": 4}),
+        ("mistral", {"sliding_window": 3, "rms_norm_eps": 0.1}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+        ("qwen2", {"tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+        ("pythia", {"use_parallel_residual": False, "layer_norm_eps": 0.1}),
+        ("pythia", {"rotary_pct": 1.0, "hidden_act": "gelu_new", "tie_word_embeddings": True}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40, "tie_word_embeddings": False}),
+        ("gpt2", {"scale_attn_weights": False, "activation_function": "relu", "layer_norm_epsilon": 0.1}),
+    ],
+)
+def test_what_the_configuration_says_is_followed(family, changes):
+    hf = hf_model(family, **changes)
+    torch.testing.assert_close(logits(to_hooked(hf, None)), logits(hf), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("llama", {"attention_bias": True}, 'llama model with attention biases .* wrap="bridge"'),
+        ("llama", {"mlp_bias": True}, "llama model with MLP biases"),
+        ("pythia", {"attention_bias": False}, "gpt_neox model with attention without biases"),
+        ("gpt2", {"add_cross_attention": True}, "gpt2 model with cross-attention"),
+        ("gpt2", {"activation_function": "tanh"}, "the activation 'tanh'"),
+        (
+            "qwen2",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+                                 "original_max_position_embeddings": 48}},
+            "rotary positions of type 'yarn'",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_equal_is_refused(family, changes, message):
+    with pytest.raises(InputError, match=message):
+        to_hooked(hf_model(family, **changes), None)
+
+
+@pytest.mark.parametrize(
+    ("family", "frozen"),
+    [
+        ("gpt2", {"b_U"}),
+        ("pythia", {"b_U"}),
+        ("llama", {"b_Q", "_b_K", "_b_V", "b_O", "b_in", "b_out", "b_U"}),
+        ("qwen2", {"b_O", "b_in", "b_out", "b_U"}),
+    ],
+)
+def test_weights_that_the_architecture_lacks_are_zero_and_frozen(family, frozen):
+    model = to_hooked(hf_model(family), None)
+    still = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[-1] for name in still} == frozen
+    assert all(not p.any() for p in still.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bridge_trains_the_weights_of_the_original_and_no_others(family):
+    hf = hf_model(family)
+    bridge = to_bridge(hf, tokenizer())
+    trained = [p for p in bridge.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == sum(p.numel() for p in hf.parameters())
+    bridge(IDS).logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in trained)
+
+
+@pytest.mark.parametrize(("family", "tied"), [("gpt2", True), ("qwen2", True), ("llama", False)])
+def test_tied_embeddings_are_recorded(family, tied):
+    hf = hf_model(family)
+    hooked = to_hooked(hf, None)
+    assert hooked.tied_embeddings is tied
+    assert torch.equal(hooked.W_U, hooked.W_E.T) is tied
+    assert to_bridge(hf, tokenizer()).tied_embeddings is tied
+
+
+@pytest.mark.parametrize("prepends", [True, False])
+def test_bos_is_what_the_tokenizer_itself_does(prepends):
+    given = tokenizer(prepends)
+    given.padding_side = "left"
+    for model in (to_hooked(hf_model("gpt2"), given), to_bridge(hf_model("gpt2"), given)):
+        assert model.cfg.default_prepend_bos is prepends
+        assert model.to_tokens("seven small").tolist() == [given("seven small")["input_ids"]]
+        assert model.tokenizer.padding_side == "right"
+        assert model.cfg.d_vocab == 320
+    assert given.padding_side == "left"
+    assert given.pad_token is None
+
+
+def test_a_model_without_tokenizer_takes_ids():
+    model = tiny()
+    attach_tokenizer(model, None)
+    assert model.tokenizer is None
+
+
+def test_type_and_device_are_as_asked():
+    model = to_hooked(hf_model("gpt2"), None, dtype=torch.float64, device="cpu")
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert model.cfg.dtype == torch.float64
+
+
+def test_dropout_is_off():
+    hf = hf_model("gpt2", resid_pdrop=0.5).train()
+    assert torch.equal(logits(to_hooked(hf, None)), logits(to_hooked(hf, None)))
+    bridge = to_bridge(hf, tokenizer())
+    assert torch.equal(logits(bridge), logits(bridge))
+    assert hf.training
+
+
+def test_broken_and_unknown_models_are_named():
+    hf = hf_model("gpt2")
+    with torch.no_grad():
+        hf.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
+    for convert in (to_hooked, to_bridge):
+        with pytest.raises(InputError, match=r"weight transformer.h.1.mlp.c_fc.weight holds NaN or infinity"):
+            convert(hf, tokenizer())
+    with pytest.raises(InputError, match=r'OPTForCausalLM cannot become .* GPT2LMHeadModel.* wrap="bridge"'):
+        check_supported("OPTForCausalLM")
+    with pytest.raises(InputError, match=r'wrap="bridge" needs a tokenizer'):
+        to_bridge(hf_model("gpt2"), None)
+    with pytest.raises(InputError, match="weight a holds NaN or infinity"):
+        check_sound([("a", torch.tensor([1.0, torch.inf]))])
+
+
+def test_weights_are_filled_all_or_not_at_all():
+    model = tiny()
+    state = {name: p.detach() + 1 for name, p in model.named_parameters()}
+    before = model.W_E.detach().clone()
+    for wrong, message in (
+        ({k: v for k, v in state.items() if k != "ln_final.w"}, "weight ln_final.w is missing"),
+        ({**state, "extra": before}, "weight extra is not part of this model"),
+        ({**state, "embed.W_E": before[:-1]}, r"weight embed.W_E has shape \(49, 32\), expected \(50, 32\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fill(model, wrong)
+        assert torch.equal(model.W_E, before)
+    fill(model, state)
+    assert torch.equal(model.W_E, before + 1)
