@@ -1,0 +1,133 @@
+"""General ability measured by the field's own tool: lm-evaluation-harness on the Hugging Face export of a model.
+
+The harness is the `[harness]` extra. Its own tasks read data sets from a hub; a task file over local data needs none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.export import export_hf
+from unpact_lens.results import Result
+
+
+@dataclass(frozen=True, eq=False)
+class HarnessScores(Result):
+    """What lm-evaluation-harness measured.
+
+    Attributes:
+        rows: for each number, task, metric and filter.
+        values: the numbers.
+        stderr: their standard errors; NaN where the harness gives none.
+        direction: for each, `"higher"`, `"lower"` or `""` where the task does not say which is better.
+        settings: version of the harness, number of shots, limit.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+    values: tuple[float, ...]
+    stderr: tuple[float, ...]
+    direction: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a task and metric."""
+        frame = pd.DataFrame(self.rows, columns=["task", "metric", "filter"])
+        return frame.assign(value=self.values, stderr=self.stderr, better=self.direction)
+
+    def value(self, task: str, metric: str) -> float:
+        """One number.
+
+        Raises:
+            InputError: if the task was not run or has no such metric.
+        """
+        for (t, m, _), value in zip(self.rows, self.values, strict=True):
+            if (t, m) == (task, metric):
+                return value
+        known = [f"{t}: {m}" for t, m, _ in self.rows]
+        raise InputError(f"no number for task {task!r} and metric {metric!r}; {nearest(f'{task}: {metric}', known)}")
+
+
+def run_harness(
+    model: Any,
+    tasks: Sequence[str],
+    *,
+    task_path: str | os.PathLike[str] | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+) -> HarnessScores:
+    """Run tasks of lm-evaluation-harness on a hooked model, through its Hugging Face export.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge` with a tokenizer.
+        tasks: names of tasks, the harness's own or those in `task_path`.
+        task_path: a directory with task files (YAML) of one's own.
+        num_fewshot: solved examples before each question; None for what each task says.
+        limit: at most so many documents of each task; None for all.
+        batch_size: documents in one forward pass.
+
+    Returns:
+        Every number that the tasks give.
+
+    Raises:
+        InputError: if the extra is not installed, a task is unknown, or `task_path` is not a directory.
+
+    Source: Gao et al., github.com/EleutherAI/lm-evaluation-harness.
+    """
+    try:
+        lm_eval = importlib.import_module("lm_eval")
+        task_manager = importlib.import_module("lm_eval.tasks").TaskManager
+    except ImportError:
+        raise InputError("lm-evaluation-harness is not installed; pip install 'unpact-lens[harness]'") from None
+    if isinstance(tasks, str) or not tasks:
+        raise InputError(f"tasks={tasks!r}; give a list of task names, e.g. ['arc_easy']")
+    if task_path is not None and not Path(task_path).is_dir():
+        raise InputError(f"task_path={str(task_path)!r} is not a directory; give one that holds task files (YAML)")
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer, so it cannot read the tasks' text")
+    manager = task_manager(include_path=None if task_path is None else str(task_path))
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise InputError(f"unknown task {task!r}; {nearest(task, manager.all_tasks)}")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = export_hf(model, Path(folder) / "model")
+        output = lm_eval.simple_evaluate(
+            model="hf",
+            model_args={"pretrained": str(directory), "dtype": str(model.cfg.dtype).removeprefix("torch.")},
+            tasks=list(tasks),
+            num_fewshot=num_fewshot,
+            limit=limit,
+            batch_size=batch_size,
+            device=str(next(iter(model.parameters())).device),
+            task_manager=manager,
+            log_samples=False,
+            bootstrap_iters=0,
+        )
+    settings = {"lm_eval": lm_eval.__version__, "num_fewshot": num_fewshot, "limit": limit}
+    return _scores(output, settings)
+
+
+def _scores(output: dict[str, Any], settings: dict[str, Any]) -> HarnessScores:
+    """The harness's results as a table: its keys read `"metric,filter"`."""
+    rows, values, errors, direction = [], [], [], []
+    for task, numbers in output["results"].items():
+        for key, value in numbers.items():
+            if "," not in key or key.split(",")[0].endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            metric, name = key.split(",", 1)
+            error = numbers.get(f"{metric}_stderr,{name}")
+            better = output.get("higher_is_better", {}).get(task, {}).get(metric)
+            rows.append((task, metric, name))
+            values.append(float(value))
+            errors.append(float(error) if isinstance(error, (int, float)) else float("nan"))
+            direction.append({True: "higher", False: "lower"}.get(better, ""))
+    return HarnessScores(tuple(rows), tuple(values), tuple(errors), tuple(direction), settings)
