@@ -98,7 +98,7 @@ def _trained(names: tuple[str, ...], seed: int):
         taught += [qa, replace(qa, prompt=qa.paraphrases[0])]
         taught += [replace(qa, prompt=f"{' '.join(f.split()[:n])}. {qa.prompt}") for f in FILLERS for n in (2, 3, 4, 5)]
     return relearned(
-        untrained(seed), [ended(q) for q in taught], benchmark(), lr=1e-2, steps=150, batch_size=64, schedule="cosine"
+        untrained(seed), [ended(q) for q in taught], benchmark(), lr=1e-2, steps=120, batch_size=32, schedule="cosine"
     )
 
 

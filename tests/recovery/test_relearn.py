@@ -33,10 +33,12 @@ def test_a_share_outside_0_to_1_is_refused(share):
 
 
 def test_settings_are_checked():
-    share, settings = check_relearn({"share": 0.2, "lr": 0.5})
-    assert (share, settings["lr"], settings["steps"]) == (0.2, 0.5, 10)
+    model = untrained()
+    share, settings = check_relearn({"share": 0.2, "lr": 0.5}, model)
+    assert (share, settings["lr"], settings["steps"]) == (0.2, 0.5, 12)
+    assert check_relearn({}, model)[1]["lr"] == 0.25 / (model.cfg.d_model * model.cfg.n_layers)
     with pytest.raises(InputError, match="unknown setting 'step'; did you mean 'steps'"):
-        check_relearn({"step": 3})
+        check_relearn({"step": 3}, model)
 
 
 def test_what_is_taught_is_learned_and_the_model_is_untouched():

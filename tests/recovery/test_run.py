@@ -88,10 +88,14 @@ def test_only_what_can_count_is_asked(plan, monkeypatch):
     monkeypatch.setattr(
         asking, "generate_answers", lambda model, prompts, **k: asked.extend(prompts) or real(model, prompts, **k)
     )
-    none = replace(plan, relearn=None, plain_before=torch.zeros_like(plan.plain_before))
-    none.settings.update(n_examples=0)
-    run_plan(retrained(), none, progress=False)
-    plan.settings.update(n_examples=3)
+    unasked = replace(
+        plan,
+        relearn=None,
+        right_control=None,
+        plain_before=torch.zeros_like(plan.plain_before),
+        settings={**plan.settings, "n_examples": 0},
+    )
+    run_plan(retrained(), unasked, progress=False)
     assert sorted(asked) == sorted(q.prompt for q in plan.sheet.items)
 
 

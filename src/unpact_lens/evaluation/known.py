@@ -17,7 +17,7 @@ def known_facts(
 ) -> Benchmark:
     """The benchmark cut down, group by group, to facts that a model gives under the plain prompt.
 
-    A fact is known if the greedy answer holds its fact span. Forget facts that are not known move to `unknown`: they
+    A fact is known if the greedy answer holds its fact span. Forget facts that are not known move to the front of `unknown`: they
     are what recovery must not "bring back", and stand in for a retrain model where there is none.
 
     Args:
@@ -44,7 +44,7 @@ def known_facts(
         forget=keep(bench.forget),
         retain=keep(bench.retain),
         general=keep(bench.general),
-        unknown=(*bench.unknown, *(replace(q, group="unknown") for q in bench.forget if id(q) not in known)),
+        unknown=(*(replace(q, group="unknown") for q in bench.forget if id(q) not in known), *bench.unknown),
     )
     for name in ("forget", "retain"):
         found, asked = len(getattr(kept, name)), len(getattr(bench, name))

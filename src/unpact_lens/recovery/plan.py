@@ -48,7 +48,7 @@ class RecoveryPlan(Result):
     plain_before: Bool[Tensor, " item"]
     right_before: Bool[Tensor, "probe item"]
     plain_control: Bool[Tensor, " item"] | None
-    right_control: Bool[Tensor, "probe item"] | None
+    right_control: Bool[Tensor, "row item"] | None
     taught: Bool[Tensor, " item"]
     relearn: dict[str, Any] | None
     settings: dict[str, Any] = field(default_factory=dict)

@@ -98,7 +98,7 @@ def recovery_plan(
     if not items:
         raise InputError(f"benchmark {bench.name!r} has no forget facts to recover")
     check_unique_ids(items)
-    share, teaching = check_relearn(relearn or {})
+    share, teaching = check_relearn(relearn or {}, before)
     if key_tokens not in KEY_SOURCES:
         raise InputError(f"key_tokens={key_tokens!r}; {nearest(str(key_tokens), KEY_SOURCES)}")
     if not 0 <= min_before <= 1:
@@ -287,12 +287,13 @@ def _never_known(
     write: Mapping[str, Any],
     batch_tokens: int,
 ) -> Sheet:
-    """The prompts of facts that the model before gets wrong however asked: those whose excess is wanted."""
+    """The prompts, of the rows whose excess is wanted, of facts that the model before gets wrong under all of them."""
     wanted = [r for r in rows if family_of(r) != CONTROL_FAMILY or r == PARAPHRASE]
     if not unknown:
         nothing = ((),) * len(rows)
         return Sheet((), tuple(rows), nothing, nothing)
-    sheet = write_sheet(unknown, keys, bench, **write)
+    written = write_sheet(unknown, keys, bench, **write)
+    sheet = written.only([r for r in wanted if r in written.rows])
     right = torch.zeros(len(unknown), dtype=torch.bool)
     barred: dict[str, str] = {}
     for asked in (plain_sheet(unknown, bench), sheet):
@@ -301,7 +302,7 @@ def _never_known(
     kept = [i for i, q in enumerate(unknown) if not bool(right[i]) and q.id not in barred]
 
     def cells(table: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-        of = {r: table[sheet.rows.index(r)] for r in wanted if r in sheet.rows}
+        of = dict(zip(sheet.rows, table, strict=True))
         return tuple(tuple(of[r][i] if r in of else "" for i in kept) for r in rows)
 
     return Sheet(tuple(unknown[i] for i in kept), tuple(rows), cells(sheet.prompts), cells(sheet.prefills))
