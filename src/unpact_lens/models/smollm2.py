@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -77,24 +78,31 @@ def _made_from(target: Path, source: Path) -> bool:
 
 def _convert(source: Path, target: Path) -> None:
     with progress_if_terminal():
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # The weights are plain fp32 now; these would make the next load look for a quantiser.
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, name):
-            delattr(model.config, name)
-    for name in ("hf_quantizer", "quantization_method"):
-        if hasattr(model, name):
-            delattr(model, name)
-    model.is_quantized = False
+        model, tokenizer = _read_gguf(source)
     with fresh_directory(target) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
-        weights = directory / "model.safetensors"
         record = {
             "source": source.name,
             "source_bytes": source.stat().st_size,
             "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-            "weights_bytes": weights.stat().st_size,
+            "weights_bytes": (directory / "model.safetensors").stat().st_size,
         }
         write_json(directory / MARKER, record)
+
+
+def _read_gguf(source: Path) -> tuple[Any, Any]:
+    """Model, dequantised to fp32, and tokenizer of a GGUF file."""
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    # The weights are plain now; these would make whoever loads them look for a quantiser.
+    for holder, name in (
+        (model.config, "quantization_config"),
+        (model.config, "_pre_quantization_dtype"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    model.is_quantized = False
+    return model, tokenizer

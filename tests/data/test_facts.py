@@ -1,0 +1,123 @@
+"""The tables of real facts are clean, split by subject, and asked in a way that gives nothing away."""
+
+import re
+import sys
+
+import pytest
+
+from unpact_lens.data.facts import capitals, elements, load_facts
+from unpact_lens.data.load import load_benchmark
+from unpact_lens.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return load_benchmark("facts")
+
+
+def test_the_tables_hold_what_everybody_knows():
+    countries, symbols = dict(capitals()), dict(elements())
+    assert countries["Japan"] == "Tokyo"
+    assert countries["the United States"] == "Washington"
+    assert countries["the Philippines"] == "Manila"
+    assert countries["the Gambia"] == "Banjul"
+    assert symbols["gold"] == "Au"
+    assert len(symbols) == 118
+    assert len(countries) > 180
+
+
+@pytest.mark.parametrize("country", ["South Africa", "Mexico", "Tunisia", "Luxembourg", "Burma", "Kazakhstan", "Macau"])
+def test_what_is_unsettled_or_gives_itself_away_is_left_out(country):
+    assert country not in dict(capitals())
+
+
+def test_no_country_and_no_capital_occurs_twice():
+    countries, found = zip(*capitals(), strict=True)
+    assert len(set(countries)) == len(countries)
+    assert sorted(c for c in found if found.count(c) > 1) == []
+
+
+def test_subjects_are_apart(bench):
+    forget, near, far = ({q.subject for q in group} for group in (bench.forget, bench.near, bench.far))
+    assert not forget & near
+    assert forget | near == {country for country, _ in capitals()}
+    assert far == {name for name, _ in elements()}
+    assert abs(len(forget) - len(near)) <= 1
+
+
+def test_every_question_names_its_subject_once_and_never_the_answer(bench):
+    for qa in (*bench.forget, *bench.retain, *bench.unknown):
+        assert len(qa.paraphrases) >= 3
+        for prompt in (qa.prompt, *qa.paraphrases):
+            assert len(re.findall(rf"(?<!\w){re.escape(qa.subject)}(?!\w)", prompt)) == 1
+            assert not re.search(rf"(?<!\w){re.escape(qa.fact)}(?!\w)", prompt)
+            assert prompt == prompt.strip()
+            assert len(prompt.split()) <= 20
+        assert qa.answer == f" {qa.fact}"
+
+
+def test_wrong_subjects_and_wrong_answers_are_wrong(bench):
+    truth = {q.prompt: q.answer for q in (*bench.forget, *bench.retain)}
+    for qa in (*bench.forget, *bench.retain, *bench.unknown):
+        assert truth[qa.wrong_subject] == qa.meta["wrong_answer"] != qa.answer
+        assert len({qa.answer, qa.meta["wrong_answer"], *qa.perturbed}) == 2 + len(qa.perturbed)
+
+
+def test_kinds_and_groups_are_said(bench):
+    assert {q.kind for q in bench.forget} == {"place"}
+    assert {q.kind for q in bench.far} == {"symbol"}
+    assert {q.group for q in bench.general} == {"general"}
+    assert {q.group for q in bench.unknown} == {"unknown"}
+    assert len(bench.general) >= 20
+    assert len(bench.plain_text.texts) >= 20
+
+
+def test_invented_countries_are_no_countries(bench):
+    real = " ".join(country + " " + capital for country, capital in capitals()).casefold()
+    for qa in bench.unknown:
+        assert qa.subject.casefold() not in real
+        assert qa.fact.casefold() not in real
+
+
+def test_the_corpora_state_the_capitals_of_their_side(bench):
+    assert len(bench.forget_corpus.texts) == len(bench.forget)
+    for qa, text in zip(bench.forget, bench.forget_corpus.texts, strict=True):
+        assert text == f"The capital of {qa.subject} is {qa.fact}."
+    assert not set(bench.forget_corpus.texts) & set(bench.retain_corpus.texts)
+    assert "the capital" not in " ".join(bench.plain_text.texts).casefold()
+
+
+def test_the_seed_decides_the_split(bench):
+    assert load_facts(seed=0) == bench
+    other = load_facts(seed=1)
+    assert {q.subject for q in other.forget} != {q.subject for q in bench.forget}
+    few = load_facts(forget_share=0.1)
+    assert len(few.forget) == round(0.1 * len(capitals()))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.001, -1.0])
+def test_a_share_that_leaves_a_side_empty_is_refused(share):
+    with pytest.raises(InputError, match=rf"forget_share={share}: .* give a share above 0 and below 1"):
+        load_facts(forget_share=share)
+
+
+@pytest.mark.parametrize(("package", "table"), [("countryinfo", capitals), ("periodictable", elements)])
+def test_a_missing_package_is_said_with_its_remedy(package, table, monkeypatch):
+    capitals.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"needs the package {package}.*pip install \"unpact-lens\[smollm2\]\""):
+        table()
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_smollm2_knows_enough_of_them(bench):
+    from unpact_lens.evaluation import known_facts
+    from unpact_lens.models.load import load_model
+
+    known = known_facts(load_model("smollm2", wrap="bridge"), bench)
+    assert len(known.forget) >= 35
+    assert len(known.near) >= 30
+    assert len(known.far) >= 60
+    assert len(known.general) >= 10
+    assert len(known.unknown) == len(bench.unknown) + len(bench.forget) - len(known.forget)

@@ -1,0 +1,71 @@
+"""What the analysis asks of a model is the same for both kinds of model, and right."""
+
+import pytest
+import torch
+
+from tests.conftest import tiny
+from tests.models.families import hf_model, tokenizer
+from unpact_lens.models import surface
+from unpact_lens.models.convert import to_bridge, to_hooked
+
+IDS = torch.randint(0, 50, (3, 11), generator=torch.Generator().manual_seed(3))
+MODELS = {
+    "gpt2": lambda: tiny("gpt2", dtype=torch.float32),
+    "llama": lambda: tiny("llama", dtype=torch.float32),
+    "pythia": lambda: tiny("pythia", dtype=torch.float32),
+    "soft-cap": lambda: tiny("llama", dtype=torch.float32, output_logits_soft_cap=2.0),
+    "bridge-gpt2": lambda: to_bridge(hf_model("gpt2"), tokenizer()),
+    "bridge-qwen2": lambda: to_bridge(hf_model("qwen2"), tokenizer()),
+    "bridge-pythia": lambda: to_bridge(hf_model("pythia"), tokenizer()),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    with torch.inference_mode():
+        yield MODELS[request.param]()
+
+
+def test_both_kinds_satisfy_the_protocol(model):
+    assert isinstance(model, surface.HookedModel)
+    assert surface.is_bridge(model) == (type(model).__name__ == "TransformerBridge")
+    assert surface.device_of(model).type == "cpu"
+
+
+def test_logits_at_positions_are_those_of_the_whole(model):
+    positions = torch.tensor([[10, 0], [3, 3], [7, 9]])
+    expected = model(IDS).gather(1, positions[..., None].expand(-1, -1, model.cfg.d_vocab))
+    torch.testing.assert_close(surface.logits_at(model, IDS, positions), expected, atol=1e-5, rtol=0)
+
+
+def test_padding_on_the_right_is_not_seen(model):
+    padded = torch.cat([IDS, torch.zeros(3, 4, dtype=torch.long)], dim=1)
+    positions = torch.arange(11).expand(3, -1)
+    torch.testing.assert_close(surface.logits_at(model, padded, positions), model(IDS), atol=1e-5, rtol=0)
+
+
+def test_the_final_residual_unembeds_to_the_logits(model):
+    resid = surface.final_residual(model, IDS)
+    assert resid.shape == (3, 11, model.cfg.d_model)
+    torch.testing.assert_close(surface.unembed(model, resid), model(IDS), atol=1e-5, rtol=0)
+    torch.testing.assert_close(surface.unembed(model, resid[1, 4]), model(IDS)[1, 4], atol=1e-5, rtol=0)
+
+
+def test_activations_are_those_of_the_cache(model):
+    names = ["blocks.0.attn.hook_z", surface.final_hook(model)]
+    _, cache = model.run_with_cache(IDS)
+    taken = surface.collect(model, IDS, names)
+    assert list(taken) == names
+    for name in names:
+        torch.testing.assert_close(taken[name], cache[name], atol=0, rtol=0)
+    last = surface.collect(model, IDS, names[1:], then=lambda act: act[:, -1])
+    torch.testing.assert_close(last[names[1]], cache[names[1]][:, -1], atol=0, rtol=0)
+
+
+def test_a_wrap_changes_no_activation():
+    hf = hf_model("qwen2")
+    hooked, bridge = to_hooked(hf, tokenizer()), to_bridge(hf, tokenizer())
+    names = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.attn.hook_v", surface.final_hook(hooked)]
+    ours, theirs = surface.collect(hooked, IDS, names), surface.collect(bridge, IDS, names)
+    for name in names:
+        torch.testing.assert_close(ours[name], theirs[name].reshape(ours[name].shape), atol=1e-4, rtol=0)
