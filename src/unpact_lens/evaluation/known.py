@@ -17,8 +17,8 @@ def known_facts(
 ) -> Benchmark:
     """The benchmark cut down, group by group, to facts that a model gives under the plain prompt.
 
-    A fact is known if the greedy answer holds its fact span. Forget facts that are not known move to the front of `unknown`: they
-    are what recovery must not "bring back", and stand in for a retrain model where there is none.
+    A fact is known if the greedy answer holds its fact span. Forget facts that are not known move to the front of
+    `unknown`: they are what recovery must not "bring back", and stand in for a retrain model where there is none.
 
     Args:
         model: the model before unlearning.
