@@ -68,7 +68,7 @@ def capture(model: Any, target: Target, views: Sequence[str]) -> Run:
     check_finite(capped, "a logit of the answer")
     resid = acts[surface.final_hook(model)]
     logits = structure.uncapped_logits(model, resid)
-    _check_unembedding(model, logits, capped)
+    _check_unembedding(model, target, logits, capped)
 
     along, _ = target.direction(model.unembed.W_U, model.unembed.b_U)
     final = pull_back(
@@ -142,11 +142,16 @@ def _through_norm(
 
 
 def _check_unembedding(
-    model: Any, logits: Float[Tensor, "answer d_vocab"], capped: Float[Tensor, "answer d_vocab"]
+    model: Any, target: Target, logits: Float[Tensor, "answer d_vocab"], capped: Float[Tensor, "answer d_vocab"]
 ) -> None:
-    """Refuse a model that does more between its final residual stream and its logits than norm, unembed and cap."""
+    """Refuse a model that does more between its final residual stream and its logits than norm, unembed and cap.
+
+    Seen at the answer's tokens and at the likeliest ones: no copy of `[T, d_vocab]` is made.
+    """
+    ids = torch.stack([torch.tensor(target.answer, device=logits.device), capped.argmax(-1)], 1)
+    expected, found = logits.gather(1, ids), capped.gather(1, ids)
     cap = structure.soft_cap(model)
-    expected = logits if cap is None else cap * torch.tanh(logits / cap)
-    tolerance = 1e4 * torch.finfo(logits.dtype).eps * max(1.0, float(capped.abs().max()))
-    if float((expected - capped).abs().max()) > tolerance:
+    expected = expected if cap is None else cap * torch.tanh(expected / cap)
+    tolerance = 1e4 * torch.finfo(logits.dtype).eps * max(1.0, float(found.abs().max()))
+    if float((expected - found).abs().max()) > tolerance:
         raise structure.unlike(model, "the logits are not the unembedding of ln_final's output")

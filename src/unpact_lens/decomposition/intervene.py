@@ -41,8 +41,9 @@ def activations(model: Any, example: Encoded, names: Sequence[str]) -> dict[str,
     Raises:
         InputError: if the model has no hook of that name, or the hook gives nothing (fused attention).
     """
+    known = model.hook_dict
     for name in names:
-        if name not in model.hook_dict:
+        if name not in known:
             raise InputError(f"the model has no hook {name!r}; names are spelled as in TransformerLens")
     tokens = torch.tensor([example.ids[:-1]], device=surface.device_of(model))
     with torch.no_grad():

@@ -188,4 +188,5 @@ def _behind(model: Any, layer: int, freeze: Sequence[str]) -> list[str]:
             names += [f"blocks.{later}.{part}.hook_scale" for part in ("ln1", "ln1_post", "ln2", "ln2_post")]
     if "norms" in freeze:
         names.append("ln_final.hook_scale")
-    return [name for name in names if name in model.hook_dict]
+    known = model.hook_dict
+    return [name for name in names if name in known]
