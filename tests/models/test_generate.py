@@ -61,13 +61,14 @@ def test_until_sees_each_row_grow(model32):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "mistral", "pythia"])
-def test_a_bridge_generates_what_its_own_forward_pass_says(family):
-    bridge = to_bridge(hf_model(family), tokenizer())
+@pytest.mark.parametrize("wrap", [to_bridge, to_hooked])
+def test_either_wrap_generates_what_its_own_forward_pass_says(family, wrap):
+    model = wrap(hf_model(family), tokenizer())
     given = contexts(320)
-    answers = greedy(bridge, given, max_new_tokens=9)
-    assert answers == expected(bridge, given, 9)
+    answers = greedy(model, given, max_new_tokens=9)
+    assert answers == expected(model, given, 9)
     stops = {answers[0][1], answers[4][3]}
-    assert greedy(bridge, given, max_new_tokens=9, stop_ids=tuple(stops)) == expected(bridge, given, 9, stops)
+    assert greedy(model, given, max_new_tokens=9, stop_ids=tuple(stops)) == expected(model, given, 9, stops)
 
 
 def test_generating_leaves_no_hook_and_no_gradient(model32):

@@ -126,6 +126,17 @@ def test_a_wrong_name_is_answered_at_once(spec, message, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_a_hub_id_is_read_from_the_local_cache(wrap, tmp_path, monkeypatch):
+    repository = tmp_path / "models--nobody--some-model"
+    _, hf = save(repository / "snapshots" / "abc123", "pythia")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    monkeypatch.setattr(load.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", True)
+    torch.testing.assert_close(logits(load_model("nobody/some-model", wrap=wrap)), logits(hf), atol=1e-4, rtol=0)
+
+
 def test_no_network_is_said_in_one_line(monkeypatch):
     class NoRoute(Exception):
         pass
