@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from unpact_lens.unlearning.trainer import trainable
+from unpact_lens.errors import InputError
+from unpact_lens.unlearning.trainer import readable_names, trainable
 
 
 class LowRank(nn.Module):
@@ -70,7 +71,11 @@ class Adapters:
     def __init__(self, model: Any, modules: Sequence[str] | None, rank: int, alpha: float, seed: int) -> None:
         self.model = model
         self.flags = {n: p.requires_grad for n, p in model.named_parameters()}
-        chosen = [n for n, p in trainable(model, modules).items() if _is_matrix(n, p, chosen=modules is not None)]
+        names, every = readable_names(model), modules is None
+        chosen = [n for n, p in trainable(model, modules).items() if is_matrix(names[n], p, in_blocks=every)]
+        if not chosen:
+            raise InputError(f"rank={rank}: {', '.join(modules or ['the model'])} holds no matrix to adapt")
+        self.order = {id(m): list(m._parameters) for m in model.modules()}
         generator = torch.Generator().manual_seed(seed)
         model.requires_grad_(False)
         self.places = []
@@ -90,11 +95,16 @@ class Adapters:
         """Write the sums into the weights and take the adapters off; the flags are as before."""
         for module, leaf, _ in self.places:
             parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+            module._parameters = {n: module._parameters[n] for n in self.order[id(module)] if n in module._parameters}
         for name, p in self.model.named_parameters():
             p.requires_grad_(self.flags[name])
 
 
-def _is_matrix(name: str, weight: Tensor, *, chosen: bool) -> bool:
-    """Whether an adapter fits: a matrix in a block, or any that the user chose."""
+def is_matrix(name: str, weight: Tensor, *, in_blocks: bool = True) -> bool:
+    """Whether a parameter is a weight matrix, of a block if `in_blocks`; `name` as TransformerLens spells it."""
     leaf = name.rpartition(".")[2].lstrip("_")
-    return weight.ndim >= 2 and (leaf.startswith("W_") or leaf == "weight") and (chosen or name.startswith("blocks."))
+    return (
+        weight.ndim >= 2
+        and (leaf.startswith("W_") or leaf == "weight")
+        and (not in_blocks or name.startswith("blocks."))
+    )

@@ -12,6 +12,7 @@ import torch
 
 from unpact_lens.data.qa import QA, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.models import surface
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.tokens import Encoded, text_ids
 from unpact_lens.unlearning import losses
@@ -150,7 +151,6 @@ def choose_direction(job: Job) -> None:
     weight = next(iter(job.before.parameters()))
     job.data.direction = (draw / draw.norm()).to(weight.device, weight.dtype)
     if job.settings.modules is None:
-        names = {n.replace("_original_component.", "") for n, _ in job.before.named_parameters()}
-        out = "W_out" if "blocks.0.mlp.W_out" in names else "out.weight"
+        out = "out.weight" if surface.is_bridge(job.before) else "W_out"
         modules = tuple(f"blocks.{i}.mlp.{out}" for i in range(max(0, layer - 2), layer + 1))
         job.settings = dataclasses.replace(job.settings, modules=modules)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from unpact_lens.errors import InputError
+from unpact_lens.unlearning.adapters import is_matrix
+from unpact_lens.unlearning.trainer import readable_names
 
 
 def survivors(weight: Float[Tensor, "*shape"], sparsity: float) -> Bool[Tensor, "*shape"]:
@@ -51,9 +53,9 @@ class SparseUpdate:
             raise InputError(f"sparsity={sparsity}; give a share from 0 to below 1")
         self.masks: dict[int, Tensor] = {}
         with torch.no_grad():
+            names = readable_names(model)
             for name, p in model.named_parameters():
-                leaf = name.rpartition(".")[2].lstrip("_")
-                if name.startswith("blocks.") and p.ndim >= 2 and (leaf.startswith("W_") or leaf == "weight"):
+                if is_matrix(names[name], p):
                     self.masks[id(p)] = survivors(p, sparsity)
                     p.mul_(self.masks[id(p)])
 

@@ -116,7 +116,8 @@ def train(
     done = 0
     if checkpoints is not None:
         done, run.rows = checkpoints.load(params, last_good, optimiser)
-        tied.copy_weight()
+        if done and checks.tracker is not None:
+            checks.tracker.resume(done)
     if not done and checks.due(0, steps):
         run.rows.append({"step": 0, **checks.take(model, 0)})
         if reason := checks.verdict(run.rows[-1]):
@@ -200,7 +201,7 @@ def trainable(model: Any, modules: Sequence[str] | None = None) -> dict[str, Par
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if modules is None:
         return named
-    plain = {n: n.replace("_original_component.", "") for n in named}
+    plain = {n: short for n, short in readable_names(model).items() if n in named}
     chosen = set()
     for pattern in modules:
         hits = {n for n, short in plain.items() if fnmatchcase(short, pattern) or fnmatchcase(short, f"{pattern}.*")}
@@ -208,6 +209,19 @@ def trainable(model: Any, modules: Sequence[str] | None = None) -> dict[str, Par
             raise InputError(f"modules pattern {pattern!r} matches no parameter; {nearest(pattern, plain.values())}")
         chosen |= hits
     return {n: p for n, p in named.items() if n in chosen}
+
+
+def readable_names(model: Any) -> dict[str, str]:
+    """From each parameter's name to the one that TransformerLens gives it.
+
+    They differ on a bridge, whose parameters are named by the Hugging Face model inside; its `state_dict` has both the
+    TransformerLens names and the same memory.
+    """
+    named = dict(model.named_parameters())
+    if not surface.is_bridge(model):
+        return {n: n for n in named}
+    known: dict[Any, str] = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}
+    return {n: known.get((p.data_ptr(), p.shape)) or n for n, p in named.items()}
 
 
 class TiedEmbedding:
