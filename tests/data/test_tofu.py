@@ -63,6 +63,14 @@ def test_perturbed_rows_are_joined_by_question_in_any_order(folder):
     assert [bool(q.perturbed) for q in bench.retain] == [5 <= i < 10 for i in range(40)]
 
 
+def test_an_answer_that_opens_a_chat_turn_has_no_blank(folder):
+    bench = tofu("forget01", path=folder, template="{question}", chat=True)
+    item = bench.forget[0]
+    assert (item.prompt, item.answer) == ("What is book 0 of Ann Lee?", "Book 0 of Ann Lee is T0.")
+    texts = (*item.perturbed, item.meta["paraphrased_answer"], bench.general[0].answer, *bench.general[0].perturbed)
+    assert not any(t[0].isspace() for t in texts)
+
+
 def test_retained_authors_who_share_a_name_are_near(folder):
     bench = tofu("forget01", path=folder)
     assert {q.subject for q in bench.forget} == {"Ann Lee", "Bo Berg"}

@@ -1,12 +1,15 @@
 """TOFU's truth ratio, forget quality and model utility are its authors'."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.tofu import tofu
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.truth import (
     forget_quality,
@@ -127,8 +130,6 @@ def test_a_model_beside_itself_is_not_told_apart(model, bench):
 
 
 def test_a_limit_takes_questions_evenly_and_a_missing_set_leaves_utility_undefined(model, bench):
-    from dataclasses import replace
-
     scores = tofu_scores(model, replace(bench, general=()), limit=2)
     assert scores.ids == ("forget/0/None", "forget/3/None", "near/1/None", "far/2/None")
     assert math.isnan(scores.model_utility)
@@ -151,3 +152,22 @@ def test_what_is_missing_is_named(model, bench):
         tofu_scores(model, bench, limit=1, reference=tofu_scores(model, bench))
     with pytest.raises(InputError, match="limit=0"):
         tofu_scores(model, bench, limit=0)
+
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real TOFU does not stand at {REAL}")
+def test_a_real_model_knows_world_facts_and_no_fictitious_author():
+    """SmolLM2 never saw TOFU: its truth ratio tells what it learned in pretraining from what it cannot know."""
+    bench = tofu("forget01", path=REAL, template="{question}", chat=True)
+    facts = tuple(q for q in bench.general if q.meta["set"] == "world_facts")
+    bench = replace(bench, general=facts, max_new_tokens=16)
+    scores = tofu_scores(load_model("smollm2", wrap="bridge"), bench, limit=10)
+    parts = scores.components
+    assert parts["world_facts truth ratio"] > parts["retain truth ratio"] + 0.2
+    assert parts["world_facts probability"] > 0.3  # four options: 0.25 by chance
+    forget = [r for r, name in zip(scores.log_ratio.tolist(), scores.sets, strict=True) if name == "forget"]
+    assert truth_ratio_forget(torch.tensor(forget)) > 0.6

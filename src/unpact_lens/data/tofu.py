@@ -60,7 +60,7 @@ def tofu(
         split: `"forget01"`, `"forget05"` or `"forget10"`.
         path: directory with the tables as the hub exports them; None for the hub.
         template: the prompt, with `{question}`. With a chat template give `"{question}"`.
-        chat: whether prompts go through the tokenizer's chat template.
+        chat: whether prompts go through the tokenizer's chat template; answers then open a turn, without a blank.
 
     Raises:
         InputError: if the split is unknown, a table is missing or malformed, or perturbed rows do not fit the split.
@@ -70,32 +70,36 @@ def tofu(
     if "{question}" not in template:
         raise InputError(f"template {template!r} has no {{question}}; where should the question stand?")
     tables = source(HUB, path)
-    forget = _items(tables, split, "forget", template)
-    forget = join_perturbed(forget, tables.table(f"{split}_perturbed", "train", _PERTURBED), f"{split}_perturbed")
+    blank = "" if chat else " "
+    forget = _items(tables, split, "forget", template, blank)
+    wrong = tables.table(f"{split}_perturbed", "train", _PERTURBED)
+    forget = join_perturbed(forget, wrong, f"{split}_perturbed", blank)
     if missing := [q.id for q in forget if not q.perturbed]:
         raise InputError(f"{split}_perturbed has no row for {len(missing)} questions of {split}, first {missing[0]}")
-    retain = _items(tables, RETAIN[split], "far", template)
-    retain = join_perturbed(retain, tables.table("retain_perturbed", "train", _PERTURBED), "retain_perturbed")
+    retain = _items(tables, RETAIN[split], "far", template, blank)
+    wrong = tables.table("retain_perturbed", "train", _PERTURBED)
+    retain = join_perturbed(retain, wrong, "retain_perturbed", blank)
     names = {word for q in forget for word in _name_words(q.subject)}
     near = tuple(replace(q, group="near") if names & _name_words(q.subject) else q for q in retain)
     return Benchmark(
         name=f"tofu-{split}",
         forget=tuple(forget),
         retain=near,
-        general=(*_real(tables, REAL_AUTHORS, template), *_real(tables, WORLD_FACTS, template)),
+        general=tuple(q for table in (REAL_AUTHORS, WORLD_FACTS) for q in _real(tables, table, template, blank)),
         refusals=REFUSALS,
         chat=chat,
         max_new_tokens=200,
     )
 
 
-def join_perturbed(items: Sequence[QA], rows: Sequence[Row], table: str) -> list[QA]:
+def join_perturbed(items: Sequence[QA], rows: Sequence[Row], table: str, blank: str = " ") -> list[QA]:
     """The items with the wrong answers and paraphrases of their rows, joined by question and answer.
 
     Args:
         items: what a plain table gave.
         rows: what its perturbed table holds, in any order; items without a row stay as they are.
         table: its name, for an error.
+        blank: what an answer starts with.
 
     Raises:
         InputError: if a row belongs to none of the items.
@@ -113,9 +117,9 @@ def join_perturbed(items: Sequence[QA], rows: Sequence[Row], table: str) -> list
         template = items[i].prompt.replace(row["question"], "{question}")
         joined[i] = replace(
             items[i],
-            perturbed=tuple(f" {wrong}" for wrong in row["perturbed_answer"]),
+            perturbed=tuple(blank + wrong for wrong in row["perturbed_answer"]),
             paraphrases=(template.replace("{question}", paraphrase),) if paraphrase else (),
-            meta={**items[i].meta, "paraphrased_answer": f" {row['paraphrased_answer']}"},
+            meta={**items[i].meta, "paraphrased_answer": blank + row["paraphrased_answer"]},
         )
     return joined
 
@@ -135,12 +139,12 @@ def authors(rows: Sequence[Row]) -> list[str]:
     return subjects
 
 
-def _items(tables: Source, table: str, group: str, template: str) -> list[QA]:
+def _items(tables: Source, table: str, group: str, template: str, blank: str) -> list[QA]:
     rows = tables.table(table, "train", _PAIR)
     return [
         QA(
             prompt=template.replace("{question}", row["question"]),
-            answer=f" {row['answer']}",
+            answer=blank + row["answer"],
             kind=kind_of(row["question"], row["answer"]),
             id=f"{table}/{number}",
             subject=subject,
@@ -151,17 +155,17 @@ def _items(tables: Source, table: str, group: str, template: str) -> list[QA]:
     ]
 
 
-def _real(tables: Source, table: str, template: str) -> list[QA]:
+def _real(tables: Source, table: str, template: str, blank: str) -> list[QA]:
     rows = tables.table(f"{table}_perturbed", "train", _REAL)
     return [
         QA(
             prompt=template.replace("{question}", row["question"]),
-            answer=f" {row['answer']}",
+            answer=blank + row["answer"],
             kind=kind_of(row["question"], row["answer"]),
             id=f"{table}/{number}",
             subject=row["answer"],
             group="general",
-            perturbed=tuple(f" {wrong}" for wrong in row["perturbed_answer"]),
+            perturbed=tuple(blank + wrong for wrong in row["perturbed_answer"]),
             meta={"question": row["question"], "set": table},
         )
         for number, row in enumerate(rows)
