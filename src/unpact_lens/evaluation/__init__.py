@@ -23,6 +23,7 @@ from unpact_lens.evaluation.answers import (
 )
 from unpact_lens.evaluation.choice import Choices, choose
 from unpact_lens.evaluation.evaluate import evaluate
+from unpact_lens.evaluation.harness import HarnessScores, run_harness
 from unpact_lens.evaluation.known import known_facts, right_facts
 from unpact_lens.evaluation.ks import KSTest, ks_test
 from unpact_lens.evaluation.meaning import Judge, Judgement, embed, entailment, judge_answers, semantic_similarity
@@ -69,6 +70,7 @@ __all__ = [
     "Contrast",
     "Difference",
     "Estimate",
+    "HarnessScores",
     "Judge",
     "Judgement",
     "KSTest",
@@ -125,6 +127,7 @@ __all__ = [
     "published",
     "right_facts",
     "rouge",
+    "run_harness",
     "score_texts",
     "semantic_similarity",
     "to_latex",

@@ -62,7 +62,7 @@ def _unstemmed() -> RougeScorer:
 
 def muse_rouge(generated: str, gold: str) -> float:
     """F1 of ROUGE-L without stemming, as MUSE scores both of its memorisation metrics. Range 0 to 1."""
-    return _unstemmed().score(gold, generated)["rougeL"].fmeasure
+    return float(_unstemmed().score(gold, generated)["rougeL"].fmeasure)
 
 
 @dataclass(frozen=True, eq=False)
