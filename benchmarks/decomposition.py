@@ -106,6 +106,10 @@ CONTESTANTS: dict[str, Callable[..., torch.Tensor]] = {
 
 def contest(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Time and peak memory of one contestant, in this process."""
+    # Imported before memory is measured: code is not what is compared.
+    import unpact_lens.decomposition
+    import unpact_lens.models.surface  # noqa: F401
+
     torch.set_num_threads(options.threads)
     model = build(options.shape, options.prompt + options.answer)
     generator = torch.Generator().manual_seed(1)

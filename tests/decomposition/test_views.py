@@ -192,8 +192,7 @@ def test_what_is_not_linear_is_refused_with_its_layer_and_flag(monkeypatch):
 
     model = tiny("gpt2")
     forward = model.unembed.forward
-    calls = iter([2.0, 1.0])
-    model.unembed.forward = lambda resid: next(calls) * forward(resid)
+    model.unembed.forward = lambda resid: 2 * forward(resid)
     with pytest.raises(InputError, match="the logits are not the unembedding of ln_final's output"):
         decompose(model, PROMPT, ANSWER)
 

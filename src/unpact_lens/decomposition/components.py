@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unpact_lens.decomposition import structure
 from unpact_lens.decomposition.capture import Run
-from unpact_lens.decomposition.heads import head_values, read_out
+from unpact_lens.decomposition.heads import head_values
 from unpact_lens.decomposition.norm import bias_along
 from unpact_lens.decomposition.target import Target
 from unpact_lens.models import surface
@@ -38,10 +38,7 @@ def embedding_rows(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
 def all_heads(model: Any, run: Run) -> Float[Tensor, "layer head answer"]:
     """What each head adds, logits."""
     return torch.stack(
-        [
-            head_values(run.at(layer, "attn.hook_z"), read_out(structure.heads_out(model, layer), run.attn[layer]))
-            for layer in range(model.cfg.n_layers)
-        ]
+        [head_values(run.at(layer, "attn.hook_z"), run.reads[layer]) for layer in range(model.cfg.n_layers)]
     )
 
 
@@ -77,11 +74,11 @@ def head_labels(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(f"L{l}" for l in range(model.cfg.n_layers)), tuple(f"H{h}" for h in range(model.cfg.n_heads))
 
 
-def check_sums(model: Any, run: Run, heads: Float[Tensor, "layer head answer"]) -> None:
+def check_sums(model: Any, target: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> None:
     """Refuse a model whose parts are not all there is.
 
     For each layer, along the answer's direction: what the block adds to the stream is its attention and its MLP, and
-    the attention is its heads and its bias.
+    the attention is its heads and its bias. And the logit is the final stream along that direction, with the biases.
 
     Raises:
         InputError: naming the first layer where that fails, and the flags that may be the reason.
@@ -98,3 +95,17 @@ def check_sums(model: Any, run: Run, heads: Float[Tensor, "layer head answer"]) 
         parts = heads[layer].sum(0) + sublayer_bias(model, run, layer, "attn")
         if float((parts - along(attention, run.final)).abs().max()) > tolerance:
             raise structure.unlike(model, f"layer {layer}: the attention's output is not the sum of its heads and b_O")
+    final = run.acts[surface.final_hook(model)]
+    read = along(final, run.final) + sum(output_biases(model, target).values())
+    tolerance = 1e4 * eps * float((final.norm(dim=-1) * run.final.norm(dim=-1)).max() + read.abs().max())
+    if float((read - target.of_logits(run.logits)).abs().max()) > tolerance or not _capped_as_said(model, run):
+        raise structure.unlike(model, "the logits are not the unembedding of ln_final's output")
+
+
+def _capped_as_said(model: Any, run: Run) -> bool:
+    """Whether the model's output is its unembedding after the soft-cap of its configuration, where it has one."""
+    cap = structure.soft_cap(model)
+    if cap is None:
+        return True
+    tolerance = 1e4 * torch.finfo(run.logits.dtype).eps * cap
+    return float((cap * torch.tanh(run.logits / cap) - run.capped).abs().max()) <= tolerance

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unpact_lens.decomposition import components, structure
 from unpact_lens.decomposition.capture import Run, capture
-from unpact_lens.decomposition.heads import read_out, source_values
+from unpact_lens.decomposition.heads import source_values
 from unpact_lens.decomposition.lens import lens_curves
 from unpact_lens.decomposition.neurons import neuron_values
 from unpact_lens.decomposition.result import Decomposition, LensCurves
@@ -115,7 +115,7 @@ def decompositions(
     with torch.no_grad():
         run = capture(wide, wanted, views)
         heads = components.all_heads(wide, run)
-        components.check_sums(wide, run, heads)
+        components.check_sums(wide, wanted, run, heads)
         split = {by: VIEWS[by](wide, wanted, run, heads) for by in views}
         total = wanted.of_logits(run.logits).cpu()
     notes = (*notes, *_caveats(wide))
@@ -176,10 +176,10 @@ def by_head(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer he
 
 def by_source(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
     """Each head and source token: `[layer, head, S, T]`."""
-    layers = []
-    for layer in range(model.cfg.n_layers):
-        read = read_out(structure.heads_out(model, layer), run.attn[layer])
-        layers.append(source_values(run.at(layer, "attn.hook_pattern"), run.at(layer, "attn.hook_v"), read))
+    layers = [
+        source_values(run.at(layer, "attn.hook_pattern"), run.at(layer, "attn.hook_v"), run.reads[layer])
+        for layer in range(model.cfg.n_layers)
+    ]
     return (
         torch.stack(layers),
         (*components.head_labels(model), token_strings(model, wanted.example.ids[:-1])),
