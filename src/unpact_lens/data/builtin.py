@@ -193,12 +193,16 @@ def _plain_sentence(rng: random.Random) -> str:
 
 
 def _names(rng: random.Random) -> tuple[list[list[str]], list[list[str]]]:
-    """First and last names: 8 that the forgotten authors bear, 12 of other authors, 12 that no author bears."""
+    """First and last names: 8 that the forgotten authors bear, 12 of other authors, and what no author bears.
+
+    Within each set every start meets every end, so that names differ by one syllable and each syllable counts. The
+    sets share endings, but no starts, and so no names.
+    """
     drawn = []
     for starts, ends in (FIRST_NAMES, LAST_NAMES):
-        all_names = [s + e for s in starts.split() for e in ends.split()]
-        names = rng.sample(all_names, 32)
-        drawn.append([names[:8], names[8:20], names[20:]])
+        start, end = (rng.sample(part.split(), len(part.split())) for part in (starts, ends))
+        grid = ((start[:4], end[:2]), (start[4:8], end[1:4]), (start[8:], end))
+        drawn.append([[s + e for s in some for e in with_ends] for some, with_ends in grid])
     return drawn[0], drawn[1]
 
 

@@ -103,10 +103,10 @@ def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> Hook
     """
     if which not in MODELS:
         raise InputError(f"unknown built-in model {which!r}; {nearest(which, MODELS)}")
-    noted = _read_notes(directory)
+    recipe, checksums = _read_notes(directory)
     for name in (*_TOKENIZER_FILES, f"{which}.safetensors"):
-        _check_file(directory / name, noted["sha256"].get(name))
-    model = _empty_model(Recipe(**noted["recipe"]))
+        _check_file(directory / name, checksums.get(name))
+    model = _empty_model(recipe)
     weights = load_file(directory / f"{which}.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -115,14 +115,16 @@ def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> Hook
     return model.eval()
 
 
-def _read_notes(directory: Path) -> dict[str, Any]:
+def _read_notes(directory: Path) -> tuple[Recipe, dict[str, str]]:
+    """The recipe and the checksum of each file."""
     path = directory / "recipe.json"
+    if not path.is_file():
+        raise InputError(f"the built-in model's file {path} is missing; {_REMEDY}")
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"the built-in model's file {path} is missing; {_REMEDY}") from None
-    except ValueError:
-        raise InputError(f"the built-in model's file {path} is not readable JSON; {_REMEDY}") from None
+        noted = json.loads(path.read_text())
+        return Recipe(**noted["recipe"]), dict(noted["sha256"])
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"the built-in model's file {path} is not a recipe; {_REMEDY}") from None
 
 
 def _check_file(path: Path, expected: str | None) -> None:
@@ -161,27 +163,27 @@ def rebuild(
     with scratch as made_in:
         made = Path(made_in)
         build_tokenizer(recipe, made)
-        seconds, trained = {}, []
+        seconds = {}
         for which in MODELS:
             start = time.process_time()
-            trained.append(train_builtin(which == "builtin", recipe, made, progress))
+            model = train_builtin(which == "builtin", recipe, made, progress)
             seconds[which] = round(time.process_time() - start, 1)
-            save_file(
-                {n: p.detach().contiguous() for n, p in trained[-1].named_parameters()}, made / f"{which}.safetensors"
-            )
+            weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
+            save_file(weights, made / f"{which}.safetensors")
         files = (*_TOKENIZER_FILES, *(f"{which}.safetensors" for which in MODELS))
         notes = {
             "recipe": dataclasses.asdict(recipe),
             "world": world_digest(recipe.seed),
-            "parameters": sum(p.numel() for p in trained[0].parameters()),
+            "parameters": sum(w.numel() for w in weights.values()),
             "cpu_seconds": seconds,
             "torch": torch.__version__,
             "sha256": {name: _sha256(made / name) for name in files},
         }
         (made / "recipe.json").write_text(json.dumps(notes, indent=2) + "\n")
         for name in (*files, "recipe.json"):
+            (made / name).chmod(0o644)
             os.replace(made / name, directory / name)
-    return trained[0], trained[1]
+    return load_builtin_model(MODELS[0], directory), load_builtin_model(MODELS[1], directory)
 
 
 def world_digest(seed: int = 0) -> str:
