@@ -68,9 +68,11 @@ def test_an_interrupted_save_leaves_the_old_result(tmp_path, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    second = sample()
+    with monkeypatch.context() as patch:
         patch.setattr("unpact_lens.results.json.dumps", killed)
-        save(sample(), tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            save(second, tmp_path)
     assert load(tmp_path) == first
 
 

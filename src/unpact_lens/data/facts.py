@@ -177,12 +177,15 @@ def capitals() -> tuple[tuple[str, str], ...]:
         InputError: if `countryinfo` is not installed.
     """
     try:
-        from countryinfo import all_countries
+        import countryinfo
     except ImportError:
         raise _missing("countryinfo") from None
+    if hasattr(countryinfo, "all_countries"):
+        named = [(country.name(), country.capital()) for country in countryinfo.all_countries()]
+    else:  # countryinfo before 1.0, the last for Python 3.10
+        named = [(entry["name"], entry.get("capital")) for entry in countryinfo.CountryInfo().all().values()]
     facts = []
-    for country in all_countries():
-        name, capital = country.name(), country.capital()
+    for name, capital in named:
         if name in UNSETTLED or not isinstance(capital, str) or not capital or set("/,()") & set(name + capital):
             continue
         capital = capital.removesuffix(" D.C.")
