@@ -1,8 +1,8 @@
 """Create `.venv` with the tested versions: `python3 scripts/setup_env.py [EXTRA ...]`. Standard library only.
 
-torch is installed first. On Linux without an NVIDIA GPU the CPU build is taken, so that no gigabytes of CUDA are pulled:
-from whatever index or folder pip is set up with, if that holds one, else from PyTorch's own index, which `uv` knows.
-Everything else comes at the versions of `requirements/lock.txt`.
+torch is installed first. On Linux without an NVIDIA GPU the CPU build is taken, so that no gigabytes of CUDA are
+pulled: from whatever index or folder pip is set up with, if that holds one, else from PyTorch's own index, which `uv`
+knows. Everything else comes at the versions of `requirements/lock.txt`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def install_torch(python: Path) -> None:
 
 def main(extras: list[str]) -> None:
     """Create the environment if need be, and bring it to the locked versions."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036  (this file runs before anything is installed)
         sys.exit(f"error: Python {platform.python_version()} is too old; Python 3.10 or newer is needed (PYTHON=...)")
     python = VENV / ("Scripts/python.exe" if platform.system() == "Windows" else "bin/python")
     if not python.exists() and not run(sys.executable, "-m", "venv", VENV):
