@@ -237,7 +237,7 @@ class _Packer:
         if isinstance(value, Tensor):
             self.tensors[at] = value.detach().cpu().contiguous().clone()
             return {"__tensor__": at}
-        if isinstance(value, torch.nn.Module):
+        if isinstance(value, torch.nn.Module) and not dataclasses.is_dataclass(value):
             self.models[at] = value
             return {"__model__": f"model-{_checkpoints().model_hash(value)[:16]}"}
         if isinstance(value, np.ndarray):

@@ -79,6 +79,7 @@ class Adapters:
         generator = torch.Generator().manual_seed(seed)
         model.requires_grad_(False)
         self.places = []
+        self.names = [names[n] for n in chosen]
         for name in chosen:
             owner, leaf = name.rpartition(".")[::2]
             module = model.get_submodule(owner)
@@ -90,6 +91,10 @@ class Adapters:
     def parameters(self) -> Iterable[nn.Parameter]:
         """Every A and B."""
         return (p for _, _, adapter in self.places for p in (adapter.A, adapter.B))
+
+    def by_name(self) -> dict[str, LowRank]:
+        """Each adapter by the name of its weight, as TransformerLens spells it."""
+        return dict(zip(self.names, (a for _, _, a in self.places), strict=True))
 
     def merge(self) -> None:
         """Write the sums into the weights and take the adapters off; the flags are as before."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import clone
 from unpact_lens.unlearning import losses, preparation, selective
+from unpact_lens.unlearning.inference import Ensemble, offset
 from unpact_lens.unlearning.methods import METHODS, Method, Options
 from unpact_lens.unlearning.preparation import REFUSALS
 from unpact_lens.unlearning.sparse import SparseUpdate
@@ -53,6 +56,17 @@ def rmu_forget_loss(view: View, options: Options) -> Tensor:
 def rmu_retain_loss(view: View, options: Options) -> Tensor:
     """Keep the residual stream where it was."""
     return losses.rmu_retain(view.acts(options["layer"]), view.ref_acts(options["layer"]), view.mask)
+
+
+def with_small_model(model: Any, options: Options) -> Ensemble:
+    """The big model beside two copies of the small one, of which the first is trained."""
+    small = options["small"]
+    if small is None:
+        raise InputError(
+            "method 'offset' needs a small model; give small=, a HookedTransformer with the same tokenizer"
+        )
+    big, tuned, fixed = clone(model), clone(small), clone(small)
+    return offset(big.requires_grad_(False), tuned, fixed.requires_grad_(False), options["weight"])
 
 
 REGULARISERS = {
@@ -280,6 +294,49 @@ METHODS.add(
         options={"sparsity": 0.3, "strength": 1.0},
         rule=SparseUpdate,
         note="magnitude pruning, matrix by matrix; embeddings are left whole. Pruned weights stay exactly 0.",
+    ),
+)
+METHODS.add(
+    "whp_inference",
+    Method(
+        "whp_inference",
+        "Who's Harry Potter with no training of the model: the generic predictions themselves",
+        "z_b − a·ReLU(z_r − z_b) at inference, z_r of a model trained further on D_f",
+        "Eldan and Russinovich 2023, arXiv 2310.02238; MUSE, arXiv 2407.06460",
+        forget=lambda v, o: losses.nll(v.log_probs, v.mask),
+        options={"strength": 5.0, "reinforce_steps": 50, "reinforce_lr": 1e-5},
+        prepare=preparation.reinforce,
+        note="the result is two models that predict together; it can be scored, asked and attributed, not decomposed.",
+        kind="inference",
+    ),
+)
+register(
+    Method(
+        "offset",
+        "offset unlearning: train a small model, add what changed in its logits to the big one's",
+        "mean log p under z_big + w(z_small' − z_small), small' trained",
+        "Huang et al. 2024, arXiv 2404.11045",
+        forget=lambda v, o: losses.gradient_ascent(v.log_probs, v.mask),
+        options={"small": None, "weight": 1.0},
+        wrap=with_small_model,
+        note="small= is a HookedTransformer with the same tokenizer. The result is three models that predict together.",
+    ),
+    *BOTH,
+)
+METHODS.add(
+    "o3",
+    Method(
+        "o3",
+        "one low-rank adapter a request, orthogonal to earlier ones, used only where the request is in question",
+        "γ·[mean log p] + α·[−mean log p on D_r] on adapters with A_iᵀA_j = 0",
+        "Gao et al. 2024, arXiv 2407.10223",
+        forget=lambda v, o: losses.gradient_ascent(v.log_probs, v.mask),
+        retain=retain_nll,
+        defaults={"rank": 8},
+        note="orthogonal by projection, where the source has a soft penalty; the gate compares the base model's final "
+        "residual at each position with the forget set's, where the source trains a detector of its own. For a "
+        "second request, pass the model of the first.",
+        kind="gated",
     ),
 )
 

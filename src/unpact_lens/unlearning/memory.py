@@ -23,7 +23,7 @@ def economical(model: Any, settings: Settings) -> Iterator[None]:
         model: a hooked model.
         settings: precision and recomputation.
     """
-    blocks = list(model.blocks)[:-1] if settings.recompute else []
+    blocks = list(getattr(model, "blocks", ()))[:-1] if settings.recompute else []
     for block in blocks:
         block.forward = _recomputed(block.forward)
     try:

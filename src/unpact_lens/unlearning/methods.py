@@ -15,7 +15,7 @@ import pandas as pd
 
 from unpact_lens.registry import Registry
 from unpact_lens.unlearning.preparation import Job
-from unpact_lens.unlearning.trainer import GradientRule, Loss
+from unpact_lens.unlearning.trainer import Loss, UpdateRule
 
 Options = Mapping[str, Any]
 
@@ -38,9 +38,11 @@ class Method:
         defaults: of the shared settings, where they differ from `Settings`.
         options: its own settings with their defaults.
         prepare: run once before training: other answers, a reinforced model, token weights, a direction.
-        rule: from the copy to be trained and the options to what edits its gradients.
+        rule: from the copy to be trained and the options to what else every update must do.
         note: what differs here from the source, and why.
-        kind: `"trained"` by the loop, or `"arithmetic"` on weights.
+        wrap: from the model and the options to what is trained in its place.
+        kind: `"trained"` by the loop; `"arithmetic"` on weights; `"inference"`: the model is left as it is and predicts
+            together with others; `"gated"`: adapters that apply only where the request is in question.
     """
 
     name: str
@@ -54,9 +56,10 @@ class Method:
     defaults: Options = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     prepare: Callable[[Job], None] | None = None
-    rule: Callable[[Any, Options], GradientRule] | None = None
+    rule: Callable[[Any, Options], UpdateRule] | None = None
     note: str = ""
-    kind: Literal["trained", "arithmetic"] = "trained"
+    wrap: Callable[[Any, Options], Any] | None = None
+    kind: Literal["trained", "arithmetic", "inference", "gated"] = "trained"
 
 
 METHODS: Registry[Method] = Registry("unlearning method")

@@ -66,13 +66,15 @@ class Unlearned(Result):
     """A model after unlearning. The model that went in is untouched.
 
     Attributes:
-        model: the model after, of the kind that went in.
+        model: the model after, of the kind that went in; for offset unlearning, WHP at inference and O3, several models
+            that predict together and are scored, asked and attributed like one.
         history: losses, gradient norms and scores by step, and the order of the data.
         config: every setting in force, defaults included.
         method: its registered name.
         seed: of the data order and whatever else is random.
         stopped: why it ended: `"forget level reached"`, `"retain floor reached"`, `"step budget used up"`,
-            `"no coefficient reaches the forget level"`, or which term gave NaN at which step.
+            `"no coefficient reaches the forget level"`, `"nothing to train"`, `"forget level reached by the adapters,
+            but not behind the gate"` (O3), or which term gave NaN at which step.
         forget_score: at the last check, share of forget facts still known; None if never checked.
         hash_before: sha256 over the weights of the model before.
         versions: of Python and the libraries that decide the numbers.

@@ -15,13 +15,16 @@ from rich.progress import Progress
 
 from unpact_lens.data.qa import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.models import surface
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.results import versions
 from unpact_lens.unlearning.adapters import Adapters
 from unpact_lens.unlearning.arithmetic import set_negated, smallest_coefficient, task_vector
 from unpact_lens.unlearning.checks import Checks, FactsKnown, Score, Tracker
 from unpact_lens.unlearning.examples import Source, check_overlap, draw_order, examples, owners
+from unpact_lens.unlearning.inference import Together, whp
 from unpact_lens.unlearning.methods import METHODS, Method, find
+from unpact_lens.unlearning.orthogonal import Gated, Orthogonal, gate, joined
 from unpact_lens.unlearning.preparation import Job
 from unpact_lens.unlearning.result import History, StopRule, Unlearned
 from unpact_lens.unlearning.resume import Checkpoints, fingerprint
@@ -89,6 +92,12 @@ def unlearn(
         raise InputError(
             f"method {method!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
         )
+    earlier = _earlier(model, chosen)
+    before = model_hash(model)
+    if earlier is not None:
+        model = earlier.members[0]
+    if chosen.wrap is not None:
+        model = chosen.wrap(model, options)
     trainable(model, config.modules)
     data = Examples(examples(model, forget, config, "forget"), model, owners(forget, config))
     kept = Examples(examples(model, retain, config, "retain"), model) if chosen.retain and retain else None
@@ -108,7 +117,6 @@ def unlearn(
         "steps": steps,
         "stop_at": dataclasses.asdict(rule),
     }
-    before = model_hash(model)
     folder = None if checkpoint is None else Path(checkpoint)
     tracker = Tracker(track, track_every, config, folder and folder / "trajectory") if track else None
     saved = None
@@ -117,12 +125,12 @@ def unlearn(
 
     after = clone(model)
     with _Bar(f"unlearning by {method}", steps, progress) as bar:
-        carry_out = _task_vector if chosen.kind == "arithmetic" else _train
+        carry_out = {"arithmetic": _task_vector, "inference": _at_inference, "gated": _gated}.get(chosen.kind, _train)
         checks = Checks(rule, scores, config.check_every, tracker)
-        run = carry_out(Plan(chosen, model, after, terms, config, options, seed, checks, saved, bar))
+        run = carry_out(Plan(chosen, model, after, terms, config, options, seed, checks, saved, bar, earlier))
     scored = [row["forget_score"] for row in run.rows if "forget_score" in row]
     return Unlearned(
-        model=after,
+        model=run.model if run.model is not None else after,
         history=History(
             rows=tuple(run.rows),
             forget_order=terms[0].order,
@@ -154,6 +162,21 @@ class Plan:
     checks: Checks
     checkpoints: Checkpoints | None
     on_step: Callable[[int, Mapping[str, float | int]], None]
+    earlier: Gated | None = None
+
+
+def _earlier(model: Any, method: Method) -> Gated | None:
+    """The gated model that a further request of O3 goes on from; None for a model of its own."""
+    if isinstance(model, Gated) and method.kind == "gated":
+        return model
+    if isinstance(model, Together):
+        raise InputError(
+            f"method {method.name!r} cannot start from {type(model).__name__}, several models that predict together; "
+            "give one of its members" + ", or method='o3'" * isinstance(model, Gated)
+        )
+    if surface.is_bridge(model) and method.kind in ("inference", "gated"):
+        raise InputError(f"method {method.name!r} takes a HookedTransformer; load the model with wrap='hooked'")
+    return None
 
 
 def _asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
@@ -177,8 +200,8 @@ def _terms(method: Method, job: Job, kept: Examples | None, steps: int) -> list[
 
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's options as they are recorded."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    """The method's options as they are recorded; a model by its hash."""
+    return {k: model_hash(v) if isinstance(v, torch.nn.Module) else v for k, v in options.items()}
 
 
 def _fingerprint(config: Mapping[str, Any], method: str, seed: int, before: str, terms: Sequence[Term]) -> str:
@@ -224,6 +247,32 @@ def _train(plan: Plan) -> Run:
     )  # fmt: skip
     if adapters is not None:
         adapters.merge()
+    return run
+
+
+def _at_inference(plan: Plan) -> Run:
+    """The copy and the reinforced model predict together; nothing is trained."""
+    model = whp(plan.after, plan.terms[0].data.reinforced, float(plan.options["strength"]))
+    return Run([{"step": 0, **plan.checks.take(model, 0, last=True)}], "nothing to train", model)
+
+
+def _gated(plan: Plan) -> Run:
+    """Adapters orthogonal to earlier ones, behind a gate."""
+    settings, rank = plan.settings, plan.settings.rank or 8
+    earlier = plan.earlier.bases if plan.earlier else {}
+    adapters = Adapters(plan.after, settings.modules, rank, settings.lora_alpha, plan.seed)
+    run = train(
+        plan.after, plan.terms, dataclasses.replace(settings, modules=None), plan.options, plan.checks,
+        rule=Orthogonal(adapters, earlier), checkpoints=plan.checkpoints, on_step=plan.on_step,
+    )  # fmt: skip
+    bases = joined(earlier, adapters)
+    adapters.merge()
+    forget, retain = plan.terms
+    run.model = gate(clone(plan.before), plan.after, forget.data, retain.data, bases, plan.earlier)
+    done = max((int(row["step"]) for row in run.rows), default=0)
+    run.rows.append({"step": done, **plan.checks.take(run.model, done, last=True)})
+    if run.stopped == "forget level reached" and plan.checks.verdict(run.rows[-1]) != run.stopped:
+        run.stopped = "forget level reached by the adapters, but not behind the gate"
     return run
 
 

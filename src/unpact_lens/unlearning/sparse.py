@@ -64,3 +64,6 @@ class SparseUpdate:
         for p in params.values():
             if id(p) in self.masks and p.grad is not None:
                 p.grad = redirected(p.grad, p.detach(), self.masks[id(p)], self.strength)
+
+    def settle(self) -> None:
+        """Nothing: a weight at 0 whose gradient is always 0 stays at 0."""

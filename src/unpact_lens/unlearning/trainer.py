@@ -52,11 +52,14 @@ class Term:
 
 
 @runtime_checkable
-class GradientRule(Protocol):
-    """Edits the gradients of a step, after they are complete and before they are clipped."""
+class UpdateRule(Protocol):
+    """What a method asks of every update besides its loss."""
 
     def edit(self, params: Mapping[str, Parameter]) -> None:
-        """Change `.grad` of some of the parameters in place."""
+        """Change `.grad` of some of the parameters in place: once they are complete, before they are clipped."""
+
+    def settle(self) -> None:
+        """Put right after the update what must hold of the weights."""
 
 
 @dataclass
@@ -66,10 +69,12 @@ class Run:
     Attributes:
         rows: the history so far.
         stopped: why it ended.
+        model: what came out, if it is not the copy that was trained.
     """
 
     rows: list[dict[str, float | int]] = field(default_factory=list)
     stopped: str = "step budget used up"
+    model: Any = None
 
 
 def train(
@@ -79,7 +84,7 @@ def train(
     options: Mapping[str, Any],
     checks: Checks,
     *,
-    rule: GradientRule | None = None,
+    rule: UpdateRule | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[int, Mapping[str, float | int]], None] = lambda step, row: None,
 ) -> Run:
@@ -91,7 +96,7 @@ def train(
         settings: optimiser, schedule, micro-batches.
         options: of the method, handed to the losses.
         checks: what is scored on the way, and when to stop.
-        rule: what a method does to the gradients.
+        rule: what a method does to every update besides.
         checkpoints: where the state is left, and taken up again if it is there.
         on_step: told of every step, e.g. to show progress.
 
@@ -147,6 +152,8 @@ def train(
             torch._foreach_copy_(last_good, [p.detach() for p in params.values()])
             optimiser.step()
             tied.copy_weight()
+            if rule is not None:
+                rule.settle()
             run.rows.append(row)
             on_step(step + 1, row)
 
@@ -231,36 +238,39 @@ class TiedEmbedding:
     shared weight is the sum of both; the optimiser sees one of them: decay, moments and norm count it once.
 
     Args:
-        model: a hooked model; nothing is done unless its `tied_embeddings` says that it is tied.
+        model: a hooked model, or several that predict together (`parts`); a model is left alone unless its
+            `tied_embeddings` says that it is tied.
         params: what is trained; holds both weights or neither afterwards.
     """
 
     def __init__(self, model: Any, params: dict[str, Parameter]) -> None:
-        self.pair: tuple[Parameter, Parameter] | None = None
-        if not getattr(model, "tied_embeddings", False) or surface.is_bridge(model):
-            return
-        embed, unembed = "embed.W_E", "unembed.W_U"
-        if embed in params or unembed in params:
-            params[embed], params[unembed] = model.embed.W_E, model.unembed.W_U
-            self.pair = (model.embed.W_E, model.unembed.W_U)
+        self.pairs: list[tuple[Parameter, Parameter]] = []
+        parts = {f"parts.{i}.": m for i, m in enumerate(getattr(model, "parts", ()))} or {"": model}
+        for prefix, part in parts.items():
+            if not getattr(part, "tied_embeddings", False) or surface.is_bridge(part):
+                continue
+            embed, unembed = f"{prefix}embed.W_E", f"{prefix}unembed.W_U"
+            if embed in params or unembed in params:
+                params[embed], params[unembed] = part.embed.W_E, part.unembed.W_U
+                self.pairs.append((part.embed.W_E, part.unembed.W_U))
 
     def distinct(self, params: Mapping[str, Parameter]) -> list[Parameter]:
-        """The parameters without the second copy of the shared weight."""
-        return [p for p in params.values() if self.pair is None or p is not self.pair[1]]
+        """The parameters without the second copies of shared weights."""
+        second = {id(unembed) for _, unembed in self.pairs}
+        return [p for p in params.values() if id(p) not in second]
 
     def fold_gradient(self) -> None:
-        """Give the embedding the gradient of both uses."""
-        if self.pair is not None:
-            embed, unembed = self.pair
+        """Give each embedding the gradient of both uses."""
+        for embed, unembed in self.pairs:
             if unembed.grad is not None:
                 embed.grad = unembed.grad.T.clone() if embed.grad is None else embed.grad + unembed.grad.T
                 unembed.grad = None
 
     def copy_weight(self) -> None:
-        """Write the embedding to the unembedding."""
-        if self.pair is not None:
-            with torch.no_grad():
-                self.pair[1].copy_(self.pair[0].T)
+        """Write each embedding to its unembedding."""
+        with torch.no_grad():
+            for embed, unembed in self.pairs:
+                unembed.copy_(embed.T)
 
 
 class only_these_train:
