@@ -97,9 +97,18 @@ def _builtin(name: str) -> Callable[[str, torch.device, torch.dtype | None], Any
 
         if wrap == "bridge":
             raise InputError(f'{name!r} exists only as a HookedTransformer; drop wrap="bridge"')
-        return load_builtin_model(name).to(device).to(dtype or torch.float32)
+        return _moved(load_builtin_model(name), device, dtype)
 
     return load
+
+
+def _moved(model: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """The model on a device and in a dtype, without the lines that TransformerLens prints to stdout on the way."""
+    quietly = {} if isinstance(model, TransformerBridge) else {"print_details": False}
+    for target in (device, dtype):
+        if target is not None:
+            model = model.to(target, **quietly)
+    return model
 
 
 def _smollm2(wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
@@ -150,7 +159,7 @@ def _from_directory(path: Path, wrap: str, device: torch.device, dtype: torch.dt
         found = "bridge" if isinstance(model, TransformerBridge) else "hooked"
         if found == "hooked" and wrap == "bridge":
             raise InputError(f'{path} holds a HookedTransformer; drop wrap="bridge"')
-        return model if dtype is None else model.to(dtype)
+        return _moved(model, device, dtype)
     if not any(path.glob("*.safetensors")):
         pickled = sorted(p.name for p in path.glob("*.bin"))
         raise InputError(
