@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
+from unpact_lens.errors import InputError
 from unpact_lens.models import surface
 from unpact_lens.results import storable
 from unpact_lens.unlearning.adapters import Adapters
@@ -41,10 +42,18 @@ class Orthogonal:
     Args:
         adapters: of the request being trained.
         earlier: bases of the requests before.
+
+    Raises:
+        InputError: if a weight has no dimensions left for the rank.
     """
 
     def __init__(self, adapters: Adapters, earlier: Bases) -> None:
         self.pairs = [(a.A, earlier[n]) for n, a in adapters.by_name().items() if n in earlier]
+        for name, adapter in adapters.by_name().items():
+            rows, rank, taken = *adapter.A.shape, earlier[name].shape[1] if name in earlier else 0
+            if taken + rank > rows:
+                raise InputError(f"rank={rank}: earlier requests take {taken} of the {rows} dimensions of {name}; "
+                                 f"give a rank of at most {rows - taken}")  # fmt: skip
         self.settle()
 
     def edit(self, params: Mapping[str, Parameter]) -> None:

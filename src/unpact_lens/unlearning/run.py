@@ -82,7 +82,7 @@ def unlearn(
     """
     chosen = find(method)
     if isinstance(forget, Benchmark):
-        settings = {**_asked_as(forget, chosen), **settings}
+        settings = {**asked_as(forget, chosen), **settings}
         retain = forget.retain if retain is None else retain
         forget = forget.forget
     config, options = split(settings, chosen.defaults, chosen.options)
@@ -179,7 +179,7 @@ def _earlier(model: Any, method: Method) -> Gated | None:
     return None
 
 
-def _asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
+def asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
     """Settings that a benchmark brings."""
     asked = {"chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": bench.max_new_tokens}
     return asked | ({"refusals": bench.refusals} if bench.refusals and "refusals" in method.options else {})

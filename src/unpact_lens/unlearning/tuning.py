@@ -14,8 +14,8 @@ from unpact_lens.results import Result
 from unpact_lens.unlearning.checks import FactsKnown
 from unpact_lens.unlearning.methods import find
 from unpact_lens.unlearning.result import StopRule, Unlearned
-from unpact_lens.unlearning.run import unlearn
-from unpact_lens.unlearning.settings import split
+from unpact_lens.unlearning.run import asked_as, unlearn
+from unpact_lens.unlearning.settings import Settings, split
 
 SPACE: dict[str, tuple[float, float]] = {"lr": (1e-6, 3e-3), "alpha": (0.3, 10.0)}
 """Where the search looks, on a logarithmic scale; `alpha` only where the method has a retain term."""
@@ -29,7 +29,7 @@ class Tuning(Result):
         method: that was tuned.
         best: settings of the best trial; pass them to `unlearn`.
         value: its objective, smaller is better; 1 + its forget score if no trial reached the level.
-        trials: every trial in the order run: its settings, `reached` (the level), `value`, `forget_score`, `steps` run,
+        trials: every trial in the order run: its settings, `reached` (the level), `value`, `forget_score`, `steps_run`,
             and why it `stopped`.
         level: the forgetting level that was to be reached.
         seed: of the search and of each run.
@@ -61,7 +61,7 @@ def tune(
     budget: int = 20,
     level: float = 0.05,
     objective: Callable[[Unlearned], float] | None = None,
-    space: Mapping[str, tuple[float, float]] | None = None,
+    space: Mapping[str, tuple[float | int, float | int]] | None = None,
     seed: int = 0,
     **fixed: Any,
 ) -> Tuning:
@@ -98,8 +98,9 @@ def tune(
     for name, (low, high) in ranges.items():
         if not 0 < low < high:
             raise InputError(f"space[{name!r}]={(low, high)}; give (low, high) with 0 < low < high")
-    settings, _ = split({**{k: low for k, (low, _) in ranges.items()}, **fixed}, chosen.defaults, chosen.options)
-    destroyed = objective or _destruction(model, bench, settings.max_new_tokens)
+    given = {**asked_as(bench, chosen), **{k: low for k, (low, _) in ranges.items()}, **fixed}
+    settings, _ = split(given, chosen.defaults, chosen.options)
+    destroyed = objective or _destruction(model, bench, settings)
     trials: list[dict[str, Any]] = []
 
     def run(trial: Any) -> float:
@@ -109,7 +110,7 @@ def tune(
         reached = known <= level
         value = float(destroyed(u)) if reached else 1 + known
         steps = max((r["step"] for r in u.history.rows if "step" in r), default=0)
-        trials.append({**picked, "reached": reached, "value": value, "forget_score": u.forget_score, "steps": steps,
+        trials.append({**picked, "reached": reached, "value": value, "forget_score": u.forget_score, "steps_run": steps,
                        "stopped": u.stopped})  # fmt: skip
         return value
 
@@ -120,14 +121,13 @@ def tune(
     return Tuning(method, {k: best[k] for k in ranges}, best["value"], tuple(trials), level, seed)
 
 
-def _draw(trial: Any, name: str, low: float, high: float) -> Any:
+def _draw(trial: Any, name: str, low: float | int, high: float | int) -> Any:
     """One value of a setting, on a logarithmic scale."""
     whole = isinstance(low, int) and isinstance(high, int)
     return (trial.suggest_int if whole else trial.suggest_float)(name, low, high, log=True)
 
 
-def _destruction(model: Any, bench: Benchmark, max_new_tokens: int) -> Callable[[Unlearned], float]:
+def _destruction(model: Any, bench: Benchmark, settings: Settings) -> Callable[[Unlearned], float]:
     """Share of retain facts known before that a run destroyed."""
-    settings, _ = split({"chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": max_new_tokens}, {}, {})
     kept = FactsKnown(model, bench.retain, settings)
     return lambda u: 1 - kept(u.model)

@@ -1,0 +1,140 @@
+"""Models that predict together: exact identities, generation with a cache, training of the small model only."""
+
+import pytest
+import torch
+
+from tests.conftest import tiny
+from tests.models.families import hf_model, tokenizer
+from tests.unlearning.conftest import untrained
+from unpact_lens.attribution import attribute
+from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.convert import to_bridge
+from unpact_lens.models.generate import greedy
+from unpact_lens.models.tokens import encode
+from unpact_lens.results import load
+from unpact_lens.scoring import log_prob, score_rows
+from unpact_lens.unlearning import offset, unlearn, whp
+
+TOKENS = torch.tensor([[3, 14, 15, 9, 26, 5], [35, 8, 9, 7, 9, 3]])
+
+
+def small(seed=0, **overrides):
+    return untrained(seed=seed, n_layers=1, d_model=16, n_heads=2, dtype=torch.float32, n_ctx=32, **overrides)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 1.0, -3.0])
+def test_equal_small_models_leave_the_big_one_exactly(learned, weight):
+    assert torch.equal(offset(learned, small(), small(), weight)(TOKENS), learned(TOKENS))
+
+
+def test_the_offset_is_added_to_the_logits():
+    big, after, before = tiny("llama"), tiny("gpt2", seed=1, n_layers=1), tiny("pythia", seed=2, n_layers=2)
+    together = offset(big, after, before, 0.6)
+    expected = big(TOKENS) + 0.6 * (after(TOKENS) - before(TOKENS))
+    torch.testing.assert_close(together(TOKENS), expected, atol=1e-12, rtol=0)
+    assert (expected - big(TOKENS)).abs().max() > 0.1
+
+
+def test_whp_without_strength_is_the_base_exactly(learned):
+    assert torch.equal(whp(learned, small(), 0.0)(TOKENS), learned(TOKENS))
+
+
+def test_whp_pushes_down_only_what_the_reinforced_model_raises():
+    base, reinforced = tiny(seed=0), tiny(seed=1)
+    b, r = base(TOKENS), reinforced(TOKENS)
+    z = whp(base, reinforced, 2.0)(TOKENS)
+    torch.testing.assert_close(z[r > b], (b - 2 * (r - b))[r > b], atol=1e-12, rtol=0)
+    assert torch.equal(z[r <= b], b[r <= b])
+    assert 0.1 < (r > b).float().mean() < 0.9
+
+
+def test_generation_with_a_cache_follows_the_combined_logits():
+    together = offset(tiny("llama", seed=3), tiny("gpt2", seed=1, n_layers=1), tiny("gpt2", seed=2, n_layers=2), 1.5)
+    contexts = [[3, 14, 15], [35, 8, 9, 7, 9], [2]]
+    for context, made in zip(contexts, greedy(together, contexts, max_new_tokens=6), strict=True):
+        ids = list(context)
+        for _ in range(6):
+            ids.append(int(together(torch.tensor([ids]))[0, -1].argmax()))
+        assert tuple(ids[len(context) :]) == made
+
+
+def test_scores_and_contributions_are_those_of_the_combined_logits(learned, facts):
+    q = facts[0][0]
+    together = whp(learned, small(), 1.0)
+    row = encode(learned, q.prompt, q.answer)
+    logits = together(torch.tensor([row.ids[:-1]]))[0].log_softmax(-1).detach()
+    at = range(len(row.context) - 1, len(row.ids) - 1)
+    expected = sum(float(logits[p, t]) for p, t in zip(at, row.answer, strict=True)) / len(row.answer)
+    a = attribute(together, q.prompt, q.answer)
+    assert a.log_prob == pytest.approx(expected, abs=1e-5)
+    without = [i for k, i in enumerate(row.context) if k != 2]
+    assert float(a.scores[2]) == pytest.approx(expected - log_prob(together, without, row.answer).item(), abs=1e-5)
+
+
+def test_offset_trains_the_small_model_only_and_lowers_the_answers(learned, facts):
+    start = small()
+    hashes = model_hash(learned), model_hash(start)
+    settings = {"small": start, "steps": 12, "lr": 1e-2, "batch_size": 6, "progress": False}
+    u = unlearn(learned, *facts, method="offset_gdr", **settings)
+    big, after, before = u.model.members
+    assert (model_hash(learned), model_hash(start)) == hashes == (model_hash(big), model_hash(before))
+    assert model_hash(after) != model_hash(start)
+    rows = [encode(learned, q.prompt, q.answer) for q in facts[0]]
+    was, now = (torch.cat(score_rows(m, rows)).mean() for m in (learned, u.model))
+    assert u.history.rows[0]["forget"] == pytest.approx(float(was), abs=1e-5)  # at the start it is the big model
+    assert now < was - 1
+    assert u.config["small"] == hashes[1]
+    assert u.hash_before == hashes[0]
+
+
+def test_a_tied_small_model_stays_tied(learned, facts):
+    start = small()
+    with torch.no_grad():
+        start.unembed.W_U.copy_(start.embed.W_E.T)
+    start.tied_embeddings = True
+    u = unlearn(learned, facts[0], method="offset", small=start, steps=3, lr=1e-2, progress=False)
+    after = u.model.members[1]
+    assert torch.equal(after.unembed.W_U, after.embed.W_E.T)
+    assert not torch.equal(after.embed.W_E, start.embed.W_E)
+
+
+def test_whp_at_inference_leaves_the_model_and_forgets(learned, facts):
+    settings = {"reinforce_lr": 1e-3, "reinforce_steps": 10, "progress": False}
+    none = unlearn(learned, facts[0], method="whp_inference", strength=0.0, **settings)
+    assert torch.equal(none.model(TOKENS), learned(TOKENS))
+    u = unlearn(learned, facts[0], method="whp_inference", strength=20.0, stop_at=0.5, **settings)
+    assert model_hash(u.model.members[0]) == model_hash(learned)
+    assert (u.stopped, none.forget_score) == ("nothing to train", None)
+    rows = [encode(learned, q.prompt, q.answer) for q in facts[0]]
+    assert torch.cat(score_rows(u.model, rows)).mean() < torch.cat(score_rows(learned, rows)).mean()
+    assert u.forget_score is not None
+
+
+def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
+    u = unlearn(learned, facts[0], method="offset", small=small(), weight=0.5, steps=2, lr=1e-2, progress=False)
+    again = load(u.save(tmp_path / "run"))
+    assert again == u
+    assert torch.equal(again.model(TOKENS), u.model(TOKENS))
+    assert (again.model.kind, again.model.weight) == ("offset", 0.5)
+
+
+def test_bad_input_is_named(learned, facts):
+    with pytest.raises(InputError, match=r"vocabularies have \[50, 40, 40\] entries; use one tokenizer"):
+        offset(learned, tiny(d_vocab=40), tiny(d_vocab=40))
+    with pytest.raises(InputError, match="method 'offset' needs a small model; give small="):
+        unlearn(learned, facts[0], method="offset", progress=False)
+    together = whp(learned, small())
+    with pytest.raises(InputError, match="only HookedTransformers predict together"):
+        offset(together, small(), small())
+    with pytest.raises(InputError, match="'ga' cannot start from Ensemble, several models that predict together"):
+        unlearn(together, facts[0], method="ga", progress=False)
+    with pytest.raises(InputError, match=r"hook 'blocks\.0\.hook_resid_post': models that predict together share only"):
+        together(TOKENS, fwd_hooks=[("blocks.0.hook_resid_post", lambda t, hook: None)])
+
+
+def test_bridges_are_refused_before_training(facts):
+    bridge = to_bridge(hf_model("llama"), tokenizer())
+    for method in ("whp_inference", "o3"):
+        with pytest.raises(InputError, match=f"'{method}' takes a HookedTransformer; load the model"):
+            unlearn(bridge, *facts, method=method, progress=False)
