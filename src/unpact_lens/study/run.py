@@ -225,7 +225,9 @@ class Workspace:
 
         self.step(f"{name}: exact diffs")
         diffs = tuple(
-            comparison.diff(self.model, after, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q))
+            comparison.diff(
+                self.model, after, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q), weights=False
+            )
             for q in bench.forget[: config.diff_examples]
         )
 
