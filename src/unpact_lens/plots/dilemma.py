@@ -11,9 +11,6 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 
-PLACES = ("top right", "bottom right", "top left", "bottom left")
-"""Where labels stand in turn, so that near markers rarely share a place."""
-
 NEEDED = (
     "method",
     "seed",
@@ -76,8 +73,8 @@ def dilemma_plane(study: StudyLike) -> go.Figure:
         row=1, col=1,
     )  # fmt: skip
     several = bool(frame["method"].duplicated().any())
-    for i, (_, row) in enumerate(drawn.iterrows()):
-        _marker(fig, row, i, methods.index(row["method"]), epsilon, several_seeds=several)
+    for _, row in drawn.iterrows():
+        _marker(fig, row, methods.index(row["method"]), epsilon, several_seeds=several)
     _reference(fig, study.control)
     missing = ", ".join(frame.loc[frame["D"].isna(), "method"])
     subtitle = (
@@ -86,15 +83,17 @@ def dilemma_plane(study: StudyLike) -> go.Figure:
     if missing:
         subtitle += f"; no destruction measured for {missing}"
     theme.dress(fig, "What can be brought back, and what was destroyed", theme.escape(subtitle), height=560)
-    fig.update_layout(showlegend=False)
-    fig.update_yaxes(title="destruction D, mean of near and far facts", range=[-0.06, 1.06], row=1, col=1)
-    fig.update_xaxes(title="largest excess recovery of any probe over its control", range=[left, 1.06], row=1, col=1)
+    fig.update_layout(showlegend=True, legend={"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"})
+    top = max(0.3, 1.1 * float(drawn["D_high"].max())) if len(drawn) else 1.06
+    right = max(0.3, 1.1 * float(drawn["excess_high"].max())) if drawn["excess_high"].notna().any() else 1.06
+    fig.update_yaxes(title="destruction D, mean of near and far facts", range=[-0.06, top], row=1, col=1)
+    fig.update_xaxes(title="largest excess recovery of any probe over its control", range=[left, right], row=1, col=1)
     if undefined.any():
         fig.update_xaxes(title="undefined", tickvals=[], showgrid=False, zeroline=False, range=[-1, 1], row=1, col=2)
     return fig
 
 
-def _marker(fig: go.Figure, row: pd.Series, index: int, method: int, epsilon: float, *, several_seeds: bool) -> None:
+def _marker(fig: go.Figure, row: pd.Series, method: int, epsilon: float, *, several_seeds: bool) -> None:
     """One method (and seed) with the intervals of both coordinates."""
     colour, symbol = theme.series_style(method)
     name = theme.escape(f"{row['method']} · {row['seed']}" if several_seeds else str(row["method"]))
@@ -108,10 +107,7 @@ def _marker(fig: go.Figure, row: pd.Series, index: int, method: int, epsilon: fl
             x=[x],
             y=[row["D"]],
             name=name,
-            mode="markers+text",
-            text=[name if defined else f"\u2002{name}"],
-            textposition=PLACES[index % len(PLACES)] if defined else "middle right",
-            textfont={"color": colour},
+            mode="markers",
             marker={
                 "color": colour,
                 "symbol": symbol if row["F"] >= 1 - epsilon else f"{symbol}-open",
@@ -146,9 +142,7 @@ def _reference(fig: go.Figure, control: Any) -> None:
             x=[0.0],
             y=[control.destruction.value],
             name="retrain",
-            mode="markers+text",
-            text=["retrain"],
-            textposition="middle left",
+            mode="markers",
             marker={"symbol": "x-thin", "size": 12, "line": {"width": 2, "color": theme.INK}},
             cliponaxis=False,
             hovertemplate="<b>retrain control</b><br>D %{y:.2f}<br>excess 0 by definition<extra></extra>",
