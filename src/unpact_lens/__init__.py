@@ -28,14 +28,25 @@ _HOME = {
     "attribute": "attribution",
     "attribute_many": "attribution",
     "attribution_methods": "attribution",
+    "compare_methods": "attribution",
+    "interactions": "attribution",
+    "sensitivity": "attribution",
+    "faithfulness": "attribution",
     "TopK": "attribution",
     "Share": "attribution",
     "Threshold": "attribution",
     "decompose": "decomposition",
+    "ablate": "decomposition",
     "diff": "comparison",
+    "diff_many": "comparison",
+    "patch": "comparison",
+    "graft": "comparison",
+    "key_path": "comparison",
     "focus": "comparison.focus",
     "unlearn": "unlearning",
+    "unlearn_sequence": "unlearning",
     "methods": "unlearning",
+    "tune": "unlearning",
     "recover": "recovery",
     "evaluate": "evaluation",
     "metrics": "evaluation",
@@ -64,13 +75,17 @@ if TYPE_CHECKING:
         attribute,
         attribute_many,
         attribution_methods,
+        compare_methods,
+        faithfulness,
+        interactions,
+        sensitivity,
     )
-    from unpact_lens.comparison import diff
+    from unpact_lens.comparison import diff, diff_many, graft, key_path, patch
     from unpact_lens.comparison.focus import focus
     from unpact_lens.data.load import load_benchmark
     from unpact_lens.data.pairs import from_pairs
     from unpact_lens.data.qa import QA, Benchmark, Corpus
-    from unpact_lens.decomposition import decompose
+    from unpact_lens.decomposition import ablate, decompose
     from unpact_lens.errors import InputError
     from unpact_lens.evaluation import agreement, evaluate, known_facts, metrics, published
     from unpact_lens.models.export import export_hf
@@ -80,7 +95,7 @@ if TYPE_CHECKING:
     from unpact_lens.results import load, save
     from unpact_lens.scoring import log_prob
     from unpact_lens.study import load_config, run_study
-    from unpact_lens.unlearning import methods, unlearn
+    from unpact_lens.unlearning import methods, tune, unlearn, unlearn_sequence
 
 
 def __getattr__(name: str) -> Any:
