@@ -170,7 +170,8 @@ def methods(
     import unpact_lens as ul
 
     frame = ul.attribution_methods() if attribution else ul.metrics() if metrics else ul.methods()
-    _print(frame, as_json, title=None)
+    named = frame if frame.index.name is None else frame.reset_index(names="name")
+    _print(named, as_json, title=None)
 
 
 @app.command("builtin", epilog="Example: `unpact builtin --rebuild`")

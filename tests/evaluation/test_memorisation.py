@@ -75,7 +75,7 @@ def test_what_a_model_recites_scores_100_and_the_rest_0(model):
     result = verbmem(model, bench, max_new_tokens=6)
     expected = [muse_rouge(g, t) for g, t in zip(result.generated, result.gold, strict=True)]
     torch.testing.assert_close(result.scores, torch.tensor(expected, dtype=torch.double))
-    assert len(model.tokenizer(result.gold[0])["input_ids"]) <= 7
+    assert "never compared" not in result.gold[0]
     assert result.value() == pytest.approx(100 * sum(expected) / 2)
 
 
