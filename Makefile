@@ -16,6 +16,7 @@ demo: .venv/.ready  ## Unlearn fictitious authors with six methods, show what be
 demo-smollm2: .venv/.ready-smollm2  ## The same on a real LLM and real facts (about 25 min)
 	$(BIN)/unpact demo --model smollm2
 
+test: export OMP_NUM_THREADS := 1
 test: .venv/.ready-dev lint  ## Lint, types, import contract, unit tests, doctests, notebooks' fast lane
 	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2" --jaxtyping-packages=unpact_lens,beartype.beartype
 	$(BIN)/python -m pytest --doctest-modules src/unpact_lens -p no:cacheprovider
@@ -33,6 +34,9 @@ lint: .venv/.ready-dev
 fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
+	$(BIN)/python benchmarks/decomposition.py
 
 docs: .venv/.ready-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict

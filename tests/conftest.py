@@ -13,6 +13,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformer_lens import HookedTransformer, HookedTransformerConfig  # noqa: E402
 
+torch.set_num_threads(1)  # tests run side by side; more threads than cores slow a step tenfold
+
 STYLES = ("gpt2", "llama", "pythia")
 
 

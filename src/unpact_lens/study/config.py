@@ -81,6 +81,7 @@ class StudyConfig(_Strict):
         recovery: emphasis, controls and probes.
         batch_tokens: input tokens in one forward pass.
         save_models: also write every unlearned model.
+        threads: torch threads while the study runs; None leaves them. One is fastest for a tiny model.
     """
 
     name: str
@@ -99,6 +100,7 @@ class StudyConfig(_Strict):
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     batch_tokens: int = Field(4096, ge=1)
     save_models: bool = False
+    threads: int | None = Field(default=None, ge=1)
 
     @field_validator("methods")
     @classmethod

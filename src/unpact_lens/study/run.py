@@ -64,7 +64,7 @@ def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: boo
         chosen = unlearning.METHODS[method.name]
         split(method.settings, chosen.defaults, chosen.options)
     recovery.check_templates(config.recovery.templates, config.recovery.headline)
-    with _steps(config, progress) as step:
+    with _threads(config.threads), _steps(config, progress) as step:
         space = Workspace(config, folder, step)
         cells = tuple(space.cell(m, seed) for seed in config.seeds for m in config.methods)
         study = Study(
@@ -268,6 +268,17 @@ class Workspace:
         save(result, folder)
         write_text(mark, fingerprint)
         return result
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch with that many threads, then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
