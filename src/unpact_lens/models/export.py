@@ -29,7 +29,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import surface
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.models.convert import FAMILIES
-from unpact_lens.models.load import progress_if_terminal
+from unpact_lens.models.progress import progress_if_terminal
 from unpact_lens.results import read_json
 
 MARK = "unpact_lens_export"

