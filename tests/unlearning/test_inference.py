@@ -7,9 +7,10 @@ from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained
 from unpact_lens.attribution import attribute
+from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import model_hash
-from unpact_lens.models.convert import to_bridge
+from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.generate import greedy
 from unpact_lens.models.tokens import encode
 from unpact_lens.results import load
@@ -125,7 +126,9 @@ def test_bad_input_is_named(learned, facts):
     with pytest.raises(InputError, match="method 'offset' needs a small model; give small="):
         unlearn(learned, facts[0], method="offset", progress=False)
     together = whp(learned, small())
-    with pytest.raises(InputError, match="only HookedTransformers predict together"):
+    with pytest.raises(
+        InputError, match="Ensemble is already several models that predict together; give its members one by one"
+    ):
         offset(together, small(), small())
     with pytest.raises(InputError, match="'ga' cannot start from Ensemble, several models that predict together"):
         unlearn(together, facts[0], method="ga", progress=False)
@@ -133,8 +136,37 @@ def test_bad_input_is_named(learned, facts):
         together(TOKENS, fwd_hooks=[("blocks.0.hook_resid_post", lambda t, hook: None)])
 
 
-def test_bridges_are_refused_before_training(facts):
+def test_bridges_predict_together_as_hooked_models_do():
+    """Also mixed, and with a cache; the two kinds agree to fp32 rounding."""
+    big, after, before = (hf_model(family) for family in ("llama", "gpt2", "gpt2"))
+    hooked = offset(*(to_hooked(m, tokenizer()) for m in (big, after, before)), 0.7)
+    bridges = offset(to_bridge(big, tokenizer()), hooked.members[1], to_bridge(before, tokenizer()), 0.7)
+    torch.testing.assert_close(bridges(TOKENS), hooked(TOKENS), atol=1e-4, rtol=0)
+    contexts = [[3, 14, 15], [35, 8, 9, 7, 9], [2]]
+    made = greedy(bridges, contexts, max_new_tokens=5)
+    assert made == greedy(hooked, contexts, max_new_tokens=5)
+    for context, new in zip(contexts, made, strict=True):
+        ids = [*context, *new]
+        expected = bridges(torch.tensor([ids[:-1]]))[0, len(context) - 1 :].argmax(-1)
+        assert tuple(expected.tolist()) == new
+    a, b = (attribute(m, [3, 14, 15, 9], [26, 5]).scores for m in (hooked, bridges))
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["offset", "whp_inference", "o3"])
+def test_a_bridge_unlearns_at_inference(method, tmp_path):
+    forget, retain = ([QA("the capital of", " Tokyo"), QA("gold has", " Au")], [QA("seven small", " boats")])
     bridge = to_bridge(hf_model("llama"), tokenizer())
-    for method in ("whp_inference", "o3"):
-        with pytest.raises(InputError, match=f"'{method}' takes a HookedTransformer; load the model"):
-            unlearn(bridge, *facts, method=method, progress=False)
+    start = model_hash(bridge)
+    own = {
+        "offset": {"small": to_bridge(hf_model("gpt2"), tokenizer()), "steps": 3, "lr": 1e-2},
+        "whp_inference": {"reinforce_lr": 1e-3, "reinforce_steps": 3, "strength": 2.0},
+        "o3": {"rank": 2, "lr": 1e-2, "steps": 3},
+    }[method]
+    u = unlearn(bridge, forget, retain, method=method, progress=False, **own)
+    assert (model_hash(bridge), model_hash(u.model.members[0])) == (start, start)
+    rows = [encode(bridge, q.prompt, q.answer) for q in forget]
+    was, now = (torch.cat(score_rows(m, rows)).mean() for m in (bridge, u.model))
+    assert now < was
+    again = load(u.save(tmp_path / "run"))
+    assert torch.equal(again.model(TOKENS), u.model(TOKENS))

@@ -57,7 +57,7 @@ def greedy(
     with torch.inference_mode():
         for batch in length_batches([len(c) + max_new_tokens for c in contexts], batch_tokens):
             rows = list(batch)
-            stepper = _Stepper(model, [contexts[i] for i in rows])
+            stepper = (_Together if surface.members_of(model) else _Stepper)(model, [contexts[i] for i in rows])
             new = stepper.start()
             for _ in range(max_new_tokens):
                 running = []
@@ -172,13 +172,26 @@ class _Stepper:
 
     def start(self) -> Int[Tensor, " batch"]:
         """Run the prompts; the first new token of each row."""
-        return self._forward(self.tokens, self.mask)
+        return most_likely(self.read())
 
     def step(self, new: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Run one new token a row; the next of each."""
+        return most_likely(self.read(new))
+
+    def read(
+        self, new: Int[Tensor, " batch"] | None = None, hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits of each row's next token, after the prompts or after one new token a row.
+
+        Args:
+            new: the tokens; None for the prompts.
+            hooks: what looks at the model meanwhile.
+        """
+        if new is None:
+            return self._forward(self.tokens, self.mask, hooks)
         column = torch.ones_like(new)[:, None]
         self.mask = torch.cat([self.mask, column], dim=1)
-        return self._forward(new[:, None], self.mask if self.bridge else column)
+        return self._forward(new[:, None], self.mask if self.bridge else column, hooks)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop all other rows."""
@@ -191,11 +204,16 @@ class _Stepper:
             entry.past_keys = entry.past_keys[rows]
             entry.past_values = entry.past_values[rows]
 
-    def _forward(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch seen"]) -> Int[Tensor, " batch"]:
+    def _forward(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        mask: Int[Tensor, "batch seen"],
+        looking: Sequence[tuple[str, Callable[..., Any]]],
+    ) -> Float[Tensor, "batch d_vocab"]:
         def last(resid: Float[Tensor, "batch new d_model"], hook: Any) -> Float[Tensor, "batch 1 d_model"]:
             return resid[:, -1:]
 
-        hooks = [(surface.readout_hook(self.model), last)]
+        hooks = [*looking, (surface.readout_hook(self.model), last)]
         if self.bridge:
             logits, self.cache = self.model.run_with_hooks(
                 tokens,
@@ -209,6 +227,43 @@ class _Stepper:
             logits = self.model.run_with_hooks(
                 tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask, past_kv_cache=self.cache
             )
-        if torch.isnan(logits).any():
-            raise InputError("the logits are NaN: the model's weights hold NaN or overflow; load a sound checkpoint")
-        return logits[:, -1].argmax(-1)
+        return logits[:, -1]
+
+
+class _Together:
+    """The same for models that predict together: each reads with a cache of its own, and their final residuals meet."""
+
+    def __init__(self, model: Any, contexts: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.parts = [_Stepper(member, contexts) for member in surface.members_of(model)]
+
+    def start(self) -> Int[Tensor, " batch"]:
+        """Run the prompts; the first new token of each row."""
+        return self.step(None)
+
+    def step(self, new: Int[Tensor, " batch"] | None) -> Int[Tensor, " batch"]:
+        """Run one new token a row; the next of each."""
+        finals: list[Tensor] = []
+
+        def take(resid: Float[Tensor, "batch new d_model"], hook: Any) -> None:
+            finals.append(resid[:, -1:])
+
+        for part in self.parts:
+            part.read(new, [(surface.final_hook(part.model), take)])
+        return most_likely(self.model.combine(finals)[:, -1])
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all other rows."""
+        for part in self.parts:
+            part.keep(rows)
+
+
+def most_likely(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    """The token of the largest logit.
+
+    Raises:
+        InputError: if a logit is NaN.
+    """
+    if torch.isnan(logits).any():
+        raise InputError("the logits are NaN: the model's weights hold NaN or overflow; load a sound checkpoint")
+    return logits.argmax(-1)

@@ -47,9 +47,11 @@ class Past:
 def can_share(model: Any) -> bool:
     """Whether a prefix of this model can be shared: its memory of the past is keys and values at every position.
 
-    False for bidirectional attention, for position schemes that a cached past does not carry, and for state-space or
-    sliding-window layers, whose memory cannot be cut at any length.
+    False for bidirectional attention, for position schemes that a cached past does not carry, for state-space or
+    sliding-window layers, whose memory cannot be cut at any length, and for models that predict together.
     """
+    if surface.members_of(model):
+        return False
     if surface.is_bridge(model):
         config = model.original_model.config
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

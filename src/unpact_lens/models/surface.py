@@ -44,6 +44,11 @@ def is_bridge(model: object) -> bool:
     return type(model).__name__ == "TransformerBridge"
 
 
+def members_of(model: object) -> tuple[Any, ...]:
+    """The models that predict together where `model` stands for several (an ensemble); else none."""
+    return tuple(getattr(model, "members", ()))
+
+
 def device_of(model: Any) -> torch.device:
     """The device that the model's weights stand on."""
     return next(iter(model.parameters())).device

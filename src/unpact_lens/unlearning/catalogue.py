@@ -62,9 +62,7 @@ def with_small_model(model: Any, options: Options) -> Ensemble:
     """The big model beside two copies of the small one, of which the first is trained."""
     small = options["small"]
     if small is None:
-        raise InputError(
-            "method 'offset' needs a small model; give small=, a HookedTransformer with the same tokenizer"
-        )
+        raise InputError("method 'offset' needs a small model; give small=, a hooked model with the same tokenizer")
     big, tuned, fixed = clone(model), clone(small), clone(small)
     return offset(big.requires_grad_(False), tuned, fixed.requires_grad_(False), options["weight"])
 

@@ -8,14 +8,13 @@ predict and combines what they say. It has no components to decompose.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import surface
@@ -27,16 +26,18 @@ class Together(nn.Module):
     """Hooked models that predict as one; subclasses say how.
 
     Args:
-        members: `HookedTransformer`s with one vocabulary; the first lends its tokenizer and BOS convention.
+        members: hooked models of any kind with one vocabulary; the first lends its tokenizer and BOS convention.
 
     Raises:
-        InputError: if a member is not a `HookedTransformer`, or vocabularies differ.
+        InputError: if a member is itself several models, or vocabularies differ.
     """
 
     def __init__(self, members: Sequence[Any]) -> None:
         super().__init__()
-        if any(surface.is_bridge(m) or isinstance(m, Together) for m in members):
-            raise InputError("only HookedTransformers predict together; load the models with wrap='hooked'")
+        if several := [type(m).__name__ for m in members if isinstance(m, Together)]:
+            raise InputError(
+                f"{several[0]} is already several models that predict together; give its members one by one"
+            )
         sizes = [m.cfg.d_vocab for m in members]
         if len(set(sizes)) > 1:
             raise InputError(f"logits are added, but the models' vocabularies have {sizes} entries; use one tokenizer")
@@ -63,8 +64,6 @@ class Together(nn.Module):
         *,
         return_type: str | None = "logits",
         fwd_hooks: Sequence[tuple[str, Any]] = (),
-        attention_mask: Tensor | None = None,
-        past_kv_cache: TransformerLensKeyValueCache | None = None,
     ) -> Tensor | None:
         """Next-token logits.
 
@@ -72,8 +71,6 @@ class Together(nn.Module):
             tokens: input ids.
             return_type: `"logits"`, or None for nothing.
             fwd_hooks: on the final residual only.
-            attention_mask: as for a `HookedTransformer`.
-            past_kv_cache: of all layers of all members, one after the other.
 
         Raises:
             InputError: for a hook elsewhere.
@@ -84,7 +81,7 @@ class Together(nn.Module):
                 raise InputError(
                     f"hook {name!r}: models that predict together share only {last!r}; examine one of them"
                 )
-        resid = torch.cat(list(self._residuals(tokens, attention_mask, past_kv_cache)), dim=-1)
+        resid = torch.cat(list(self._residuals(tokens)), dim=-1)
         for _, hook in fwd_hooks:
             changed = hook(resid, None)
             resid = resid if changed is None else changed
@@ -102,44 +99,12 @@ class Together(nn.Module):
         """The members' logits, combined."""
         return self.combine(resid.split([m.cfg.d_model for m in self.members], dim=-1))
 
-    def _residuals(self, tokens: Tensor, mask: Tensor | None, cache: TransformerLensKeyValueCache | None) -> Any:
-        """Final residual of each member, with its share of the cache."""
-        start, seen = 0, None
+    def _residuals(self, tokens: Int[Tensor, "batch pos"]) -> Iterator[Float[Tensor, "batch pos _"]]:
+        """Final residual of each member, with a gradient only where the member is being trained."""
         for member in self.members:
             trained = any(p.requires_grad for p in member.parameters())
             with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-                own = None if cache is None else _share(cache, start, member)
-                yield _residual(member, tokens, mask, own)
-            start += member.cfg.n_layers
-            seen = own
-        if cache is not None and seen is not None and not cache.frozen:
-            cache.previous_attention_mask = seen.previous_attention_mask
-
-
-def _residual(model: Any, tokens: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-    if mask is None and cache is None:
-        return surface.final_residual(model, tokens)
-    kept: list[Tensor] = []
-
-    def take(resid: Tensor, hook: Any) -> Tensor:
-        kept.append(resid)
-        return resid[:, :1]
-
-    model.run_with_hooks(
-        tokens, return_type="logits", fwd_hooks=[(surface.final_hook(model), take)],
-        attention_mask=mask, past_kv_cache=cache,
-    )  # fmt: skip
-    return kept[0]
-
-
-def _share(cache: TransformerLensKeyValueCache, start: int, member: Any) -> TransformerLensKeyValueCache:
-    """A member's layers of the common cache; while they are empty, in the member's own shape."""
-    entries = cache.entries[start : start + member.cfg.n_layers]
-    fresh = TransformerLensKeyValueCache.init_cache(member.cfg, surface.device_of(member), len(entries[0].past_keys))
-    for entry, empty in zip(entries, fresh.entries, strict=True):
-        if entry.past_keys.shape[1] == 0:
-            entry.past_keys, entry.past_values = empty.past_keys, empty.past_values
-    return TransformerLensKeyValueCache(entries, cache.previous_attention_mask, frozen=cache.frozen)
+                yield surface.final_residual(member, tokens)
 
 
 @storable

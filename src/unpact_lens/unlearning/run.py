@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from unpact_lens.data.qa import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.results import versions
 from unpact_lens.unlearning.adapters import Adapters
@@ -174,8 +173,6 @@ def _earlier(model: Any, method: Method) -> Gated | None:
             f"method {method.name!r} cannot start from {type(model).__name__}, several models that predict together; "
             "give one of its members" + ", or method='o3'" * isinstance(model, Gated)
         )
-    if surface.is_bridge(model) and method.kind in ("inference", "gated"):
-        raise InputError(f"method {method.name!r} takes a HookedTransformer; load the model with wrap='hooked'")
     return None
 
 
