@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.adapter import check_adapter, merge_adapter
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
 from unpact_lens.models.progress import progress_if_terminal
@@ -27,6 +29,28 @@ HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a model is to be made into.
+
+    Attributes:
+        wrap: `"hooked"` or `"bridge"`.
+        device: where it is to stand.
+        dtype: of its weights; None for fp32, or what a hooked model has.
+        adapter: directory of a low-rank adapter to merge into it, or None.
+    """
+
+    wrap: str
+    device: torch.device | str
+    dtype: torch.dtype | None
+    adapter: Path | None
+
+    def no_adapter(self, spec: object) -> None:
+        """Refuse an adapter where there is no Hugging Face model to merge it into."""
+        if self.adapter is not None:
+            raise InputError(f"adapter= needs a Hugging Face model as its base; {spec} is a hooked one")
+
+
 def load_model(
     spec: Any,
     *,
@@ -34,6 +58,7 @@ def load_model(
     tokenizer: Any = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Any:
     """A causal language model with TransformerLens hooks and raw weights, in eval mode.
 
@@ -55,20 +80,24 @@ def load_model(
         tokenizer: for a live Hugging Face model; None if it will be given ids only (`wrap="hooked"`).
         device: None for CUDA where there is one, else the CPU; a live model stays where it is.
         dtype: None for fp32 (decompositions need it); a live hooked model and a saved one keep theirs.
+        adapter: directory of a low-rank adapter that PEFT wrote (safetensors), merged into the model, which is its
+            base; needs the `[lora]` extra.
 
     Returns:
         A `HookedTransformer` or a `TransformerBridge`.
 
     Raises:
-        InputError: if there is no such model, it cannot be wrapped so, its weights hold NaN, or files are missing; the
-            message says what to do.
+        InputError: if there is no such model, it cannot be wrapped so, its weights hold NaN, files are missing, or the
+            adapter does not fit; the message says what to do.
     """
     if wrap not in ("hooked", "bridge"):
         raise InputError(f"wrap={wrap!r}; give 'hooked' or 'bridge'")
+    merged = None if adapter is None else check_adapter(adapter)
     if isinstance(spec, (HookedTransformer, TransformerBridge)):
+        Wanted(wrap, "", dtype, merged).no_adapter(f"a live {type(spec).__name__}")
         return _live(spec, wrap)
     if isinstance(spec, PreTrainedModel):
-        return _wrap(spec, tokenizer, wrap, device or spec.device, dtype)
+        return _wrap(spec, tokenizer, Wanted(wrap, device or spec.device, dtype, merged))
     if not isinstance(spec, (str, os.PathLike)):
         raise InputError(
             f"a {type(spec).__name__} is not a model; give a name ({', '.join(map(repr, NAMES))}), a directory, a hub "
@@ -76,46 +105,47 @@ def load_model(
         )
     if tokenizer is not None:
         raise InputError("tokenizer= is for a live Hugging Face model; a name or directory brings its own")
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wanted = Wanted(wrap, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), dtype, merged)
     if isinstance(spec, str) and spec in NAMES:
-        return NAMES[spec](wrap, target, dtype)
+        return NAMES[spec](wanted)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _from_directory(path, wrap, target, dtype)
+        return _from_directory(path, wanted)
     if path.exists():
         raise InputError(f"{spec} is a file; give the directory that holds config.json, weights and tokenizer")
     _refuse_what_is_no_hub_id(str(spec))
     _find_on_hub(str(spec))
-    return _from_pretrained(str(spec), wrap, target, dtype)
+    return _from_pretrained(str(spec), wanted)
 
 
-def _builtin(name: str) -> Callable[[str, torch.device, torch.dtype | None], Any]:
-    def load(wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _builtin(name: str) -> Callable[[Wanted], Any]:
+    def load(wanted: Wanted) -> Any:
         from unpact_lens.models.builtin import load_builtin_model
 
-        if wrap == "bridge":
+        if wanted.wrap == "bridge":
             raise InputError(f'{name!r} exists only as a HookedTransformer; drop wrap="bridge"')
-        return _moved(load_builtin_model(name), device, dtype)
+        wanted.no_adapter(repr(name))
+        return _moved(load_builtin_model(name), wanted)
 
     return load
 
 
-def _moved(model: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _moved(model: Any, wanted: Wanted) -> Any:
     """The model on a device and in a dtype, without the lines that TransformerLens prints to stdout on the way."""
     quietly = {} if isinstance(model, TransformerBridge) else {"print_details": False}
-    for target in (device, dtype):
+    for target in (wanted.device, wanted.dtype):
         if target is not None:
             model = model.to(target, **quietly)
     return model
 
 
-def _smollm2(wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _smollm2(wanted: Wanted) -> Any:
     from unpact_lens.models.smollm2 import smollm2_directory
 
-    return _from_directory(smollm2_directory(), wrap, device, dtype)
+    return _from_directory(smollm2_directory(), wanted)
 
 
-NAMES: Registry[Callable[[str, torch.device, torch.dtype | None], Any]] = Registry("model")
+NAMES: Registry[Callable[[Wanted], Any]] = Registry("model")
 """Models that are known by name."""
 NAMES.add("builtin", _builtin("builtin"))
 NAMES.add("builtin-retrain", _builtin("builtin-retrain"))
@@ -138,14 +168,14 @@ def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> Any:
     return model.eval()
 
 
-def _wrap(
-    hf: Any, tokenizer: Any, wrap: str, device: torch.device | str, dtype: torch.dtype | None
-) -> HookedTransformer | TransformerBridge:
-    convert = to_hooked if wrap == "hooked" else to_bridge
-    return convert(hf, tokenizer, device=device, dtype=dtype or torch.float32)
+def _wrap(hf: Any, tokenizer: Any, wanted: Wanted) -> HookedTransformer | TransformerBridge:
+    if wanted.adapter is not None:
+        hf = merge_adapter(hf, wanted.adapter)
+    convert = to_hooked if wanted.wrap == "hooked" else to_bridge
+    return convert(hf, tokenizer, device=wanted.device, dtype=wanted.dtype or torch.float32)
 
 
-def _from_directory(path: Path, wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _from_directory(path: Path, wanted: Wanted) -> Any:
     saved = sorted(path.glob("model-*")) if (path / "result.json").is_file() else []
     if len(saved) == 1:
         path = saved[0]
@@ -153,11 +183,12 @@ def _from_directory(path: Path, wrap: str, device: torch.device, dtype: torch.dt
     if not config.is_file():
         raise InputError(f"{path} has no config.json; give the directory that save_pretrained() wrote")
     if is_checkpoint(path):
-        model = load_checkpoint(path, device=device)
+        wanted.no_adapter(path)
+        model = load_checkpoint(path, device=torch.device(wanted.device))
         found = "bridge" if isinstance(model, TransformerBridge) else "hooked"
-        if found == "hooked" and wrap == "bridge":
+        if found == "hooked" and wanted.wrap == "bridge":
             raise InputError(f'{path} holds a HookedTransformer; drop wrap="bridge"')
-        return _moved(model, device, dtype)
+        return _moved(model, wanted)
     if not any(path.glob("*.safetensors")):
         pickled = sorted(p.name for p in path.glob("*.bin"))
         raise InputError(
@@ -170,17 +201,17 @@ def _from_directory(path: Path, wrap: str, device: torch.device, dtype: torch.dt
             f"{path} has no tokenizer (tokenizer.json or tokenizer_config.json); save the model's tokenizer there, or "
             "pass the loaded model and its tokenizer="
         )
-    if wrap == "hooked":
+    if wanted.wrap == "hooked":
         for architecture in read_json(config).get("architectures") or ():
             check_supported(architecture)
-    return _from_pretrained(str(path), wrap, device, dtype)
+    return _from_pretrained(str(path), wanted)
 
 
-def _from_pretrained(name: str, wrap: str, device: torch.device, dtype: torch.dtype | None) -> Any:
+def _from_pretrained(name: str, wanted: Wanted) -> Any:
     """Read with transformers: safetensors only, no code from the repository."""
     try:
         config = AutoConfig.from_pretrained(name)
-        if wrap == "hooked":
+        if wanted.wrap == "hooked":
             for architecture in config.architectures or ():
                 check_supported(architecture)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -189,7 +220,7 @@ def _from_pretrained(name: str, wrap: str, device: torch.device, dtype: torch.dt
             hf, report = AutoModelForCausalLM.from_pretrained(
                 name,
                 config=config,
-                dtype=dtype or torch.float32,
+                dtype=wanted.dtype or torch.float32,
                 use_safetensors=True,
                 attn_implementation="eager",
                 output_loading_info=True,
@@ -200,7 +231,7 @@ def _from_pretrained(name: str, wrap: str, device: torch.device, dtype: torch.dt
         raise InputError(f"cannot load {name}: {_one_line(error)}") from error
     if report["missing_keys"]:
         raise InputError(f"cannot load {name}: its files lack the weight {min(report['missing_keys'])}")
-    return _wrap(hf, tokenizer, wrap, device, dtype)
+    return _wrap(hf, tokenizer, wanted)
 
 
 def _refuse_what_is_no_hub_id(spec: str) -> None:
