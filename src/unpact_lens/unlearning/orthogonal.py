@@ -136,7 +136,7 @@ def gate(base: Any, adapted: Any, forget: Examples, retain: Examples, bases: Bas
         bases: what the adapters of all requests span.
         earlier: the gated model before, if this is not the first request.
     """
-    near, far = torch.cat(forget.residuals), torch.cat(retain.residuals)
+    near, far = torch.cat(list(forget.residuals)), torch.cat(list(retain.residuals))
     centre = earlier.centre if earlier else torch.cat([near, far]).mean(0)
     keys = torch.nn.functional.normalize(near - centre, dim=-1)
     keys = keys[torch.linspace(0, len(keys) - 1, min(len(keys), MAX_KEYS)).long()]

@@ -87,7 +87,7 @@ def pair_with_alternatives(job: Job) -> None:
             rows.append(row)
             chosen.append(_with_answer(job, row, other, "alternative"))
             owners.append(owner)
-    job.data = Examples(rows, job.before, owners)
+    job.data = Examples(rows, job.before, owners, job.data.store)
     job.data.alternatives = Examples(chosen, job.before, owners)
 
 

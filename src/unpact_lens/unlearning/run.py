@@ -25,6 +25,7 @@ from unpact_lens.unlearning.inference import Together, whp
 from unpact_lens.unlearning.methods import METHODS, Method, find
 from unpact_lens.unlearning.orthogonal import Gated, Orthogonal, gate, joined
 from unpact_lens.unlearning.preparation import Job
+from unpact_lens.unlearning.references import Store
 from unpact_lens.unlearning.result import History, StopRule, Unlearned
 from unpact_lens.unlearning.resume import Checkpoints, fingerprint
 from unpact_lens.unlearning.settings import Settings, split
@@ -65,8 +66,8 @@ def unlearn(
         retain_score: the same for the retain set; used with a retain floor.
         track: facts whose contributions are attributed while training goes on (`history.trajectory`).
         track_every: steps between two such looks.
-        checkpoint: a directory for the run's state; if the run was killed, the same call goes on from there and ends
-            with the same weights.
+        checkpoint: a directory for the run's state, and for references that memory does not hold; if the run was
+            killed, the same call goes on from there and ends with the same weights.
         checkpoint_every: steps between two states.
         progress: show a progress bar on stderr, where that is a terminal.
         **settings: of `Settings`, or the method's own.
@@ -98,8 +99,13 @@ def unlearn(
     if chosen.wrap is not None:
         model = chosen.wrap(model, options)
     trainable(model, config.modules)
-    data = Examples(examples(model, forget, config, "forget"), model, owners(forget, config))
-    kept = Examples(examples(model, retain, config, "retain"), model) if chosen.retain and retain else None
+    folder = None if checkpoint is None else Path(checkpoint)
+    limit = None if config.reference_mb is None else config.reference_mb * 2**20
+    store = Store(limit, folder and folder / "references")
+    data = Examples(examples(model, forget, config, "forget"), model, owners(forget, config), store)
+    kept = None
+    if chosen.retain is not None and retain:
+        kept = Examples(examples(model, retain, config, "retain"), model, store=store)
     if retain:
         check_overlap(forget, retain)
     scores = _scores(rule, model, forget, retain, forget_score, retain_score, config)
@@ -116,7 +122,6 @@ def unlearn(
         "steps": steps,
         "stop_at": dataclasses.asdict(rule),
     }
-    folder = None if checkpoint is None else Path(checkpoint)
     tracker = Tracker(track, track_every, config, folder and folder / "trajectory") if track else None
     saved = None
     if folder is not None:

@@ -42,6 +42,8 @@ class Settings:
         rank: train low-rank adapters of this rank and merge them afterwards; None trains the weights themselves.
         lora_alpha: what the adapters add is scaled by lora_alpha / rank.
         precision: `"full"` computes in the weights' own type, `"bf16"` under autocast; weights keep their type.
+        reference_mb: megabytes that one kind of reference (what the model before says of the data) may take in memory;
+            larger ones go to disk. None for a quarter of what is free. Changes memory, never the result.
         recompute: gradient checkpointing: all blocks but the last are run again in the backward pass, to save memory.
     """
 
@@ -69,6 +71,7 @@ class Settings:
     lora_alpha: float = 16.0
     precision: str = "full"
     recompute: bool = False
+    reference_mb: int | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -81,6 +84,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}; give a whole number of at least 1")
+        if self.reference_mb is not None and self.reference_mb < 0:
+            raise InputError(f"reference_mb={self.reference_mb!r}; give megabytes, 0 or more, or None")
         for name in ("lr", "weight_decay", "gamma", "alpha"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):

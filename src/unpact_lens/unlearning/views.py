@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unpact_lens.models import surface
+from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs, score_rows
+from unpact_lens.unlearning.references import Store
+from unpact_lens.unlearning.resume import fingerprint
 
 
 class Examples:
@@ -22,6 +25,7 @@ class Examples:
         rows: prompt and answer ids.
         before: the model before unlearning, never changed.
         owners: which item of its source each row came from.
+        store: where references of `d_model` numbers a token are kept; log-probabilities always fit in memory.
 
     Attributes:
         alternatives: the same prompts with other answers (refusals, in-domain ones), where a method needs them.
@@ -35,11 +39,14 @@ class Examples:
     weights: list[Float[Tensor, " answer"]] | None = None
     direction: Float[Tensor, " d_model"] | None = None
 
-    def __init__(self, rows: Sequence[Encoded], before: Any, owners: Sequence[int] = ()) -> None:
+    def __init__(
+        self, rows: Sequence[Encoded], before: Any, owners: Sequence[int] = (), store: Store | None = None
+    ) -> None:
         self.rows = list(rows)
         self.before = before
         self.owners = list(owners)
-        self._acts: dict[int, list[Tensor]] = {}
+        self.store = store or Store()
+        self._acts: dict[int, Sequence[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,41 +62,52 @@ class Examples:
         return score_rows(self.before, self.rows)
 
     @cached_property
-    def residuals(self) -> list[Float[Tensor, "answer d_model"]]:
+    def residuals(self) -> Sequence[Float[Tensor, "answer d_model"]]:
         """Final residual of the model before at each position that predicts an answer token.
 
         d_model numbers a token instead of d_vocab: they are unembedded again when needed.
         """
-        return final_residuals(self.before, self.rows)
+        return self._kept(self.before, "final residual", final_residuals(self.before, self.rows))
 
     @cached_property
-    def reinforced_residuals(self) -> list[Float[Tensor, "answer d_model"]]:
+    def reinforced_residuals(self) -> Sequence[Float[Tensor, "answer d_model"]]:
         """The same of the reinforced model."""
-        return final_residuals(self.reinforced, self.rows)
+        return self._kept(self.reinforced, "final residual", final_residuals(self.reinforced, self.rows))
 
-    def acts(self, layer: int) -> list[Float[Tensor, "answer d_model"]]:
+    def acts(self, layer: int) -> Sequence[Float[Tensor, "answer d_model"]]:
         """Residual stream of the model before after block `layer`, at each position that predicts an answer token."""
         if layer not in self._acts:
-            with torch.no_grad():
-                self._acts[layer] = [
-                    resid
-                    for start in range(0, len(self.rows), 32)
-                    for view in [View(self.before, self, range(start, min(start + 32, len(self.rows))))]
-                    for resid in _unpadded(view.acts(layer), view.rows)
-                ]
+            self._acts[layer] = self._kept(self.before, f"residual after block {layer}", self._each_act(layer))
         return self._acts[layer]
 
+    def _each_act(self, layer: int) -> Iterator[tuple[int, Float[Tensor, "answer d_model"]]]:
+        for start in range(0, len(self.rows), 32):
+            view = View(self.before, self, range(start, min(start + 32, len(self.rows))))
+            with torch.no_grad():
+                acts = view.acts(layer)
+            for i, row, values in zip(view.index, view.rows, acts, strict=True):
+                yield i, values[: len(row.answer)].clone()
 
-def final_residuals(model: Any, rows: Sequence[Encoded]) -> list[Float[Tensor, "answer d_model"]]:
-    """Final residual stream of `model` at the positions that predict each row's answer, without gradient."""
-    kept: list[Tensor] = [torch.empty(0)] * len(rows)
-    with torch.no_grad():
-        for batch in length_batches([len(r.ids) - 1 for r in rows], DEFAULT_BATCH_TOKENS):
-            tokens = pad_right([rows[i].ids[:-1] for i in batch], surface.device_of(model))
+    def _kept(self, model: Any, what: str, found: Iterable[tuple[int, Tensor]]) -> Sequence[Tensor]:
+        """References in the store; what they are of decides under which name they are found again."""
+        tokens = sum(len(r.answer) for r in self.rows)
+        size = tokens * model.cfg.d_model * next(iter(model.parameters())).element_size()
+
+        def key() -> str:
+            rows = [(r.ids, len(r.answer)) for r in self.rows]
+            return fingerprint({"what": what, "model": model_hash(model), "rows": rows})
+
+        return self.store.keep(found, len(self.rows), size, key)
+
+
+def final_residuals(model: Any, rows: Sequence[Encoded]) -> Iterator[tuple[int, Float[Tensor, "answer d_model"]]]:
+    """Each row's number and the final residual stream of `model` where its answer is predicted, without gradient."""
+    for batch in length_batches([len(r.ids) - 1 for r in rows], DEFAULT_BATCH_TOKENS):
+        tokens = pad_right([rows[i].ids[:-1] for i in batch], surface.device_of(model))
+        with torch.no_grad():
             resid = surface.final_residual(model, tokens)
-            for row, i in enumerate(batch):
-                kept[i] = resid[row, len(rows[i].context) - 1 : len(rows[i].ids) - 1].clone()
-    return kept
+        for row, i in enumerate(batch):
+            yield i, resid[row, len(rows[i].context) - 1 : len(rows[i].ids) - 1].clone()
 
 
 class View:
@@ -189,7 +207,3 @@ class View:
         for b, values in enumerate(picked):
             out[b, : len(values)] = values.to(self.device)
         return out
-
-
-def _unpadded(values: Float[Tensor, "batch pos d"], rows: Sequence[Encoded]) -> list[Float[Tensor, "answer d"]]:
-    return [v[: len(r.answer)].clone() for v, r in zip(values, rows, strict=True)]
