@@ -1,18 +1,24 @@
 """Speed and memory of decompositions against TransformerLens's own helpers, as ratios within one run.
 
-    python benchmarks/decomposition.py                    # GPT-2-small shape, prompt 30, answer 8
+    python benchmarks/decomposition.py                       # GPT-2-small shape, prompt 30, answer 8
+    python benchmarks/decomposition.py --prompt 200
     python benchmarks/decomposition.py --prompt 1980 --answer 20 --ours-only    # the long prompt that must fit in 4 GB
 
-Each contestant runs in a process of its own, on the same random weights (norms as initialised, so that the peers'
-algebra for folded weights is right too), and reports its time, its peak memory beyond the loaded model, and its
-numbers, which are compared. The forward pass that all of them need is a contestant too: time beyond it is what the
-decomposition itself costs. `stack_head_results` gives heads only; the same work, head × source token, is done with
-TransformerLens's cache and `apply_ln_to_stack` by the last contestant.
+All contestants work on the same random weights (norms as initialised, so that the peers' algebra for folded weights is
+right too), and their numbers are compared. Times: one process runs them in turns, so that a machine that slows down
+slows all of them; the median of the turns counts. Memory: each runs alone in a process of its own, and what counts is
+its peak beyond the loaded model.
+
+Two works are compared. *Head × source token*: `stack_head_results` and `logit_attrs` give heads only, less than what we
+give; head × source is done with TransformerLens's cache and `apply_ln_to_stack` by a contestant of its own. *Logit
+lens*: `accumulated_resid`, normed and unembedded at the answer's positions, against `by="layer"`. The forward pass that
+all of them need is a contestant too, in TransformerLens's own form and in ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -22,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +37,8 @@ SHAPES = {
     "gpt2-small": {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072, "d_vocab": 50257},
     "tiny": {"n_layers": 2, "d_model": 64, "n_heads": 4, "d_head": 16, "d_mlp": 128, "d_vocab": 500},
 }
+LIMIT_MB = 4096
+"""A prompt of 2,000 tokens on GPT-2-small shape must fit in this, the model included."""
 
 
 def build(shape: str, length: int):
@@ -86,6 +95,24 @@ def sources_by_cache(model, prompt: list[int], answer: list[int]) -> torch.Tenso
     return torch.stack(layers)
 
 
+def lens(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    from unpact_lens.decomposition import decompose
+
+    return decompose(model, prompt, answer, by="layer").log_prob
+
+
+def accumulated_resid(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """The logit lens with the cache's own tool, at the answer's positions: log-probability after each layer."""
+    tokens = torch.tensor([(prompt + answer)[:-1]])
+    where = (tokens.shape[1] - len(answer), tokens.shape[1])
+    wanted = ("hook_resid_pre", "hook_resid_post", "ln_final.hook_scale")
+    _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(wanted))
+    stack = cache.accumulated_resid(layer=None, incl_mid=False, pos_slice=where)
+    logits = model.unembed(model.ln_final(stack[:, 0]))
+    log_probs = logits.log_softmax(-1)
+    return log_probs[:, range(len(answer)), answer]
+
+
 def forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
     """A plain forward pass, unembedding the answer's positions only; it gives no numbers."""
     from unpact_lens.models import surface
@@ -95,76 +122,146 @@ def forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
     return torch.empty(0)
 
 
-CONTESTANTS: dict[str, Callable[..., torch.Tensor]] = {
-    "unpact-lens, head × source": ours,
-    "the forward pass alone": forward,
-    "stack_head_results + logit_attrs": stack_head_results,
-    "the same, caching only what it needs": stack_head_results_filtered,
-    "head × source from the cache": sources_by_cache,
+def plain_forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """The model called as TransformerLens calls it, with no hooks; it gives no numbers."""
+    model(torch.tensor([(prompt + answer)[:-1]]))
+    return torch.empty(0)
+
+
+Contestant = Callable[..., torch.Tensor]
+WORKS: dict[str, dict[str, Contestant]] = {
+    "head x source": {
+        "unpact-lens": ours,
+        "stack_head_results + logit_attrs": stack_head_results,
+        "the same, caching only what it needs": stack_head_results_filtered,
+        "head x source from the cache": sources_by_cache,
+    },
+    "logit lens": {"unpact-lens": lens, "accumulated_resid": accumulated_resid},
+    "forward pass alone": {
+        "answer's positions unembedded": forward,
+        "as TransformerLens does it": plain_forward,
+    },
 }
+"""Ours stands first in each work."""
 
 
-def contest(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Time and peak memory of one contestant, in this process."""
-    # Imported before memory is measured: code is not what is compared.
-    import unpact_lens.decomposition
-    import unpact_lens.models.surface  # noqa: F401
-
-    torch.set_num_threads(options.threads)
+def prepare(options: argparse.Namespace) -> tuple[Any, list[int], list[int]]:
+    """The model and the example; also what is loaded lazily, so that code is not measured as memory."""
+    warm = build("tiny", 4)
+    with torch.inference_mode():
+        for contestants in WORKS.values():
+            for work in contestants.values():
+                work(warm, [1, 2, 3], [4])
     model = build(options.shape, options.prompt + options.answer)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(model.cfg.d_vocab, (options.prompt + options.answer,), generator=generator).tolist()
-    prompt, answer = ids[: options.prompt], ids[options.prompt :]
+    return model, ids[: options.prompt], ids[options.prompt :]
+
+
+def chosen(options: argparse.Namespace) -> list[tuple[str, str, Contestant]]:
+    """Work, name and function of all contestants that run."""
+    every = [(work, name, run) for work, contestants in WORKS.items() for name, run in contestants.items()]
+    first = {work: next(iter(contestants)) for work, contestants in WORKS.items()}
+    return [c for c in every if not options.ours_only or c[1] == first[c[0]]]
+
+
+def times(options: argparse.Namespace) -> dict[str, Any]:
+    """Median seconds of each contestant over turns, and its numbers."""
+    model, prompt, answer = prepare(options)
+    seconds: dict[str, list[float]] = {}
+    values = {}
     with torch.inference_mode():
-        model(torch.tensor([[1, 2, 3]]))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        values = CONTESTANTS[name](model, prompt, answer)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = []
-        for _ in range(options.repeats):
-            start = time.perf_counter()
-            CONTESTANTS[name](model, prompt, answer)
-            seconds.append(time.perf_counter() - start)
+        for turn in range(options.repeats + 1):
+            for work, name, run in chosen(options):
+                start = time.perf_counter()
+                found = run(model, prompt, answer)
+                if turn:  # the first turn warms up
+                    seconds.setdefault(f"{work}: {name}", []).append(time.perf_counter() - start)
+                values[f"{work}: {name}"] = found
     return {
-        "seconds": statistics.median(seconds),
-        "peak_beyond_model_mb": (peak - before) / 1024,
-        "peak_mb": peak / 1024,
-        "values": values.flatten().tolist(),
+        key: {"seconds": statistics.median(s), "values": values[key].flatten().tolist()} for key, s in seconds.items()
     }
 
 
+def memory(options: argparse.Namespace, work: str, name: str) -> dict[str, float]:
+    """Peak of one contestant in this process, in all and beyond the loaded model, MB."""
+    model, prompt, answer = prepare(options)
+    gc.collect()
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if reset.exists():  # Linux: forget the peak of building the model
+        reset.write_text("5")
+    before = _status_mb(status, "VmRSS")
+    with torch.inference_mode():
+        WORKS[work][name](model, prompt, answer)
+    peak = _status_mb(status, "VmHWM")
+    return {"peak_mb": peak, "peak_beyond_model_mb": peak - before}
+
+
+def _status_mb(status: Path, field: str) -> float:
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def in_own_process(*arguments: str) -> dict[str, Any]:
+    """What this script prints when called again with these arguments added."""
+    command = [sys.executable, __file__, *sys.argv[1:], *arguments]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
 def main() -> None:
-    """Run each contestant in its own process; print a table and one line of JSON."""
+    """Measure all contestants; print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), default="gpt2-small")
     parser.add_argument("--prompt", type=int, default=30)
     parser.add_argument("--answer", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ours-only", action="store_true")
-    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.contestant:
-        print(json.dumps(contest(options.contestant, options)))
+    torch.set_num_threads(options.threads)
+    if options.part:
+        print(json.dumps(times(options) if options.part[0] == "times" else memory(options, *options.part[1:])))
         return
-    results = {}
-    for name in list(CONTESTANTS)[: 2 if options.ours_only else None]:
-        command = [sys.executable, __file__, *sys.argv[1:], "--contestant", name]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        results[name] = json.loads(output.strip().splitlines()[-1])
-    mine, plain = (results[name] for name in list(results)[:2])
-    reference = torch.tensor(mine["values"])
-    print(f"{options.shape}, prompt {options.prompt}, answer {options.answer}, {options.threads} threads")
-    for name, found in results.items():
-        values = torch.tensor(found.pop("values"))
-        found["seconds_beyond_forward"] = found["seconds"] - plain["seconds"]
-        if found is not mine and found is not plain:
-            found["largest_difference"] = float((values - reference).abs().max())
-            found["times_ours"] = found["seconds"] / mine["seconds"]
-            found["times_ours_beyond_forward"] = found["seconds_beyond_forward"] / mine["seconds_beyond_forward"]
-            found["memory_times_ours"] = found["peak_beyond_model_mb"] / mine["peak_beyond_model_mb"]
-        print(f"  {name}: " + ", ".join(f"{k} {v:.3g}" for k, v in found.items()))
+    results = in_own_process("--part", "times")
+    for work, name, _ in chosen(options):
+        results[f"{work}: {name}"].update(in_own_process("--part", "memory", work, name))
+    report(options, results)
     print(json.dumps(results))
+
+
+def report(options: argparse.Namespace, results: dict[str, dict[str, Any]]) -> None:
+    """Print a row for each contestant, peers as multiples of ours."""
+    shape = f"{options.shape}, prompt {options.prompt}, answer {options.answer}, {options.threads} threads"
+    print(f"{shape}, median of {options.repeats}")
+    forwards = [found for key, found in results.items() if key.startswith("forward pass alone")]
+    for work, contestants in WORKS.items():
+        keys = [f"{work}: {name}" for name in contestants if f"{work}: {name}" in results]
+        mine = results[keys[0]]
+        for key in keys:
+            row = results[key]
+            line = f"  {key}: {row['seconds']:.3f} s, {row['peak_beyond_model_mb']:.0f} MB beyond the model"
+            line += f" ({row['peak_mb']:.0f} MB in all)"
+            if row is mine and row not in forwards:
+                line += f"; {row['seconds'] / forwards[0]['seconds']:.2f}x the forward pass alone"
+            elif row is not mine:
+                row["times_ours"] = row["seconds"] / mine["seconds"]
+                row["memory_times_ours"] = row["peak_beyond_model_mb"] / mine["peak_beyond_model_mb"]
+                line += f"; {row['times_ours']:.2f}x our time, {row['memory_times_ours']:.1f}x our memory"
+                if row["values"]:
+                    ours_, theirs = torch.tensor(mine["values"]), torch.tensor(row["values"])
+                    row["largest_difference"] = float((ours_ - theirs).abs().max())
+                    line += f", numbers differ by {row['largest_difference']:.1e} at most"
+            print(line)
+    for row in results.values():
+        del row["values"]
+    if options.shape == "gpt2-small" and options.prompt + options.answer >= 2000:
+        peak = max(row["peak_mb"] for key, row in results.items() if "unpact-lens" in key)
+        verdict = "fits" if peak < LIMIT_MB else "DOES NOT FIT"
+        print(f"  peak of ours, model included: {peak:.0f} MB of {LIMIT_MB} MB: {verdict}")
 
 
 if __name__ == "__main__":

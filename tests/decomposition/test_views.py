@@ -218,9 +218,21 @@ def test_models_that_are_not_causal_or_without_neurons_are_refused():
     with pytest.raises(InputError, match="no MLPs"):
         decompose(tiny(attn_only=True), PROMPT, ANSWER, by="neuron")
     model = tiny()
-    model.W_U.data[0, 0] = float("nan")
+    model.W_U.data[0, ANSWER[0]] = float("nan")
     with pytest.raises(InputError, match="a logit of the answer is NaN"):
         decompose(model, PROMPT, ANSWER)
+
+
+def test_only_the_answers_logits_are_computed_where_no_more_are_asked_for(monkeypatch):
+    """The unembedding of the rest of the vocabulary would take longer than all that the decomposition adds."""
+    model = tiny()
+    shapes = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: shapes.append(w.shape) or linear(x, w, b))
+    decompose(model, PROMPT, ANSWER, versus=[7, 2, 8])
+    assert (50, 32) not in shapes
+    decompose(model, PROMPT, ANSWER, versus=VOCABULARY)
+    assert (50, 32) in shapes
 
 
 @pytest.mark.parametrize("by", VIEWS)

@@ -51,8 +51,33 @@ def test_the_final_residual_unembeds_to_the_logits(model):
     torch.testing.assert_close(surface.unembed(model, resid[1, 4]), model(IDS)[1, 4], atol=1e-5, rtol=0)
 
 
+def test_the_unembedding_without_its_copy_is_the_models_own(model):
+    normed = torch.randn(2, 3, model.cfg.d_model, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(surface.project(model, normed), model.unembed(normed), atol=1e-5, rtol=0)
+
+
+def test_hooks_behind_the_last_block_are_called_and_change_the_logits(model):
+    """The readout is done here, and yet whoever hooks `ln_final` or the unembedding sees and steers it."""
+    name = "unembed.hook_in"
+    seen = []
+
+    def double(act, hook):
+        seen.append(act.shape[1])
+        return 2 * act
+
+    positions = torch.tensor([[10], [3], [7]])
+    found = surface.logits_at(model, IDS, positions, [(name, double)])
+    expected = model.run_with_hooks(IDS, fwd_hooks=[(name, lambda act, hook: 2 * act)])
+    expected = expected.gather(1, positions[..., None].expand(-1, -1, model.cfg.d_vocab))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert len(seen) == 1
+    # And it is gone afterwards.
+    surface.logits_at(model, IDS, positions)
+    assert len(seen) == 1
+
+
 def test_activations_are_those_of_the_cache(model):
-    names = ["blocks.0.attn.hook_z", surface.final_hook(model)]
+    names = ["blocks.0.attn.hook_z", surface.final_hook(model), "ln_final.hook_scale", "unembed.hook_in"]
     _, cache = model.run_with_cache(IDS)
     taken = surface.collect(model, IDS, names)
     assert list(taken) == names

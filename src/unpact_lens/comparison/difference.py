@@ -57,7 +57,8 @@ def diff(
     require_comparable(before, after)
     asked: dict[str, Any] = {"chat": chat, "prefill": prefill}
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
-    sides = [decompositions(model, prompt, answer, ("component", "head"), **asked) for model in (before, after)]
+    views = ("component", "head")
+    sides = [decompositions(model, prompt, answer, views, vocabulary=True, **asked) for model in (before, after)]
     ((components_before, heads_before), run_before), ((components_after, heads_after), run_after) = sides
     log_probs = [_log_probs(run, example.answer) for run in (run_before, run_after)]
     attributions = [attribute(m, prompt, answer, **asked) if contributions else None for m in (before, after)]

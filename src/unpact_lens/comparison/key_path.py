@@ -238,17 +238,13 @@ def _run(
         change = torch.einsum("bhts,bshe->bthe", mask * old_pattern, wanted)
         return z + change - torch.einsum("bhts,bshe->bthe", mask * pattern, values)
 
-    def drop(act: Tensor, hook: Any) -> Tensor:
-        return act[:, positions]
-
     hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
     for layer in range(model.cfg.n_layers):
         for part in ("hook_v", "hook_pattern"):
             name = f"blocks.{layer}.attn.{part}"
             hooks.append((name, functools.partial(take, name=name)))
         hooks.append((f"blocks.{layer}.attn.hook_z", functools.partial(put_back, layer=layer)))
-    hooks.append((surface.readout_hook(model), drop))
     with torch.no_grad():
-        logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+        logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
     labels = torch.tensor(example.answer, device=device).expand(len(masks), -1)
     return gather_log_probs(logits, labels).mean(-1)

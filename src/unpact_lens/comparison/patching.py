@@ -169,15 +169,11 @@ def gradients_at(model: Any, example: Encoded, names: Sequence[str]) -> tuple[di
         taken[name] = act.detach().clone().requires_grad_() if name == first else act.clone()
         return taken[name]
 
-    def drop(act: Tensor, hook: Any) -> Tensor:
-        return act[:, positions]
-
     hooks: list[tuple[str, Callable[..., Tensor]]] = [
         (name, functools.partial(take, name=name)) for name in dict.fromkeys([first, *names])
     ]
-    hooks.append((surface.readout_hook(model), drop))
     with torch.enable_grad():
-        logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+        logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
         score = gather_log_probs(logits, torch.tensor([example.answer], device=tokens.device)).mean()
         gradients = torch.autograd.grad(score, [taken[name] for name in names])
     return (

@@ -33,8 +33,9 @@ class Run:
 
     Attributes:
         acts: by hook name, `[T, ...]`, except patterns `[head, T, S]` and values `[S, head, d_head]`.
-        logits: `[T, d_vocab]`, before a final soft-cap.
-        capped: `[T, d_vocab]`, the model's own output; the same as `logits` where there is no cap.
+        total: `[T]`, the numbers that are decomposed, as the model computes them.
+        logits: `[T, d_vocab]`, before a final soft-cap; or only the columns of `target.ids`, see `capture`.
+        capped: the same columns of the model's own output; the same as `logits` where there is no cap.
         final: `[T, d_model]`, the direction in the final residual stream that each of the T numbers reads.
         attn: for each layer `[T, d_model]`, the same in the attention's output before a post-norm.
         mlp: for each layer the same in the MLP's output; empty where there are no MLPs.
@@ -42,8 +43,9 @@ class Run:
     """
 
     acts: Mapping[str, Tensor]
-    logits: Float[Tensor, "answer d_vocab"]
-    capped: Float[Tensor, "answer d_vocab"]
+    total: Float[Tensor, " answer"]
+    logits: Float[Tensor, "answer column"]
+    capped: Float[Tensor, "answer column"]
     final: Float[Tensor, "answer d_model"]
     attn: tuple[Float[Tensor, "answer d_model"], ...]
     mlp: tuple[Float[Tensor, "answer d_model"], ...]
@@ -54,24 +56,28 @@ class Run:
         return self.acts[f"blocks.{layer}.{name}"]
 
 
-def capture(model: Any, target: Target, views: Sequence[str]) -> Run:
+def capture(model: Any, target: Target, views: Sequence[str], *, vocabulary: bool = False) -> Run:
     """Run the example once and keep what these views need.
 
     Args:
         model: a hooked causal model in fp32 or fp64.
         target: prompt, answer, and which of its tokens count.
         views: names of views.
+        vocabulary: keep the logits of the whole vocabulary, also where the target does not need them.
 
     Raises:
         InputError: if the logits are NaN.
     """
     tokens = torch.tensor([target.example.ids[:-1]], device=surface.device_of(model))
     positions = torch.tensor(target.positions, device=tokens.device)
-    acts, capped = run_and_keep(model, tokens, _wanted(model, views), positions)
+    ids = None if vocabulary or target.ids is None else torch.tensor(target.ids, device=tokens.device)
+    acts, capped = run_and_keep(model, tokens, _wanted(model, views), positions, ids)
     check_finite(capped, "a logit of the answer")
     logits = capped
     if structure.soft_cap(model) is not None:
         logits = structure.uncapped_logits(model, acts[surface.final_hook(model)])
+        logits = logits if ids is None else logits[:, ids]
+    total = target.of_logits(logits) if ids is None else target.of_own(logits)
 
     along, _ = target.direction(model.unembed.W_U, model.unembed.b_U)
     final = pull_back(
@@ -80,13 +86,13 @@ def capture(model: Any, target: Target, views: Sequence[str]) -> Run:
     attn = tuple(_through_norm(model, acts, layer, "attn", final) for layer in range(model.cfg.n_layers))
     mlp = tuple(_through_norm(model, acts, layer, "mlp", final) for layer in range(model.cfg.n_layers))
     reads = tuple(read_out(structure.heads_out(model, layer), attn[layer]) for layer in range(model.cfg.n_layers))
-    return Run(acts, logits, capped, final, attn, mlp if structure.has_mlp(model) else (), reads)
+    return Run(acts, total, logits, capped, final, attn, mlp if structure.has_mlp(model) else (), reads)
 
 
 def run_and_keep(
-    model: Any, tokens: Tensor, names: list[str], positions: Tensor
-) -> tuple[dict[str, Tensor], Float[Tensor, "answer d_vocab"]]:
-    """One forward pass: rows of the named activations at `positions`, and the logits there.
+    model: Any, tokens: Tensor, names: list[str], positions: Tensor, ids: Tensor | None
+) -> tuple[dict[str, Tensor], Float[Tensor, "answer column"]]:
+    """One forward pass: rows of the named activations at `positions`, and the logits there, all or of some ids.
 
     Patterns keep the rows of those queries and all keys, values all positions. Only the positions asked for are
     unembedded.
@@ -96,12 +102,9 @@ def run_and_keep(
     def take(act: Tensor, hook: Any, *, name: str) -> None:
         acts[name] = _rows(name)(act, positions)
 
-    def drop(act: Tensor, hook: Any) -> Tensor:
-        return act[:, positions]
-
     kept = dict.fromkeys([*names, surface.final_hook(model)])
     hooks = [(name, functools.partial(take, name=name)) for name in kept]
-    logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[*hooks, (surface.readout_hook(model), drop)])
+    logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks, ids)
     return acts, logits[0]
 
 

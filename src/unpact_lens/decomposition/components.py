@@ -98,7 +98,7 @@ def check_sums(model: Any, target: Target, run: Run, heads: Float[Tensor, "layer
     final = run.acts[surface.final_hook(model)]
     read = along(final, run.final) + sum(output_biases(model, target).values())
     tolerance = 1e4 * eps * float((final.norm(dim=-1) * run.final.norm(dim=-1)).max() + read.abs().max())
-    if float((read - target.of_logits(run.logits)).abs().max()) > tolerance or not _capped_as_said(model, run):
+    if float((read - run.total).abs().max()) > tolerance or not _capped_as_said(model, run):
         raise structure.unlike(model, "the logits are not the unembedding of ln_final's output")
 
 

@@ -125,22 +125,18 @@ def _run(
     ]
     normed: list[Tensor] = []
 
-    def drop(act: Tensor, hook: Any) -> Tensor:
-        return act[:, positions]
-
     def take(act: Tensor, hook: Any) -> None:
         normed.append(act[:, -len(positions) :])
 
-    hooks.append((surface.readout_hook(model), drop))
     if not capped and structure.soft_cap(model) is not None:
         hooks.append(("ln_final.hook_normalized", take))
     with torch.no_grad():
-        logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+        logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
         if not normed:
             return logits
         norm = structure.final_norm(model)
         out = normed[0] if norm.weight is None else normed[0] * norm.weight
-        return model.unembed(out if norm.bias is None else out + norm.bias)
+        return surface.project(model, out if norm.bias is None else out + norm.bias)
 
 
 def _replace(act: Tensor, hook: Any, *, edits: Sequence[tuple[int, Edit]]) -> Tensor:

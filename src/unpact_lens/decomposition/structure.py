@@ -133,7 +133,7 @@ def final_norm(model: Any) -> Norm:
 def uncapped_logits(model: Any, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
     """Logits before a final soft-cap, from rows of the final residual stream, by the model's own modules."""
     normed = model.ln_final(resid[None]) if hasattr(model, "ln_final") else resid[None]
-    return model.unembed(normed)[0]
+    return surface.project(model, normed)[0]
 
 
 def soft_cap(model: Any) -> float | None:

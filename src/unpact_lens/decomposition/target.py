@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.errors import InputError
@@ -56,16 +56,22 @@ class Target:
             return along - W_U.mean(1), constant - bias.mean()
         return along, constant
 
+    @property
+    def ids(self) -> tuple[int, ...] | None:
+        """The only tokens whose logits these numbers need: answer, then foil; None where they need all."""
+        return None if self.versus == VOCABULARY and self.foil is None else (*self.answer, *(self.foil or ()))
+
     def of_logits(self, logits: Float[Tensor, "answer d_vocab"]) -> Float[Tensor, " answer"]:
         """The T numbers themselves, from the logits at the T positions."""
-        value = _pick(logits, torch.tensor(self.answer, device=logits.device))
-        if self.foil is not None:
-            return value - _pick(logits, torch.tensor(self.foil, device=logits.device))
-        return value - logits.mean(-1) if self.versus == VOCABULARY else value
+        if self.ids is not None:
+            return self.of_own(logits[:, list(self.ids)])
+        return logits[range(len(self.steps)), list(self.answer)] - logits.mean(-1)
 
-
-def _pick(logits: Float[Tensor, "answer d_vocab"], ids: Int[Tensor, " answer"]) -> Float[Tensor, " answer"]:
-    return logits.gather(-1, ids[:, None])[:, 0]
+    def of_own(self, logits: Float[Tensor, "answer column"]) -> Float[Tensor, " answer"]:
+        """The same, from the logits of `ids` only."""
+        count = len(self.steps)
+        value = logits[:, :count].diagonal()
+        return value if self.foil is None else value - logits[:, count:].diagonal()
 
 
 def target(model: Any, example: Encoded, versus: Text | None = None) -> Target:

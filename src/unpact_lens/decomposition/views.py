@@ -100,10 +100,11 @@ def decompositions(
     views: Sequence[str],
     *,
     versus: Text | None = None,
+    vocabulary: bool = False,
     chat: bool = False,
     prefill: Text = "",
 ) -> tuple[list[Decomposition], Run]:
-    """Several views of one example from one forward pass, and what else that pass left; see `decompose`."""
+    """Several views of one example from one forward pass, and what else that pass left; see `decompose`, `capture`."""
     for by in views:
         if by not in VIEWS:
             raise InputError(f"unknown view by={by!r}; {nearest(str(by), [*VIEWS, 'layer'])}")
@@ -113,11 +114,11 @@ def decompositions(
     if "neuron" in views:
         structure.neurons_out(wide, 0)
     with torch.no_grad():
-        run = capture(wide, wanted, views)
+        run = capture(wide, wanted, views, vocabulary=vocabulary)
         heads = components.all_heads(wide, run)
         components.check_sums(wide, wanted, run, heads)
         split = {by: VIEWS[by](wide, wanted, run, heads) for by in views}
-        total = wanted.of_logits(run.logits).cpu()
+        total = run.total.cpu()
     notes = (*notes, *_caveats(wide))
     answer_tokens = token_strings(model, wanted.answer)
     results = [

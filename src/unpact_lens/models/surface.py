@@ -88,11 +88,76 @@ def logits_at(
         Logits (after the model's final soft-cap, if it has one).
     """
     index = positions.to(tokens.device)
+    return read_out_at(
+        model, tokens, lambda resid: resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1])), hooks
+    )
 
-    def keep(resid: Tensor, hook: Any) -> Tensor:
-        return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))
 
-    return model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[*hooks, (readout_hook(model), keep)])
+def read_out_at(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    keep: Callable[[Tensor], Tensor],
+    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+    ids: Int[Tensor, " column"] | None = None,
+) -> Float[Tensor, "batch keep column"]:
+    """Next-token logits of what `keep` leaves of the final residual stream `[batch, pos, d_model]`.
+
+    A `HookedTransformer` is run up to its last block, and unembedded here: its own unembedding copies `W_U` at each
+    call, which on a short prompt takes longer than all its blocks.
+
+    Args:
+        model: a hooked causal model.
+        tokens: input ids.
+        keep: the positions whose logits are wanted, e.g. `lambda resid: resid[:, -1:]`.
+        hooks: interventions, `(hook name, function)` as TransformerLens takes them.
+        ids: tokens whose logits are wanted, one column each; the whole vocabulary by default.
+    """
+    if not _copies_unembedding(model):
+
+        def drop(resid: Tensor, hook: Any) -> Tensor:
+            return keep(resid)
+
+        logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[*hooks, (readout_hook(model), drop)])
+        return logits if ids is None else logits[..., ids]
+    with model.hooks(fwd_hooks=list(hooks)):
+        resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))
+        return _soft_capped(model, project(model, model.ln_final(resid), ids))
+
+
+def _copies_unembedding(model: Any) -> bool:
+    """Whether `model` is a `HookedTransformer` whose unembedding can be done without its copy of `W_U`.
+
+    In half precision the copy is what makes its sums those of transformers, so there it stays; and an unembedding
+    whose `forward` someone has replaced is left to do what they want.
+    """
+    return (
+        type(model).__name__ == "HookedTransformer"
+        and type(model.unembed).__name__ == "Unembed"
+        and "forward" not in vars(model.unembed)
+        and getattr(model, "ln_final", None) is not None
+        and model.unembed.W_U.dtype in (torch.float32, torch.float64)
+    )
+
+
+def project(
+    model: Any, normed: Float[Tensor, "batch pos d_model"], ids: Int[Tensor, " column"] | None = None
+) -> Float[Tensor, "batch pos column"]:
+    """Logits before a final soft-cap, from the output of `ln_final`; equal to `model.unembed`, without its copy.
+
+    With `ids`, only theirs are computed, where that can be done.
+    """
+    if not _copies_unembedding(model):
+        logits = model.unembed(normed)
+        return logits if ids is None else logits[..., ids]
+    part = model.unembed
+    weight, bias = (part.W_U, part.b_U) if ids is None else (part.W_U[:, ids], part.b_U[ids])
+    return part.hook_out(torch.nn.functional.linear(part.hook_in(normed), weight.T, bias))
+
+
+def _soft_capped(model: Any, logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
+    """The model's final soft-cap, where it has one."""
+    cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
+    return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
 def final_residual(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -102,22 +167,14 @@ def final_residual(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor
     def take(resid: Tensor, hook: Any) -> None:
         kept.append(resid)
 
-    def drop(resid: Tensor, hook: Any) -> Tensor:
-        return resid[:, :1]
-
-    model.run_with_hooks(
-        tokens, return_type="logits", fwd_hooks=[(final_hook(model), take), (readout_hook(model), drop)]
-    )
+    read_out_at(model, tokens, lambda resid: resid[:, :1], [(final_hook(model), take)])
     return kept[0]
 
 
 def unembed(model: Any, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
     """Logits from a final residual: `ln_final`, unembedding, and the model's final soft-cap if it has one."""
     flat = resid.reshape(1, -1, resid.shape[-1])
-    logits = model.unembed(model.ln_final(flat))
-    cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
-    if cap > 0:
-        logits = cap * torch.tanh(logits / cap)
+    logits = _soft_capped(model, project(model, model.ln_final(flat)))
     return logits.reshape(*resid.shape[:-1], logits.shape[-1])
 
 
@@ -143,6 +200,9 @@ def collect(
     def take(act: Tensor, hook: Any, *, name: str) -> None:
         taken[name] = act if then is None else then(act)
 
-    hooks = [(name, functools.partial(take, name=name)) for name in names]
-    model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+    hooks: list[tuple[str, Callable[..., Any]]] = [(name, functools.partial(take, name=name)) for name in names]
+    if _copies_unembedding(model) and not any(name.startswith("unembed.") for name in names):
+        model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # up to `ln_final`: nothing is unembedded
+    else:
+        model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
     return taken
