@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import unpact_lens as ul
 from unpact_lens import cli
 
 
@@ -54,9 +55,31 @@ def test_unlearn_then_diff_then_recover(unpact, tmp_path):
     assert {"component", "before", "after", "delta"} <= json.loads(text)[0].keys()
 
 
+def test_tune_searches_the_ranges_and_keeps_the_trials(unpact, tmp_path):
+    arguments = ("tune", "--method", "ga", "--budget", "2", "--level", "0.99", "--range", "lr=1e-3..2e-3")
+    fixed = ("--range", "steps=1..2", "--set", "check_every=1", "--set", "max_new_tokens=8")
+    status, out, err = unpact(*arguments, *fixed, "--out", str(tmp_path / "t"), "--json")
+    assert status == 0, err
+    trials = json.loads(out)
+    assert len(trials) == 2
+    assert all(1e-3 <= t["lr"] <= 2e-3 and t["steps"] in (1, 2) for t in trials)
+    assert ul.load(tmp_path / "t").best.keys() == {"lr", "steps"}
+
+
+def test_requests_are_unlearned_one_after_the_other(unpact, tmp_path):
+    settings = ("--set", "lr=1e-3", "--set", "steps=1", "--set", "max_new_tokens=8")
+    arguments = ("unlearn-sequence", "--method", "ga", "--requests", "2", "--out", str(tmp_path / "s"), *settings)
+    status, out, err = unpact(*arguments, "--json")
+    assert status == 0, err
+    assert [set(row) for row in json.loads(out)] == [{"F_0", "F_1", "D", "stopped"}] * 2
+    assert len(ul.load(tmp_path / "s").runs) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("tune", "--method", "ga", "--range", "lr=1e-4"), "--range lr=0.0001 is not NAME=LOW..HIGH, e.g. --range lr="),
+        (("unlearn-sequence", "--method", "ga", "--requests", "99", "-o", "x"), "requests=99; the forget set has"),
         (("demo", "--model", "gpt5"), "the demo runs on 'builtin' or 'smollm2', not 'gpt5'"),
         (("attribute", "x", "--model", "biltin"), "did you mean 'builtin'"),
         (("attribute", "x", "--method", "leave_one"), "did you mean 'leave_one_out'"),

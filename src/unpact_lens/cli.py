@@ -123,6 +123,58 @@ def unlearn(
     _show(result, out, as_json, title=f"{method}: history")
 
 
+@app.command("unlearn-sequence", epilog="Example: `unpact unlearn-sequence --method o3 --requests 3 --out runs/o3`")
+def unlearn_sequence(
+    method: Annotated[str, typer.Option(help="One of `unpact methods`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the models and the record.")],
+    requests: Annotated[int, typer.Option(help="Cut the forget set into so many requests, by subject.")] = 2,
+    model: Model = "builtin",
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    stop_at: Annotated[float | None, typer.Option(help="Stop each once this share of its facts is left.")] = None,
+    seed: int = 0,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn request after request; F of every request and D of the retain set after each."""
+    import unpact_lens as ul
+    from unpact_lens.unlearning.sequence import split_requests
+
+    known = {**_settings(settings), "method": method, "seed": seed, "stop_at": stop_at}
+    bench = ul.load_benchmark(benchmark, path=data)
+    parts = split_requests(bench.forget, requests)
+    result = ul.unlearn_sequence(ul.load_model(model), parts, bench.retain, **known)
+    _show(result, out, as_json, title=f"{method}: {requests} requests, one after the other")
+
+
+@app.command(epilog="Example: `unpact tune --method npo_gdr --budget 12 --range lr=1e-5..1e-3 --set steps=100`")
+def tune(
+    method: Annotated[str, typer.Option(help="One of `unpact methods`.")],
+    budget: Annotated[int, typer.Option(help="How many runs.")] = 20,
+    level: Annotated[float, typer.Option(help="Share of forget facts left at which a run stops.")] = 0.05,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", "-r", help="NAME=LOW..HIGH to search (log scale). May be repeated.")
+    ] = None,
+    model: Model = "builtin",
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    seed: int = 0,
+    settings: Set = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search a method's settings for the least destruction at a matched forgetting level; all trials, best first."""
+    import unpact_lens as ul
+
+    fixed, space = _settings(settings), _ranges(ranges)
+    bench = ul.load_benchmark(benchmark, path=data)
+    result = ul.tune(
+        method, ul.load_model(model), bench, budget=budget, level=level, space=space, seed=seed, **fixed
+    )  # fmt: skip
+    best = " ".join(f"--set {name}={value:.3g}" for name, value in result.best.items())
+    _show(result, out, as_json, title=f"{method}, {budget} runs: objective {result.value:.3f} at {best}")
+
+
 @app.command(epilog="Example: `unpact recover runs/npo --before builtin --control builtin-retrain`")
 def recover(
     after: Annotated[str, typer.Argument(help="The unlearned model.")],
@@ -253,6 +305,21 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
         except (ValueError, yaml.YAMLError):
             settings[name] = text
     return settings
+
+
+def _ranges(pairs: list[str] | None) -> dict[str, tuple[float | int, float | int]] | None:
+    """`["lr=1e-5..1e-3", "steps=10..40"]` as a search space; whole numbers where both ends are."""
+    space = {}
+    for name, text in _settings(pairs).items():
+        low, dots, high = str(text).partition("..")
+        try:
+            ends = tuple(float(end) if set("e.") & set(end.lower()) else int(end) for end in (low, high))
+        except ValueError:
+            dots = ""
+        if not dots:
+            raise InputError(f"--range {name}={text} is not NAME=LOW..HIGH, e.g. --range lr=1e-5..1e-3")
+        space[name] = (ends[0], ends[1])
+    return space or None
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.results import load
 from unpact_lens.unlearning import unlearn, unlearn_sequence
+from unpact_lens.unlearning.sequence import split_requests
 
 QUICK = {"lr": 1e-3, "steps": 60, "check_every": 2, "max_new_tokens": 8, "progress": False}
 
@@ -65,3 +66,13 @@ def test_bad_input_is_named(learned, facts):
         unlearn_sequence(learned, [forget[:3], forget[3:]], retain, method="whp_inference", **QUICK)
     with pytest.raises(InputError, match="unknown setting 'stepz'; did you mean 'steps'"):
         unlearn_sequence(learned, [forget], retain, stepz=3)
+
+
+def test_a_forget_set_is_cut_by_subject_in_order(facts):
+    forget, _ = facts
+    assert split_requests(forget, 1) == [forget]
+    assert split_requests(forget, 3) == [forget[:2], forget[2:4], forget[4:]]
+    assert split_requests(forget, 2) == [forget[:4], forget[4:]]
+    for n in (0, 4):
+        with pytest.raises(InputError, match=f"requests={n}; the forget set has 3 subjects, give 1 to 3"):
+            split_requests(forget, n)

@@ -91,6 +91,23 @@ def unlearn_sequence(
     return UnlearnedSequence(tuple(runs), torch.tensor(forgotten), torch.tensor(destroyed))
 
 
+def split_requests(items: Sequence[QA], n: int) -> list[list[QA]]:
+    """Cut a forget set into requests of about as many subjects each; a subject's facts stay together.
+
+    Args:
+        items: the forget set.
+        n: how many requests.
+
+    Raises:
+        InputError: if there are fewer subjects than requests.
+    """
+    subjects = list(dict.fromkeys(q.subject or q.id for q in items))
+    if not 1 <= n <= len(subjects):
+        raise InputError(f"requests={n}; the forget set has {len(subjects)} subjects, give 1 to {len(subjects)}")
+    place = {subject: k * n // len(subjects) for k, subject in enumerate(subjects)}
+    return [[q for q in items if place[q.subject or q.id] == request] for request in range(n)]
+
+
 _CALL = (
     "seed", "stop_at", "forget_score", "retain_score", "track", "track_every", "checkpoint", "checkpoint_every",
     "progress",
