@@ -80,6 +80,21 @@ def test_adapters_work_on_a_bridge():
     assert set(u.model.state_dict()) == set(model.state_dict())
 
 
+def test_an_adapter_of_a_linear_module_reads_what_goes_in():
+    """As in a HookedTransformer, whose weights are stored the other way round: A drawn, B zero on the output's side."""
+    model = to_bridge(hf_model("llama"), tokenizer())
+    adapters = Adapters(model, ["blocks.0.mlp.in.weight"], rank=2, alpha=6.0, seed=0)
+    ((module, leaf, adapter),) = adapters.places
+    before = getattr(module, leaf).detach().clone()
+    assert before.shape == (48, 32)
+    assert (adapter.A.shape, adapter.B.shape) == ((32, 2), (2, 48))
+    with torch.no_grad():
+        adapter.B.normal_()
+    expected = before + 3.0 * (adapter.A @ adapter.B).T.detach()
+    adapters.merge()
+    torch.testing.assert_close(getattr(module, leaf).detach(), expected)
+
+
 def test_unknown_adapted_methods_are_named():
     with pytest.raises(InputError, match="unknown unlearning method 'lora_gaa'"):
         unlearn(untrained(), *world(), method="lora_gaa", **SETTINGS)

@@ -6,6 +6,7 @@ import torch
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained
+from tests.unlearning.test_trainer import FORGET, RETAIN
 from unpact_lens.attribution import attribute
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
@@ -168,3 +169,47 @@ def test_a_bridge_unlearns_at_inference(method, tmp_path):
     assert now < was
     again = load(u.save(tmp_path / "run"))
     assert torch.equal(again.model(TOKENS), u.model(TOKENS))
+
+
+def both_wraps(family, seed=0):
+    hf = hf_model(family, seed)
+    return to_bridge(hf, tokenizer()), to_hooked(hf, tokenizer())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_equal_small_bridges_leave_the_big_one_exactly(family):
+    bridges, hooked = zip(*(both_wraps(family, seed) for seed in (0, 1, 2)), strict=True)
+    expected = bridges[0](TOKENS) + 0.7 * (bridges[1](TOKENS) - bridges[2](TOKENS))
+    for together in (offset(*bridges, 0.7), offset(*hooked, 0.7), offset(bridges[0], hooked[1], bridges[2], 0.7)):
+        torch.testing.assert_close(together(TOKENS), expected, atol=1e-4, rtol=0)
+    assert torch.equal(offset(bridges[0], bridges[1], bridges[1], 2.0)(TOKENS), offset(*bridges, 0.0)(TOKENS))
+    torch.testing.assert_close(whp(*bridges[:2], 0.0)(TOKENS), bridges[0](TOKENS), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["offset_gdr", "whp_inference"])
+def test_methods_of_several_models_unlearn_a_bridge_as_a_hooked_transformer(method):
+    bridge, hooked = both_wraps("llama")
+    start = model_hash(bridge)
+    settings = {"lr": 3e-3, "steps": 3, "batch_size": 2, "progress": False, "method": method}
+    if method == "whp_inference":
+        settings |= {"reinforce_lr": 1e-3, "reinforce_steps": 3}
+    one, two = (
+        unlearn(m, FORGET, RETAIN, **settings, **({"small": small} if method == "offset_gdr" else {}))
+        for m, small in zip((bridge, hooked), both_wraps("llama", 1), strict=True)
+    )
+    assert model_hash(bridge) == start == model_hash(one.model.members[0])
+    rows = [encode(bridge, q.prompt, q.answer) for q in FORGET]
+    before, ours, theirs = (torch.cat(score_rows(m, rows)) for m in (bridge, one.model, two.model))
+    assert (ours - before).abs().max() > 0.05  # so that the agreement below says something
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_chosen_modules_of_a_small_bridge_are_trained():
+    bridge, small_bridge = both_wraps("llama")[0], both_wraps("llama", 1)[0]
+    u = unlearn(bridge, FORGET, method="offset", small=small_bridge, modules="parts.1.blocks.0.mlp", lr=1e-3, steps=2,
+                progress=False)  # fmt: skip
+    theirs = dict(small_bridge.named_parameters())
+    changed = {n for n, p in u.model.members[1].named_parameters() if not torch.equal(p, theirs[n])}
+    assert model_hash(u.model.members[0]) == model_hash(bridge)
+    assert len(changed) == 3
+    assert all(".layers.0." in n and "mlp" in n for n in changed)

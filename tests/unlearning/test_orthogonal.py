@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from tests.models.families import hf_model, tokenizer
+from tests.unlearning.test_trainer import FORGET, RETAIN
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone, model_hash
+from unpact_lens.models.convert import to_bridge
 from unpact_lens.models.surface import final_residual
 from unpact_lens.models.tokens import encode
 from unpact_lens.results import load
@@ -63,8 +66,8 @@ def test_each_position_is_predicted_by_the_base_or_the_adapted_model_as_its_resi
     tokens = torch.randint(3, 30, (40, 8), generator=torch.Generator().manual_seed(0))
     asked = encode(learned, facts[0][0].prompt, facts[0][0].answer).ids[:8]
     tokens[0, : len(asked)] = torch.tensor(asked)
-    keys = torch.cat(Examples([encode(learned, q.prompt, q.answer) for q in facts[0][:2]], learned).residuals)
-    far = torch.cat(Examples([encode(learned, q.prompt, q.answer) for q in facts[1]], learned).residuals)
+    keys = torch.cat([*Examples([encode(learned, q.prompt, q.answer) for q in facts[0][:2]], learned).residuals])
+    far = torch.cat([*Examples([encode(learned, q.prompt, q.answer) for q in facts[1]], learned).residuals])
     centre = torch.cat([keys, far]).mean(0)
 
     def cosine(resid):
@@ -115,7 +118,7 @@ def test_closeness_is_the_cosine_to_the_nearest_key_around_the_centre():
 def test_no_more_than_one_in_a_hundred_retain_positions_pass_the_gate(learned, facts):
     rows = [Examples([encode(learned, q.prompt, q.answer) for q in part], learned) for part in facts]
     gated = gate(learned, clone(learned), rows[0], rows[1], {}, None)
-    far = closeness(torch.cat(rows[1].residuals), gated.keys[0], gated.centre)
+    far = closeness(torch.cat([*rows[1].residuals]), gated.keys[0], gated.centre)
     assert (far > gated.thresholds[0]).float().mean() <= 0.02
     assert gated.thresholds[0] > far.median()
 
@@ -140,3 +143,25 @@ def test_bad_input_is_named(learned, facts):
         unlearn(gated, forget[2:4], retain, **{**QUICK, "rank": 20})
     with pytest.raises(InputError, match=r"'npo' cannot start from Gated, .*give one of its members, or method='o3'"):
         unlearn(gated, forget, retain, method="npo", progress=False)
+
+
+def test_requests_on_a_bridge_are_orthogonal_in_what_weights_read():
+    bridge = to_bridge(hf_model("llama"), tokenizer())
+    given = {"method": "o3", "rank": 2, "lr": 1e-2, "steps": 3, "progress": False}
+    first = unlearn(bridge, FORGET[:1], RETAIN, **given)
+    second = unlearn(first.model, FORGET[1:], RETAIN, **given)
+    base, one, two = (dict(m.named_parameters()) for m in second.model.members)
+    checked = 0
+    for name, p in base.items():
+        if "layers" in name and p.ndim == 2:
+            d1, d2 = (one[name] - p).detach().double(), (two[name] - p).detach().double()
+            assert d1.norm() > 1e-4
+            # Linear weights are [out, in]: rows of one change stand across those of the other.
+            assert float((d1 @ d2.T).abs().max() / (d1.norm() * d2.norm())) < 1e-4  # merged in fp32
+            checked += 1
+    assert checked == 14
+    names = list(second.model.bases)
+    assert all(second.model.bases[n].shape[1] == 4 for n in names)
+    for n in names:
+        q = second.model.bases[n]
+        torch.testing.assert_close(q.T @ q, torch.eye(4), atol=1e-6, rtol=0)

@@ -22,7 +22,8 @@ class LowRank(nn.Module):
     """Adds a low-rank matrix to a weight.
 
     A three-dimensional weight of attention counts as the matrix that the source model has: `[head, d_model, d_head]`
-    as `[d_model, head·d_head]`, `W_O` `[head, d_head, d_model]` as `[head·d_head, d_model]`.
+    as `[d_model, head·d_head]`, `W_O` `[head, d_head, d_model]` as `[head·d_head, d_model]`. The weight of a `Linear`
+    behind a bridge is stored `[out, in]` and counts as its transpose, so that A always reads what goes in.
 
     Args:
         weight: to be adapted.
@@ -30,12 +31,20 @@ class LowRank(nn.Module):
         alpha: the sum is scaled by alpha / rank.
         generator: draws A; B starts at 0, so the model starts unchanged.
         heads_last: whether heads belong to the matrix's columns (queries, keys, values).
+        transposed: whether the weight is stored `[out, in]`.
     """
 
     def __init__(
-        self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator, heads_last: bool = False
+        self,
+        weight: Tensor,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        heads_last: bool = False,
+        transposed: bool = False,
     ) -> None:
         super().__init__()
+        self.transposed = transposed
         self.heads_last, self.scale = heads_last and weight.ndim == 3, alpha / rank
         rows, columns = self.matrix(weight).shape
         draw = torch.randn(rows, rank, generator=generator) / rows**0.5
@@ -43,7 +52,9 @@ class LowRank(nn.Module):
         self.B = nn.Parameter(torch.zeros(rank, columns, dtype=weight.dtype, device=weight.device))
 
     def matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
-        """The weight as a matrix."""
+        """The weight as a matrix, from what goes in to what comes out."""
+        if self.transposed:
+            return weight.T
         if self.heads_last:
             return weight.movedim(0, 1).flatten(1)
         return weight.flatten(0, weight.ndim - 2)
@@ -51,6 +62,8 @@ class LowRank(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The weight with what the adapter adds."""
         added = self.scale * self.A @ self.B
+        if self.transposed:
+            return weight + added.T
         if self.heads_last:
             heads, d_model, d_head = weight.shape
             return weight + added.reshape(d_model, heads, d_head).movedim(1, 0)
@@ -84,7 +97,8 @@ class Adapters:
             owner, leaf = name.rpartition(".")[::2]
             module = model.get_submodule(owner)
             heads_last = leaf.lstrip("_") in ("W_Q", "W_K", "W_V")
-            adapter = LowRank(getattr(module, leaf), rank, alpha, generator, heads_last)
+            linear = isinstance(module, nn.Linear)
+            adapter = LowRank(getattr(module, leaf), rank, alpha, generator, heads_last, transposed=linear)
             parametrize.register_parametrization(module, leaf, adapter)
             self.places.append((module, leaf, adapter))
 

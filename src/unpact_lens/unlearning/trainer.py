@@ -115,6 +115,8 @@ def train(
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
+        # On a CPU the fused update is several times as fast; on CUDA torch's own choice is.
+        fused=True if surface.device_of(model).type == "cpu" else None,
     )
     last_good = [p.detach().clone() for p in params.values()]
 
@@ -225,6 +227,12 @@ def readable_names(model: Any) -> dict[str, str]:
     TransformerLens names and the same memory.
     """
     named = dict(model.named_parameters())
+    if parts := getattr(model, "parts", ()):
+        short = {}
+        for i, part in enumerate(parts):
+            own = readable_names(part)
+            short |= {id(p): f"parts.{i}.{own[n]}" for n, p in part.named_parameters()}
+        return {n: short.get(id(p), n) for n, p in named.items()}
     if not surface.is_bridge(model):
         return {n: n for n in named}
     known: dict[Any, str] = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}
