@@ -37,6 +37,8 @@ fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/decomposition.py
+	$(BIN)/python benchmarks/unlearning.py
+	$(BIN)/python benchmarks/unlearning.py --methods
 
 docs: .venv/.ready-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
