@@ -47,7 +47,8 @@ def test_whp_pushes_down_only_what_the_reinforced_model_raises():
     b, r = base(TOKENS), reinforced(TOKENS)
     z = whp(base, reinforced, 2.0)(TOKENS)
     torch.testing.assert_close(z[r > b], (b - 2 * (r - b))[r > b], atol=1e-12, rtol=0)
-    assert torch.equal(z[r <= b], b[r <= b])
+    # The same numbers, but for the rounding of an unembedding that does not copy W_U.
+    torch.testing.assert_close(z[r <= b], b[r <= b], atol=1e-12, rtol=0)
     assert 0.1 < (r > b).float().mean() < 0.9
 
 

@@ -232,7 +232,7 @@ def readable_names(model: Any) -> dict[str, str]:
         for i, part in enumerate(parts):
             own = readable_names(part)
             short |= {id(p): f"parts.{i}.{own[n]}" for n, p in part.named_parameters()}
-        return {n: short[id(p)] if id(p) in short else n for n, p in named.items()}
+        return {n: short.get(id(p)) or n for n, p in named.items()}
     if not surface.is_bridge(model):
         return {n: n for n in named}
     known: dict[Any, str] = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}

@@ -1,0 +1,38 @@
+"""The page of methods is what the registry says, and every method says all that the page is for."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from unpact_lens.unlearning import METHODS
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "methods_page.py"
+ASKED = (
+    "ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "idk_ft", "idk_dpo", "dpo", "altpo", "task_vector",
+    "whp", "rmu", "undial", "wga", "satimp", "ce_u", "offset", "sparsity_aware", "o3", "unpact_select",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def module():
+    spec = importlib.util.spec_from_file_location("methods_page", SCRIPT)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_the_page_is_what_the_registry_says(module):
+    written = module.PAGE.read_text(encoding="utf-8")
+    assert written == module.page(), "run: python scripts/methods_page.py"
+
+
+def test_every_method_asked_for_is_there_with_formula_and_source(module):
+    text = module.page()
+    for name in METHODS:
+        assert f"`{name}`" in text
+    for name in ASKED:
+        method = METHODS[name]
+        assert method.formula in text or name.endswith(("_gdr", "_klr"))
+        assert method.source in text
+        assert method.note in text
