@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "load_model": "models.load",
+    "Endpoint": "models.endpoint",
     "load_benchmark": "data.load",
     "from_pairs": "data.pairs",
     "QA": "data.qa",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from unpact_lens.decomposition import ablate, decompose
     from unpact_lens.errors import InputError
     from unpact_lens.evaluation import agreement, evaluate, known_facts, metrics, published
+    from unpact_lens.models.endpoint import Endpoint
     from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model
     from unpact_lens.recovery import recover

@@ -75,13 +75,18 @@ def attribute(
     model: Model = "builtin",
     method: Annotated[str, typer.Option(help="One of `unpact methods --attribution`.")] = "leave_one_out",
     chat: Annotated[bool, typer.Option(help="Use the tokenizer's chat template.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask this OpenAI-compatible endpoint for --model, e.g. http://127.0.0.1:8000/v1.")
+    ] = None,
+    shift: Annotated[int, typer.Option(help="Of an endpoint whose self-test asks for it.")] = 0,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Contribution of each prompt token to an answer: C(x_i, y) = LP(x, y) − LP(x without x_i, y), nats."""
     import unpact_lens as ul
 
-    result = ul.attribute(ul.load_model(model), prompt, answer, method=method, chat=chat)
+    asked = ul.Endpoint(endpoint, model, shift=shift) if endpoint else ul.load_model(model)
+    result = ul.attribute(asked, prompt, answer, method=method, chat=chat)
     _show(result, out, as_json, title=f"{result.prompt!r} -> {result.answer!r}, LP = {result.log_prob:.3f} nats")
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from unpact_lens.attribution.methods import METHODS, check_options
+from unpact_lens.attribution.methods import METHODS, check_options, check_remote
+from unpact_lens.attribution.remote import RemoteScorer, encode_for, scorer_for
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.run import Outcome, Run
 from unpact_lens.attribution.scorer import Scorer, batches_of
@@ -18,8 +18,9 @@ from unpact_lens.attribution.targets import PLAIN, Target, resolve
 from unpact_lens.attribution.units import BOS, Example, Units, make_example
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
+from unpact_lens.models.endpoint import Endpoint
 from unpact_lens.models.generate import greedy
-from unpact_lens.models.tokens import Text, encode, encode_context, token_strings
+from unpact_lens.models.tokens import Text, encode_context, token_strings
 from unpact_lens.scoring import check_finite
 
 WINDOW = 32
@@ -48,7 +49,7 @@ def attribute(
     """How much each unit of a prompt contributes to an answer.
 
     Args:
-        model: a hooked causal model in eval mode.
+        model: a hooked causal model in eval mode, or an `Endpoint`.
         prompt: text or ids.
         answer: text, leading space included, or ids. None takes the model's own greedy answer.
         method: name in `attribution_methods()`.
@@ -135,6 +136,8 @@ def attribute_many(
     """
     entry = METHODS[method]
     check_options(method, options, target)
+    if isinstance(model, Endpoint):
+        check_remote(method, options, foil, attribute_bos)
     wanted = "log_prob" if entry.fixed_target else target
     items = [_item(q) for q in qas]
     prefills = _prefills(prefill, [subject for *_, subject in items])
@@ -144,7 +147,7 @@ def attribute_many(
     examples: list[Example] = []
     targets: list[Target] = []
     for (prompt, *_), answer, opening in zip(items, answers, prefills, strict=True):
-        encoded = encode(model, prompt, answer, chat=chat, prefill=opening)
+        encoded = encode_for(model, prompt, answer, chat=chat, prefill=opening)
         examples.append(make_example(model, encoded, prompt, answer, units=units, attribute_bos=attribute_bos))
         targets.append(resolve(model, wanted, encoded.answer, foil))
         if entry.deletion == "ids":
@@ -156,7 +159,7 @@ def attribute_many(
             groups = [[i] for i in window] if foil is not None else [list(window)]
             for group in groups:
                 part = [examples[i] for i in group]
-                scorer = Scorer(model, targets[group[0]], batch_tokens)
+                scorer = scorer_for(model, targets[group[0]], batch_tokens)
                 outcomes = entry.run(Run(model, scorer, seed), part, **options)
                 log_probs = _log_probs(scorer, part)
                 for i, outcome, lp in zip(group, outcomes, log_probs, strict=True):
@@ -200,6 +203,12 @@ def _greedy_answers(
     open_ = [i for i, answer in enumerate(answers) if answer is None]
     if not open_:
         return [a for a in answers if a is not None]
+    if isinstance(model, Endpoint):
+        for i in open_:
+            answers[i] = model.complete(f"{items[i][0]}{prefills[i]}", limit)
+            if not answers[i]:
+                raise InputError(f"the endpoint's own answer to {items[i][0]!r} is empty; give an answer to attribute")
+        return [a for a in answers if a is not None]
     contexts = [encode_context(model, items[i][0], chat=chat, prefill=prefills[i]).context for i in open_]
     tokenizer = model.tokenizer
     eos = None if tokenizer is None else tokenizer.eos_token_id
@@ -216,9 +225,11 @@ def _greedy_answers(
     return [a for a in answers if a is not None]
 
 
-def _log_probs(scorer: Scorer, examples: Sequence[Example]) -> list[float]:
+def _log_probs(scorer: Scorer | RemoteScorer, examples: Sequence[Example]) -> list[float]:
     """LP(x, y) of each example, nats; from what was scored already where it was."""
-    plain = scorer if scorer.target is PLAIN["log_prob"] else Scorer(scorer.model, batch_tokens=scorer.batch_tokens)
+    plain = scorer
+    if isinstance(scorer, Scorer) and scorer.target is not PLAIN["log_prob"]:
+        plain = Scorer(scorer.model, batch_tokens=scorer.batch_tokens)
     missing = [e.encoded for e in examples if e.encoded not in plain.whole]
     if missing:
         plain([[row] for row in missing])
@@ -237,7 +248,7 @@ def _attribution(
     method: str,
     units: Units,
     target: Target,
-    scorer: Scorer,
+    scorer: Scorer | RemoteScorer,
     options: dict[str, Any],
 ) -> Attribution:
     encoded = example.encoded
@@ -255,7 +266,7 @@ def _attribution(
         method=method,
         units=units if isinstance(units, str) else "spans",
         target=METHODS[method].fixed_target or target.name,
-        deletion=METHODS[method].deletion,
+        deletion=_deletion(model, method),
         prompt=example.text,
         answer=example.answer,
         members=tuple(tuple(0 if m == BOS else m + len(bos) for m in group) for group in example.members),
@@ -269,12 +280,17 @@ def _attribution(
         id=item[2],
         subject=item[3],
         settings={
-            "batch_tokens": scorer.batch_tokens,
-            "threads": torch.get_num_threads(),
+            **scorer.settings,
             **{k: v for k, v in options.items() if v is None or isinstance(v, (bool, int, float, str))},
             **outcome.settings,
         },
     )
+
+
+def _deletion(model: Any, method: str) -> str:
+    """How the method removes a unit from what this model, or this endpoint, reads."""
+    how = METHODS[method].deletion
+    return "text" if how == "ids" and isinstance(model, Endpoint) else how
 
 
 @contextmanager

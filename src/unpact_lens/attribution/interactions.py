@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unpact_lens.attribution.remote import encode_for, scorer_for
 from unpact_lens.attribution.result import Interactions
-from unpact_lens.attribution.scorer import Score, Scorer
+from unpact_lens.attribution.scorer import Score
 from unpact_lens.attribution.targets import Target, resolve
 from unpact_lens.attribution.units import Example, Units, make_example
 from unpact_lens.errors import InputError
-from unpact_lens.models.tokens import Text, encode
+from unpact_lens.models.tokens import Text
 from unpact_lens.scoring import check_finite
 
 
@@ -38,7 +39,7 @@ def interactions(
     work only together (removing one already costs what both did). For n units, n(n-1)/2 removals are scored.
 
     Args:
-        model: a hooked causal model in eval mode.
+        model: a hooked causal model in eval mode, or an `Endpoint`.
         prompt: text or ids.
         answer: text, leading space included, or ids.
         units: as for `attribute`.
@@ -59,11 +60,11 @@ def interactions(
     Source: the interaction index of Grabisch and Roubens 1999 for a pair, at the full prompt; cf. Lundberg et al.
     2018, arXiv 1802.03888.
     """
-    encoded = encode(model, prompt, answer, chat=chat, prefill=prefill)
+    encoded = encode_for(model, prompt, answer, chat=chat, prefill=prefill)
     example = make_example(model, encoded, prompt, answer, units=units)
     indices = _chosen(chosen, len(example.members))
     wanted = resolve(model, target, encoded.answer, foil)
-    scorer = Scorer(model, wanted, batch_tokens)
+    scorer = scorer_for(model, wanted, batch_tokens)
     single, pair = contributions(scorer, example, indices)
     check_finite(single, f"contribution to answer {example.answer!r}")
     matrix = (pair - single[:, None] - single[None]).fill_diagonal_(float("nan"))
@@ -77,7 +78,7 @@ def interactions(
         target=wanted.name,
         prompt=example.text,
         answer=example.answer,
-        settings={"batch_tokens": scorer.batch_tokens, "threads": torch.get_num_threads()},
+        settings=scorer.settings,
     )
 
 

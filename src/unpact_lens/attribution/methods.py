@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,23 @@ def attribution_methods() -> pd.DataFrame:
 
     rows = [{"method": name, "about": m.line, "source": m.source} for name, m in METHODS.items()]
     return pd.DataFrame(rows).set_index("method")
+
+
+def check_remote(name: str, options: Mapping[str, Any], foil: object, attribute_bos: bool) -> None:
+    """Refuse what an endpoint, which gives log-probabilities of texts and nothing else, cannot do.
+
+    Raises:
+        InputError: naming what it cannot do, and what it can.
+    """
+    if not METHODS[name].scores_only:
+        able = ", ".join(n for n, m in METHODS.items() if m.scores_only)
+        raise InputError(f"method {name!r} looks into the model, which an endpoint does not show; it can do: {able}")
+    if name == "replace" and options.get("token") is None:
+        raise InputError("method 'replace' draws from the vocabulary, which an endpoint does not show; give token=")
+    if foil is not None:
+        raise InputError(f"foil={foil!r} needs logits, and an endpoint gives log-probabilities of its prompt only")
+    if attribute_bos:
+        raise InputError("attribute_bos=True, but an endpoint adds its BOS by itself; it cannot be taken away")
 
 
 def check_options(name: str, given: dict[str, Any], target: Any) -> None:

@@ -17,6 +17,7 @@ from unpact_lens.attribution.scorer import Family, Hooks
 from unpact_lens.attribution.units import BOS, Example
 from unpact_lens.errors import InputError
 from unpact_lens.models import surface
+from unpact_lens.models.endpoint import Endpoint
 from unpact_lens.models.tokens import Encoded, Text, text_ids
 
 EMBED = "hook_embed"
@@ -143,6 +144,8 @@ def one_token(model: Any, token: Text | int) -> int:
     Raises:
         InputError: if it is not one token of the vocabulary.
     """
+    if isinstance(model, Endpoint):
+        return model.piece(str(token))
     ids = text_ids(model, [token] if isinstance(token, int) else token, "replacement")
     if len(ids) != 1:
         raise InputError(f"the replacement {token!r} is {len(ids)} tokens long; give exactly one")

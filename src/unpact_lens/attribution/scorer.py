@@ -70,6 +70,11 @@ class Scorer:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"batch_tokens={self.batch_tokens}; give a positive number of tokens")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was in force."""
+        return {"batch_tokens": self.batch_tokens, "threads": torch.get_num_threads()}
+
     def __call__(self, families: Sequence[Family]) -> list[list[Tensor]]:
         """Values of the target, on the CPU, `[answer]` (or `[1]`) for each row of each family.
 
