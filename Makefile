@@ -36,6 +36,7 @@ fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
+	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/decomposition.py
 	$(BIN)/python benchmarks/unlearning.py
 	$(BIN)/python benchmarks/unlearning.py --methods

@@ -7,6 +7,7 @@ import torch
 
 from tests.attribution.test_contribution import random_ids
 from tests.conftest import tiny
+from tests.decomposition.bridges import bridge
 from unpact_lens.attribution import attribute
 from unpact_lens.attribution import scorer as module
 from unpact_lens.attribution.scorer import LAUNCH_TOKENS, Scorer, cut, shared_positions
@@ -166,3 +167,61 @@ def test_a_device_without_half_precision_is_named(monkeypatch):
 def test_scores_of_a_half_precision_model_are_in_single_precision(method):
     a = attribute(tiny(dtype=torch.bfloat16), [3, 1, 4], [1, 5], method=method)
     assert a.scores.dtype == torch.float32
+
+
+def wrapped(name, folder):
+    return bridge(name, folder)[0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "olmo2", "mixtral"])
+def test_what_differs_is_packed_into_rows_without_changing_a_score(name, tmp_path, monkeypatch):
+    model = wrapped(name, tmp_path)
+    rows = family(model, 40, answer=(1, 2, 3))
+    seen = []
+    packed = prefix.logits_packed
+
+    def counting(*args):
+        seen.extend(len(new) for row in args[2] for _, new in row)
+        return packed(*args)
+
+    monkeypatch.setattr(prefix, "logits_packed", counting)
+    found = Scorer(model)([rows])[0]
+    least = sum(len(r.ids) - 1 - shared_positions(rows[0], r) for r in set(rows[1:]))
+    assert sum(seen) == least
+    # fp32: another order of summation.
+    torch.testing.assert_close(torch.stack(found), torch.stack(score_rows(model, rows)), atol=1e-5, rtol=0)
+
+
+def test_architectures_not_known_to_pack_and_unlike_answers_go_by_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(prefix, "logits_packed", lambda *_: pytest.fail("packed"))
+    model = wrapped("gpt2", tmp_path)
+    whole, *variants = family(model, 40)
+    Scorer(model)([[whole, *variants, encode(model, random_ids(40), [1])]])
+    monkeypatch.setattr(prefix, "PACKABLE", frozenset())
+    Scorer(model)([[whole, *variants]])
+
+
+def test_packed_rows_that_are_finished_stay_when_memory_runs_out(tmp_path, monkeypatch):
+    model = wrapped("gpt2", tmp_path)
+    rows = family(model, 40)
+    expected = Scorer(model)([rows])[0]
+    packed, done = prefix.logits_packed, []
+
+    def tight(model, past, chosen, keep):
+        if sum(len(new) for row in chosen for _, new in row) > 300:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        done.append(sum(len(row) for row in chosen))
+        return packed(model, past, chosen, keep)
+
+    monkeypatch.setattr(prefix, "logits_packed", tight)
+    scorer = Scorer(model, batch_tokens=4000)
+    found = scorer([rows])[0]
+    assert scorer.batch_tokens == 250
+    assert sum(done) == len(set(rows[1:])), "no row is computed twice"
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_packing_fills_rows_and_splits_no_item():
+    rows = prefix.pack([5, 1, 4, 2, 9], capacity=6)
+    assert sorted(i for row in rows for i in row) == [0, 1, 2, 3, 4]
+    assert [sum([5, 1, 4, 2, 9][i] for i in row) for row in rows] == [9, 6, 6]

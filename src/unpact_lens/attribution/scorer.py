@@ -3,8 +3,10 @@
 Algorithm, for one *family* (a prompt with its answer, and texts that differ from it in some place):
 
 1. Run the whole prompt once, keeping keys and values at every position.
-2. A variant shares the positions before its first difference. Sort the variants by how many they share and cut them
-   into chunks; each chunk starts from the keys and values that all its members share, and computes the rest only.
+2. A variant shares the positions before its first difference. Where the model takes a mask of pairs (bridges), what
+   remains of the variants stands end to end in rows, so that exactly what differs is computed. Else sort the variants
+   by how many positions they share and cut them into chunks; each chunk starts from the keys and values that all its
+   members share, and computes the rest only.
 3. Unembed at the answer's positions only.
 
 The cut is the one of least cost: every computed token costs one, every forward pass `LAUNCH_TOKENS` more. Families too
@@ -90,6 +92,9 @@ class Scorer:
         with torch.inference_mode():
             alone: list[tuple[int, Encoded]] = []
             for f, rows in enumerate(unique):
+                if self._packs(rows):
+                    found[f] = self._packed(rows[0], rows[1:])
+                    continue
                 chunks = self._plan(rows)
                 if chunks is None:
                     alone += [(f, row) for row in rows]
@@ -120,6 +125,39 @@ class Scorer:
         if cost + len(whole.ids) + LAUNCH_TOKENS >= flat:
             return None
         return [(length, [variants[i] for i in members]) for length, members in chunks]
+
+    def _packs(self, rows: list[Encoded]) -> bool:
+        """Whether to score a family from one past, with what remains of its variants end to end in rows."""
+        if not self.share_prefix or len(rows) < 3 or not prefix.can_pack(self.model):
+            return False
+        whole, variants = rows[0], rows[1:]
+        # One readout for all: answers of unlike lengths go by chunks.
+        if len({len(r.answer) for r in rows}) > 1:
+            return False
+        saved = sum(shared_positions(whole, v) for v in variants)
+        return saved > LAUNCH_TOKENS
+
+    def _packed(self, whole: Encoded, variants: list[Encoded]) -> dict[Encoded, Tensor]:
+        tokens, positions = _inputs([whole], 0, surface.device_of(self.model))
+        logits, past = prefix.logits_and_past(self.model, tokens, positions)
+        found = {whole: self._values(logits, [whole])[0]}
+        pieces = [(shared := shared_positions(whole, v), v.ids[shared:-1]) for v in variants]
+        sizes = [len(new) for _, new in pieces]
+        # Long rows copy the past less often, but their attention sees more of what is not theirs.
+        rows = prefix.pack(sizes, max(*sizes, len(past) // 4))
+
+        def run(part: list[int]) -> list[dict[Encoded, Tensor]]:
+            chosen = [[pieces[i] for i in rows[r]] for r in part]
+            members = [variants[i] for r in part for i in rows[r]]
+            values = self._values(prefix.logits_packed(self.model, past, chosen, len(whole.answer)), members)
+            values.reverse()
+            return [{variants[i]: values.pop() for i in rows[r]} for r in part]
+
+        # As in `_shared`, the copy of the past takes some memory.
+        taken = [sum(sizes[i] for i in row) + len(past) // 4 for row in rows]
+        for values_of_row in self.in_batches(taken, run):
+            found.update(values_of_row)
+        return found
 
     def _shared(self, whole: Encoded, chunks: list[tuple[int, list[Encoded]]]) -> dict[Encoded, Tensor]:
         device = surface.device_of(self.model)

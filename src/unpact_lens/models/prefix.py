@@ -2,10 +2,15 @@
 
 A causal model's keys and values at a position depend on what stands up to there only. So one pass over a text gives
 the past of every text that begins as it does, at every length.
+
+Where the model takes a mask for each pair of positions, continuations that share unlike lengths are *packed*: they
+stand end to end in one row, each of their positions sees the past up to where its own text leaves it and what precedes
+it in its own continuation, and nothing is computed but what differs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +21,12 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 
 from unpact_lens.models import surface
+
+PACKABLE = frozenset({"gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "qwen2"})
+"""Architectures that place each position by the id it is given and see no more than a mask of pairs allows."""
+
+Piece = tuple[int, Sequence[int]]
+"""How many positions of the past a continuation shares, and its tokens."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,36 @@ def can_share(model: Any) -> bool:
         return kinds == {"full_attention"} and getattr(config, "sliding_window", None) is None
     cfg = model.cfg
     return cfg.attention_dir == "causal" and cfg.positional_embedding_type in ("standard", "rotary", "alibi")
+
+
+def can_pack(model: Any) -> bool:
+    """Whether continuations that share unlike lengths can stand in one row: a bridge of an architecture known to."""
+    if not surface.is_bridge(model) or not can_share(model):
+        return False
+    return getattr(model.original_model.config, "model_type", None) in PACKABLE
+
+
+def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Put items into as few rows as come easily, none longer than the capacity unless by a single item.
+
+    The longest first, each into the fullest row that has room (best fit decreasing).
+
+    >>> pack([5, 1, 4, 2], capacity=6)
+    [[0, 1], [2, 3]]
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fitting = [r for r in range(len(rows)) if room[r] >= sizes[i]]
+        if fitting:
+            r = min(fitting, key=lambda r: room[r])
+        else:
+            r = len(rows)
+            rows.append([])
+            room.append(capacity)
+        rows[r].append(i)
+        room[r] -= sizes[i]
+    return rows
 
 
 def logits_and_past(
@@ -120,6 +161,56 @@ def logits_after(
         attention_mask=torch.ones_like(tokens),
         past_kv_cache=TransformerLensKeyValueCache(entries, seen, frozen=True),
     )
+
+
+def logits_packed(
+    model: Any, past: Past, rows: Sequence[Sequence[Piece]], keep: int
+) -> Float[Tensor, "piece keep d_vocab"]:
+    """Logits at the last positions of continuations that stand end to end in rows.
+
+    Args:
+        model: the model that the past is of, one that `can_pack`.
+        past: what `logits_and_past` gave.
+        rows: the continuations of each row.
+        keep: of each continuation, how many positions at its end are wanted.
+
+    Returns:
+        The continuations in the order of the rows.
+    """
+    device = surface.device_of(model)
+    length = max(shared for row in rows for shared, _ in row)
+    width = max(sum(len(new) for _, new in row) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    places = torch.zeros(len(rows), width, dtype=torch.long)
+    seen = torch.zeros(len(rows), 1, width, length + width, dtype=torch.bool)
+    wanted: list[tuple[int, int]] = []
+    for r, row in enumerate(rows):
+        start = 0
+        for shared, new in row:
+            end = start + len(new)
+            tokens[r, start:end] = torch.tensor(new)
+            places[r, start:end] = torch.arange(shared, shared + len(new))
+            seen[r, 0, start:end, :shared] = True
+            seen[r, 0, start:end, length + start : length + end] = torch.ones(len(new), len(new)).tril().bool()
+            wanted += [(r, column) for column in range(end - keep, end)]
+            start = end
+    dtype = past.layers[0][0].dtype
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    which, columns = torch.tensor(wanted, device=device).T
+
+    def read(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "1 kept d_model"]:
+        return resid[which, columns][None]
+
+    logits, _ = model.run_with_hooks(
+        tokens.to(device),
+        return_type="logits_and_cache",
+        fwd_hooks=[(surface.readout_hook(model), read)],
+        attention_mask=mask.to(device),
+        position_ids=places.to(device),
+        past_key_values=_frozen_cache(past.first(length, len(rows))),
+        use_cache=True,
+    )
+    return logits.reshape(-1, keep, logits.shape[-1])
 
 
 def _frozen_cache(layers: list[tuple[Tensor, Tensor]]) -> Any:

@@ -1,0 +1,278 @@
+"""Leave-one-out against captum, plain Hugging Face loops, inseq and the least that must be computed, in one run.
+
+    python benchmarks/attribution.py                                   # GPT-2-small shape, random weights
+    python benchmarks/attribution.py --shape smollm2                   # SmolLM2's shape; or a directory with a model
+    python benchmarks/attribution.py --inseq /path/to/env/bin/python   # inseq, from an environment of its own
+
+The work is `LP(x, y) - LP(x without x_i, y)` for each prompt token and answer token, on the bridge. Where the numbers
+of a peer differ from ours, the difference stands beside its time: captum's defaults give wrong numbers with this
+version of transformers, so their time is reported and not compared. *The limit* is one Hugging Face forward pass over
+as many tokens as cannot be shared (the whole text, and of each variant what follows its deletion), unembedded at
+the answers' positions: what an ideal implementation needs. It gives no scores. The growth with prompt and answer stands
+beside the cost model: those tokens, and the rows to unembed, each with its floating-point operations.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Contest, NotRun, Row, Work, report
+
+from models import bridge, hf_model, random_ids, tokenizer, word
+
+Task = Namespace
+"""The options, with the ids of `prefix` (not attributed), `prompt` and `answer` added by `setup`."""
+
+
+def setup(options: Namespace) -> Task:
+    vocabulary = {"gpt2-small": 50257, "smollm2": 49152, "tiny": 500}.get(options.shape) or hf_model(
+        options.shape
+    ).config.vocab_size
+    ids = random_ids(options.prefix + options.prompt + options.answer, vocabulary)
+    a, b = options.prefix, options.prefix + options.prompt
+    return Namespace(**{**vars(options), "before": ids[:a], "x": ids[a:b], "y": ids[b:], "vocabulary": vocabulary})
+
+
+def rows_of(task: Task) -> list[list[int]]:
+    """The whole text, then each deletion, without the last answer token, which no model needs to read."""
+    whole = task.before + task.x
+    cuts = range(task.prefix, len(whole))
+    return [(r + task.y)[:-1] for r in (whole, *(whole[:i] + whole[i + 1 :] for i in cuts))]
+
+
+def scores(log_probs: torch.Tensor) -> torch.Tensor:
+    """From `[1 + prompt, answer]` log-probabilities, the contributions `[prompt, answer]`."""
+    return log_probs[:1] - log_probs[1:]
+
+
+def log_probs_of(logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
+    index = torch.tensor(answer)[None, :, None].expand(len(logits), -1, -1)
+    return logits.log_softmax(-1).gather(-1, index)[..., 0]
+
+
+def ours(task: Task) -> Work:
+    from unpact_lens.attribution import attribute
+
+    model = bridge(task.shape)
+    units: Any = "token" if not task.prefix else [(i, i + 1) for i in range(task.prefix, task.prefix + task.prompt)]
+    return lambda: attribute(model, task.before + task.x, task.y, units=units).per_answer_token
+
+
+def ours_unshared(task: Task) -> Work:
+    """Our own code, each variant computed in full: what sharing the prefix is worth."""
+    from unpact_lens.attribution.scorer import Scorer
+    from unpact_lens.models.tokens import Encoded
+
+    model = bridge(task.shape)
+    rows = [Encoded((), tuple(r[: len(r) + 1 - len(task.y)]), (), tuple(task.y), 0) for r in rows_of(task)]
+    return lambda: scores(torch.stack(Scorer(model, share_prefix=False)([rows])[0]))
+
+
+def one_by_one(task: Task) -> Work:
+    """The loop that everyone writes: a forward pass for each deletion, log-probabilities from its logits."""
+    model = hf_model(task.shape)
+
+    @torch.inference_mode()
+    def work() -> torch.Tensor:
+        found = [log_probs_of(model(torch.tensor([r])).logits[:, -len(task.y) :], task.y) for r in rows_of(task)]
+        return scores(torch.cat(found))
+
+    return work
+
+
+def batched(task: Task) -> Work:
+    """The best that plain Hugging Face does: SDPA, all deletions in batches, unembedded at the answer only."""
+    model = hf_model(task.shape)
+
+    @torch.inference_mode()
+    def work() -> torch.Tensor:
+        whole, *others = rows_of(task)
+        size = max(1, 8192 // len(whole))
+        batches = [[whole], *(others[i : i + size] for i in range(0, len(others), size))]
+        return scores(torch.cat([log_probs_of(answer_logits(model, b, len(task.y)), task.y) for b in batches]))
+
+    return work
+
+
+def answer_logits(model: Any, rows: list[list[int]], length: int) -> torch.Tensor:
+    return model.lm_head(model.base_model(torch.tensor(rows)).last_hidden_state[:, -length:])
+
+
+def limit(task: Task) -> Work:
+    """One forward pass over as many tokens as cannot be shared, in rows of the length of the whole text."""
+    model = hf_model(task.shape)
+    length = len(task.before + task.x + task.y) - 1
+    # Attention sees what it would see: rows of the whole length. A last, shorter row brings the count to the token.
+    count = unshared_tokens(task)
+    full, rest = divmod(count, length)
+    ids = random_ids(count, task.vocabulary)
+    blocks = [torch.tensor(ids[: full * length]).reshape(full, length)] if full else []
+    blocks += [torch.tensor([ids[full * length :]])] if rest else []
+    answers = (task.prompt + 1) * task.answer
+
+    @torch.inference_mode()
+    def work() -> None:
+        hidden = torch.cat([model.base_model(b).last_hidden_state.flatten(0, 1) for b in blocks])[:answers]
+        log_probs_of(model.lm_head(hidden)[None], [5] * len(hidden))
+
+    return work
+
+
+def unshared_tokens(task: Task) -> int:
+    """The whole text once, and of each variant what follows its deletion, short of the last answer token.
+
+    The last prompt token's variant still needs the position before it, which predicts the answer's first token.
+    """
+    after = task.prompt + task.answer - 1
+    each = [after - 1 - min(i, task.prompt - 2) for i in range(task.prompt)]
+    return task.prefix + after + sum(each)
+
+
+def captum_of(**settings: Any) -> Any:
+    """Ask captum's `LLMAttribution` with `FeatureAblation`; a token is replaced by nothing, which deletes it."""
+
+    def contestant(task: Task) -> Work:
+        try:
+            from captum.attr import FeatureAblation, LLMAttribution, TextTemplateInput
+        except ImportError as error:
+            raise NotRun(f"captum is not installed ({error})") from None
+        words = tokenizer(task.vocabulary)
+        attribution = LLMAttribution(FeatureAblation(hf_model(task.shape)), words)
+        before = "".join(f"{word(i)} " for i in task.before)
+        values = [f"{word(i)} " for i in task.x]
+        inputs = TextTemplateInput(before + "{}" * len(values), values, baselines=[""] * len(values))
+        target = " ".join(word(i) for i in task.y)
+
+        @torch.inference_mode()
+        def work() -> torch.Tensor:
+            return attribution.attribute(inputs, target=target, **settings).token_attr.T
+
+        return work
+
+    return contestant
+
+
+def inseq(task: Task) -> Work:
+    """Run inseq's occlusion in its own environment. It replaces where we delete: only its time compares."""
+    if not task.inseq:
+        raise NotRun("no --inseq PYTHON given; its requirements conflict with this environment's")
+    peer = Path(__file__).parent / "inseq_peer.py"
+    folder = tempfile.mkdtemp()
+    hf_model(task.shape, "eager").save_pretrained(folder)
+    tokenizer(task.vocabulary).save_pretrained(folder)
+    texts = [" ".join(word(i) for i in ids) for ids in (task.before + task.x, task.y)]
+    command = [task.inseq, str(peer), folder, *texts, str(task.threads)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def work() -> None:
+        process.stdin.write("again\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("done"):
+                return
+        raise NotRun("inseq's process ended")
+
+    return work
+
+
+CONTESTANTS = {
+    "unpact-lens": ours,
+    "the limit": limit,
+    "HF, one by one": one_by_one,
+    "HF, batched, answer only": batched,
+    "captum, fastest correct": captum_of(forward_in_tokens=False),
+    "captum, defaults": captum_of(),
+    "inseq, occlusion": inseq,
+    "nothing shared": ours_unshared,
+}
+PEERS = list(CONTESTANTS)[:-1]
+
+
+def operations(task: Task, hf: Any) -> dict[str, float]:
+    """Multiplications and additions that cannot be shared: two for each weight and token, and for each unembedded row.
+
+    Attention's own products are left out: at these lengths they are a few percent.
+    """
+    inside = sum(p.numel() for n, p in hf.named_parameters() if p.dim() == 2 and (".h." in n or ".layers." in n))
+    rows = (task.prompt + 1) * task.answer
+    return {
+        "tokens": unshared_tokens(task),
+        "rows": rows,
+        "gflop": 2e-9 * (inside * unshared_tokens(task) + rows * hf.lm_head.weight.numel()),
+    }
+
+
+def growth(options: Namespace) -> tuple[list[Row], list[dict[str, float]]]:
+    """Our seconds with the prompt's and the answer's length, beside the operations that cannot be shared."""
+    hf = hf_model(options.shape)
+    rows, table = [], []
+    for prompt, answer in ((15, 8), (30, 8), (60, 8), (120, 8), (30, 32), (30, 64)):
+        row = contest.run(
+            options,
+            f"growth: prompt {prompt}, answer {answer}",
+            ["unpact-lens", "the limit"],
+            prompt=prompt,
+            answer=answer,
+        )
+        needed = operations(Namespace(prompt=prompt, answer=answer, prefix=0), hf)
+        seconds = row.found["unpact-lens"]["seconds"]
+        table.append(
+            {"prompt": prompt, "answer": answer, **needed, "seconds": seconds, "gflop_per_s": needed["gflop"] / seconds}
+        )
+        print("  " + ", ".join(f"{k} {v:.4g}" for k, v in table[-1].items()), flush=True)
+        rows.append(row)
+    return rows, table
+
+
+contest = Contest(__file__, CONTESTANTS, setup)
+
+
+def main() -> None:
+    parser = contest.parser(__doc__)
+    parser.add_argument("--shape", default="gpt2-small", help="gpt2-small, smollm2, tiny, or a directory with a model")
+    parser.add_argument("--prompt", type=int, default=30)
+    parser.add_argument("--answer", type=int, default=8)
+    parser.add_argument("--prefix", type=int, default=0)
+    parser.add_argument("--inseq", help="a Python whose environment has inseq")
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=["short", "long", "prefix", "growth"],
+        default=["short", "prefix", "long", "growth"],
+    )
+    options = contest.serve(parser)
+    chosen, options.rows = options.rows, None
+    rows, extra = [], {}
+    if "short" in chosen:
+        rows += [contest.run(options, f"prompt 30, answer {t}", PEERS, answer=t) for t in (8, 20)]
+    if "prefix" in chosen:
+        rows.append(
+            contest.run(
+                options, "prefix 500, prompt 30, answer 8", ["unpact-lens", "the limit", "nothing shared"], prefix=500
+            )
+        )
+    if "long" in chosen:
+        few = Namespace(**{**vars(options), "repeats": min(options.repeats, 2)})
+        rows.append(
+            contest.run(
+                few,
+                "prompt 200, answer 8",
+                ["unpact-lens", "the limit", "HF, one by one", "HF, batched, answer only"],
+                prompt=200,
+            )
+        )
+    if "growth" in chosen:
+        more, extra["growth"] = growth(options)
+        rows += more
+    report("attribution", rows, options, {"shape": options.shape, **extra})
+
+
+if __name__ == "__main__":
+    main()
