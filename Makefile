@@ -37,6 +37,7 @@ fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/decomposition.py
 	$(BIN)/python benchmarks/unlearning.py
 	$(BIN)/python benchmarks/unlearning.py --methods
