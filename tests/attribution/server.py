@@ -21,6 +21,7 @@ class Server:
         model: answers.
         dialect: `"echo"` or `"prompt_logprobs"`; None gives no log-probabilities of prompts.
         shift: log-probabilities are reported so many tokens late.
+        after_itself: those of prompts are read off the distribution after the token itself.
         failing: the first so many requests are answered 503.
         delay: seconds before each answer.
         status: answer every request with this status.
@@ -29,6 +30,7 @@ class Server:
     model: Any
     dialect: str | None = "echo"
     shift: int = 0
+    after_itself: bool = False
     failing: int = 0
     delay: float = 0.0
     status: int = 200
@@ -95,6 +97,9 @@ class Server:
         with torch.inference_mode():
             logits = self.model(torch.tensor([every]))[0].log_softmax(-1)
         values = [None, *(float(logits[k, t]) for k, t in enumerate(every[1:]))]
+        generated = values[len(ids) :]
+        if self.after_itself:
+            values = [None, *(float(logits[k, t]) for k, t in enumerate(every) if k)]
         if self.shift:
             k = self.shift
             values = [*[None] * k, *values][: len(values)] if k > 0 else [*values[-k:], *[None] * -k]
@@ -103,7 +108,7 @@ class Server:
             choice["text"] = text + made
             choice["logprobs"] = {"tokens": tokens, "token_logprobs": values, "text_offset": None}
         elif body.get("logprobs"):
-            choice["logprobs"] = {"tokens": tokens[len(ids) :], "token_logprobs": values[len(ids) :]}
+            choice["logprobs"] = {"tokens": tokens[len(ids) :], "token_logprobs": generated}
         if self.dialect == "prompt_logprobs" and "prompt_logprobs" in body:
             choice["prompt_logprobs"] = [
                 None if v is None else {str(i): {"logprob": v, "rank": 1, "decoded_token": t}}

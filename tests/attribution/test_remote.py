@@ -32,6 +32,7 @@ def letters(prepends_bos):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no BOS", "BOS"])
 def model(request):
+    torch.manual_seed(0)
     return to_hooked(hf_model("llama"), letters(request.param))
 
 
@@ -132,6 +133,13 @@ def test_a_misaligned_endpoint_is_refused_until_its_shift_is_said(model, shift):
             same(found.scores, attribute(model, PROMPT, ANSWER).scores)
 
 
+def test_an_endpoint_that_reads_off_the_wrong_distribution_is_refused(model):
+    """Causality alone does not tell: the value at a token depends on that token."""
+    how = r"contradicts itself: after '.*' it generates '.*' with log-probability -\d+\.\d\d, but reports"
+    with Server(model, after_itself=True) as server, pytest.raises(InputError, match=how):
+        attribute(Endpoint(server.url, "m"), PROMPT, ANSWER)
+
+
 def test_a_busy_endpoint_is_asked_again(model):
     with Server(model, failing=2) as server:
         found = Endpoint(server.url, "m", concurrency=1, retries=2).echo(["some text"])[0]
@@ -216,7 +224,12 @@ def test_a_test_that_tells_nothing_apart_is_refused(model):
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m")
     echo = module.Echo(("a", "b", "c"), ((0, 1), (1, 2), (2, 3)), (None, -1.0, -2.0))
     with pytest.raises(InputError, match="cannot tell its texts apart: they have the same tokens"):
-        endpoint._check_alignment(echo, echo)
+        endpoint._check_alignment([(echo, echo)])
     other = module.Echo(("a", "b", "d"), echo.spans, echo.log_probs)
-    with pytest.raises(InputError, match="it gives both the same log-probabilities"):
-        endpoint._check_alignment(echo, other)
+    with pytest.raises(InputError, match="they have the same log-probabilities"):
+        endpoint._check_alignment([(echo, other)])
+    # Two tokens that happen to be equally likely in one pair do not make an endpoint late.
+    late = module.Echo(("a", "b", "d", "e"), (*echo.spans, (3, 4)), (None, -1.0, -2.0, -9.0))
+    early = module.Echo(("a", "b", "c", "e"), late.spans, (None, -1.0, -2.0, -3.0))
+    apart = module.Echo(("a", "b", "d"), echo.spans, (None, -1.0, -5.0))
+    endpoint._check_alignment([(early, late), (echo, apart)])

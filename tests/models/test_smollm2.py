@@ -22,7 +22,7 @@ def package(tmp_path, monkeypatch):
     source.parent.mkdir()
     source.write_bytes(b"weights")
     monkeypatch.setenv("UNPACT_LENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(smollm2, "_gguf", lambda: source)
+    monkeypatch.setattr(smollm2, "gguf_file", lambda: source)
     made = []
 
     def read(path):

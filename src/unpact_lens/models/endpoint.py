@@ -3,14 +3,19 @@
 The paper's contribution needs nothing else. Two dialects are spoken: `echo` (llama.cpp, older vLLM) and vLLM's
 `prompt_logprobs`; the one that works is found at first use, by a self-test.
 
-The self-test needs no knowledge of the model, only causality: of two texts that part at one token, the
-log-probabilities must part at that token too, not before and not after. An endpoint that reports them one token early
-or late, as some servers do for models without BOS, is refused, and the message says which `shift` would put it right.
+The self-test needs no knowledge of the model:
+
+1. Causality. Of two texts that part at one token, the log-probabilities must part at that token too, not before and not
+   after. An endpoint that reports them early or late is refused, and the message says which `shift` would put it right.
+2. Agreement. A token that the model has just generated must have the same log-probability when it stands in a prompt.
+   An endpoint that reads it off the wrong distribution (as llama-cpp-python does for models without BOS: that after the
+   token itself) is refused.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,11 +26,23 @@ from typing import Any
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Encoded
 
-PROBE = ("The river runs down to the sea and", "The river runs down to the old mill and")
-"""Two texts for the self-test; they part in the middle."""
+PROBES = (
+    ("The river runs down to the sea and", "The river runs down to the old mill and"),
+    ("She put the book on the table near", "She put the book on the chair near"),
+    ("Every morning he walks past the green house", "Every morning he walks past the red house"),
+)
+"""Pairs of texts for the self-test, each of which parts in the middle."""
 
 SAME = 0.02
 """Nats by which a served log-probability may differ between two requests: half precision, other batches."""
+
+
+AGREED = 0.25
+"""Nats by which the log-probability of a generated token may differ from that of the same token in a prompt."""
+
+
+ENOUGH = 2
+"""How many generated tokens the self-test compares with themselves in a prompt."""
 
 
 @dataclass(frozen=True)
@@ -181,35 +198,77 @@ class Endpoint:
         """The dialect in which the endpoint gives log-probabilities of its prompt, in the right places."""
         for dialect in DIALECTS:
             try:
-                first, second = self._each(PROBE, dialect)
+                echoes = self._each([text for pair in PROBES for text in pair], dialect)
             except _NoLogProbs:
                 continue
-            self._check_alignment(first, second)
+            self._check_alignment(list(zip(echoes[::2], echoes[1::2], strict=True)))
+            self._check_agreement(dialect)
             return dialect
         raise InputError(
             f"{self.url} gives no log-probabilities of the prompt, with echo=True as little as with prompt_logprobs; "
             "serve the model with vLLM or llama.cpp (with all logits kept), or use a model in this process"
         )
 
-    def _check_alignment(self, first: Echo, second: Echo) -> None:
+    def _check_alignment(self, pairs: Sequence[tuple[Echo, Echo]]) -> None:
         """Where the tokens of two texts part, their log-probabilities must part.
+
+        Two different tokens may happen to be equally likely, which only delays the parting: the earliest of all pairs
+        counts.
 
         Raises:
             InputError: if they part elsewhere, or nowhere.
         """
-        parting = _parting(first.tokens, second.tokens, lambda a, b: a == b)
-        values = _parting(first.log_probs, second.log_probs, _close)
-        if parting is None or values is None:
+        tokens = [_parting(a.tokens, b.tokens, lambda x, y: x == y) for a, b in pairs]
+        values = [_parting(a.log_probs, b.log_probs, _close) for a, b in pairs]
+        found = [
+            (v - t, pair, t, v)
+            for pair, t, v in zip(pairs, tokens, values, strict=True)
+            if t is not None and v is not None
+        ]
+        if not found:
             raise InputError(
-                f"the self-test of {self.url} cannot tell its texts apart: "
-                + ("it gives both the same log-probabilities" if parting is not None else "they have the same tokens")
+                f"the self-test of {self.url} cannot tell its texts apart: they have the same "
+                + ("tokens" if set(tokens) == {None} else "log-probabilities")
             )
-        if off := values - parting:
+        off, (first, second), token, value = min(found, key=lambda f: f[0])
+        if off:
             early = "early" if off < 0 else "late"
             raise InputError(
                 f"{self.url} reports log-probabilities {abs(off)} token{'s' * (abs(off) > 1)} too {early}: two texts "
-                f"that part at token {parting} ({first.tokens[parting]!r} against {second.tokens[parting]!r}) part in "
-                f"their log-probabilities at token {values}; give shift={self.shift + off} to put that right"
+                f"that part at token {token} ({first.tokens[token]!r} against {second.tokens[token]!r}) part in their "
+                f"log-probabilities at token {value}; give shift={self.shift + off} to put that right"
+            )
+
+    def _check_agreement(self, dialect: str) -> None:
+        """What the model generated with some log-probability must have it in a prompt too.
+
+        Raises:
+            InputError: if it has another.
+        """
+        compared, words = 0, PROBES[0][0].split()
+        for text in (" ".join(words[:n]) for n in range(len(words), 1, -1)):
+            if compared == ENOUGH:
+                return
+            made = _choice(self._ask(prompt=text, max_tokens=1, temperature=0, logprobs=1), self.url)
+            reported = made.get("logprobs") or {}
+            tokens, values = reported.get("tokens") or [], reported.get("token_logprobs") or []
+            if len(tokens) != 1 or not made["text"] or "\ufffd" in made["text"] or values[0] is None:
+                continue
+            (found,) = self._each([text + made["text"]], dialect)
+            if found.tokens[-1] != tokens[0] or found.log_probs[-1] is None:
+                continue  # cut into other tokens when it stands in a prompt
+            compared += 1
+            if abs(found.log_probs[-1] - values[0]) > AGREED:
+                raise InputError(
+                    f"{self.url} contradicts itself: after {text!r} it generates {tokens[0]!r} with log-probability "
+                    f"{values[0]:.2f}, but reports {found.log_probs[-1]:.2f} for it in a prompt; its log-probabilities "
+                    "of prompts cannot be used (llama-cpp-python: serve a model that takes BOS)"
+                )
+        if not compared:
+            warnings.warn(
+                f"the self-test of {self.url} could compare no generated token with one in a prompt; check a known "
+                "answer by hand",
+                stacklevel=2,
             )
 
 

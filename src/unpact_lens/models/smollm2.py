@@ -38,14 +38,14 @@ def smollm2_directory() -> Path:
     Raises:
         InputError: if the `[smollm2]` extra is not installed.
     """
-    source = _gguf()
+    source = gguf_file()
     target = cache_dir() / "smollm2-135m-instruct"
     if not _made_from(target, source):
         _convert(source, target)
     return target
 
 
-def _gguf() -> Path:
+def gguf_file() -> Path:
     """The GGUF file of the installed package, found without importing it (it would load an inference engine)."""
     missing = [name for name in (PACKAGE, "gguf") if importlib.util.find_spec(name) is None]
     if missing:
