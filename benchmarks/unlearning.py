@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=24)
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--losses", nargs="+", choices=["ga", "npo"], default=["ga", "npo"])
     parser.add_argument("--only", help="contestants whose name begins so")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -213,7 +214,7 @@ def main() -> None:
     if options.contestant:
         print(json.dumps(contest(options)))
         return
-    names = [f"{w}/{m}" for m in (FAMILIES if options.methods else ("ga", "npo"))
+    names = [f"{w}/{m}" for m in (FAMILIES if options.methods else options.losses)
              for w in (WRAPS if options.methods else ("loop", *WRAPS))]  # fmt: skip
     print(f"{options.shape}, {options.examples} questions of about {options.prompt} + {options.answer} tokens, "
           f"batch {options.batch}, {options.steps} steps, {options.threads} threads")  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 
 from tests.plots import examples
 from unpact_lens.errors import InputError
-from unpact_lens.plots.unlearning import history, trajectory
+from unpact_lens.plots.unlearning import focus_course, history, trajectory
 from unpact_lens.unlearning.result import History
 
 
@@ -37,3 +37,15 @@ def test_a_trajectory_is_one_facts_contributions_at_each_tracked_step():
         trajectory(made, item=2)
     with pytest.raises(InputError, match="tracked no facts"):
         trajectory(History(rows=()))
+
+
+def test_the_course_of_focus_is_its_measures_by_step():
+    tracked = {str(step): [examples.attribution(step + i) for i in range(3)] for step in (0, 10, 2)}
+    made = History(rows=(), trajectory=tracked)
+    frame = made.focus()
+    curves = {t.name: t for t in focus_course(made).data}
+    assert set(curves) == {"spearman", "overlap", "mass", "entropy", "subject score"}
+    assert list(curves["spearman"].x) == [0, 2, 10]
+    np.testing.assert_allclose(curves["entropy"].y, frame[frame.measure == "entropy_after"]["mean"])
+    with pytest.raises(InputError, match="tracked no facts"):
+        focus_course(History(rows=()))

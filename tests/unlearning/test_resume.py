@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.unlearning.conftest import untrained, world
+from unpact_lens.comparison.focus import focus
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import model_hash
@@ -124,6 +125,38 @@ def test_a_trajectory_follows_contributions_and_survives_a_break(tmp_path, monke
     monkeypatch.setattr(trainer, "accumulate", real)
     resumed = unlearn(model, forget, retain, checkpoint=tmp_path, checkpoint_every=3, **given)
     assert resumed.history == whole.history
+
+
+def test_the_trajectory_of_focus_starts_at_itself_and_moves(learned, facts):
+    forget, retain = facts
+    tracked = [*forget[:2], retain[0]]
+    u = unlearn(learned, forget, retain, method="ga", lr=3e-3, steps=6, track=tracked, track_every=3, progress=False)
+    frame = u.history.focus()
+    assert sorted(set(frame.step)) == [0, 3, 6]
+    mean = frame.set_index(["measure", "step"])["mean"]
+    assert mean["spearman", 0] == mean["overlap", 0] == pytest.approx(1)
+    assert mean["entropy_shift", 0] == 0
+    looks = u.history.trajectory
+    for step in (3, 6):
+        expected = focus(looks["0"], looks[str(step)]).means
+        assert mean["spearman", step] == pytest.approx(float(expected["spearman"][0]))
+        assert mean["mass_shift", step] == pytest.approx(float(expected["mass_shift"][0]))
+    assert mean["spearman", 6] < 1
+    bare = unlearn(learned, forget, method="ga", steps=1, progress=False)
+    with pytest.raises(InputError, match=r"this run tracked no facts; give unlearn\(\) track="):
+        bare.history.focus()
+
+
+def test_a_half_precision_model_is_trained_in_its_own_type_and_taken_up_again(tmp_path):
+    model = untrained("llama", dtype=torch.float32).to(torch.bfloat16)
+    given = {**RUN, "steps": 4, "lr": 1e-2}
+    whole = unlearn(model, *world(), **given)
+    assert {p.dtype for p in whole.model.parameters()} == {torch.bfloat16}
+    assert whole.history.rows[-1]["forget"] < whole.history.rows[0]["forget"]
+    kept = unlearn(model, *world(), checkpoint=tmp_path, checkpoint_every=2, **given)
+    assert model_hash(kept.model) == model_hash(whole.model)
+    again = unlearn(model, *world(), checkpoint=tmp_path, checkpoint_every=2, **given)
+    assert model_hash(again.model) == model_hash(whole.model)
 
 
 def test_recomputing_blocks_changes_nothing():

@@ -1,5 +1,6 @@
 """`unlearn` reaches its level, says why it stopped, keeps what it did, and names bad input."""
 
+import copy
 import itertools
 
 import pytest
@@ -173,6 +174,30 @@ def test_raw_text_is_unlearned_token_by_token(learned):
     assert u.history.rows[0]["forget"] == pytest.approx(sum(scores) / (72 - 3), abs=1e-5)
 
 
+def test_raw_text_is_cut_into_pieces_of_the_length_asked_for(learned):
+    text = "ann was born . the town was rome . " * 8
+    u = unlearn(learned, Corpus((text,)), method="ga", steps=1, batch_size=20, chunk_tokens=10, progress=False)
+    ids = learned.tokenizer(text)["input_ids"]
+    parts = [ids[i : i + 10] for i in range(0, len(ids), 10)]
+    assert u.history.forget_order.shape == (1, len(parts))
+    scores = [log_prob(learned, [t], rest).item() * len(rest) for t, *rest in parts]
+    assert u.history.rows[0]["forget"] == pytest.approx(sum(scores) / sum(len(p) - 1 for p in parts), abs=1e-5)
+
+
+def test_chat_prompts_are_trained_on_as_the_template_says(learned, facts):
+    forget = facts[0]
+    learned.tokenizer = copy.deepcopy(learned.tokenizer)
+    learned.tokenizer.chat_template = (
+        "{% for m in messages %}tell {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}.{% endif %}"
+    )
+    u = unlearn(learned, forget, method="ga", chat=True, steps=1, batch_size=10, progress=False)
+    by_hand = [QA(f"tell {q.prompt} .", q.answer) for q in forget]
+    plain = unlearn(learned, by_hand, method="ga", steps=1, batch_size=10, progress=False)
+    asked = unlearn(learned, forget, method="ga", steps=1, batch_size=10, progress=False)
+    assert u.history.rows[0]["forget"] == pytest.approx(plain.history.rows[0]["forget"], abs=1e-5)
+    assert abs(u.history.rows[0]["forget"] - asked.history.rows[0]["forget"]) > 1e-3
+
+
 def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
     u = unlearn(learned, *facts, method="npo_gdr", steps=2, stop_at=0.0, progress=False)
     again = load(u.save(tmp_path / "run"))
@@ -223,6 +248,7 @@ def test_methods_are_listed_with_formula_and_source():
         ({"schedule": "cosinus"}, "unknown schedule 'cosinus'; did you mean 'cosine'"),
         ({"batch_size": 0}, "batch_size=0; give a whole number of at least 1"),
         ({"lr": float("nan")}, "lr=nan; give a finite number"),
+        ({"chunk_tokens": 1}, "chunk_tokens=1; give a whole number of at least 2"),
         ({"clip": -1.0}, "clip=-1.0; give a positive norm"),
         ({"phrasings": "both"}, "phrasings='both'; use 'headline' or 'all'"),
         ({"stop_at": 3.0}, "forget level 3.0 is not a share"),

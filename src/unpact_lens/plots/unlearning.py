@@ -73,6 +73,62 @@ def trajectory(result: Unlearned | History, *, item: int = 0) -> go.Figure:
     return fig
 
 
+FOCUS = {
+    "agreement with the start": ("spearman", "overlap"),
+    "share on the KeyTokens of the start": ("mass_after",),
+    "entropy of |C| [nats]": ("entropy_after",),
+    "contribution of the subject": ("subject_score_after",),
+}
+"""Measures of the trajectory of focus by panel."""
+
+
+def focus_course(result: Unlearned | History) -> go.Figure:
+    """Where the model's focus on the tracked facts' prompts went while unlearning: means over the facts, by step.
+
+    Args:
+        result: of `unlearn`, or its history, with tracked facts.
+
+    Raises:
+        InputError: if no facts were tracked.
+    """
+    run: Any = result
+    tracked = getattr(run, "history", run)
+    frame = tracked.focus()
+    first = tracked.trajectory[min(tracked.trajectory, key=int)]
+    titles = [t + f" [{unit(first[0])}]" * (t == "contribution of the subject") for t in FOCUS]
+    fig = make_subplots(2, 2, subplot_titles=titles, horizontal_spacing=0.11, vertical_spacing=0.2)
+    names = [m for measures in FOCUS.values() for m in measures]
+    for place, measures in enumerate(FOCUS.values()):
+        for measure in measures:
+            rows = frame[frame.measure == measure]
+            colour, symbol = theme.series_style(names.index(measure))
+            fig.add_trace(
+                go.Scatter(
+                    x=rows.step,
+                    y=rows["mean"],
+                    error_y={
+                        "type": "data",
+                        "array": rows.high - rows["mean"],
+                        "arrayminus": rows["mean"] - rows.low,
+                        "color": colour,
+                        "thickness": 1,
+                    },
+                    name=measure.removesuffix("_after").replace("_", " "),
+                    mode="lines+markers",
+                    line={"color": colour},
+                    marker={"symbol": symbol, "size": 7},
+                    hovertemplate="step %{x}<br>%{y:.3f}<extra>%{fullData.name}</extra>",
+                ),
+                row=place // 2 + 1,
+                col=place % 2 + 1,
+            )
+    subtitle = f"{len(first)} tracked facts: mean with its 95% interval over subjects, against the first look"
+    theme.dress(fig, "Focus while unlearning", theme.escape(subtitle), height=620)
+    fig.update_xaxes(title="step")
+    fig.update_layout(legend={"orientation": "h", "y": -0.14, "yanchor": "top"}, margin={"b": 90})
+    return fig
+
+
 def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> go.Figure:
     """The same from the table of a history.
 

@@ -35,7 +35,7 @@ def examples(model: Any, source: Source, settings: Settings, what: str) -> list[
         InputError: if there is nothing, or an example does not fit the model's context; the message names it.
     """
     if isinstance(source, Corpus):
-        return chunks(model, source, what)
+        return chunks(model, source, what, settings.chunk_tokens)
     if not source:
         raise InputError(f"the {what} set is empty; give at least one QA")
     rows = []
@@ -58,14 +58,23 @@ def owners(source: Source, settings: Settings) -> list[int]:
     return [i for i, qa in enumerate(source) for _ in range(1 + len(qa.paraphrases) * every)]
 
 
-def chunks(model: Any, corpus: Corpus, what: str) -> list[Encoded]:
-    """Raw text cut into pieces as long as the model's context; every token but the first of a piece is scored.
+def chunks(model: Any, corpus: Corpus, what: str, tokens: int) -> list[Encoded]:
+    """Raw text cut into pieces; every token but the first of a piece (the BOS, where there is one) is scored.
+
+    Args:
+        model: whose tokenizer and context count.
+        corpus: the texts; a piece never spans two of them.
+        what: `"forget"` or `"retain"`, for errors.
+        tokens: length of a piece, BOS included; cut to the model's context.
+
+    Returns:
+        One row for each piece of at least two tokens.
 
     Raises:
         InputError: if no text has two tokens.
     """
     bos = bos_ids(model)
-    room = model.cfg.n_ctx - len(bos)
+    room = min(model.cfg.n_ctx, tokens) - len(bos)
     rows = []
     for text in corpus.texts:
         ids = text_ids(model, text, f"{what} text")

@@ -9,7 +9,9 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
+from unpact_lens.attribution.key_tokens import KeyRule
 from unpact_lens.attribution.result import Attribution
+from unpact_lens.comparison.focus import focus
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result, storable
 
@@ -59,6 +61,26 @@ class History(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row a step; NaN where a column does not apply."""
         return pd.DataFrame(list(self.rows))
+
+    def focus(self, rule: KeyRule | None = None) -> pd.DataFrame:
+        """The trajectory of focus: how the tracked facts' contributions moved away from those of the first look.
+
+        Args:
+            rule: which units are KeyTokens; `TopK(3)` by default.
+
+        Returns:
+            One row for each look and measure of `comparison.focus`: `step`, `measure`, `mean` over the facts, the ends
+            of its interval `low` and `high`, `n`, and what it says (`about`).
+
+        Raises:
+            InputError: if no facts were tracked.
+        """
+        steps = sorted(self.trajectory, key=int)
+        if not steps:
+            raise InputError("this run tracked no facts; give unlearn() track=[…] for a trajectory of focus")
+        first = self.trajectory[steps[0]]
+        looks = [focus(first, self.trajectory[s], rule).to_frame().assign(step=int(s)) for s in steps]
+        return pd.concat(looks, ignore_index=True)[["step", "measure", "mean", "low", "high", "n", "about"]]
 
 
 @dataclass(frozen=True, eq=False)

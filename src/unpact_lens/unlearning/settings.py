@@ -35,6 +35,8 @@ class Settings:
         phrasings: `"headline"` trains on the prompt of each QA, `"all"` on its paraphrases as well.
         chat: prompts go through the tokenizer's chat template.
         prefill: what the answer starts with, given and not trained on; `{subject}` stands for the QA's subject.
+        chunk_tokens: raw text is cut into pieces of this many tokens (MUSE's 2048), or as long as the model's context
+            if that is shorter.
         max_new_tokens: how long an answer may get when facts are checked by generation.
         check_every: optimiser steps between two looks of the stop rule.
         modules: which parameters are trained: names or patterns such as `"blocks.*.mlp"`; None for all. With a rank:
@@ -64,6 +66,7 @@ class Settings:
     phrasings: str = "headline"
     chat: bool = False
     prefill: str = ""
+    chunk_tokens: int = 2048
     max_new_tokens: int = 24
     check_every: int = 5
     modules: tuple[str, ...] | None = None
@@ -80,12 +83,15 @@ class Settings:
             raise InputError(f"phrasings={self.phrasings!r}; use 'headline' or 'all'")
         if self.precision not in ("full", "bf16"):
             raise InputError(f"precision={self.precision!r}; use 'full' or 'bf16'")
-        for name in ("rank", "steps", "epochs", "batch_size", "micro_batch", "max_new_tokens", "check_every"):
+        counts = ("rank", "steps", "epochs", "batch_size", "micro_batch", "max_new_tokens", "check_every")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}; give a whole number of at least 1")
         if self.reference_mb is not None and self.reference_mb < 0:
             raise InputError(f"reference_mb={self.reference_mb!r}; give megabytes, 0 or more, or None")
+        if not isinstance(self.chunk_tokens, int) or self.chunk_tokens < 2:
+            raise InputError(f"chunk_tokens={self.chunk_tokens!r}; give a whole number of at least 2")
         for name in ("lr", "weight_decay", "gamma", "alpha"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
