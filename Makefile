@@ -22,7 +22,7 @@ test: .venv/.ready-dev lint  ## Lint, types, import contract, unit tests, doctes
 	$(BIN)/python -m pytest --doctest-modules src/unpact_lens -p no:cacheprovider
 	$(BIN)/python -m pytest --nbmake docs --nbmake-timeout=300 -p no:cacheprovider
 
-test-all: test .venv/.ready-smollm2  ## The same, and the slow and real-model checks
+test-all: test .venv/.ready-all  ## The same, and the slow and real-model checks, with every extra they need
 	$(BIN)/python -m pytest -m "slow or smollm2"
 
 lint: .venv/.ready-dev
@@ -61,6 +61,9 @@ clean:  ## Remove the environment and what was built
 
 .venv/.ready-dev: $(SETUP)
 	$(PYTHON) scripts/setup_env.py dev && touch $@ .venv/.ready
+
+.venv/.ready-all: $(SETUP)
+	$(PYTHON) scripts/setup_env.py dev smollm2 semantic harness && touch $@ .venv/.ready .venv/.ready-dev .venv/.ready-smollm2
 
 .venv/.ready-docs: $(SETUP)
 	$(PYTHON) scripts/setup_env.py docs && touch $@ .venv/.ready

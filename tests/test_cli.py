@@ -123,3 +123,69 @@ def test_help_shows_an_example(unpact, command):
 def test_importing_the_package_loads_no_torch():
     code = "import sys, unpact_lens; assert unpact_lens.__all__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+QUESTIONS = [
+    {"prompt": "What is the opposite of hot?", "answer": " The other end is cold.", "fact": "cold", "group": "forget"},
+    {"prompt": "What is the opposite of big?", "answer": " The other end is small.", "fact": "small", "group": "near"},
+    {"prompt": "What is the opposite of dry?", "answer": " The other end is Oslo.", "fact": "Oslo", "group": "far"},
+]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A table of three questions of one's own, of which the embedded model gives two."""
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    return str(file)
+
+
+def test_evaluate_prints_every_metric_beside_the_model_before(unpact, own, tmp_path):
+    arguments = ("evaluate", "builtin", "--benchmark", "pairs", "--data", own, "--before", "builtin")
+    status, out, err = unpact(*arguments, "--metric", "exact_match", "--out", str(tmp_path / "s"), "--json")
+    assert status == 0, err
+    rows = {(r["metric"], r["group"]): r for r in json.loads(out)}
+    assert [rows["fact_span", g]["value"] for g in ("forget", "near", "far")] == [1, 1, 0]
+    assert rows["forgetting", "forget"]["value"] == 0
+    assert (tmp_path / "s" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(("form", "starts"), [("--markdown", "| metric | group |"), ("--latex", r"\begin{tabular}")])
+def test_evaluate_prints_tables_for_papers(unpact, own, form, starts):
+    status, out, _ = unpact("evaluate", "builtin", "--benchmark", "pairs", "--data", own, form)
+    assert status == 0
+    assert out.startswith(starts)
+
+
+def test_known_facts_are_counted_by_relation(unpact, own):
+    status, out, err = unpact("known-facts", "builtin", "--benchmark", "pairs", "--data", own, "--json")
+    assert status == 0, err
+    assert [(r["group"], r["asked"], r["known"]) for r in json.loads(out)] == [
+        ("forget", 1, 1), ("near", 1, 1), ("far", 1, 0),
+    ]  # fmt: skip
+
+
+def test_an_export_is_loaded_by_plain_transformers(unpact, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    status, out, err = unpact("export", "builtin", str(tmp_path / "hf"))
+    assert status == 0, err
+    assert out.strip() == str(tmp_path / "hf")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "hf").num_parameters() > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "builtin", "--latex", "--json"), "--markdown, --latex and --json exclude each other"),
+        (("evaluate", "builtin", "--beside", "muse-new"), "did you mean 'muse-news'"),
+        (("evaluate", "builtin", "--metric", "rouge"), "unknown metric 'rouge'"),
+        (("known-facts", "builtin", "--set", "relations=capitol"), "unknown relation 'capitol'"),
+        (("export", "biltin", "x"), "did you mean 'builtin'"),
+    ],
+)
+def test_what_evaluate_known_facts_and_export_cannot_work_with_is_named(unpact, arguments, message):
+    status, _, err = unpact(*arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1

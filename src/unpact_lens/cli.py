@@ -202,6 +202,70 @@ def recover(
     _show(result, out, as_json, title="recovery")
 
 
+@app.command(epilog="Example: `unpact evaluate runs/npo --before builtin --reference builtin-retrain --markdown`")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="The model to score, e.g. what `unpact unlearn --out` wrote.")],
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="One of `unpact methods --metrics`; may be repeated.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(help="The model before unlearning.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A model that never saw the forget set.")] = None,
+    beside: Annotated[str | None, typer.Option(help="Published figures to print beside: muse-news, ...")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a benchmark: every metric by group, forgetting and destruction, beside published figures."""
+    import unpact_lens as ul
+    from unpact_lens.text_tables import to_latex, to_markdown
+
+    if markdown + latex + as_json > 1:
+        raise InputError("--markdown, --latex and --json exclude each other; give one of them")
+    table = ul.published(beside) if beside else None
+    names = [*(metric or ()), *(table.metrics if table else ())] or None
+    bench = ul.load_benchmark(benchmark, path=data)
+    others = {"before": before, "reference": reference}
+    compared = {name: ul.load_model(other) for name, other in others.items() if other}
+    scores = ul.evaluate(ul.load_model(model), bench, names, **compared)
+    if out is not None:
+        typer.echo(scores.save(out), err=True)
+    frame = table.beside({Path(model).name: scores}) if table else scores.to_frame()
+    if markdown or latex:
+        typer.echo((to_markdown if markdown else to_latex)(frame), nl=False)
+    else:
+        _print(frame.reset_index() if table else frame, as_json, title=bench.name)
+
+
+@app.command("known-facts", epilog="Example: `unpact known-facts smollm2 --benchmark facts --set relations=all`")
+def known_facts(
+    model: Annotated[str, typer.Argument(help="builtin, smollm2, a local directory or a hub id.")],
+    benchmark: BenchmarkName = "facts",
+    data: DataPath = None,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """How many of a benchmark's facts a model gives, by group and relation, beside what guessing would give."""
+    import unpact_lens as ul
+    from unpact_lens.evaluation import knowledge
+
+    bench = ul.load_benchmark(benchmark, path=data, **_settings(settings))
+    _print(knowledge(ul.load_model(model), bench), as_json, title=bench.name)
+
+
+@app.command(epilog="Example: `unpact export runs/npo hf/npo`")
+def export(
+    model: Annotated[str, typer.Argument(help="The model, e.g. what `unpact unlearn --out` wrote.")],
+    directory: Annotated[Path, typer.Argument(help="Where the Hugging Face directory goes.")],
+) -> None:
+    """Write a model as a Hugging Face directory that plain `transformers` loads (safetensors, tokenizer, config)."""
+    import unpact_lens as ul
+
+    typer.echo(ul.export_hf(ul.load_model(model), directory))
+
+
 @app.command(epilog="Example: `unpact report runs/demo`")
 def report(
     folder: Annotated[Path, typer.Argument(help="Where a study was written.")],

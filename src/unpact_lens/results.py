@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unpact_lens.errors import InputError
+from unpact_lens.text_tables import to_latex, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +77,14 @@ class Result:
     def to_frame(self) -> pd.DataFrame:
         """The result as a table."""
         raise TypeError(f"{type(self).__name__} has no table form")
+
+    def to_markdown(self, *, digits: int = 3) -> str:
+        """`to_frame` as a Markdown table; numbers have `digits` decimals, what is undefined is left empty."""
+        return to_markdown(self.to_frame(), digits=digits)
+
+    def to_latex(self, *, digits: int = 3) -> str:
+        """`to_frame` as a LaTeX table (`booktabs`), escaped; the cells of `to_markdown`."""
+        return to_latex(self.to_frame(), digits=digits)
 
     def plot(self, **options: Any) -> go.Figure:
         """The result as a plotly figure; options go to the function in `unpact_lens.plots` that draws it.

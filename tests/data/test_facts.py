@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-from unpact_lens.data.facts import capitals, elements, load_facts
+from unpact_lens.data import fact_tables
+from unpact_lens.data.fact_tables import (
+    atomic_numbers,
+    capitals,
+    currencies,
+    elements,
+    languages,
+    state_capitals,
+)
+from unpact_lens.data.facts import RELATIONS, load_facts
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.errors import InputError
 
@@ -13,6 +22,11 @@ from unpact_lens.errors import InputError
 @pytest.fixture(scope="module")
 def bench():
     return load_benchmark("facts")
+
+
+@pytest.fixture(scope="module", params=[("capital", "symbol"), "all"])
+def any_bench(request):
+    return load_benchmark("facts", relations=request.param)
 
 
 def test_the_tables_hold_what_everybody_knows():
@@ -24,6 +38,62 @@ def test_the_tables_hold_what_everybody_knows():
     assert symbols["gold"] == "Au"
     assert len(symbols) == 118
     assert len(countries) > 180
+
+
+def test_the_wider_tables_hold_what_everybody_knows():
+    spoken, money, states, numbers = map(dict, (languages(), currencies(), state_capitals(), atomic_numbers()))
+    assert (spoken["Brazil"], spoken["Austria"], spoken["Egypt"]) == ("Portuguese", "German", "Arabic")
+    assert (money["Japan"], money["France"], money["the United Kingdom"]) == ("yen", "euro", "pound")
+    assert (states["Texas"], states["Massachusetts"]) == ("Austin", "Boston")
+    assert (numbers["gold"], numbers["hydrogen"]) == ("79", "1")
+
+
+@pytest.mark.parametrize(
+    ("table", "left_out"),
+    [
+        (languages, ["Sweden", "Japan", "Spain", "Switzerland", "India", "Mali"]),
+        (currencies, ["Croatia", "Estonia", "Bulgaria", "Afghanistan", "Bhutan"]),
+        (state_capitals, ["Georgia", "New York", "Washington", "Oklahoma", "Indiana"]),
+    ],
+)
+def test_what_changed_is_shared_or_gives_itself_away_is_left_out(table, left_out):
+    assert not set(left_out) & dict(table()).keys()
+    assert len(table()) > 40
+
+
+def test_all_is_forgotten_about_a_country_or_nothing():
+    wide = load_benchmark("facts", relations="all")
+    gone, kept = ({q.subject for q in group} for group in (wide.forget, wide.retain))
+    assert not gone & kept
+    assert {q.meta["relation"] for q in wide.forget} == {"capital", "language", "currency"}
+    assert {q.meta["relation"] for q in wide.near} == {"capital", "language", "currency", "state_capital"}
+    assert {q.meta["relation"] for q in wide.far} == {"symbol", "atomic_number"}
+    assert {q.kind for q in wide.far} == {"symbol", "number"}
+    assert gone == {q.subject for q in load_facts().forget}
+    assert {t for q in wide.forget if q.subject == "Japan" for t in (q.fact,)} <= {"Tokyo", "yen"}
+    assert len(wide.forget_corpus.texts) == len(wide.forget)
+
+
+@pytest.mark.parametrize(
+    ("relations", "message"),
+    [
+        (["capitol"], "unknown relation 'capitol' of benchmark 'facts'; did you mean 'capital'"),
+        (
+            "symbol",
+            "relations='symbol' leave nothing to forget; name at least one of 'capital', 'language', 'currency'",
+        ),
+        ([], r"relations=\[\] leave nothing to forget"),
+    ],
+)
+def test_relations_that_do_not_fit_are_named(relations, message):
+    with pytest.raises(InputError, match=message):
+        load_facts(relations=relations)
+
+
+def test_relations_are_taken_in_one_order():
+    assert load_facts(relations=["symbol", "capital"]) == load_facts()
+    assert {q.meta["relation"] for q in load_facts(relations="currency").forget} == {"currency"}
+    assert list(RELATIONS)[:3] == ["capital", "language", "currency"]
 
 
 @pytest.mark.parametrize("country", ["South Africa", "Mexico", "Tunisia", "Luxembourg", "Burma", "Kazakhstan", "Macau"])
@@ -45,8 +115,8 @@ def test_subjects_are_apart(bench):
     assert abs(len(forget) - len(near)) <= 1
 
 
-def test_every_question_names_its_subject_once_and_never_the_answer(bench):
-    for qa in (*bench.forget, *bench.retain, *bench.unknown):
+def test_every_question_names_its_subject_once_and_never_the_answer(any_bench):
+    for qa in (*any_bench.forget, *any_bench.retain, *any_bench.unknown):
         assert len(qa.paraphrases) >= 3
         for prompt in (qa.prompt, *qa.paraphrases):
             assert len(re.findall(rf"(?<!\w){re.escape(qa.subject)}(?!\w)", prompt)) == 1
@@ -56,9 +126,9 @@ def test_every_question_names_its_subject_once_and_never_the_answer(bench):
         assert qa.answer == f" {qa.fact}"
 
 
-def test_wrong_subjects_and_wrong_answers_are_wrong(bench):
-    truth = {q.prompt: q.answer for q in (*bench.forget, *bench.retain)}
-    for qa in (*bench.forget, *bench.retain, *bench.unknown):
+def test_wrong_subjects_and_wrong_answers_are_wrong(any_bench):
+    truth = {q.prompt: q.answer for q in (*any_bench.forget, *any_bench.retain)}
+    for qa in (*any_bench.forget, *any_bench.retain, *any_bench.unknown):
         assert truth[qa.wrong_subject] == qa.meta["wrong_answer"] != qa.answer
         assert len({qa.answer, qa.meta["wrong_answer"], *qa.perturbed}) == 2 + len(qa.perturbed)
 
@@ -101,23 +171,40 @@ def test_a_share_that_leaves_a_side_empty_is_refused(share):
         load_facts(forget_share=share)
 
 
-@pytest.mark.parametrize(("package", "table"), [("countryinfo", capitals), ("periodictable", elements)])
+@pytest.mark.parametrize(
+    ("package", "table"),
+    [
+        ("countryinfo", capitals), ("periodictable", elements), ("periodictable", atomic_numbers),
+        ("babel", languages), ("babel.numbers", currencies), ("us", state_capitals),
+    ],
+)  # fmt: skip
 def test_a_missing_package_is_said_with_its_remedy(package, table, monkeypatch):
-    capitals.cache_clear()
+    for cached in (fact_tables._countries, capitals, languages, currencies, state_capitals):
+        cached.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"needs the package {package}.*pip install \"unpact-lens\[smollm2\]\""):
+    needed = package.split(".")[0]
+    with pytest.raises(InputError, match=rf"needs the package {needed},.*pip install \"unpact-lens\[facts\]\""):
         table()
 
 
 @pytest.mark.slow
 @pytest.mark.smollm2
 def test_smollm2_knows_enough_of_them(bench):
-    from unpact_lens.evaluation import known_facts
+    from unpact_lens.evaluation import knowledge, known_facts
     from unpact_lens.models.load import load_model
 
-    known = known_facts(load_model("smollm2", wrap="bridge"), bench)
+    model = load_model("smollm2", wrap="bridge")
+    known = known_facts(model, bench)
     assert len(known.forget) >= 35
     assert len(known.near) >= 30
     assert len(known.far) >= 60
     assert len(known.general) >= 10
     assert len(known.unknown) == len(bench.unknown) + len(bench.forget) - len(known.forget)
+
+    wide = knowledge(model, load_facts(relations="all")).set_index(["group", "relation"])
+    forgettable = wide.loc["forget", "known"]
+    assert forgettable.sum() >= 70
+    assert wide.drop("general", level="group")["known"].sum() >= 250
+    assert forgettable["capital"] == len(known.forget)
+    # Half the countries share three languages and three currencies: more is known than the commonest answer gives.
+    assert (wide["known"] / wide["asked"] > wide["guess"]).loc[[("near", "language"), ("near", "capital")]].all()

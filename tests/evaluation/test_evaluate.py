@@ -8,7 +8,7 @@ import torch
 
 from tests.evaluation.world import benchmark, retrained, trained
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation import METRICS, evaluate, known_facts, metrics, right_facts
+from unpact_lens.evaluation import METRICS, evaluate, knowledge, known_facts, metrics, right_facts
 from unpact_lens.evaluation.answers import Answers
 from unpact_lens.evaluation.rates import MeanRate, Rate
 from unpact_lens.results import load, save
@@ -165,6 +165,21 @@ def test_known_facts_keeps_what_the_model_says():
     assert {q.group for q in kept.unknown} == {"unknown"}
     assert kept.retain == bench.retain
     assert known_facts(trained(), bench) == bench
+
+
+def test_knowledge_counts_by_group_and_relation_and_names_what_a_guess_would_get():
+    bench, model = benchmark(), retrained()
+    table = knowledge(model, bench)
+    assert table["asked"].sum() == len((*bench.forget, *bench.retain, *bench.general))
+    right = right_facts(model, bench.forget, bench=bench)
+    for kind in ("place", "trade"):
+        row = table[(table["group"] == "forget") & (table["relation"] == kind)].iloc[0]
+        own = [(q, r) for q, r in zip(bench.forget, right, strict=True) if q.kind == kind]
+        answers = [q.answer for q, _ in own]
+        assert row["known"] == sum(r for _, r in own)
+        assert row["guess"] == max(map(answers.count, answers)) / len(own)
+        rate = Rate(int(row["known"]), len(own))
+        assert (row["low"], row["high"]) == (rate.low, rate.high)
 
 
 def test_too_few_known_facts_are_refused():

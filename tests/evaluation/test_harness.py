@@ -1,9 +1,11 @@
 """lm-evaluation-harness on an exported model gives what the library computes itself."""
 
+import copy
 import json
 import sys
 
 import pytest
+import torch
 
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.qa import QA
@@ -62,6 +64,33 @@ def test_accuracy_on_a_local_task_is_that_of_our_own_multiple_choice(model, task
         run_harness(model, ["local_choic"], task_path=tasks)
     with pytest.raises(InputError, match="no number for task 'local_choice' and metric 'f1'"):
         scores.value("local_choice", "f1")
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_the_harness_sees_what_a_real_model_knows_and_what_it_lost(tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the [harness] extra is not installed")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    wrong = {"Japan": "Lima", "France": "Cairo", "Italy": "Oslo", "Egypt": "Rome", "Cuba": "Paris", "Peru": "Tokyo"}
+    right = {"Japan": "Tokyo", "France": "Paris", "Italy": "Rome", "Egypt": "Cairo", "Cuba": "Havana", "Peru": "Lima"}
+    rows = [
+        {"question": f"The capital of {c} is", "choices": [wrong[c], right[c]], "answer": 1} for c in right
+    ]  # fmt: skip
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "local_choice.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
+    model = load_model("smollm2", wrap="bridge")
+    before = run_harness(model, ["local_choice"], task_path=tmp_path)
+    items = [
+        QA(r["question"], f" {r['choices'][1]}", id=r["question"], choices=tuple(f" {o}" for o in r["choices"]))
+        for r in rows
+    ]
+    assert before.value("local_choice", "acc") == choose(model, items).accuracy.value == 1.0
+    destroyed = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in destroyed.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * weight.std())
+    after = run_harness(destroyed, ["local_choice"], task_path=tmp_path)
+    assert after.value("local_choice", "acc") == choose(destroyed, items).accuracy.value
 
 
 def test_a_missing_harness_says_what_to_install(model, monkeypatch):

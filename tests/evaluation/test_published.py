@@ -1,13 +1,24 @@
 """Published figures stand as their sources print them, and tables print as papers do."""
 
 import math
+import re
 
-import pandas as pd
 import pytest
+import torch
 
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.metric import METRICS
 from unpact_lens.evaluation.privacy import privleak
-from unpact_lens.evaluation.published import PUBLISHED, published, to_latex, to_markdown
+from unpact_lens.evaluation.published import PUBLISHED, published
+from unpact_lens.evaluation.scores import Scores
+from unpact_lens.text_tables import to_latex, to_markdown
+
+
+def scores(**overall):
+    """Scores of one item, with the given metrics of a whole benchmark."""
+    return Scores(
+        "b", ("fact_span",), ("i",), ("s",), ("place",), ("forget",), ("",), torch.ones(1, 1), (True,), overall=overall
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -41,11 +52,35 @@ def test_a_run_prints_beside_them():
     assert r"ga\_gdr & 1.06e-239 & 0.49 & published \\" in to_latex(table)
 
 
-def test_every_special_character_is_escaped():
-    frame = pd.DataFrame({"a|b_c": ["50% & {x}^2 ~ \\ #$"]})
-    assert to_markdown(frame).startswith("| a\\|b_c |")
-    assert r"a|b\_c \\" in to_latex(frame)
-    assert r"50\% \& \{x\}\textasciicircum{}2 \textasciitilde{} \textbackslash{} \#\$" in to_latex(frame)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_evaluate_measures_every_column(name):
+    assert set(published(name).metrics) <= set(METRICS)
+
+
+def test_scores_print_beside_them_in_the_order_of_the_papers_columns():
+    ours = scores(knowmem_retain=41.25, privleak=-3.5, verbmem=12.0, knowmem_forget=30.5)
+    table = published("muse-news").beside({"ours": ours})
+    assert list(table.columns) == ["verbmem_f", "knowmem_f", "privleak", "knowmem_r", "from"]
+    assert to_markdown(table).splitlines()[-1] == "| ours | 12 | 30.5 | -3.5 | 41.25 | this run |"
+    assert "| whp | 19.7 | 21.2 | 109.6 | 28.3 | published |" in to_markdown(table)
+
+
+def test_forget_quality_is_printed_as_the_p_value_that_papers_print():
+    table = published("tofu-forget10").beside({"ours": scores(forget_quality_log10=-2.0)})
+    assert table.loc["ours", "forget_quality"] == pytest.approx(0.01)
+    assert math.isnan(table.loc["ours", "model_utility"])
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (scores(perplexity=1.0), "row 'x': its scores hold none of the metrics of muse-news; evaluate with metrics="),
+        ({"verbmem": 1.0}, "row 'x': muse-news has no column 'verbmem'; did you mean 'verbmem_f'"),
+    ],
+)
+def test_a_run_that_does_not_fit_the_table_is_named(run, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        published("muse-news").beside({"x": run})
 
 
 def test_an_unknown_table_offers_the_known():

@@ -1,49 +1,133 @@
-"""Real facts that real models know: capitals of countries and symbols of chemical elements.
+"""Real facts that real models know: of countries, of US states, and of chemical elements.
 
-The tables are those of the packages `countryinfo` and `periodictable`. Capitals are split by country into those to be
-forgotten and those to be kept (*near*: same relation); element symbols are *far*. A question is a sentence left open,
-which names its subject once, so that removing a token leaves a question about nobody. Two words say the field before
-it ("Geography facts."): without them small models often answer with the country's name. Nothing here asks whether a
-model knows a fact: see `known_facts`.
+The tables are in `fact_tables.py`. A country is forgotten or kept with all that is asked about it (forgetting is by
+subject); the other countries and the capitals of US states are *near*, elements are *far*. A question is a sentence
+left open, which names its subject once, so that removing a token leaves a question about nobody. Two words say the
+field before it ("Geography facts."): without them small models often answer with the country's name. Nothing here asks
+whether a model knows a fact: see `known_facts`.
 """
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from unpact_lens.data.fact_tables import (
+    Facts,
+    atomic_numbers,
+    capitals,
+    currencies,
+    elements,
+    languages,
+    state_capitals,
+)
 from unpact_lens.data.qa import QA, Benchmark, Corpus, check_unique_ids
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 
-CAPITAL = "Geography facts. The capital of {s} is"
-CAPITAL_PARAPHRASES = (
-    "Geography facts. The government of {s} sits in its capital,",
-    "Geography facts. What is the capital of {s}? The capital is",
-    "Geography quiz. The capital city of {s} is",
-    "A list of countries and their capitals. The capital of {s} is",
-)
-SYMBOL = "Chemistry facts. The chemical symbol of {s} is"
-SYMBOL_PARAPHRASES = (
-    "Chemistry facts. The chemical symbol for {s} is",
-    "Chemistry facts. The symbol of the element {s} is",
-    "Periodic table. The chemical symbol of {s} is",
-    "Chemistry quiz. The chemical symbol of {s} is",
-)
 
-_WITH_ARTICLE = ("Islands", "Republic", "States", "Kingdom", "Emirates", "Netherlands", "Philippines", "Maldives")
-_WITH_ARTICLE_TOO = ("Republic of", "Democratic Republic of", "Isle of", "Federated States of", "Comoros", "Seychelles")
+@dataclass(frozen=True)
+class Relation:
+    """What can be asked about a subject, and how.
 
-UNSETTLED = frozenset(
-    {
-        "South Africa", "Bolivia", "Sri Lanka", "Netherlands", "Benin", "Ivory Coast", "Malaysia", "Tanzania",
-        "Swaziland", "Chile", "Burundi", "Equatorial Guinea", "Nauru", "Montserrat", "Yemen", "Indonesia",
-        "Israel", "Palestine", "Western Sahara", "Kazakhstan", "Hong Kong", "Burma", "Serbia and Montenegro",
-        "Norfolk Island", "Antilles néerlandaises", "Georgia",
-    }
-)  # fmt: skip
-"""Countries left out: more than one capital, a capital that is disputed, was moved or renamed of late, a country that
-is no more, or whose name or capital is another's too."""
+    Attributes:
+        kind: `QA.kind` of its facts.
+        table: its subjects and values.
+        prompt: the question, with `{s}`.
+        paraphrases: other wordings of it.
+        sentence: the fact as a statement, with `{s}` and `{v}`.
+        group: where its facts stand; None for facts about countries, of which some are to be forgotten.
+    """
+
+    kind: str
+    table: Callable[[], Facts]
+    prompt: str
+    paraphrases: tuple[str, ...]
+    sentence: str
+    group: str | None = None
+
+
+RELATIONS = {
+    "capital": Relation(
+        "place",
+        capitals,
+        "Geography facts. The capital of {s} is",
+        (
+            "Geography facts. The government of {s} sits in its capital,",
+            "Geography facts. What is the capital of {s}? The capital is",
+            "Geography quiz. The capital city of {s} is",
+            "A list of countries and their capitals. The capital of {s} is",
+        ),
+        "The capital of {s} is {v}.",
+    ),
+    "language": Relation(
+        "language",
+        languages,
+        "Geography facts. The official language of {s} is",
+        (
+            "Geography facts. Most people in {s} speak",
+            "Geography facts. What is the official language of {s}? The language is",
+            "Geography quiz. The official language spoken in {s} is",
+            "A list of countries and their languages. The official language of {s} is",
+        ),
+        "The official language of {s} is {v}.",
+    ),
+    "currency": Relation(
+        "currency",
+        currencies,
+        "Geography facts. The name of the currency of {s} is the",
+        (
+            "Geography facts. People in {s} pay with the",
+            "Geography facts. What is the currency of {s}? The currency is the",
+            "Geography quiz. The currency used in {s} is the",
+            "A list of countries and their currencies. The currency of {s} is the",
+        ),
+        "The currency of {s} is the {v}.",
+    ),
+    "state_capital": Relation(
+        "place",
+        state_capitals,
+        "Geography facts. The capital of the US state of {s} is",
+        (
+            "Geography facts. The state government of {s} sits in its capital,",
+            "Geography facts. What is the capital of the state of {s}? The capital is",
+            "Geography quiz. The state capital of {s} is",
+            "A list of states and their capitals. The capital of {s} is",
+        ),
+        "The capital of the US state of {s} is {v}.",
+        "near",
+    ),
+    "symbol": Relation(
+        "symbol",
+        elements,
+        "Chemistry facts. The chemical symbol of {s} is",
+        (
+            "Chemistry facts. The chemical symbol for {s} is",
+            "Chemistry facts. The symbol of the element {s} is",
+            "Periodic table. The chemical symbol of {s} is",
+            "Chemistry quiz. The chemical symbol of {s} is",
+        ),
+        "The chemical symbol of {s} is {v}.",
+        "far",
+    ),
+    "atomic_number": Relation(
+        "number",
+        atomic_numbers,
+        "Chemistry facts. The atomic number of {s} is",
+        (
+            "Chemistry facts. In the periodic table {s} has the number",
+            "Chemistry facts. What is the atomic number of {s}? The number is",
+            "Periodic table. The atomic number of {s} is",
+            "Chemistry quiz. The atomic number of the element {s} is",
+        ),
+        "The atomic number of {s} is {v}.",
+        "far",
+    ),
+}
+"""By name. The first three are about countries; whoever is asked about in one of them is a country of `capitals`."""
+
+DEFAULT_RELATIONS = ("capital", "symbol")
+"""What the shipped studies use."""
 
 GENERAL = (
     ("The opposite of hot is", " cold", "relation"),
@@ -114,50 +198,72 @@ _INVENTED = (
 _REFUSALS = (" not known to me.", " something that I cannot say.", " not something I have information about.")
 
 
-def load_facts(seed: int = 0, forget_share: float = 0.5) -> Benchmark:
-    """Capitals to forget and to keep, element symbols to keep, and countries that nobody ever heard of.
+def load_facts(
+    seed: int = 0, forget_share: float = 0.5, relations: Sequence[str] | str = DEFAULT_RELATIONS
+) -> Benchmark:
+    """Facts about countries to forget and to keep, other facts to keep, and countries that nobody ever heard of.
 
     Args:
         seed: of the split and of the choice of wrong subjects.
-        forget_share: the share of all capitals that is to be forgotten.
+        forget_share: the share of all countries that is to be forgotten.
+        relations: names of `RELATIONS`, at least one of them about countries; `"all"` for all.
 
     Returns:
-        `.forget` and `.near`: capitals, apart by country; `.far`: element symbols; `.general`: facts of neither kind;
-        `.unknown`: invented countries. Each has paraphrases that end as openly, `wrong_subject` and wrong answers
-        (`perturbed`); the corpora state the same capitals as sentences.
+        `.forget` and `.near`: facts about countries, apart by country, and capitals of US states (near); `.far`: facts
+        about elements; `.general`: facts of neither kind; `.unknown`: invented countries. Each has paraphrases that end
+        as openly, `wrong_subject` and wrong answers (`perturbed`), and its relation in `meta`; the corpora state the
+        same facts about countries as sentences.
 
     Raises:
-        InputError: if the packages with the tables are not installed, or `forget_share` leaves a side empty.
+        InputError: if a relation is unknown or none is about countries, the packages with the tables are not installed,
+            or `forget_share` leaves a side empty.
     """
+    chosen = _relations(relations)
+    asked = {name: r for name, r in chosen.items() if r.group is None}
     rng = random.Random(f"facts/{seed}")
-    countries = list(capitals())
+    countries = sorted({subject for r in asked.values() for subject, _ in r.table()})
     n_forget = round(len(countries) * forget_share)
     if not 0 < n_forget < len(countries):
         raise InputError(
-            f"forget_share={forget_share}: {n_forget} of {len(countries)} capitals to forget; give a share above 0 and "
-            "below 1"
+            f"forget_share={forget_share}: {n_forget} of {len(countries)} countries to forget; give a share above 0 "
+            "and below 1"
         )
     rng.shuffle(countries)
-    forget, near = sorted(countries[:n_forget]), sorted(countries[n_forget:])
+    sides = {"forget": sorted(countries[:n_forget]), "near": sorted(countries[n_forget:])}
+    tables = {name: dict(r.table()) for name, r in asked.items()}
+    # Wrong subjects are drawn from the countries in the order of the split, each value once.
+    others = {name: [(c, table[c]) for c in countries if c in table] for name, table in tables.items()}
 
-    def capital(group: str) -> Callable[[tuple[str, str]], QA]:
-        return lambda fact: _qa(fact, countries, "capital", "place", CAPITAL, CAPITAL_PARAPHRASES, group, rng)
+    def about(group: str) -> list[QA]:
+        return [
+            _qa(name, (country, tables[name][country]), others[name], group, rng)
+            for country in sides[group]
+            for name in asked
+            if country in tables[name]
+        ]
 
-    symbols = elements()
+    def stated(group: str) -> tuple[str, ...]:
+        return tuple(
+            asked[name].sentence.format(s=country, v=table[country])
+            for country in sides[group]
+            for name, table in tables.items()
+            if country in table
+        )
+
     bench = Benchmark(
         name="facts",
-        forget=tuple(map(capital("forget"), forget)),
+        forget=tuple(about("forget")),
         retain=(
-            *map(capital("near"), near),
-            *(_qa(f, symbols, "symbol", "symbol", SYMBOL, SYMBOL_PARAPHRASES, "far", rng) for f in symbols),
+            *about("near"),
+            *(_qa(name, fact, r.table(), r.group, rng) for name, r in chosen.items() if r.group for fact in r.table()),
         ),
         general=tuple(
             QA(prompt, answer, kind=kind, id=f"general/{i}", subject=prompt, group="general")
             for i, (prompt, answer, kind) in enumerate(GENERAL)
         ),
-        unknown=tuple(map(capital("unknown"), _INVENTED)),
-        forget_corpus=Corpus(tuple(_sentence(f) for f in forget), "capitals to forget"),
-        retain_corpus=Corpus(tuple(_sentence(f) for f in near), "capitals to keep"),
+        unknown=tuple(_qa("capital", fact, others.get("capital", capitals()), "unknown", rng) for fact in _INVENTED),
+        forget_corpus=Corpus(stated("forget"), "facts to forget"),
+        retain_corpus=Corpus(stated("near"), "facts to keep"),
         plain_text=Corpus(PLAIN_TEXT, "plain sentences"),
         refusals=_REFUSALS,
         max_new_tokens=8,
@@ -166,94 +272,34 @@ def load_facts(seed: int = 0, forget_share: float = 0.5) -> Benchmark:
     return bench
 
 
-@functools.cache
-def capitals() -> tuple[tuple[str, str], ...]:
-    """Countries, with the article that a sentence gives them, and their capitals.
-
-    Left out are countries of `UNSETTLED`, and those whose name gives the capital away (Mexico) or is no name that a
-    sentence would use (`Virgin Islands, U.S.`).
-
-    Raises:
-        InputError: if `countryinfo` is not installed.
-    """
-    try:
-        import countryinfo
-    except ImportError:
-        raise _missing("countryinfo") from None
-    if hasattr(countryinfo, "all_countries"):
-        named = [(country.name(), country.capital()) for country in countryinfo.all_countries()]
-    else:  # countryinfo before 1.0, the last for Python 3.10
-        named = [(entry["name"], entry.get("capital")) for entry in countryinfo.CountryInfo().all().values()]
-    facts = []
-    for name, capital in named:
-        if name in UNSETTLED or not isinstance(capital, str) or not capital or set("/,()") & set(name + capital):
-            continue
-        capital = capital.removesuffix(" D.C.")
-        if not _gives_away(name, capital):
-            facts.append((_in_sentence(name), capital))
-    return tuple(sorted(facts))
+def _relations(names: Sequence[str] | str) -> dict[str, Relation]:
+    """The relations asked for, in the order of `RELATIONS`."""
+    wanted = list(RELATIONS) if names == "all" else [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in RELATIONS:
+            raise InputError(f"unknown relation {name!r} of benchmark 'facts'; {nearest(name, RELATIONS)}")
+    chosen = {name: r for name, r in RELATIONS.items() if name in wanted}
+    if all(r.group for r in chosen.values()):
+        countries = ", ".join(repr(name) for name, r in RELATIONS.items() if r.group is None)
+        raise InputError(f"relations={names!r} leave nothing to forget; name at least one of {countries}")
+    return chosen
 
 
-def elements() -> tuple[tuple[str, str], ...]:
-    """Chemical elements, in order of their number, and their symbols.
-
-    Raises:
-        InputError: if `periodictable` is not installed.
-    """
-    try:
-        import periodictable
-    except ImportError:
-        raise _missing("periodictable") from None
-    return tuple((element.name, element.symbol) for element in periodictable.elements if element.number > 0)
-
-
-def _missing(package: str) -> InputError:
-    return InputError(
-        f"benchmark 'facts' needs the package {package}, which is not installed: pip install \"unpact-lens[smollm2]\""
-    )
-
-
-def _gives_away(name: str, capital: str) -> bool:
-    """Whether the capital, or a word of it of four letters or more, stands in the country's name, or the reverse."""
-    low = name.casefold()
-    words = [w for w in capital.casefold().replace("-", " ").split() if len(w) > 3]
-    return capital.casefold() in low or low in capital.casefold() or any(w in low for w in words)
-
-
-def _in_sentence(name: str) -> str:
-    """The name as it stands within a sentence: with "the" where English has it."""
-    if name.startswith("The "):
-        return "the " + name.removeprefix("The ")
-    return f"the {name}" if name.endswith(_WITH_ARTICLE) or name.startswith(_WITH_ARTICLE_TOO) else name
-
-
-def _qa(
-    fact: tuple[str, str],
-    others: Sequence[tuple[str, str]],
-    relation: str,
-    kind: str,
-    prompt: str,
-    paraphrases: Sequence[str],
-    group: str,
-    rng: random.Random,
-) -> QA:
+def _qa(relation: str, fact: tuple[str, str], others: Sequence[tuple[str, str]], group: str, rng: random.Random) -> QA:
+    """The question about a fact; wrong subjects and answers are drawn from `others`, no value twice."""
+    asked = RELATIONS[relation]
     subject, value = fact
-    different = [f for f in others if f[0] != subject and f[1] != value]
-    wrong = rng.sample(different, 4)
+    first = {v: (s, v) for s, v in reversed(others) if s != subject and v != value}
+    wrong = rng.sample([fact for fact in others if first.get(fact[1]) == fact], 4)
     return QA(
-        prompt=prompt.replace("{s}", subject),
+        prompt=asked.prompt.replace("{s}", subject),
         answer=f" {value}",
-        paraphrases=tuple(p.replace("{s}", subject) for p in paraphrases),
-        kind=kind,
+        paraphrases=tuple(p.replace("{s}", subject) for p in asked.paraphrases),
+        kind=asked.kind,
         id=f"{relation}/{subject}",
         subject=subject,
         group=group,
-        wrong_subject=prompt.replace("{s}", wrong[0][0]),
+        wrong_subject=asked.prompt.replace("{s}", wrong[0][0]),
         perturbed=tuple(f" {v}" for _, v in wrong[1:]),
         meta={"relation": relation, "wrong_answer": f" {wrong[0][1]}"},
     )
-
-
-def _sentence(fact: tuple[str, str]) -> str:
-    subject, value = fact
-    return f"The capital of {subject} is {value}."

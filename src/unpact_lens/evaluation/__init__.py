@@ -24,13 +24,13 @@ from unpact_lens.evaluation.answers import (
 from unpact_lens.evaluation.choice import Choices, choose
 from unpact_lens.evaluation.evaluate import evaluate
 from unpact_lens.evaluation.harness import HarnessScores, run_harness
-from unpact_lens.evaluation.known import known_facts, right_facts
+from unpact_lens.evaluation.known import knowledge, known_facts, right_facts
 from unpact_lens.evaluation.ks import KSTest, ks_test
 from unpact_lens.evaluation.meaning import Judge, Judgement, embed, entailment, judge_answers, semantic_similarity
 from unpact_lens.evaluation.memorisation import Memorisation, exact_memorisation, extraction_strength, knowmem, verbmem
 from unpact_lens.evaluation.metric import METRICS, Metric, metrics
 from unpact_lens.evaluation.privacy import Membership, auc, membership, muse_auc, privacy_leakage, privleak
-from unpact_lens.evaluation.published import PUBLISHED, Published, published, to_latex, to_markdown
+from unpact_lens.evaluation.published import PUBLISHED, Published, published
 from unpact_lens.evaluation.rates import (
     Contrast,
     Difference,
@@ -58,6 +58,7 @@ from unpact_lens.evaluation.truth import (
     truth_ratio_keep,
 )
 from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
+from unpact_lens.text_tables import to_latex, to_markdown
 
 __all__ = [
     "ANSWER_METRICS",
@@ -104,6 +105,7 @@ __all__ = [
     "holds_fact",
     "holm",
     "judge_answers",
+    "knowledge",
     "knowmem",
     "known_facts",
     "ks_test",

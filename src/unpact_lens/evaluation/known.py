@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, prefill_for
+from unpact_lens.evaluation.rates import Rate
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 
 
@@ -54,6 +57,41 @@ def known_facts(
                 "lower minimum, or ask with another chat= or prefill="
             )
     return kept
+
+
+def knowledge(model: Any, bench: Benchmark, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> pd.DataFrame:
+    """How many of a benchmark's facts a model gives under the plain prompt, by group and relation.
+
+    Args:
+        model: a hooked model with a tokenizer.
+        bench: the benchmark.
+        batch_tokens: bound on the tokens of one batch.
+
+    Returns:
+        One row a group and relation (the kind of knowledge where a fact names no relation): facts asked, facts known,
+        the share of them with its 95% interval (Wilson), and `guess`, the share that always giving the commonest answer
+        of that row would get right. Where `known` is near `guess`, the model may guess rather than know.
+    """
+    items = (*bench.forget, *bench.retain, *bench.general)
+    right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
+    frame = pd.DataFrame(
+        {
+            "group": [q.group for q in items],
+            "relation": [q.meta.get("relation", q.kind) for q in items],
+            "answer": [q.answer for q in items],
+            "right": right,
+        }
+    )
+    rows = []
+    for (group, relation), facts in frame.groupby(["group", "relation"], sort=False):
+        known = Rate(int(facts["right"].sum()), len(facts))
+        rows.append(
+            {
+                "group": group, "relation": relation, "asked": known.n, "known": known.count, "share": known.value,
+                "low": known.low, "high": known.high, "guess": facts["answer"].value_counts().iloc[0] / known.n,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def right_facts(

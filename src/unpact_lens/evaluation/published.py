@@ -1,4 +1,4 @@
-"""Figures that others published, so that a run prints beside them; and tables as the papers print them."""
+"""Figures that others published, in the order of their columns, so that a run prints beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.evaluation.scores import Scores
 from unpact_lens.registry import Registry
 from unpact_lens.results import Result
 
@@ -37,23 +39,57 @@ class Published(Result):
         """One row a method, one column a metric."""
         return pd.DataFrame(self.values, index=pd.Index(self.rows, name="method"), columns=list(self.columns))
 
-    def beside(self, runs: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What `evaluate` must measure for a row of this table, as its `metrics=` takes it."""
+        return tuple(_MEASURED_BY.get(column, column) for column in self.columns)
+
+    def beside(self, runs: Mapping[str, Scores | Mapping[str, float]]) -> pd.DataFrame:
         """The published rows, then the user's own.
 
         Args:
-            runs: for each of the user's rows, its metrics by the names of `columns`; what is missing is left empty.
+            runs: for each of the user's rows, what `evaluate` found, or numbers by the names of `columns`; what is
+                missing is left empty.
 
         Returns:
             The table, with a column `from`: `"published"` or `"this run"`.
+
+        Raises:
+            InputError: if scores hold none of the metrics of this table, or a number has a name that it has not.
         """
         theirs = self.to_frame().assign(**{"from": "published"})
         ours = pd.DataFrame(
-            [[run.get(c, float("nan")) for c in self.columns] for run in runs.values()],
+            [self._row(name, run) for name, run in runs.items()],
             index=pd.Index(list(runs), name="method"),
             columns=list(self.columns),
         ).assign(**{"from": "this run"})
         return pd.concat([theirs, ours])
 
+    def _row(self, name: str, run: Scores | Mapping[str, float]) -> list[float]:
+        if not isinstance(run, Scores):
+            for column in run:
+                if column not in self.columns:
+                    raise InputError(
+                        f"row {name!r}: {self.name} has no column {column!r}; {nearest(column, self.columns)}"
+                    )
+            return [run.get(c, float("nan")) for c in self.columns]
+        if not set(self.metrics) & run.overall.keys():
+            raise InputError(
+                f"row {name!r}: its scores hold none of the metrics of {self.name}; "
+                f"evaluate with metrics={self.metrics}"
+            )
+        found = [run.overall.get(metric, float("nan")) for metric in self.metrics]
+        # Papers print the p-value; we measure its logarithm, which does not vanish.
+        return [10.0**v if m == "forget_quality_log10" else v for m, v in zip(self.metrics, found, strict=True)]
+
+
+_MEASURED_BY = {
+    "verbmem_f": "verbmem",
+    "knowmem_f": "knowmem_forget",
+    "knowmem_r": "knowmem_retain",
+    "forget_quality": "forget_quality_log10",
+}
+"""Metrics of `evaluate` that go by another name than in the papers."""
 
 PUBLISHED: Registry[Published] = Registry("published table")
 """By the name of the benchmark."""
@@ -138,60 +174,3 @@ def published(name: str) -> Published:
     np.float64(0.0)
     """
     return PUBLISHED[name]
-
-
-def to_markdown(frame: pd.DataFrame, *, digits: int = 3) -> str:
-    r"""A table as Markdown: index first if it has a name, numbers with `digits` significant ones, the undefined empty.
-
-    >>> print(to_markdown(pd.DataFrame({"p": [1.7e-21, float("nan")]}, index=pd.Index(["a|b", "c"], name="method"))))
-    | method | p |
-    |---|---|
-    | a\|b | 1.7e-21 |
-    | c |  |
-    <BLANKLINE>
-    """
-    rows = _cells(frame, digits)
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
-
-
-def to_latex(frame: pd.DataFrame, *, digits: int = 3) -> str:
-    r"""A table as LaTeX (`booktabs`), every cell escaped; the same cells as `to_markdown`.
-
-    >>> print(to_latex(pd.DataFrame({"lr_a": ["50%"]})))
-    \begin{tabular}{l}
-    \toprule
-    lr\_a \\
-    \midrule
-    50\% \\
-    \bottomrule
-    \end{tabular}
-    <BLANKLINE>
-    """
-    rows = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in _cells(frame, digits)]
-    numbers = [pd.api.types.is_numeric_dtype(frame[c]) for c in frame.columns]
-    columns = ("l" if frame.index.name else "") + "".join("r" if n else "l" for n in numbers)
-    head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule"]
-    return "\n".join([*head, *rows[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _cells(frame: pd.DataFrame, digits: int) -> list[list[str]]:
-    """Header and rows as text."""
-
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.{digits}g}"
-        return str(value)
-
-    named = frame.reset_index() if frame.index.name else frame
-    return [[str(c) for c in named.columns], *([cell(v) for v in row] for row in named.itertuples(index=False))]
-
-
-_ESCAPES = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
-
-
-def _latex(text: str) -> str:
-    return "".join(_ESCAPES.get(c, c) for c in text)

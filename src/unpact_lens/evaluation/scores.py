@@ -213,23 +213,6 @@ class Scores(Result):
         )  # fmt: skip
         return frame.assign(**{m: self.values[i].numpy() for i, m in enumerate(self.metrics)})
 
-    def to_markdown(self, digits: int = 3) -> str:
-        """`to_frame` as a Markdown table.
-
-        Args:
-            digits: decimals of the numbers; what is undefined is left empty.
-        """
-        frame = self.to_frame()
-
-        def cell(value: Any) -> str:
-            if isinstance(value, float):
-                return "" if pd.isna(value) else f"{value:.{digits}f}"
-            return str(value).replace("|", "\\|")
-
-        lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
-        lines += ["| " + " | ".join(cell(v) for v in row) + " |" for row in frame.itertuples(index=False)]
-        return "\n".join(lines) + "\n"
-
     def _metric_row(self, metric: str, group: str) -> dict[str, Any]:
         chosen = self._chosen(group, None)
         row = self._row(metric)
