@@ -1,5 +1,6 @@
 """The page on metrics and the how-to say what the code says."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from unpact_lens import evaluation
 from unpact_lens.data.load import BENCHMARKS
-from unpact_lens.evaluation import PUBLISHED, metrics
+from unpact_lens.evaluation import METRICS, PUBLISHED, metrics
 from unpact_lens.text_tables import to_markdown
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -17,6 +18,13 @@ HOW_TO = (DOCS / "how-to" / "benchmarks.md").read_text(encoding="utf-8")
 
 def test_the_page_holds_the_registry_row_for_row():
     assert to_markdown(metrics()) in PAGE
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_docstring_says_range_direction_and_source_as_the_registry_does(name):
+    metric = METRICS[name]
+    low, high = ({math.inf: "infinity", -math.inf: "minus infinity"}.get(b, f"{b:g}") for b in metric.bounds)
+    assert f"Range: {low} to {high}; {metric.better} is better. Source: {metric.source}." in metric.compute.__doc__
 
 
 @pytest.mark.parametrize("name", ["semantic_similarity", "entailment", "judge_answers", "verdict"])

@@ -82,45 +82,69 @@ class Whole:
 
 
 def forget_truth_ratio(whole: Whole) -> float:
-    """TOFU's truth ratio on the forget set: mean of min(r, 1/r); NaN where it has no wrong answers."""
+    """TOFU's truth ratio on the forget set: mean of min(r, 1/r); NaN where it has no wrong answers.
+
+    Range: 0 to 1; lower is better. Source: TOFU, arXiv 2401.06121.
+    """
     chosen = torch.tensor([s == "forget" for s in whole.tofu.sets])
     return truth_ratio_forget(whole.tofu.log_ratio[chosen]) if bool(chosen.any()) else float("nan")
 
 
 def forget_quality(whole: Whole) -> float:
-    """log10 of TOFU's forget quality."""
+    """log10 of TOFU's forget quality.
+
+    Range: minus infinity to 0; lower is better. Source: TOFU, arXiv 2401.06121.
+    """
     whole.retrained("forget_quality_log10")
     return whole.tofu.forget_quality.log10_p
 
 
 def utility(whole: Whole) -> float:
-    """TOFU's model utility; NaN where one of its sets is missing."""
+    """TOFU's model utility; NaN where one of its sets is missing.
+
+    Range: 0 to 1; higher is better. Source: TOFU, arXiv 2401.06121.
+    """
     return whole.tofu.model_utility
 
 
 def verbatim(whole: Whole) -> float:
-    """MUSE's verbmem."""
+    """MUSE's verbmem.
+
+    Range: 0 to 100; higher is better. Source: MUSE, arXiv 2407.06460.
+    """
     return whole.verbmem.value()
 
 
 def knowledge_forget(whole: Whole) -> float:
-    """MUSE's knowmem on the forget set."""
+    """MUSE's knowmem on the forget set.
+
+    Range: 0 to 100; higher is better. Source: MUSE, arXiv 2407.06460.
+    """
     return whole.knowmem.value("forget")
 
 
 def knowledge_retain(whole: Whole) -> float:
-    """MUSE's knowmem on the retain set, near and far together."""
+    """MUSE's knowmem on the retain set, near and far together.
+
+    Range: 0 to 100; higher is better. Source: MUSE, arXiv 2407.06460.
+    """
     kept = [float(s) for s, g in zip(whole.knowmem.scores, whole.knowmem.groups, strict=True) if g != "forget"]
     return 100 * sum(kept) / len(kept) if kept else float("nan")
 
 
 def leakage(whole: Whole) -> float:
-    """MUSE's privleak."""
+    """MUSE's privleak.
+
+    Range: -100 to infinity; lower is better. Source: MUSE, arXiv 2407.06460.
+    """
     return privacy_leakage(whole.membership, whole.bench, whole.retrained("privleak"))
 
 
 def accuracy(whole: Whole) -> float:
-    """Share of multiple-choice questions answered right."""
+    """Share of multiple-choice questions answered right.
+
+    Range: 0 to 1; higher is better. Source: WMDP, arXiv 2403.03218.
+    """
     return whole.choices.accuracy.value
 
 
@@ -130,6 +154,10 @@ def _attack(name: str) -> Any:
             whole.retrained("mia_reference")
         return whole.membership.auc(name)
 
+    area.__doc__ = (
+        f"AUC of the {name} attack on members against holdout texts.\n\n"
+        f"Range: 0 to 1; higher is better. Source: {_SOURCES[name]}."
+    )
     return area
 
 
