@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import unpact_lens as ul
+from tests.models.families import hf_model, tokenizer
 from unpact_lens import cli
 
 
@@ -168,10 +170,15 @@ def test_known_facts_are_counted_by_relation(unpact, own):
 def test_an_export_is_loaded_by_plain_transformers(unpact, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    status, out, err = unpact("export", "builtin", str(tmp_path / "hf"))
+    own = hf_model("llama")
+    own.save_pretrained(tmp_path / "own")
+    tokenizer().save_pretrained(tmp_path / "own")
+    status, out, err = unpact("export", str(tmp_path / "own"), str(tmp_path / "hf"))
     assert status == 0, err
     assert out.strip() == str(tmp_path / "hf")
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "hf").num_parameters() > 1000
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(again(ids).logits, own(ids).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +189,7 @@ def test_an_export_is_loaded_by_plain_transformers(unpact, tmp_path):
         (("evaluate", "builtin", "--metric", "rouge"), "unknown metric 'rouge'"),
         (("known-facts", "builtin", "--set", "relations=capitol"), "unknown relation 'capitol'"),
         (("export", "biltin", "x"), "did you mean 'builtin'"),
+        (("export", "builtin", "x"), "unembed.b_U is not zero, and GPTNeoXForCausalLM has no place for it"),
     ],
 )
 def test_what_evaluate_known_facts_and_export_cannot_work_with_is_named(unpact, arguments, message):

@@ -255,12 +255,15 @@ def known_facts(
     _print(knowledge(ul.load_model(model), bench), as_json, title=bench.name)
 
 
-@app.command(epilog="Example: `unpact export runs/npo hf/npo`")
+@app.command(epilog="Example: `unpact export runs/smollm2-npo hf/smollm2-npo`")
 def export(
     model: Annotated[str, typer.Argument(help="The model, e.g. what `unpact unlearn --out` wrote.")],
     directory: Annotated[Path, typer.Argument(help="Where the Hugging Face directory goes.")],
 ) -> None:
-    """Write a model as a Hugging Face directory that plain `transformers` loads (safetensors, tokenizer, config)."""
+    """Write a model as a Hugging Face directory that plain `transformers` loads (safetensors, tokenizer, config).
+
+    The embedded model has a bias at its unembedding, for which its Hugging Face family has no place: it is refused.
+    """
     import unpact_lens as ul
 
     typer.echo(ul.export_hf(ul.load_model(model), directory))
