@@ -225,3 +225,15 @@ def test_packing_fills_rows_and_splits_no_item():
     rows = prefix.pack([5, 1, 4, 2, 9], capacity=6)
     assert sorted(i for row in rows for i in row) == [0, 1, 2, 3, 4]
     assert [sum([5, 1, 4, 2, 9][i] for i in row) for row in rows] == [9, 6, 6]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
+def test_packing_is_exact_in_double_precision_once_the_softmax_is_too(name, tmp_path, monkeypatch):
+    model = wrapped(name, tmp_path).double()
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim=-1, dtype=None: softmax(x, dim=dim))
+    rows = family(model, 40, answer=(1, 2, 3))
+    assert not prefix.can_pack(model)
+    monkeypatch.setattr(prefix, "can_pack", lambda _: True)
+    found = Scorer(model)([rows])[0]
+    torch.testing.assert_close(torch.stack(found), torch.stack(score_rows(model, rows)), atol=1e-10, rtol=0)

@@ -72,10 +72,15 @@ def can_share(model: Any) -> bool:
 
 
 def can_pack(model: Any) -> bool:
-    """Whether continuations that share unlike lengths can stand in one row: a bridge of an architecture known to."""
+    """Whether continuations that share unlike lengths can stand in one row: a bridge of an architecture known to.
+
+    False in double precision, which is for proofs: most architectures take the softmax in fp32 all the same, and its
+    last digits depend on how many positions, hidden ones included, it is taken over.
+    """
     if not surface.is_bridge(model) or not can_share(model):
         return False
-    return getattr(model.original_model.config, "model_type", None) in PACKABLE
+    known = getattr(model.original_model.config, "model_type", None) in PACKABLE
+    return known and next(iter(model.parameters())).dtype != torch.float64
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -183,6 +188,8 @@ def logits_packed(
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
     places = torch.zeros(len(rows), width, dtype=torch.long)
     seen = torch.zeros(len(rows), 1, width, length + width, dtype=torch.bool)
+    # Each position sees itself, the padding too: a row of the mask that hides everything would give NaN.
+    seen[:, 0, :, length:] = torch.eye(width, dtype=torch.bool)
     wanted: list[tuple[int, int]] = []
     for r, row in enumerate(rows):
         start = 0
