@@ -5,7 +5,7 @@ SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo demo-smollm2 test test-all lint fix docs bench lock clean
+.PHONY: help experiments demo demo-smollm2 test test-all lint fix docs bench lock clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,13 @@ lint: .venv/.ready-dev
 fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+experiments: .venv/.ready-dev  ## The findings with controls on the embedded model; goes on where it stopped
+	$(BIN)/python experiments/tune.py
+	$(BIN)/python experiments/recovery/run.py
+	$(BIN)/python experiments/recovery/run.py config-answer-free.yaml
+	$(BIN)/python experiments/recovery/depth.py
+	$(BIN)/python experiments/forgetting/run.py
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/attribution.py

@@ -1,19 +1,33 @@
 """Does what was forgotten come back: emphasis, prefill, relearning, each beside its controls."""
 
+from unpact_lens.recovery.added import ADDED, add_probes, check_added
+from unpact_lens.recovery.attention import attend_to, scale_attention
 from unpact_lens.recovery.emphasis import check_templates
+from unpact_lens.recovery.leak import Leak, leak, leak_at_k
 from unpact_lens.recovery.plan import RecoveryPlan
+from unpact_lens.recovery.quantize import quantized, round_to_bits
 from unpact_lens.recovery.relearn import relearned, taught_facts
 from unpact_lens.recovery.result import Example, Recovery
 from unpact_lens.recovery.run import recover, recovery_plan, run_plan
 
 __all__ = [
+    "ADDED",
     "Example",
+    "Leak",
     "Recovery",
     "RecoveryPlan",
+    "add_probes",
+    "attend_to",
+    "check_added",
     "check_templates",
+    "leak",
+    "leak_at_k",
+    "quantized",
     "recover",
     "recovery_plan",
     "relearned",
+    "round_to_bits",
     "run_plan",
+    "scale_attention",
     "taught_facts",
 ]

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from unpact_lens.errors import InputError, nearest
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Unknown entries are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MethodConfig(_Strict):
+class MethodConfig(Strict):
     """One unlearning method of a study.
 
     Attributes:
@@ -29,7 +31,7 @@ class MethodConfig(_Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class ContributionConfig(_Strict):
+class ContributionConfig(Strict):
     """For which facts the contributions of prompt tokens are taken before and after.
 
     Attributes:
@@ -43,7 +45,7 @@ class ContributionConfig(_Strict):
     key_tokens: int = Field(default=3, ge=1)
 
 
-class RecoveryConfig(_Strict):
+class RecoveryConfig(Strict):
     """How a study tries to bring facts back.
 
     Attributes:
@@ -52,6 +54,8 @@ class RecoveryConfig(_Strict):
         key_tokens: towards the gold answer (`oracle`) or the model's own (`answer_free`).
         probes: stronger probes beside emphasis.
         relearn: settings of the relearning probe.
+        added: probes that change how the model computes: `attention`, `quantize_8`, `quantize_4`.
+        gain: by how much the `attention` probe multiplies attention to the key tokens.
     """
 
     templates: tuple[str, ...] | None = None
@@ -59,9 +63,11 @@ class RecoveryConfig(_Strict):
     key_tokens: Literal["oracle", "answer_free"] = "oracle"
     probes: tuple[str, ...] = ("prefill", "relearn")
     relearn: dict[str, Any] = Field(default_factory=dict)
+    added: tuple[str, ...] = ()
+    gain: float = Field(default=4.0, gt=0)
 
 
-class StudyConfig(_Strict):
+class StudyConfig(Strict):
     """A study: one model, one benchmark, several methods and seeds.
 
     Attributes:
@@ -71,6 +77,8 @@ class StudyConfig(_Strict):
         control: a model that never saw the forget set (retrain), None where there is none.
         benchmark: what `load_benchmark` takes.
         benchmark_options: its options.
+        hold_out_phrasings: paraphrases of each forget fact that unlearning never sees and that the probes ask; 0
+            for no such split.
         known_only: keep only the facts that the model gives before unlearning.
         methods: the unlearning methods.
         seeds: one cell is run for each method and seed.
@@ -90,6 +98,7 @@ class StudyConfig(_Strict):
     control: str | None = None
     benchmark: str
     benchmark_options: dict[str, Any] = Field(default_factory=dict)
+    hold_out_phrasings: int = Field(0, ge=0)
     known_only: bool = False
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
@@ -130,15 +139,20 @@ def load_config(source: str | os.PathLike[str] | dict[str, Any], **overrides: An
         content, where = dict(source), "config"
     else:
         where = str(source)
-        content = _read(where)
+        content = read_yaml(where)
     content.update(overrides)
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
-        raise InputError(_explain(error, where)) from None
+        raise InputError(explain(error, where)) from None
 
 
-def _read(name: str) -> dict[str, Any]:
+def read_yaml(name: str) -> dict[str, Any]:
+    """The entries of a YAML file, or of a configuration that ships with the package.
+
+    Raises:
+        InputError: if there is no such file, or it does not hold entries.
+    """
     if name in SHIPPED:
         text = (resources.files("unpact_lens.study") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
@@ -154,18 +168,18 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def explain(error: ValidationError, where: str, of: type[BaseModel] = StudyConfig) -> str:
+    """The first thing wrong with a configuration, in one line."""
     first = error.errors()[0]
     at = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown entry {at!r}; {nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
+        return f"{where}: unknown entry {at!r}; {nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1], of))}"
     if first["type"] == "missing":
         return f"{where}: entry {at!r} is missing"
     return f"{where}: {at} = {first['input']!r}: {first['msg'].removeprefix('Value error, ').lower()}"
 
 
-def _fields_at(path: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = StudyConfig
+def _fields_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {
         "methods": MethodConfig,
         "contributions": ContributionConfig,

@@ -37,6 +37,7 @@ from unpact_lens.recovery import RecoveryPlan
 from unpact_lens.report import write_report
 from unpact_lens.results import Result, load, save, versions, write_text
 from unpact_lens.study.config import MethodConfig, StudyConfig
+from unpact_lens.study.phrasings import split_phrasings
 from unpact_lens.study.result import Cell, Study
 from unpact_lens.unlearning.settings import split
 
@@ -64,6 +65,7 @@ def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: boo
         chosen = unlearning.METHODS[method.name]
         split(method.settings, chosen.defaults, chosen.options)
     recovery.check_templates(config.recovery.templates, config.recovery.headline)
+    recovery.check_added(config.recovery.added)
     with _threads(config.threads), _steps(config, progress) as step:
         space = Workspace(config, folder, step)
         cells = tuple(space.cell(m, seed) for seed in config.seeds for m in config.methods)
@@ -114,7 +116,7 @@ class Workspace:
         return model_hash(self.model)
 
     @cached_property
-    def bench(self) -> Benchmark:
+    def loaded(self) -> Benchmark:
         """The benchmark, cut down to known facts if asked for."""
         bench = load_benchmark(self.config.benchmark, **self.config.benchmark_options)
         if self.config.known_only:
@@ -124,6 +126,16 @@ class Workspace:
         if not bench.forget:
             raise InputError(f"{self.config.model} knows none of the forget facts of {self.config.benchmark}")
         return bench
+
+    @cached_property
+    def bench(self) -> Benchmark:
+        """What is scored and probed."""
+        return split_phrasings(self.loaded, self.config.hold_out_phrasings)[1]
+
+    @cached_property
+    def to_unlearn(self) -> Benchmark:
+        """What unlearning sees: the same facts, without the phrasings that are held out."""
+        return split_phrasings(self.loaded, self.config.hold_out_phrasings)[0]
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -210,7 +222,8 @@ class Workspace:
 
         self.step(f"{name}: unlearning")
         unlearned = unlearning.unlearn(
-            self.model, bench, method=name, seed=seed, stop_at=config.forget_level, progress=False, **method.settings
+            self.model, self.to_unlearn, method=name, seed=seed, stop_at=config.forget_level, progress=False,
+            **method.settings,
         )  # fmt: skip
         after = unlearned.model
 
@@ -233,6 +246,11 @@ class Workspace:
 
         self.step(f"{name}: recovery")
         recovered = recovery.run_plan(after, plan, progress=False)
+        if config.recovery.added:
+            recovered = recovery.add_probes(
+                recovered, plan, after, before=self.model, control=self.control, probes=config.recovery.added,
+                gain=config.recovery.gain,
+            )  # fmt: skip
         judged = verdict(scores.forgetting, scores.destruction, recovered.excesses, epsilon=config.epsilon)
         if config.save_models:
             save_model(after, self.folder / "models" / f"{name}-seed{seed}")

@@ -1,0 +1,31 @@
+"""Is it erased? See README.md beside this file.
+
+    python experiments/recovery/run.py [config.yaml]
+
+Finished cells are kept in runs/ and not run again. Writes results.csv, figure.html and the tables of README.md; for
+another configuration, `config-NAME.yaml`, results-NAME.csv and figure-NAME.html.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import unpact_lens as ul
+from unpact_lens.evaluation import to_markdown
+from unpact_lens.plots.probes import method_by_probe
+from unpact_lens.report import fill_block
+from unpact_lens.results import write_text
+from unpact_lens.study import load_experiment, probes_over_seeds, wide
+
+here = Path(__file__).parent
+config = here / (sys.argv[1] if len(sys.argv) > 1 else "config.yaml")
+name = config.stem.removeprefix("config")
+frames = []
+for variant, study in load_experiment(config).items():
+    found = ul.run_study(study, here / "runs" / f"{variant.replace(' ', '-')}{name}")
+    frames.append(probes_over_seeds(found).assign(variant=variant))
+results = pd.concat(frames).round(4)
+write_text(here / f"results{name}.csv", results.to_csv(index=False))
+fill_block(here / "README.md", f"excess{name}", to_markdown(wide(results, "excess").set_index("method")))
+method_by_probe(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")

@@ -1,0 +1,112 @@
+"""A study's seeds taken together: what each probe brought back, by method, with intervals over subjects and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation.rates import Difference, holm, paired_difference
+from unpact_lens.recovery.result import PARAPHRASE, RANDOM_WORDS, Recovery
+from unpact_lens.study.result import Study
+
+NAN = float("nan")
+
+
+def probes_over_seeds(study: Study) -> pd.DataFrame:
+    """One row a method and probe, all seeds together.
+
+    A fact counts in the seeds in which it is in the common set, with its mean over them. Intervals come from a paired
+    bootstrap that draws subjects and seeds. `excess` is over the retrain model, `net_random` over the same template or
+    attention on random words, `net_paraphrase` over a mere paraphrase; `p` of McNemar over facts and seeds is
+    Holm-adjusted over the rows of a method.
+
+    Args:
+        study: with a retrain model.
+
+    Returns:
+        Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for each of `excess`, `net_random`
+        and `net_paraphrase` its value, `_low`, `_high` and `_p`; undefined ones are NaN.
+
+    Raises:
+        InputError: if the study has no retrain model, or its seeds differ in facts or probes.
+    """
+    rows: list[dict[str, Any]] = []
+    for method in dict.fromkeys(c.method for c in study.cells):
+        recoveries = [c.recovery for c in study.cells if c.method == method]
+        rows += _method_rows(method, recoveries)
+    return pd.DataFrame(rows)
+
+
+def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, Any]]:
+    first = recoveries[0]
+    if any((r.items, r.probes) != (first.items, first.probes) for r in recoveries):
+        raise InputError(f"{method}: its seeds were asked different facts or probes; run them as one study")
+    if any(r.right_control is None for r in recoveries):
+        raise InputError(f"{method}: excess needs a retrain model; give the study a control")
+    common = torch.stack([r.common for r in recoveries])
+    right = torch.stack([r.right_after for r in recoveries])
+    control = torch.stack([r.right_control for r in recoveries if r.right_control is not None])
+
+    def against(i: int, other: Tensor, asked: Tensor) -> Difference:
+        return paired_difference(right[:, i], other, first.subjects, among=common & asked)
+
+    found: list[dict[str, Any]] = []
+    nets: dict[str, dict[str, Difference]] = {"excess": {}, "net_random": {}, "net_paraphrase": {}}
+    for i, probe in enumerate(first.probes):
+        asked = first.asked[i]
+        rate = against(i, torch.zeros_like(right[:, i]), asked)
+        of_control = paired_difference(
+            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked
+        )
+        found.append(
+            {
+                "method": method, "seeds": len(recoveries), "probe": probe, "family": first.families[i], "n": rate.n,
+                "R": rate.value, "R_low": rate.low, "R_high": rate.high, "control": of_control.value,
+            }
+        )  # fmt: skip
+        nets["excess"][probe] = against(i, control[:, i], asked)
+        for name, row in (("net_random", f"{RANDOM_WORDS}:{probe}"), ("net_paraphrase", PARAPHRASE)):
+            if row in first.probes and row != probe:
+                j = first.probes.index(row)
+                nets[name][probe] = against(i, right[:, j], asked & first.asked[j])
+    for name, differences in nets.items():
+        adjusted = holm({probe: d.p for probe, d in differences.items()})
+        for entry in found:
+            d = differences.get(entry["probe"])
+            low, high = d.interval(d.n) if d else (NAN, NAN)
+            entry |= {name: d.value if d else NAN, f"{name}_low": low, f"{name}_high": high}
+            entry[f"{name}_p"] = adjusted[entry["probe"]] if d else None
+    return found
+
+
+def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -> pd.DataFrame:
+    """Method × probe, `value [low, high]` in each cell; empty where it is undefined.
+
+    Args:
+        frame: of `probes_over_seeds`, with a column `variant` if there are several.
+        value: `R`, `excess`, `net_random` or `net_paraphrase`.
+        probes: which, in this order; None for all.
+
+    Raises:
+        InputError: if a probe is not in the frame.
+    """
+    index = [c for c in ("variant", "method") if c in frame]
+    chosen = list(dict.fromkeys(frame["probe"])) if probes is None else list(probes)
+    missing = next((p for p in chosen if p not in set(frame["probe"])), None)
+    if missing is not None:
+        raise InputError(f"probe {missing!r} is not in the table; it has {', '.join(dict.fromkeys(frame['probe']))}")
+
+    def cell(row: pd.Series) -> str:
+        if pd.isna(row[value]):
+            return ""
+        return f"{row[value]:.2f} [{row[f'{value}_low']:.2f}, {row[f'{value}_high']:.2f}]"
+
+    shown = frame.assign(cell=frame.apply(cell, axis=1))
+    order = list(dict.fromkeys(zip(*(shown[c] for c in index), strict=True)))
+    table = shown.pivot_table(index=index, columns="probe", values="cell", aggfunc="first", sort=False)[chosen]
+    return table.reindex(order if len(index) > 1 else [k[0] for k in order]).reset_index()

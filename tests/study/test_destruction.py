@@ -1,0 +1,64 @@
+"""Destruction of a method against its baseline's, on the same facts."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from unpact_lens.errors import InputError
+from unpact_lens.plots.probes import spared_bars
+from unpact_lens.study.destruction import destruction_over_seeds
+
+
+@dataclass
+class Scores:
+    right: torch.Tensor
+    right_before = torch.tensor([True, True, True, True, True, False])
+    groups = ("forget", "forget", "near", "near", "far", "far")
+    subjects = ("a", "b", "c", "d", "e", "f")
+
+
+@dataclass
+class Cell:
+    method: str
+    scores: Scores
+
+
+@dataclass
+class Study:
+    cells: tuple
+
+
+def cell(method, *right):
+    return Cell(method, Scores(torch.tensor(right, dtype=torch.bool)))
+
+
+STUDY = Study(
+    (
+        cell("ga", 0, 0, 0, 0, 0, 0),
+        cell("ga", 0, 1, 0, 1, 0, 0),
+        cell("select", 0, 0, 1, 1, 0, 0),
+        cell("select", 0, 0, 1, 1, 1, 0),
+    )
+)
+
+
+def test_rates_and_what_is_spared_by_hand():
+    frame = destruction_over_seeds(STUDY, {"select": "ga"}).set_index("method")
+    assert frame.loc["ga", ["F", "D_near", "D_far", "D"]].tolist() == [0.75, 0.75, 1.0, 0.875]
+    assert frame.loc["select", ["F", "D_near", "D_far", "D"]].tolist() == [1.0, 0.0, 0.5, 0.25]
+    assert frame.loc["select", "spared"] == pytest.approx((2.5 - 0.5) / 3)  # over the three retain facts known before
+    assert frame.loc["select", "against"] == "ga"
+    assert frame["spared"].isna()["ga"]
+
+
+def test_an_unknown_baseline_is_named():
+    with pytest.raises(InputError, match="method 'gd' is not in the study; did you mean 'ga'"):
+        destruction_over_seeds(STUDY, {"select": "gd"})
+
+
+def test_the_figure_shows_what_is_spared_and_its_interval():
+    trace = spared_bars(destruction_over_seeds(STUDY, {"select": "ga"})).data[0]
+    assert list(trace.y) == ["select against ga"]
+    assert trace.x[0] == pytest.approx(2 / 3)
+    assert trace.error_x.array[0] >= 0 <= trace.error_x.arrayminus[0]

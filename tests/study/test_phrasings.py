@@ -1,0 +1,32 @@
+"""No phrasing is both unlearned and asked."""
+
+import dataclasses
+
+import pytest
+
+from unpact_lens.data.load import load_benchmark
+from unpact_lens.errors import InputError
+from unpact_lens.study.phrasings import split_phrasings
+
+
+def test_what_is_held_out_is_asked_and_not_unlearned():
+    bench = load_benchmark("builtin")
+    taught, asked = split_phrasings(bench, 2)
+    for whole, one, two in zip(bench.forget, taught.forget, asked.forget, strict=True):
+        assert len(two.paraphrases) == 2
+        assert one.paraphrases + two.paraphrases == whole.paraphrases
+    assert taught.retain == asked.retain == bench.retain
+
+
+def test_nothing_held_out_is_the_benchmark_itself():
+    bench = load_benchmark("builtin")
+    assert split_phrasings(bench, 0) == (bench, bench)
+
+
+def test_a_fact_that_would_keep_no_paraphrase_is_named():
+    bench = load_benchmark("builtin")
+    few = dataclasses.replace(bench.forget[0], paraphrases=("Where?",))
+    with pytest.raises(InputError, match=rf"hold_out_phrasings=1 leaves no paraphrase to unlearn of {few.id}"):
+        split_phrasings(dataclasses.replace(bench, forget=(few,)), 1)
+    with pytest.raises(InputError, match="hold_out_phrasings=-1"):
+        split_phrasings(bench, -1)

@@ -1,0 +1,72 @@
+"""Seeds together: a fact counts with its mean over the seeds in which it is in the common set."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from unpact_lens.errors import InputError
+from unpact_lens.plots.probes import method_by_probe
+from unpact_lens.recovery.result import Recovery
+from unpact_lens.study.seeds import probes_over_seeds, wide
+
+PROBES = ("focus_list", "random_words:focus_list", "paraphrase")
+
+
+@dataclass
+class Cell:
+    method: str
+    recovery: Recovery
+
+
+@dataclass
+class Study:
+    cells: tuple
+
+
+def recovery(right, plain_after, control=True, items=("a", "b", "c", "d")):
+    n = len(items)
+    every = torch.ones(3, n, dtype=torch.bool)
+    return Recovery(
+        probes=PROBES, families=("emphasis", "control", "control"), items=items, subjects=items, kinds=("place",) * n,
+        asked=every, compared=PROBES, right_before=every, right_after=torch.tensor(right, dtype=torch.bool),
+        right_control=~every if control else None, plain_before=every[0],
+        plain_after=torch.tensor(plain_after, dtype=torch.bool), plain_control=None, excluded={}, set_apart={},
+        oracle=True, headline="focus_list", never_items=(), never_asked=every[:, :0], never_right=every[:, :0],
+    )  # fmt: skip
+
+
+FIRST = recovery([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], [0, 0, 0, 0])
+SECOND = recovery([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], [0, 0, 0, 1])  # d is still known: it does not count
+
+
+def test_rates_and_differences_by_hand():
+    frame = probes_over_seeds(Study((Cell("ga", FIRST), Cell("ga", SECOND)))).set_index("probe")
+    assert frame.loc["focus_list", "n"] == 4
+    assert frame.loc["focus_list", "R"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+    assert frame.loc["focus_list", "excess"] == pytest.approx(1.5 / 4)
+    assert frame.loc["focus_list", "net_random"] == pytest.approx((1.5 - 0.5) / 4)
+    assert frame.loc["focus_list", "net_paraphrase"] == pytest.approx((1.5 - 3) / 4)
+    assert frame["control"].tolist() == [0, 0, 0]
+    assert frame.loc["paraphrase"][["net_random", "net_paraphrase"]].isna().all()
+
+
+def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
+    frame = probes_over_seeds(Study((Cell("npo", FIRST), Cell("ga", SECOND))))
+    table = wide(frame, "excess", ["paraphrase", "focus_list"])
+    assert table["method"].tolist() == ["npo", "ga"]
+    assert table["focus_list"][0].startswith("0.50 [")
+    both = wide(frame.assign(variant="one"), "R")
+    assert list(both.columns) == ["variant", "method", *PROBES]
+    shown = method_by_probe(frame).data[0]
+    assert shown.z.tolist() == [[0.5, 0.25, 0.75], [pytest.approx(1 / 3), 0, 1]]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="give the study a control"):
+        probes_over_seeds(Study((Cell("ga", recovery([[0] * 4] * 3, [0] * 4, control=False)),)))
+    other = recovery([[0] * 4] * 3, [0] * 4, items=("a", "b", "c", "e"))
+    with pytest.raises(InputError, match="its seeds were asked different facts"):
+        probes_over_seeds(Study((Cell("ga", FIRST), Cell("ga", other))))
+    with pytest.raises(InputError, match="probe 'prefill' is not in the table"):
+        wide(probes_over_seeds(Study((Cell("ga", FIRST),))), "R", ["prefill"])
