@@ -18,7 +18,7 @@ CONFIG = {
 
 def written(folder, **changes):
     (folder / "tuned.yaml").write_text(yaml.safe_dump(TUNED))
-    (folder / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}, sort_keys=False))
     return folder / "config.yaml"
 
 

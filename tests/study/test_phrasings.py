@@ -26,7 +26,7 @@ def test_nothing_held_out_is_the_benchmark_itself():
 def test_a_fact_that_would_keep_no_paraphrase_is_named():
     bench = load_benchmark("builtin")
     few = dataclasses.replace(bench.forget[0], paraphrases=("Where?",))
-    with pytest.raises(InputError, match=rf"hold_out_phrasings=1 leaves no paraphrase to unlearn of {few.id}"):
+    with pytest.raises(InputError, match=rf"hold_out_phrasings=1 leaves no paraphrase to unlearn of '{few.id}'"):
         split_phrasings(dataclasses.replace(bench, forget=(few,)), 1)
     with pytest.raises(InputError, match="hold_out_phrasings=-1"):
         split_phrasings(bench, -1)

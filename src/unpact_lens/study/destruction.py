@@ -7,16 +7,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
-from unpact_lens.evaluation.scores import Scores
-from unpact_lens.study.result import Study
+from unpact_lens.study.result import HasCells
 
 
-def destruction_over_seeds(study: Study, against: Mapping[str, str]) -> pd.DataFrame:
+def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.DataFrame:
     """One row a method: forgetting, destruction, and how much less it destroys than its baseline.
 
     Rates are over facts that the model before has right, each with its mean over seeds, with intervals from a bootstrap
@@ -42,16 +40,17 @@ def destruction_over_seeds(study: Study, against: Mapping[str, str]) -> pd.DataF
     groups = {g: torch.tensor([x in names for x in first.groups]) for g, names in _PARTS.items()}
     gone = {m: torch.stack([s.right_before & ~s.right for s in found]) for m, found in scores.items()}
 
-    def rate(method: str, group: str) -> Difference:
-        return _difference(gone[method], torch.zeros_like(gone[method]), groups[group], first)
+    def difference(one: Tensor, two: Tensor, group: str) -> Difference:
+        among = (first.right_before & groups[group]).expand(len(one), -1)
+        return paired_difference(one, two, first.subjects, among=among)
 
-    spared = {m: _difference(gone[b], gone[m], groups["D_retain"], first) for m, b in against.items()}
+    spared = {m: difference(gone[b], gone[m], "D_retain") for m, b in against.items()}
     adjusted = holm({m: d.p for m, d in spared.items()})
     rows: list[dict[str, Any]] = []
     for method in methods:
         row: dict[str, Any] = {"method": method, "seeds": len(scores[method])}
         for name in ("F", "D_near", "D_far"):
-            found = rate(method, name)
+            found = difference(gone[method], torch.zeros_like(gone[method]), name)
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         row["D"] = (row["D_near"] + row["D_far"]) / 2
         d = spared.get(method)
@@ -65,10 +64,3 @@ def destruction_over_seeds(study: Study, against: Mapping[str, str]) -> pd.DataF
 
 
 _PARTS = {"F": ("forget",), "D_near": ("near",), "D_far": ("far",), "D_retain": ("near", "far")}
-
-
-def _difference(
-    first: Bool[Tensor, "seed item"], second: Bool[Tensor, "seed item"], part: Bool[Tensor, " item"], scores: Scores
-) -> Difference:
-    among = (scores.right_before & part).expand(len(first), -1)
-    return paired_difference(first, second, scores.subjects, among=among)

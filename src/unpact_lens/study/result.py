@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -154,6 +154,15 @@ class Study(Result):
         told = ", ".join(f"{n} {label}" for label, n in counts.most_common())
         cells = f"{len(self.cells)} unlearned model" + ("s" if len(self.cells) != 1 else "")
         return f"{self.config['name']}: of {cells} of {self.config['model']!r} on {self.config['benchmark']!r}: {told}"
+
+
+@runtime_checkable
+class HasCells(Protocol):
+    """What the tables over seeds read of a study."""
+
+    @property
+    def cells(self) -> tuple[Any, ...]:
+        """One for each method and seed."""
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:

@@ -12,12 +12,12 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
 from unpact_lens.recovery.result import PARAPHRASE, RANDOM_WORDS, Recovery
-from unpact_lens.study.result import Study
+from unpact_lens.study.result import HasCells
 
 NAN = float("nan")
 
 
-def probes_over_seeds(study: Study) -> pd.DataFrame:
+def probes_over_seeds(study: HasCells) -> pd.DataFrame:
     """One row a method and probe, all seeds together.
 
     A fact counts in the seeds in which it is in the common set, with its mean over them. Intervals come from a paired
