@@ -41,6 +41,7 @@ experiments: .venv/.ready-dev  ## The findings with controls on the embedded mod
 	$(BIN)/python experiments/recovery/run.py config-answer-free.yaml
 	$(BIN)/python experiments/recovery/depth.py
 	$(BIN)/python experiments/forgetting/run.py
+	$(BIN)/python experiments/forgetting/tokens.py
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/attribution.py

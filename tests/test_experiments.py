@@ -42,3 +42,9 @@ def test_depth_tables_are_means_over_seeds_of_the_results(path):
     rows = pd.read_csv(path, keep_default_na=False)
     means = rows.groupby(["variant", "method"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
     assert read_block(path.parent / "README.md", "depth") == to_markdown(means.set_index("method")).strip()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/tokens.csv")), ids=str)
+def test_token_tables_are_those_of_the_results(path):
+    table = to_markdown(pd.read_csv(path).set_index("class")).strip()
+    assert read_block(path.parent / "README.md", "tokens") == table

@@ -6,6 +6,7 @@ from unpact_lens.study.experiment import Experiment, load_experiment
 from unpact_lens.study.result import Cell, Study
 from unpact_lens.study.run import run_study
 from unpact_lens.study.seeds import probes_over_seeds, wide
+from unpact_lens.study.token_gradients import token_gradients
 
 __all__ = [
     "Cell",
@@ -17,5 +18,6 @@ __all__ = [
     "load_experiment",
     "probes_over_seeds",
     "run_study",
+    "token_gradients",
     "wide",
 ]
