@@ -53,7 +53,7 @@ def test_rates_and_what_is_spared_by_hand():
 
 
 def test_an_unknown_baseline_is_named():
-    with pytest.raises(InputError, match="method 'gd' is not in the study; did you mean 'ga'"):
+    with pytest.raises(InputError, match="method 'gd' is not in the study; known are 'ga', 'select'"):
         destruction_over_seeds(STUDY, {"select": "gd"})
 
 
