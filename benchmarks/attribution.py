@@ -162,7 +162,8 @@ def inseq(task: Task) -> Work:
     if not task.inseq:
         raise NotRun("no --inseq PYTHON given; its requirements conflict with this environment's")
     peer = Path(__file__).parent / "inseq_peer.py"
-    folder = tempfile.mkdtemp()
+    directory = tempfile.TemporaryDirectory()
+    folder = directory.name
     hf_model(task.shape, "eager").save_pretrained(folder)
     tokenizer(task.vocabulary).save_pretrained(folder)
     texts = [" ".join(word(i) for i in ids) for ids in (task.before + task.x, task.y)]
@@ -177,7 +178,7 @@ def inseq(task: Task) -> Work:
         for line in process.stdout:
             if line.startswith("done"):
                 return
-        raise NotRun("inseq's process ended")
+        raise RuntimeError(f"inseq's process ended; it read the model from {directory.name}")
 
     return work
 

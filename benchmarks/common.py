@@ -247,7 +247,7 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
         picture.write_image(path, scale=2)
     except (ImportError, RuntimeError):  # kaleido raises RuntimeError where it finds no browser
         path = options.output / f"{name}.html"
-        write_text(path, picture.to_html(include_plotlyjs="cdn"))
+        write_text(path, picture.to_html(include_plotlyjs=True))
     print(f"wrote {options.output / f'{name}.json'} and {path}")
     return path
 
