@@ -9,7 +9,7 @@ import torch
 from tests.attribution.examples import attribution
 from unpact_lens import results
 from unpact_lens.attribution import Share, TopK
-from unpact_lens.comparison.focus import MEASURES, clustered_mean, entropy, focus, rank, subject_rows
+from unpact_lens.comparison.focus import MEASURES, clustered_mean, clustered_means, entropy, focus, rank, subject_rows
 from unpact_lens.errors import InputError
 
 TOKENS = ["Where", " was", " Ann", " Lee", " born", "?"]
@@ -77,6 +77,16 @@ def test_the_bootstrap_draws_whole_subjects():
     # Two clusters of equal mean: nothing moves, however the items differ.
     assert clustered_mean(values, ["a", "b", "a", "b"], 0.95, 500, seed=0).tolist() == [0.5, 0.5, 0.5, 4]
     assert clustered_mean(values, ["a"] * 4, 0.95, 500, seed=0).isnan().tolist() == [False, True, True, False]
+
+
+def test_many_columns_are_each_what_one_is():
+    values = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values[2, 1] = float("nan")
+    clusters = ["a", "a", "b", "c", "c", "d"]
+    together = clustered_means(values, clusters, 0.9, 200, seed=1)
+    for k in range(3):
+        assert torch.equal(together[k], clustered_mean(values[:, k], clusters, 0.9, 200, seed=1))
+    assert together[1, 3] == 5
 
 
 def test_independent_items_get_the_textbook_interval():

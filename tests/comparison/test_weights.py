@@ -14,7 +14,7 @@ from unpact_lens.models.checkpoint import clone
 
 def row(changes, name):
     i = changes.names.index(name)
-    return {k: v[i].item() for k, v in vars(changes).items() if k != "names"}
+    return {k: v[i].item() for k, v in vars(changes).items() if k not in ("names", "floor")}
 
 
 def test_a_rank_one_change_is_seen_as_one():

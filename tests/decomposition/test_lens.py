@@ -6,6 +6,7 @@ import torch
 from tests.conftest import tiny
 from tests.decomposition.bridges import bridge
 from unpact_lens.decomposition import decompose, lens_curves, train_tuned_lens
+from unpact_lens.decomposition import lens as lens_module
 from unpact_lens.errors import InputError
 from unpact_lens.results import load, save
 
@@ -64,6 +65,37 @@ def test_training_a_lens_is_reproducible_leaves_the_model_alone_and_is_kept(tmp_
     assert load(save(lens, tmp_path / "lens")) == lens
     assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_cached_lens_is_read_back_for_the_same_model_texts_and_settings_only(tmp_path):
+    model = tiny("gpt2")
+    lens = train_tuned_lens(model, TEXTS, steps=3, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    written = (folder / "result.json").stat().st_mtime_ns
+    assert train_tuned_lens(model, TEXTS, steps=3, cache=tmp_path) == lens
+    assert (folder / "result.json").stat().st_mtime_ns == written
+    for other in (
+        {"model": tiny("gpt2", seed=1), "texts": TEXTS, "steps": 3},
+        {"model": model, "texts": TEXTS[1:], "steps": 3},
+        {"model": model, "texts": TEXTS, "steps": 4},
+    ):
+        assert train_tuned_lens(**other, cache=tmp_path) != lens
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_decompose_by_layer_reads_through_a_tuned_lens():
+    model = tiny("llama")
+    lens = train_tuned_lens(model, TEXTS, steps=3)
+    assert decompose(model, PROMPT, ANSWER, by="layer", lens=lens) == lens_curves(model, PROMPT, ANSWER, lens=lens)
+    with pytest.raises(InputError, match="a tuned lens reads layers; use by='layer', not by='head'"):
+        decompose(model, PROMPT, ANSWER, by="head", lens=lens)
+
+
+def test_many_rows_are_unembedded_in_parts(monkeypatch):
+    model = tiny("gpt2")
+    whole = lens_curves(model, PROMPT, ANSWER)
+    monkeypatch.setattr(lens_module, "ROWS", 5)
+    torch.testing.assert_close(lens_curves(model, PROMPT, ANSWER).log_prob, whole.log_prob, atol=1e-12, rtol=0)
 
 
 def test_bad_input_is_named():

@@ -64,7 +64,10 @@ def test_the_players_of_a_split_head_sum_to_its_delta_on_one_scale():
 
 def test_activation_changes_are_relative_to_the_length_before():
     changes = examples.activation_changes()
-    (trace,) = changes.plot().data
+    fig = changes.plot()
+    bars, trace = fig.data
+    np.testing.assert_allclose(bars.y, changes.kl)
     np.testing.assert_allclose(trace.z, changes.norm_delta / changes.norm_before)
-    np.testing.assert_allclose(trace.customdata, changes.cosine)
-    assert trace.zmin == 0
+    np.testing.assert_allclose(np.asarray(trace.customdata)[..., 0], changes.cosine)
+    np.testing.assert_allclose(np.asarray(trace.customdata)[:, 0, 1], changes.cka)
+    assert fig.layout.coloraxis.cmin == 0

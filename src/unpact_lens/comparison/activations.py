@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.result import ActivationChanges
 from unpact_lens.decomposition import structure
 from unpact_lens.decomposition.intervene import activations
@@ -28,6 +28,7 @@ def activation_changes(
     answer: Text,
     *,
     hooks: Sequence[str] | None = None,
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
 ) -> ActivationChanges:
@@ -39,6 +40,8 @@ def activation_changes(
         prompt: text or ids.
         answer: text, leading space included, or ids.
         hooks: hook names; by default what enters each block, what its attention and MLP write, and the final residual.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text), on which the same is measured.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
@@ -68,6 +71,9 @@ def activation_changes(
         kl=kl.cpu(),
         prompt=text_of(before, prompt),
         answer=text_of(before, answer),
+        floor=None
+        if floor is None
+        else activation_changes(*floor_of(before, floor), prompt, answer, hooks=hooks, chat=chat, prefill=prefill),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from unpact_lens.errors import InputError
@@ -35,6 +36,23 @@ def require_comparable(before: Any, after: Any) -> None:
             raise InputError(f"the models differ in shape: cfg.{field} is {ours!r} before and {theirs!r} after")
     _require_same_weights(before, after)
     _require_same_tokenizer(before, after)
+
+
+def floor_of(before: Any, floor: Sequence[Any]) -> tuple[Any, Any]:
+    """The pair of models that gives a noise floor, once it is known to be one.
+
+    Args:
+        before: a model of the comparison that it is the floor of.
+        floor: two models that differ by noise only.
+
+    Raises:
+        InputError: if it is not a pair, or its models cannot be compared with `before`.
+    """
+    if not isinstance(floor, (tuple, list)) or len(floor) != 2:
+        raise InputError("floor= takes a pair of models that differ by noise only, e.g. (one seed, another seed)")
+    for model in floor:
+        require_comparable(before, model)
+    return floor[0], floor[1]
 
 
 def _require_same_weights(before: Any, after: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from unpact_lens.attribution import attribute
 from unpact_lens.comparison.activations import activation_changes
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.result import ModelDiff
 from unpact_lens.comparison.shapley import split_heads
 from unpact_lens.comparison.weights import weight_changes
@@ -30,6 +31,7 @@ def diff(
     weights: bool = True,
     split: bool = False,
     activations: bool = False,
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
 ) -> ModelDiff:
@@ -47,6 +49,8 @@ def diff(
         weights: also compare all weights, matrix by matrix.
         split: also split each head's Δ between pattern, input, OV and readout.
         activations: also compare all activations of the residual stream and its parts, and next-token distributions.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text), on which the same is measured: it stands beside each table and figure.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
@@ -55,6 +59,7 @@ def diff(
             input that `decompose` refuses.
     """
     require_comparable(before, after)
+    noise = None if floor is None else floor_of(before, floor)
     asked: dict[str, Any] = {"chat": chat, "prefill": prefill}
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
     views = ("component", "head")
@@ -79,9 +84,12 @@ def diff(
         heads_after=heads_after,
         contributions_before=attributions[0],
         contributions_after=attributions[1],
-        weights=weight_changes(before, after) if weights else None,
-        split=split_heads(before, after, prompt, answer, **asked) if split else None,
-        activations=activation_changes(before, after, prompt, answer, **asked) if activations else None,
+        weights=weight_changes(before, after, floor=floor) if weights else None,
+        split=split_heads(before, after, prompt, answer, floor=floor, **asked) if split else None,
+        activations=activation_changes(before, after, prompt, answer, floor=floor, **asked) if activations else None,
+        floor=None
+        if noise is None
+        else diff(*noise, prompt, answer, contributions=contributions, weights=False, chat=chat, prefill=prefill),
         notes=components_before.notes,
         settings=components_before.settings,
     )

@@ -54,6 +54,7 @@ class Focus(Result):
         rule: the rule of the KeyTokens.
         level: confidence of the intervals.
         seed: of the bootstrap.
+        floor: the same between two models that differ by noise only; or None.
     """
 
     figure: ClassVar[str | None] = "focus:focus_shift"
@@ -65,16 +66,20 @@ class Focus(Result):
     rule: KeyRule
     level: float = 0.95
     seed: int = 0
+    floor: Focus | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a measure: mean, interval, number of items, and what it says."""
+        """One row a measure: mean, interval, number of items, the floor's mean where there is one, what it says."""
         import pandas as pd
 
         rows = [
             {"measure": k, "mean": m[0], "low": m[1], "high": m[2], "n": int(m[3]), "about": MEASURES[k]}
             for k, m in ((k, v.tolist()) for k, v in self.means.items())
         ]
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        if self.floor is not None:
+            frame.insert(4, "floor", self.floor.to_frame()["mean"])
+        return frame
 
     def items(self) -> pd.DataFrame:
         """One row an item: its id, subject, prompt, and every measure."""
@@ -89,6 +94,7 @@ def focus(
     after: Sequence[Attribution],
     rule: KeyRule | None = None,
     *,
+    floor: tuple[Sequence[Attribution], Sequence[Attribution]] | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -99,6 +105,8 @@ def focus(
         before: attributions under the model before, one for each prompt.
         after: attributions of the same prompts and answers under the model after, in the same order.
         rule: which units are KeyTokens; `TopK(3)` by default.
+        floor: attributions of the same prompts under two models that differ by noise only (two training seeds, or
+            before and after fine-tuning on unrelated text), on which the same is measured.
         level: confidence of the bootstrap intervals.
         resamples: of the bootstrap. Whole subjects are drawn, since the facts about one subject are not independent.
         seed: of the bootstrap.
@@ -119,7 +127,11 @@ def focus(
     measures = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in MEASURES}
     clusters = [a.subject or f"item {i}" for i, a in enumerate(before)]
     means = {name: clustered_mean(values, clusters, level, resamples, seed) for name, values in measures.items()}
-    return Focus(tuple(before), tuple(after), measures, means, rule, level, seed)
+    beside = None
+    if floor is not None:
+        _check(before, floor[0])
+        beside = focus(*floor, rule, level=level, resamples=resamples, seed=seed)
+    return Focus(tuple(before), tuple(after), measures, means, rule, level, seed, beside)
 
 
 def item_measures(before: Attribution, after: Attribution, rule: KeyRule) -> dict[str, float]:
@@ -166,18 +178,34 @@ def clustered_mean(
 
     With a single cluster there is nothing to draw, and the interval is NaN.
     """
-    kept = [(float(v), c) for v, c in zip(values, clusters, strict=True) if not torch.isnan(v)]
+    defined = ~values.isnan()
+    kept = [c for c, keep in zip(clusters, defined.tolist(), strict=True) if keep]
     if not kept:
         return torch.tensor([float("nan"), float("nan"), float("nan"), 0.0], dtype=torch.float64)
-    names = list(dict.fromkeys(c for _, c in kept))
-    sums = np.array([sum(v for v, c in kept if c == name) for name in names])
-    counts = np.array([sum(c == name for _, c in kept) for name in names])
-    mean, low, high = sums.sum() / counts.sum(), float("nan"), float("nan")
+    return clustered_means(values[defined][:, None], kept, level, resamples, seed)[0]
+
+
+def clustered_means(
+    values: Float[Tensor, "item column"], clusters: Sequence[str], level: float, resamples: int, seed: int
+) -> Float[Tensor, "column 4"]:
+    """`clustered_mean` of many columns with the same draws; a column with undefined values goes by itself."""
+    undefined = values.isnan().any(0)
+    if undefined.any():
+        together = clustered_means(values.nan_to_num(), clusters, level, resamples, seed)
+        for column in undefined.nonzero()[:, 0].tolist():
+            together[column] = clustered_mean(values[:, column], clusters, level, resamples, seed)
+        return together
+    names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    member = np.zeros((len(names), len(clusters)))
+    member[[names[c] for c in clusters], range(len(clusters))] = 1
+    sums, counts = member @ values.double().cpu().numpy(), member.sum(1)
+    low = high = np.full(values.shape[1], np.nan)
     if len(names) > 1:
         drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-        means = sums[drawn].sum(1) / counts[drawn].sum(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return torch.tensor([mean, low, high, float(len(kept))], dtype=torch.float64)
+        times = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(float)
+        low, high = np.quantile(times @ sums / (times @ counts)[:, None], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    n = np.full(values.shape[1], float(len(clusters)))
+    return torch.from_numpy(np.stack([sums.sum(0) / counts.sum(), low, high, n], axis=1))
 
 
 def _check(before: Sequence[Attribution], after: Sequence[Attribution]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar
@@ -13,7 +14,17 @@ from torch import Tensor
 
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.decomposition.result import Decomposition
+from unpact_lens.errors import InputError
 from unpact_lens.results import Result
+
+
+def beside_floor(frame: pd.DataFrame, floor: Result | None, columns: Sequence[str]) -> pd.DataFrame:
+    """The table with `{column}_floor` behind each of these columns, where there is a noise floor."""
+    if floor is not None:
+        other = floor.to_frame()
+        for column in columns:
+            frame.insert(list(frame.columns).index(column) + 1, f"{column}_floor", other[column].to_numpy())
+    return frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +41,7 @@ class WeightChanges(Result):
         effective_rank: exp of the entropy of Δ's singular values normalised to sum 1; NaN where Δ is zero.
         cosine: cosine of the weight before with the weight after; 1 where they are equal.
         task_vector_cosine: cosine of Δ with a given task vector; NaN where none was given or one of them is zero.
+        floor: the same of a pair of models that differ by noise only; or None.
     """
 
     names: tuple[str, ...]
@@ -41,6 +53,7 @@ class WeightChanges(Result):
     effective_rank: Float[Tensor, " weight"]
     cosine: Float[Tensor, " weight"]
     task_vector_cosine: Float[Tensor, " weight"]
+    floor: WeightChanges | None = None
 
     figure: ClassVar[str | None] = "comparison:weight_changes"
 
@@ -50,7 +63,8 @@ class WeightChanges(Result):
             "norm_before", "norm_after", "norm_delta", "relative", "spectral", "effective_rank", "cosine",
             "task_vector_cosine",
         )  # fmt: skip
-        return pd.DataFrame({"weight": self.names, **{c: getattr(self, c).tolist() for c in columns}})
+        frame = pd.DataFrame({"weight": self.names, **{c: getattr(self, c).tolist() for c in columns}})
+        return beside_floor(frame, self.floor, columns[2:7])
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +82,7 @@ class HeadSplit(Result):
         labels: layers, heads, answer tokens.
         prompt: the prompt, as text.
         answer: the answer, as text.
+        floor: the same of a pair of models that differ by noise only; or None.
     """
 
     figure: ClassVar[str | None] = "comparison:head_split"
@@ -80,6 +95,7 @@ class HeadSplit(Result):
     labels: tuple[tuple[str, ...], ...]
     prompt: str
     answer: str
+    floor: HeadSplit | None = None
 
     @property
     def delta(self) -> Float[Tensor, "layer head answer"]:
@@ -97,7 +113,7 @@ class HeadSplit(Result):
             for part, share in zip(("qk_weights", "qk_input"), self.pattern_parts.mean(-1), strict=True):
                 frame[part] = share.flatten().tolist()
         frame["delta"] = self.delta.mean(-1).flatten().tolist()
-        return frame
+        return beside_floor(frame, self.floor, list(frame.columns[2:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +131,7 @@ class ActivationChanges(Result):
         kl: `[S]`, KL(before ‖ after) of the next-token distributions, nats.
         prompt: the prompt, as text.
         answer: the answer, as text.
+        floor: the same of a pair of models that differ by noise only; or None.
     """
 
     figure: ClassVar[str | None] = "comparison:activation_changes"
@@ -128,6 +145,7 @@ class ActivationChanges(Result):
     kl: Float[Tensor, " source"]
     prompt: str
     answer: str
+    floor: ActivationChanges | None = None
 
     @property
     def relative(self) -> Float[Tensor, "hook source"]:
@@ -136,7 +154,7 @@ class ActivationChanges(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each hook: CKA, and means over the positions."""
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "hook": self.hooks,
                 "norm_before": self.norm_before.mean(1).tolist(),
@@ -145,6 +163,14 @@ class ActivationChanges(Result):
                 "cka": self.cka.tolist(),
             }
         )
+        return beside_floor(frame, self.floor, ("norm_delta", "cosine", "cka"))
+
+    def kl_frame(self) -> pd.DataFrame:
+        """One row for each position: KL(before ‖ after) of what is predicted there, nats."""
+        frame = pd.DataFrame({"position": range(len(self.tokens)), "token": self.tokens, "kl": self.kl.tolist()})
+        if self.floor is not None:
+            frame["kl_floor"] = self.floor.kl.tolist()
+        return frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +200,8 @@ class ModelDiff(Result):
         weights: one row for each matrix: how much it changed; see `weight_changes`. None where not asked for.
         split: why each head changed; see `split_heads`. None where not asked for.
         activations: how far the activations are apart; see `activation_changes`. None where not asked for.
+        floor: components, heads and contributions of a pair of models that differ by noise only; or None. That of
+            weights, split and activations stands in each of them.
         notes: what a reader must know.
         settings: whatever else was in force.
     """
@@ -197,6 +225,7 @@ class ModelDiff(Result):
     weights: WeightChanges | None = None
     split: HeadSplit | None = None
     activations: ActivationChanges | None = None
+    floor: ModelDiff | None = None
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -237,7 +266,7 @@ class ModelDiff(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row for each component: its mean over the answer tokens before, after, and Δ. Logits."""
         before, after = self.components_before.values.mean(-1), self.components_after.values.mean(-1)
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "component": self.components_before.labels[0],
                 "before": before.tolist(),
@@ -245,6 +274,28 @@ class ModelDiff(Result):
                 "delta": (after - before).tolist(),
             }
         )
+        return beside_floor(frame, self.floor, ("delta",))
+
+    def contributions_frame(self) -> pd.DataFrame:
+        """One row for each prompt token: its contribution C(x_i, y) before, after, and Δ, nats.
+
+        Raises:
+            InputError: if the diff was made without contributions.
+        """
+        if self.contributions_before is None or self.contributions_after is None:
+            raise InputError("this diff has no contributions; make it with diff(..., contributions=True)")
+        before, after = self.contributions_before.scores, self.contributions_after.scores
+        frame = pd.DataFrame(
+            {
+                "token": self.contributions_before.tokens,
+                "before": before.tolist(),
+                "after": after.tolist(),
+                "delta": (after - before).tolist(),
+            }
+        )
+        if self.floor is not None:
+            frame["delta_floor"] = self.floor.contributions_frame()["delta"]
+        return frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.result import HeadSplit
 from unpact_lens.decomposition import structure
 from unpact_lens.decomposition.capture import Run
@@ -47,6 +47,7 @@ def split_heads(
     answer: Text,
     *,
     pattern_parts: bool = False,
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
 ) -> HeadSplit:
@@ -59,6 +60,8 @@ def split_heads(
         answer: text, leading space included, or ids.
         pattern_parts: split the pattern's share again, into the weights of queries and keys and their input; four more
             forward passes.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text), on which the same is measured.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
@@ -92,6 +95,11 @@ def split_heads(
         labels=(layers, heads, token_strings(before, example.answer)),
         prompt=text_of(before, prompt),
         answer=text_of(before, answer),
+        floor=None
+        if floor is None
+        else split_heads(
+            *floor_of(before, floor), prompt, answer, pattern_parts=pattern_parts, chat=chat, prefill=prefill
+        ),
     )
 
 

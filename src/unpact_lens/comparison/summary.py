@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -12,43 +12,63 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unpact_lens.attribution.result import Attribution
+from unpact_lens.comparison.compatible import floor_of
 from unpact_lens.comparison.difference import diff
-from unpact_lens.comparison.focus import clustered_mean
+from unpact_lens.comparison.focus import Focus, clustered_means, focus
 from unpact_lens.comparison.result import ModelDiff
+from unpact_lens.comparison.shapley import split_heads
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Text
 from unpact_lens.results import Result
 
 SCALARS = ("log_prob", "logit", "logsumexp")
+KL = ("kl_prompt", "kl_answer")
+"""KL(before ‖ after) of an item, nats: mean over the positions that predict the prompt, and over those that predict the
+answer."""
+MEASURES = ("relative", "cosine", "cka")
+"""Of activations: length of Δ over that before, cosine, both means over the positions; CKA over them."""
 
 
 @dataclass(frozen=True, eq=False)
 class DiffSummary(Result):
     """Δ of many questions: means over them, with bootstrap intervals that draw whole subjects.
 
-    Each item counts once: its answer tokens are averaged first.
+    Each item counts once: its answer tokens, or its positions, are averaged first. Every summary is
+    `[mean, low, high, n]`.
 
     Attributes:
-        scalars: for Δ log-prob (nats), Δ logit and Δ logsumexp: `[mean, low, high, n]`.
+        scalars: for Δ log-prob (nats), Δ logit and Δ logsumexp; with activations also `kl_prompt` and `kl_answer`.
         components: `[component, 4]`, the same for Δ of each component, logits. The means sum to that of Δ logit.
         heads: `[layer, head, 4]`, the same for each head.
-        items: `[item, 3]`, Δ log-prob, Δ logit, Δ logsumexp of each.
+        items: `[item, scalar]`, the scalars of each item.
         labels: names of the components; layers and heads.
         ids: the items' ids.
+        split: `[player, layer, head, 4]`, logits: why each head changed; the means sum to that of the head. None where
+            not asked for.
+        players: of the split: pattern, input, ov, readout; then, where asked for, the pattern's two parts.
+        activations: for each of `MEASURES` `[hook, 4]`. None where not asked for.
+        hooks: the hook names.
+        focus: contributions before and after, and how they moved; None where not asked for.
         floor: the same of a pair of models that differ by noise only, e.g. two training seeds; or None.
         level: confidence of the intervals.
         settings: resamples and seed.
     """
 
-    figure: ClassVar[str | None] = "interventions:diff_summary"
+    figure: ClassVar[str | None] = "summary:diff_summary"
 
     scalars: dict[str, Float[Tensor, " 4"]]
     components: Float[Tensor, "component 4"]
     heads: Float[Tensor, "layer head 4"]
-    items: Float[Tensor, "item 3"]
+    items: Float[Tensor, "item scalar"]
     labels: tuple[tuple[str, ...], ...]
     ids: tuple[str, ...]
+    split: Float[Tensor, "player layer head 4"] | None = None
+    players: tuple[str, ...] = ()
+    activations: dict[str, Float[Tensor, "hook 4"]] | None = None
+    hooks: tuple[str, ...] = ()
+    focus: Focus | None = None
     floor: DiffSummary | None = None
     level: float = 0.95
     settings: dict[str, Any] = field(default_factory=dict)
@@ -65,28 +85,71 @@ class DiffSummary(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each scalar and component: mean, interval, and the floor's mean where there is one."""
-        names = [*(f"Δ {name}" for name in self.scalars), *self.labels[0]]
+        names = [*(name if name in KL else f"Δ {name}" for name in self.scalars), *self.labels[0]]
         table = torch.cat([torch.stack(list(self.scalars.values())), self.components])
-        frame = pd.DataFrame(table[:, :3].tolist(), columns=["mean", "low", "high"])
-        frame.insert(0, "what", names)
-        if self.floor is not None:
-            frame["floor"] = self.floor.to_frame()["mean"]
-        return frame
+        return self._table({"what": names}, table, None if self.floor is None else self.floor.to_frame())
 
     def heads_frame(self) -> pd.DataFrame:
         """One row for each head."""
-        rows = list(product(*self.labels[1:]))
-        frame = pd.DataFrame(self.heads.flatten(0, 1)[:, :3].tolist(), columns=["mean", "low", "high"])
-        frame.insert(0, "head", [l + h for l, h in rows])
+        names = [l + h for l, h in product(*self.labels[1:])]
+        return self._table(
+            {"head": names}, self.heads.flatten(0, 1), None if self.floor is None else self.floor.heads_frame()
+        )
+
+    def split_frame(self) -> pd.DataFrame:
+        """One row for each player and head.
+
+        Raises:
+            InputError: if the heads were not split.
+        """
+        if self.split is None:
+            raise InputError("the heads of this summary were not split; give diff_many(..., split=True)")
+        rows = list(product(self.players, *self.labels[1:]))
+        names = {"player": [p for p, _, _ in rows], "head": [l + h for _, l, h in rows]}
+        return self._table(names, self.split.flatten(0, 2), None if self.floor is None else self.floor.split_frame())
+
+    def activations_frame(self) -> pd.DataFrame:
+        """One row for each measure and hook.
+
+        Raises:
+            InputError: if activations were not compared.
+        """
+        if self.activations is None:
+            raise InputError("this summary has no activations; give diff_many(..., activations=True)")
+        rows = list(product(self.activations, self.hooks))
+        names = {"measure": [m for m, _ in rows], "hook": [h for _, h in rows]}
+        table = torch.cat(list(self.activations.values()))
+        return self._table(names, table, None if self.floor is None else self.floor.activations_frame())
+
+    def _table(self, names: dict[str, Any], table: Tensor, floor: pd.DataFrame | None) -> pd.DataFrame:
+        """Names, mean and interval of each row, and the floor's mean where there is one."""
+        frame = pd.DataFrame({**names, **dict(zip(("mean", "low", "high"), table.T.tolist(), strict=False))})
+        if floor is not None:
+            frame["floor"] = floor["mean"]
         return frame
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What is kept of one diff: numbers that are averaged, and the two attributions."""
+
+    numbers: dict[str, Tensor]
+    contributions: tuple[Attribution, Attribution] | None
+    labels: tuple[tuple[str, ...], ...]
+    players: tuple[str, ...]
+    hooks: tuple[str, ...]
 
 
 def diff_many(
     before: Any,
     after: Any,
-    items: Sequence[QA | tuple[Text, Text]],
+    items: Iterable[QA | tuple[Text, Text]],
     *,
-    floor: tuple[Any, Any] | None = None,
+    contributions: bool = False,
+    split: bool = False,
+    pattern_parts: bool = False,
+    activations: bool = False,
+    floor: Sequence[Any] | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -98,7 +161,11 @@ def diff_many(
     Args:
         before: a hooked causal model.
         after: one of the same shape, vocabulary and tokenizer.
-        items: `QA` items, or `(prompt, answer)` pairs.
+        items: `QA` items, or `(prompt, answer)` pairs; any iterable, read once, one item at a time.
+        contributions: also attribute each answer to its prompt under each model, and say how the focus moved.
+        split: also split each head's Δ between pattern, input, OV and readout.
+        pattern_parts: split the pattern's share again, into the weights of queries and keys and their input.
+        activations: also compare activations at each hook, and next-token distributions.
         floor: two models that differ by noise only (two training seeds, or the model before and after fine-tuning on
             unrelated text), on which the same is measured.
         level: confidence of the intervals.
@@ -108,44 +175,100 @@ def diff_many(
         prefill: the opening of the answers, given to the model and not scored.
 
     Raises:
-        InputError: if there are no items, the level is not between 0 and 1, or for any input that `diff` refuses.
+        InputError: if there are no items, the level is not between 0 and 1, the floor is not a pair of comparable
+            models, or for any input that `diff` refuses.
     """
-    if not items:
-        raise InputError("no items; give questions to average over, e.g. bench.forget")
     if not 0 < level < 1:
         raise InputError(f"level={level}; a confidence level lies between 0 and 1, e.g. 0.95")
-    scalars, components, heads = [], [], []
-    labels: tuple[tuple[str, ...], ...] = ()
-    for item in items:
+    pairs = [(before, after), *([] if floor is None else [floor_of(before, floor)])]
+    asked: dict[str, Any] = {
+        "contributions": contributions,
+        "activations": activations,
+        "chat": chat,
+        "prefill": prefill,
+    }
+    found: list[list[_Item]] = [[] for _ in pairs]
+    ids: list[str] = []
+    subjects: list[str] = []
+    for i, item in enumerate(items):
         prompt, answer = (item.prompt, item.answer) if isinstance(item, QA) else item
-        d = diff(before, after, prompt, answer, contributions=False, weights=False, chat=chat, prefill=prefill)
-        scalars.append(_scalars(d))
-        components.append(d.delta_components.mean(-1))
-        heads.append(d.delta_heads.mean(-1))
-        labels = (d.components_before.labels[0], *d.heads_before.labels[:2])
-    clusters = [(q.subject or q.id) if isinstance(q, QA) else "" for q in items]
-    clusters = [c or f"item {i}" for i, c in enumerate(clusters)]
+        ids.append(item.id if isinstance(item, QA) else str(i))
+        subjects.append(((item.subject or item.id) if isinstance(item, QA) else "") or f"item {i}")
+        for pair, kept in zip(pairs, found, strict=True):
+            d = diff(*pair, prompt, answer, weights=False, **asked)
+            kept.append(_item(d, pair, item, (split, pattern_parts), chat, prefill))
+    if not ids:
+        raise InputError("no items; give questions to average over, e.g. bench.forget")
+    summaries = [_summary(kept, ids, subjects, level, resamples, seed) for kept in found]
+    return replace(summaries[0], floor=summaries[1] if floor is not None else None)
 
-    def mean(values: Float[Tensor, "*item_first"]) -> Float[Tensor, "*summary_last"]:
-        flat = values.double().flatten(1).T
-        rows = [clustered_mean(row, clusters, level, resamples, seed) for row in flat]
-        return torch.stack(rows).reshape(*values.shape[1:], 4)
 
-    per_item = torch.stack(scalars)
+def _item(
+    d: ModelDiff,
+    pair: tuple[Any, Any],
+    item: QA | tuple[Text, Text],
+    split: tuple[bool, bool],
+    chat: bool,
+    prefill: Text,
+) -> _Item:
+    """The numbers of one diff, answer tokens and positions averaged."""
+    scalars = [getattr(d, f"delta_{name}").mean() for name in SCALARS]
+    numbers = {"components": d.delta_components.mean(-1), "heads": d.delta_heads.mean(-1)}
+    players: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    if d.activations is not None:
+        changes = d.activations
+        first = len(changes.tokens) - len(d.answer_tokens)
+        # The position before the first answer token predicts it; a prompt of one token has none that predict a prompt.
+        scalars += [changes.kl[:first].mean(), changes.kl[first:].mean()]
+        numbers["activations"] = torch.stack(
+            [changes.relative.nanmean(1), changes.cosine.nanmean(1), changes.cka.to(changes.cosine)]
+        )
+        hooks = changes.hooks
+    if any(split):
+        prompt, answer = (item.prompt, item.answer) if isinstance(item, QA) else item
+        why = split_heads(*pair, prompt, answer, pattern_parts=split[1], chat=chat, prefill=prefill)
+        shares = why.values if why.pattern_parts is None else torch.cat([why.values, why.pattern_parts])
+        numbers["split"] = shares.mean(-1)
+        players = (*why.players, *(() if why.pattern_parts is None else ("qk_weights", "qk_input")))
+    numbers["scalars"] = torch.stack(scalars)
+    both = None
+    if d.contributions_before is not None and d.contributions_after is not None:
+        name, subject = (item.id, item.subject) if isinstance(item, QA) else ("", "")
+        sides = (d.contributions_before, d.contributions_after)
+        both = (replace(sides[0], id=name, subject=subject), replace(sides[1], id=name, subject=subject))
+    return _Item(numbers, both, (d.components_before.labels[0], *d.heads_before.labels[:2]), players, hooks)
+
+
+def _summary(
+    found: Sequence[_Item], ids: Sequence[str], subjects: Sequence[str], level: float, resamples: int, seed: int
+) -> DiffSummary:
+    """Means over the items of one pair of models, with their intervals."""
+    numbers = {name: torch.stack([item.numbers[name] for item in found]) for name in found[0].numbers}
+    means = {
+        name: clustered_means(values.double().flatten(1), subjects, level, resamples, seed).reshape(
+            *values.shape[1:], 4
+        )
+        for name, values in numbers.items()
+    }
+    both = [item.contributions for item in found if item.contributions is not None]
+    moved = None
+    if both:
+        sides = ([b for b, _ in both], [a for _, a in both])
+        moved = focus(*sides, level=level, resamples=resamples, seed=seed)
+    names = (*SCALARS, *(KL if "activations" in means else ()))
     return DiffSummary(
-        scalars={name: mean(per_item[:, k : k + 1])[0] for k, name in enumerate(SCALARS)},
-        components=mean(torch.stack(components)),
-        heads=mean(torch.stack(heads)),
-        items=per_item,
-        labels=labels,
-        ids=tuple(q.id if isinstance(q, QA) else str(i) for i, q in enumerate(items)),
-        floor=None
-        if floor is None
-        else diff_many(*floor, items, level=level, resamples=resamples, seed=seed, chat=chat, prefill=prefill),
+        scalars=dict(zip(names, means["scalars"], strict=True)),
+        components=means["components"],
+        heads=means["heads"],
+        items=numbers["scalars"],
+        labels=found[0].labels,
+        ids=tuple(ids),
+        split=means.get("split"),
+        players=found[0].players,
+        activations=dict(zip(MEASURES, means["activations"], strict=True)) if "activations" in means else None,
+        hooks=found[0].hooks,
+        focus=moved,
         level=level,
         settings={"resamples": resamples, "seed": seed},
     )
-
-
-def _scalars(d: ModelDiff) -> Float[Tensor, " 3"]:
-    return torch.stack([getattr(d, f"delta_{name}").mean() for name in SCALARS])

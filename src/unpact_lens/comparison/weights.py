@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.result import WeightChanges
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import named_weights
@@ -19,7 +19,13 @@ EXACT_SIDE = 512
 exact to 1e-8 of the largest."""
 
 
-def weight_changes(before: Any, after: Any, *, task_vector: Mapping[str, Tensor] | None = None) -> WeightChanges:
+def weight_changes(
+    before: Any,
+    after: Any,
+    *,
+    task_vector: Mapping[str, Tensor] | None = None,
+    floor: Sequence[Any] | None = None,
+) -> WeightChanges:
     """Compare all weights of two models of one shape.
 
     Args:
@@ -27,6 +33,8 @@ def weight_changes(before: Any, after: Any, *, task_vector: Mapping[str, Tensor]
         after: the other one.
         task_vector: a difference of weights by name (e.g. a fine-tuned model's minus this one's), with which Δ is
             compared; names that it lacks give NaN.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text), on which the same is measured.
 
     Returns:
         One entry for each weight; all are computed in fp64.
@@ -44,7 +52,8 @@ def weight_changes(before: Any, after: Any, *, task_vector: Mapping[str, Tensor]
         _changes(name, w.double(), theirs[name].double(), (task_vector or {}).get(name)) for name, w in ours.items()
     ]
     columns = {key: torch.stack([row[key] for row in rows]).cpu() for key in rows[0]}
-    return WeightChanges(names=tuple(ours), **columns)
+    beside = None if floor is None else weight_changes(*floor_of(before, floor), task_vector=task_vector)
+    return WeightChanges(names=tuple(ours), **columns, floor=beside)
 
 
 def _changes(name: str, before: Tensor, after: Tensor, task_vector: Tensor | None) -> dict[str, Tensor]:

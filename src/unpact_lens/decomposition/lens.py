@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,8 +23,11 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import surface
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.tokens import Text, encode, encode_context, token_strings
-from unpact_lens.results import Result
+from unpact_lens.results import Result, load
 from unpact_lens.scoring import check_finite
+
+ROWS = 128
+"""Rows of the residual stream unembedded at a time: their logits over the vocabulary stay within tens of MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +91,19 @@ def lens_curves(
     acts = activations(wide, example, names)
     answer_ids = torch.tensor(example.answer, device=surface.device_of(wide))
     cap = structure.soft_cap(wide)
-    rows = []
+    streams = [acts[name][len(example.context) - 1 :] for name in names]
     with torch.no_grad():
-        for layer, name in enumerate(names):
-            resid = acts[name][len(example.context) - 1 :]
-            if lens is not None and layer < len(names) - 1:
-                resid = lens(resid, layer)
-            rows.append(_read(structure.uncapped_logits(wide, resid), answer_ids, cap))
-    logit, log_prob, rank = (torch.stack([row[k] for row in rows]).cpu() for k in range(3))
+        if lens is not None:
+            streams = [*(lens(resid, layer) for layer, resid in enumerate(streams[:-1])), streams[-1]]
+        # Rows of several layers at a time: `W_U` is read once for all of them.
+        resid, ids = torch.cat(streams), answer_ids.repeat(len(names))
+        read = [
+            _read(structure.uncapped_logits(wide, part), y, cap)
+            for part, y in zip(resid.split(ROWS), ids.split(ROWS), strict=True)
+        ]
+    logit, log_prob, rank = (
+        torch.cat([row[k] for row in read]).reshape(len(names), len(example.answer)).cpu() for k in range(3)
+    )
     check_finite(logit, "a logit of the answer")
     answer_tokens = token_strings(model, example.answer)
     return LensCurves(
@@ -131,6 +143,7 @@ def train_tuned_lens(
     steps: int = 100,
     weight_decay: float = 1e-3,
     seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
 ) -> TunedLens:
     r"""Train a tuned lens: for each layer, the affine map that minimises KL(model ‖ read-out of the layer).
 
@@ -143,9 +156,11 @@ def train_tuned_lens(
         steps: how many texts are shown.
         weight_decay: pulls towards the identity.
         seed: of the order of the texts.
+        cache: a directory in which lenses are kept. One trained there before, for this model on these texts with these
+            settings, is read back instead of trained again.
 
     Returns:
-        The lens. `ul.save` keeps it, and `ul.load` gives it back: train once a model.
+        The lens. `ul.save` keeps one by itself, and `ul.load` gives it back.
 
     Raises:
         InputError: if there are no texts, or one is too long for the model.
@@ -161,6 +176,12 @@ def train_tuned_lens(
     for ids in examples:
         if len(ids) > wide.cfg.n_ctx:
             raise InputError(f"a text of {len(ids)} tokens is longer than the model's context of {wide.cfg.n_ctx}")
+    settings = {"lr": lr, "steps": steps, "weight_decay": weight_decay, "seed": seed, "texts": len(texts)}
+    key = hashlib.sha256(json.dumps([model_hash(model), settings, examples]).encode()).hexdigest()[:16]
+    kept = None if cache is None else Path(cache) / f"tuned-lens-{key}"
+    if kept is not None and (kept / "result.json").is_file():
+        found: TunedLens = load(kept)
+        return found
     generator = torch.Generator().manual_seed(seed)
     order = [
         i for _ in range(-(-steps // len(texts))) for i in torch.randperm(len(texts), generator=generator).tolist()
@@ -179,8 +200,10 @@ def train_tuned_lens(
         weight.grad, bias.grad = torch.autograd.grad(loss.sum(), [weight, bias])
         optimizer.step()
         losses.append(loss.detach().cpu())
-    settings = {"lr": lr, "steps": steps, "weight_decay": weight_decay, "seed": seed, "texts": len(texts)}
-    return TunedLens(weight.detach().cpu(), bias.detach().cpu(), torch.stack(losses), model_hash(model), settings)
+    lens = TunedLens(weight.detach().cpu(), bias.detach().cpu(), torch.stack(losses), model_hash(model), settings)
+    if kept is not None:
+        lens.save(kept)
+    return lens
 
 
 def _streams(model: Any, ids: tuple[int, ...]) -> list[Float[Tensor, "pos d_model"]]:

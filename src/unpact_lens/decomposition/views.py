@@ -12,7 +12,7 @@ from torch import Tensor
 from unpact_lens.decomposition import components, structure
 from unpact_lens.decomposition.capture import Run, capture
 from unpact_lens.decomposition.heads import source_values
-from unpact_lens.decomposition.lens import lens_curves
+from unpact_lens.decomposition.lens import TunedLens, lens_curves
 from unpact_lens.decomposition.neurons import neuron_values
 from unpact_lens.decomposition.result import Decomposition, LensCurves
 from unpact_lens.decomposition.target import Target, target, text_of
@@ -37,7 +37,14 @@ def decompose(
 ) -> Decomposition: ...
 @overload
 def decompose(
-    model: Any, prompt: Text, answer: Text, *, by: Literal["layer"], chat: bool = ..., prefill: Text = ...
+    model: Any,
+    prompt: Text,
+    answer: Text,
+    *,
+    by: Literal["layer"],
+    lens: TunedLens | None = ...,
+    chat: bool = ...,
+    prefill: Text = ...,
 ) -> LensCurves: ...
 @overload
 def decompose(
@@ -47,6 +54,7 @@ def decompose(
     *,
     by: str,
     versus: Text | None = ...,
+    lens: TunedLens | None = ...,
     chat: bool = ...,
     prefill: Text = ...,
 ) -> Decomposition | LensCurves: ...
@@ -57,6 +65,7 @@ def decompose(
     *,
     by: str = "component",
     versus: Text | None = None,
+    lens: TunedLens | None = None,
     chat: bool = False,
     prefill: Text = "",
 ) -> Decomposition | LensCurves:
@@ -74,6 +83,7 @@ def decompose(
             but the answer's logit, probability and rank after each layer (`lens_curves`).
         versus: a foil whose logit is subtracted: as long as the answer, or scored at the first token that differs; or
             `VOCABULARY`, the vocabulary's mean logit.
+        lens: by layer only: a tuned lens (`train_tuned_lens`) instead of the logit lens.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
@@ -89,7 +99,9 @@ def decompose(
     if by == "layer":
         if versus is not None:
             raise InputError("by='layer' reads the answer alone; leave out versus")
-        return lens_curves(model, prompt, answer, chat=chat, prefill=prefill)
+        return lens_curves(model, prompt, answer, lens=lens, chat=chat, prefill=prefill)
+    if lens is not None:
+        raise InputError(f"a tuned lens reads layers; use by='layer', not by={by!r}, or leave out lens")
     return decompositions(model, prompt, answer, (by,), versus=versus, chat=chat, prefill=prefill)[0][0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,6 +12,8 @@ from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import component_bars, head_axes, head_heatmap, head_map_height, head_values
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 
 
@@ -55,6 +57,11 @@ def model_diff(diff: ModelDiff) -> go.Figure:
         row=2,
         col=1,
     )
+    if diff.floor is not None:
+        _, noise_before = component_bars(diff.floor.components_before)
+        _, noise_after = component_bars(diff.floor.components_after)
+        noise = np.subtract(noise_after, noise_before)
+        fig.add_trace(_floor_marks([*labels, "logit"], [*noise.tolist(), float(noise.sum())]), row=2, col=1)
     theme.dress(fig, "Which components moved the answer's logit", _diff_line(diff), height=640)
     fig.update_layout(
         coloraxis={**theme.diverging_axis(theme.symmetric_limit([deltas]), "logits"), "showscale": False},
@@ -68,11 +75,28 @@ def model_diff(diff: ModelDiff) -> go.Figure:
     return fig
 
 
+def _floor_marks(x: Any, y: Any) -> go.Scatter:
+    """The noise floor of each bar, as a hollow diamond on it."""
+    return go.Scatter(
+        x=x,
+        y=y,
+        name="noise floor",
+        mode="markers",
+        marker={"symbol": "diamond-open", "size": 9, "color": theme.INK, "line": {"width": 1.5}},
+        hovertemplate="%{x}, %{y}<extra>noise floor</extra>",
+    )
+
+
 def head_triptych(diff: ModelDiff) -> go.Figure:
-    """Direct contribution of each head before | after | Δ, layer × head, on one symmetric scale."""
+    """Direct contribution of each head before | after | Δ, layer × head, on one symmetric scale.
+
+    A diff with a noise floor has a fourth facet: Δ of the floor.
+    """
     before, after = head_values(diff.heads_before), head_values(diff.heads_after)
     maps = {"before": before, "after": after, "Δ": after - before}
-    fig = make_subplots(1, 3, shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.04)
+    if diff.floor is not None:
+        maps["Δ, noise floor"] = head_values(diff.floor.heads_after) - head_values(diff.floor.heads_before)
+    fig = make_subplots(1, len(maps), shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.04)
     for column, values in enumerate(maps.values(), start=1):
         fig.add_trace(head_heatmap(values), row=1, col=column)
     theme.dress(fig, "Direct contribution of each head, before and after", _diff_line(diff))
@@ -85,12 +109,23 @@ def head_triptych(diff: ModelDiff) -> go.Figure:
 
 
 def head_split(split: HeadSplit) -> go.Figure:
-    """Why each head's part in the logit changed: its Δ, and the share of each player; they sum to Δ. One scale."""
-    maps = {"Δ": theme.array(split.delta).mean(-1)}
-    maps |= {player: theme.array(v).mean(-1) for player, v in zip(split.players, split.values, strict=True)}
-    fig = make_subplots(1, len(maps), shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
-    for column, values in enumerate(maps.values(), start=1):
-        fig.add_trace(head_heatmap(values), row=1, col=column)
+    """Why each head's part in the logit changed: its Δ, and the share of each player; they sum to Δ. One scale.
+
+    Where the pattern's share was split again, its two parts follow; where there is a noise floor, it is a second row.
+    """
+    maps = _split_maps(split)
+    rows = [maps] if split.floor is None else [maps, {f"{k}, floor": v for k, v in _split_maps(split.floor).items()}]
+    fig = make_subplots(
+        len(rows),
+        len(maps),
+        shared_yaxes=True,
+        subplot_titles=[title for row in rows for title in row],
+        horizontal_spacing=0.02,
+        vertical_spacing=0.2,
+    )
+    for row, facets in enumerate(rows, start=1):
+        for column, values in enumerate(facets.values(), start=1):
+            fig.add_trace(head_heatmap(values), row=row, col=column)
     theme.dress(
         fig,
         "Why each head changed",
@@ -100,37 +135,112 @@ def head_split(split: HeadSplit) -> go.Figure:
         ),
     )
     fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit(maps.values()), "logits"),
-        height=head_map_height(maps["Δ"]) + 24,
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([v for row in rows for v in row.values()]), "logits"),
+        height=head_map_height(maps["Δ"]) * len(rows) + 24,
     )
     head_axes(fig, maps["Δ"])
     return fig
 
 
+def _split_maps(split: HeadSplit) -> dict[str, NDArray[np.float64]]:
+    """Δ, each player and each part of the pattern, `[layer, head]`, mean over the answer tokens."""
+    maps = {"Δ": theme.array(split.delta).mean(-1)}
+    maps |= {player: theme.array(v).mean(-1) for player, v in zip(split.players, split.values, strict=True)}
+    if split.pattern_parts is not None:
+        parts = zip(("QK weights", "QK input"), split.pattern_parts, strict=True)
+        maps |= {name: theme.array(v).mean(-1) for name, v in parts}
+    return maps
+
+
+def contributions(diff: ModelDiff) -> go.Figure:
+    """Contribution of each prompt token to the answer before and after, and under them Δ with its noise floor.
+
+    Args:
+        diff: made with contributions.
+
+    Raises:
+        InputError: if it was made without.
+    """
+    frame = diff.contributions_frame()
+    assert diff.contributions_before is not None
+    tokens = theme.token_labels(diff.contributions_before.tokens)
+    fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
+    for k, side in enumerate(("before", "after")):
+        fig.add_trace(go.Bar(name=side, x=tokens, y=frame[side], marker={"color": theme.PALETTE[k]}), row=1, col=1)
+    deltas = go.Bar(name="Δ", x=tokens, y=frame["delta"], marker={"color": theme.PALETTE[2]})
+    fig.add_trace(deltas, row=2, col=1)
+    if "delta_floor" in frame:
+        fig.add_trace(_floor_marks(tokens, frame["delta_floor"].tolist()), row=2, col=1)
+    fig.update_traces(hovertemplate="%{x}<br>%{y:+.3f} nats<extra>%{fullData.name}</extra>")
+    theme.dress(fig, "What each prompt token adds to the answer, before and after", _diff_line(diff), height=520)
+    fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"})
+    fig.update_yaxes(title="nats", row=1, col=1)
+    fig.update_yaxes(title="Δ nats", row=2, col=1)
+    fig.update_xaxes(type="category", tickangle=-45)
+    return fig
+
+
 def activation_changes(changes: ActivationChanges) -> go.Figure:
-    """Length of Δ over the length before, hook by position; hover gives the cosine of before and after."""
-    relative = theme.array(changes.relative)
-    fig = theme.figure(
-        "How far the activations moved",
-        theme.escape(f"‖Δ‖ / ‖before‖ at each position, prompt and answer “{theme.short(changes.answer.strip())}”"),
+    """KL of the next-token distributions at each position, and under it ‖Δ‖ / ‖before‖, hook by position.
+
+    Hover gives the cosine of before and after, and CKA. A noise floor stands to the right, on the same scales.
+    """
+    sides = {"before against after": changes}
+    if changes.floor is not None:
+        sides["noise floor"] = changes.floor
+    fig = make_subplots(
+        2,
+        len(sides),
+        row_heights=[0.25, 0.75],
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=0.04,
+        horizontal_spacing=0.04,
+        column_titles=list(sides) if len(sides) > 1 else None,
     )
-    fig.add_trace(
-        go.Heatmap(
-            z=relative,
-            x=theme.token_labels(changes.tokens),
-            y=[theme.escape(hook) for hook in changes.hooks],
-            customdata=theme.array(changes.cosine),
-            colorscale=theme.SEQUENTIAL,
-            zmin=0,
-            colorbar={"title": {"text": "relative", "side": "right"}, "thickness": 12, "outlinewidth": 0},
-            xgap=1,
-            ygap=1,
-            hovertemplate="%{y}, %{x}<br>relative %{z:.3f}<br>cosine %{customdata:.3f}<extra></extra>",
+    tokens = theme.token_labels(changes.tokens)
+    for column, side in enumerate(sides.values(), start=1):
+        bars = go.Bar(
+            x=tokens,
+            y=theme.array(side.kl),
+            marker={"color": theme.PALETTE[0]},
+            hovertemplate="%{x}<br>KL(before ‖ after) %{y:.4f} nats<extra></extra>",
         )
+        fig.add_trace(bars, row=1, col=column)
+        cka = np.broadcast_to(theme.array(side.cka)[:, None], side.cosine.shape)
+        fig.add_trace(
+            go.Heatmap(
+                z=theme.array(side.relative),
+                x=tokens,
+                y=[theme.escape(hook) for hook in side.hooks],
+                customdata=np.stack([theme.array(side.cosine), cka], axis=-1),
+                coloraxis="coloraxis",
+                xgap=1,
+                ygap=1,
+                hovertemplate="%{y}, %{x}<br>relative %{z:.3f}<br>cosine %{customdata[0]:.3f}, "
+                "CKA of the hook %{customdata[1]:.3f}<extra></extra>",
+            ),
+            row=2,
+            col=column,
+        )
+    limit = theme.symmetric_limit([side.relative for side in sides.values()])
+    bar = {"title": {"text": "‖Δ‖ / ‖before‖", "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    theme.dress(
+        fig,
+        "How far predictions and activations moved",
+        theme.escape(f"at each position, prompt and answer “{theme.short(changes.answer.strip())}”"),
+        height=320 + 20 * len(changes.hooks),
+        showlegend=False,
+        coloraxis={
+            "colorscale": theme.SEQUENTIAL,
+            "cmin": 0,
+            "cmax": limit,
+            "colorbar": {**bar, "len": 0.7, "y": 0.35},
+        },
     )
-    fig.update_layout(height=220 + 20 * len(changes.hooks))
     fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
-    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False, row=2)
+    fig.update_yaxes(title="KL, nats", row=1, col=1)
     return fig
 
 
@@ -157,6 +267,11 @@ def weight_changes(changes: WeightChanges, *, top: int = 40) -> go.Figure:
             "effective rank %{customdata[2]:.2f}<extra></extra>",
         )
     )
+    if changes.floor is not None:
+        names = [theme.escape(changes.names[i]) for i in order]
+        fig.add_trace(_floor_marks(theme.array(changes.floor.relative)[order], names))
+        fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
+    fig.update_traces(showlegend=False, selector={"type": "bar"})
     fig.update_xaxes(title="‖Δ‖ / ‖before‖", rangemode="tozero")
     fig.update_yaxes(type="category", autorange="reversed")
     fig.update_layout(height=200 + 18 * len(order))

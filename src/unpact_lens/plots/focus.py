@@ -41,6 +41,9 @@ def focus_shift(focus: Focus) -> go.Figure:
         columns = {"": name} if name in AGREEMENT else {"before": f"{name}_before", "after": f"{name}_after"}
         for k, (label, measure) in enumerate(columns.items()):
             _strip(fig, focus, label, measure, prompts, theme.PALETTE[k], row, column)
+        if focus.floor is not None:
+            label, measure = ("noise floor", name if name in AGREEMENT else f"{name}_after")
+            _strip(fig, focus.floor, label, measure, prompts, theme.MUTED, row, column)
     for column in (1, 2, 3):
         fig.update_yaxes(range=[-1.05, 1.05] if column == 1 else [-0.05, 1.05], row=1, col=column)
     fig.update_yaxes(autorange="reversed", row=2, col=2)

@@ -1,4 +1,4 @@
-"""What interventions and averages over a data set found, drawn: attention before and after, paths, depth, summaries."""
+"""What interventions found, drawn: attention before and after, paths through it, depth of unlearning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_he
 if TYPE_CHECKING:
     from unpact_lens.comparison.attention import AttentionPatterns
     from unpact_lens.comparison.key_path import KeyPath
-    from unpact_lens.comparison.summary import DiffSummary
     from unpact_lens.comparison.uds import UnlearningDepth
 
 
@@ -139,68 +138,3 @@ def unlearning_depth(depth: UnlearningDepth) -> go.Figure:
     fig.update_yaxes(title="loss of mean log-probability, nats")
     fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
     return fig
-
-
-def diff_summary(summary: DiffSummary) -> go.Figure:
-    """Mean Δ of each component with its interval, beside the noise floor where there is one; and Δ of each head."""
-    table = theme.array(summary.components)
-    labels = [theme.escape(label) for label in summary.labels[0]]
-    fig = make_subplots(
-        2,
-        1,
-        vertical_spacing=0.3,
-        row_heights=[0.6, 0.4],
-        subplot_titles=["components", "heads (black dot: the interval excludes 0)"],
-    )
-    series = {"Δ": (table, theme.PALETTE[0])}
-    if summary.floor is not None:
-        series["noise floor"] = (theme.array(summary.floor.components), theme.MUTED)
-    for name, (values, colour) in series.items():
-        whiskers = {"array": values[:, 2] - values[:, 0], "arrayminus": values[:, 0] - values[:, 1]}
-        fig.add_trace(
-            go.Bar(
-                name=name,
-                x=labels,
-                y=values[:, 0],
-                marker={"color": colour},
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    **whiskers,
-                    "color": theme.INK,
-                    "thickness": 1,
-                    "width": 2,
-                },
-                hovertemplate="%{x}<br>%{y:+.3f} logits<extra>%{fullData.name}</extra>",
-            ),
-            row=1,
-            col=1,
-        )
-    heads = theme.array(summary.heads)
-    fig.add_trace(head_heatmap(heads[..., 0]), row=2, col=1)
-    layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
-    dots = {"color": theme.INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
-    fig.add_trace(
-        go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots), row=2, col=1
-    )
-    theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=760)
-    fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit([heads[..., 0]]), "logits"),
-        coloraxis_colorbar={"len": 0.36, "y": 0.14},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
-    )
-    fig.update_yaxes(title="mean Δ, logits", row=1, col=1)
-    fig.update_xaxes(type="category", tickangle=-60, row=1, col=1)
-    plain = {"showgrid": False, "zeroline": False, "dtick": 1}
-    fig.update_xaxes(title="head", **plain, row=2, col=1)
-    fig.update_yaxes(title="layer", autorange="reversed", **plain, row=2, col=1)
-    return fig
-
-
-def _scalars(summary: DiffSummary) -> str:
-    """Mean Δ log-prob, logit and logsumexp with their intervals, for a subtitle."""
-    parts = (
-        f"Δ {name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
-        for name, (mean, low, high, _) in ((k, v.tolist()) for k, v in summary.scalars.items())
-    )
-    return theme.escape(f"{len(summary.ids)} questions; " + ", ".join(parts) + f"; {summary.level:.0%} intervals")

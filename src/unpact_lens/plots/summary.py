@@ -1,0 +1,183 @@
+"""Averages of a comparison over a data set, drawn with their intervals and beside their noise floor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.plots import theme
+from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from unpact_lens.comparison.summary import DiffSummary
+
+
+def diff_summary(summary: DiffSummary, *, what: str = "components") -> go.Figure:
+    """What changed over a data set.
+
+    Args:
+        summary: as `unpact_lens.diff_many` gives it.
+        what: `"components"` (components and heads), `"split"` (why heads changed), `"activations"`, or `"focus"`.
+
+    Raises:
+        InputError: if `what` is unknown, or the summary was made without it.
+    """
+    views = {"components": _components, "split": _split, "activations": _activations, "focus": _focus}
+    if what not in views:
+        raise InputError(f"what={what!r}; {nearest(what, views)}")
+    if what != "components" and getattr(summary, what) is None:
+        option = "contributions" if what == "focus" else what
+        raise InputError(f"this summary has no {what}; give diff_many(..., {option}=True)")
+    return views[what](summary)
+
+
+def _focus(summary: DiffSummary) -> go.Figure:
+    """How contributions moved; its noise floor is that of the summary."""
+    from dataclasses import replace
+
+    from unpact_lens.plots.focus import focus_shift
+
+    assert summary.focus is not None
+    return focus_shift(replace(summary.focus, floor=None if summary.floor is None else summary.floor.focus))
+
+
+def _split(summary: DiffSummary) -> go.Figure:
+    """Mean Δ of each head and the share of each player, layer × head; the noise floor in a row below, on one scale."""
+    assert summary.split is not None
+    rows = {"": summary} if summary.floor is None else {"": summary, "noise floor: ": summary.floor}
+    titles = ["Δ", *summary.players]
+    maps = [[theme.array(s.heads), *theme.array(s.split)] for s in rows.values() if s.split is not None]
+    fig = make_subplots(
+        len(maps),
+        len(titles),
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.22,
+        subplot_titles=[f"{row}{title}" for row in rows for title in titles],
+    )
+    for row, facets in enumerate(maps, start=1):
+        for column, values in enumerate(facets, start=1):
+            fig.add_trace(head_heatmap(values[..., 0]), row=row, col=column)
+            if values is not maps[0][0]:
+                head_axes(fig, values[..., 0])
+            fig.add_trace(clear_of_zero(values), row=row, col=column)
+    subtitle = (
+        f"mean Shapley shares of Δ [logits] over {len(summary.ids)} questions; black dot: the interval excludes 0"
+    )
+    theme.dress(fig, "Why heads changed, over the data set", theme.escape(subtitle))
+    limit = theme.symmetric_limit([values[..., 0] for facets in maps for values in facets])
+    height = head_map_height(maps[0][0][..., 0])
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(limit, "logits"), height=40 + len(maps) * height, yaxis_title="layer"
+    )
+    return fig
+
+
+def _activations(summary: DiffSummary) -> go.Figure:
+    """Mean relative change, cosine and CKA of each hook with its interval, and KL; the noise floor beside."""
+    assert summary.activations is not None
+    titles = ["‖Δ‖ / ‖before‖", "cosine", "linear CKA", "KL(before ‖ after) [nats]"]
+    fig = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.36, horizontal_spacing=0.1)
+    sides = {"before against after": (summary, theme.PALETTE[0])}
+    if summary.floor is not None:
+        sides["noise floor"] = (summary.floor, theme.MUTED)
+    for name, (side, colour) in sides.items():
+        assert side.activations is not None
+        kl = np.stack([theme.array(side.scalars[key]) for key in ("kl_prompt", "kl_answer")])
+        panels = [(list(side.hooks), theme.array(v)) for v in side.activations.values()]
+        panels.append((["prompt", "answer"], kl))
+        for k, (labels, values) in enumerate(panels):
+            fig.add_trace(
+                go.Scatter(
+                    x=[theme.escape(label.removeprefix("blocks.")) for label in labels],
+                    y=values[:, 0],
+                    name=name,
+                    legendgroup=name,
+                    showlegend=k == 0,
+                    mode="markers",
+                    marker={"color": colour, "size": 8, "symbol": "circle" if side is summary else "diamond-open"},
+                    error_y=whiskers(values),
+                    hovertemplate="%{x}<br>%{y:.4f}<extra>%{fullData.name}</extra>",
+                ),
+                row=k // 2 + 1,
+                col=k % 2 + 1,
+            )
+    subtitle = f"means over {len(summary.ids)} questions, {summary.level:.0%} intervals over subjects"
+    theme.dress(fig, "How far activations moved, over the data set", theme.escape(subtitle), height=760)
+    fig.update_xaxes(type="category", tickangle=-60)
+    fig.update_yaxes(rangemode="tozero", row=1, col=1)
+    fig.update_yaxes(rangemode="tozero", row=2, col=2)
+    fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06, "yanchor": "bottom"})
+    return fig
+
+
+def whiskers(values: NDArray[np.float64]) -> dict[str, object]:
+    """Error bars from rows of `[mean, low, high, n]`."""
+    ends = {"array": values[:, 2] - values[:, 0], "arrayminus": values[:, 0] - values[:, 1]}
+    return {"type": "data", "symmetric": False, **ends, "color": theme.INK, "thickness": 1, "width": 2}
+
+
+def clear_of_zero(heads: NDArray[np.float64]) -> go.Scatter:
+    """A black dot on each head of a `[layer, head, 4]` map whose interval excludes 0."""
+    layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
+    dots = {"color": theme.INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
+    return go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots)
+
+
+def _components(summary: DiffSummary) -> go.Figure:
+    """Mean Δ of each component with its interval, beside the noise floor where there is one; and Δ of each head."""
+    table = theme.array(summary.components)
+    labels = [theme.escape(label) for label in summary.labels[0]]
+    fig = make_subplots(
+        2,
+        1,
+        vertical_spacing=0.3,
+        row_heights=[0.6, 0.4],
+        subplot_titles=["components", "heads (black dot: the interval excludes 0)"],
+    )
+    series = {"Δ": (table, theme.PALETTE[0])}
+    if summary.floor is not None:
+        series["noise floor"] = (theme.array(summary.floor.components), theme.MUTED)
+    for name, (values, colour) in series.items():
+        fig.add_trace(
+            go.Bar(
+                name=name,
+                x=labels,
+                y=values[:, 0],
+                marker={"color": colour},
+                error_y=whiskers(values),
+                hovertemplate="%{x}<br>%{y:+.3f} logits<extra>%{fullData.name}</extra>",
+            ),
+            row=1,
+            col=1,
+        )
+    heads = theme.array(summary.heads)
+    fig.add_trace(head_heatmap(heads[..., 0]), row=2, col=1)
+    fig.add_trace(clear_of_zero(heads), row=2, col=1)
+    theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=760)
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([heads[..., 0]]), "logits"),
+        coloraxis_colorbar={"len": 0.36, "y": 0.14},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
+    )
+    fig.update_yaxes(title="mean Δ, logits", row=1, col=1)
+    fig.update_xaxes(type="category", tickangle=-60, row=1, col=1)
+    plain = {"showgrid": False, "zeroline": False, "dtick": 1}
+    fig.update_xaxes(title="head", **plain, row=2, col=1)
+    fig.update_yaxes(title="layer", autorange="reversed", **plain, row=2, col=1)
+    return fig
+
+
+def _scalars(summary: DiffSummary) -> str:
+    """Mean Δ log-prob, logit and logsumexp with their intervals, for a subtitle."""
+    parts = (
+        f"{'' if name.startswith('kl') else 'Δ '}{name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        for name, (mean, low, high, _) in ((k, v.tolist()) for k, v in summary.scalars.items())
+    )
+    return theme.escape(f"{len(summary.ids)} questions; " + ", ".join(parts) + f"; {summary.level:.0%} intervals")
