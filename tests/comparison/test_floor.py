@@ -55,8 +55,9 @@ def test_it_stands_beside_each_measure_in_the_tables(found):
 def test_it_stands_in_the_figures(found):
     marks = [t for t in found.plot().data if t.name == "noise floor"]
     assert list(marks[0].y)[:-1] == pytest.approx(found.floor.delta_components.mean(-1).tolist())
-    weights = [t for t in found.weights.plot().data if t.name == "noise floor"]
-    assert max(weights[0].x) < max(found.weights.plot().data[0].x)
+    bars, weights = found.weights.plot().data
+    relative = dict(zip(found.weights.names, found.weights.floor.relative.tolist(), strict=True))
+    assert list(weights.x) == [relative[name] for name in bars.y]
     assert len(found.split.plot().data) == 2 * 5
     assert len(found.activations.plot().data) == 2 * 2
 
