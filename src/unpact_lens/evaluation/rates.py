@@ -44,8 +44,8 @@ def wilson(count: Number, n: Number, level: float = LEVEL) -> tuple[float, float
 
     Source: Wilson 1927, through statsmodels.
 
-    >>> [round(x, 4) for x in wilson(0, 35)]
-    [0.0, 0.0989]
+    >>> tuple(round(x, 4) for x in wilson(0, 35))
+    (0.0, 0.0989)
     """
     if n == 0:
         return NAN, NAN
