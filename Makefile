@@ -47,6 +47,8 @@ bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/decomposition.py
+	$(BIN)/python benchmarks/decomposition.py --prompt 200
+	$(BIN)/python benchmarks/decomposition.py --prompt 1980 --answer 20 --ours-only --repeats 1
 	$(BIN)/python benchmarks/unlearning.py
 	$(BIN)/python benchmarks/unlearning.py --methods
 

@@ -31,6 +31,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+OUTPUT = Path("runs/benchmarks")
+"""Where results go unless another directory is asked for."""
+
 Work = Callable[[], Any]
 """What is timed: called again and again, it does the whole work and gives the numbers that contestants must agree on,
 as nested lists or a tensor (or None where it gives none)."""
@@ -76,7 +79,7 @@ class Contest:
         )
         parser.add_argument("--repeats", type=int, default=5, help="the median of so many runs, after a first one")
         parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-        parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="directory of JSON, picture")
+        parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of JSON, picture")
         parser.add_argument("--contestant", help=argparse.SUPPRESS)
         return parser
 
@@ -232,13 +235,9 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
     Returns:
         The path of the picture.
     """
-    from unpact_lens.results import write_json, write_text
+    from unpact_lens.results import write_text
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_json(
-        options.output / f"{name}.json",
-        {"machine": machine(options), "rows": {r.name: r.found for r in rows}, **(extra or {})},
-    )
+    keep(name, {"rows": {r.name: r.found for r in rows}, **(extra or {})}, options)
     picture = figure(name, rows)
     try:
         import kaleido  # type: ignore[import-not-found]  # noqa: F401
@@ -250,6 +249,13 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
         write_text(path, picture.to_html(include_plotlyjs=True))
     print(f"wrote {options.output / f'{name}.json'} and {path}")
     return path
+
+
+def keep(name: str, found: Mapping[str, Any], options: argparse.Namespace) -> Path:
+    """Write what was found as `<name>.json`, with the machine that it was found on; returns the file's path."""
+    from unpact_lens.results import write_json
+
+    return write_json(options.output / f"{name}.json", {"machine": machine(options), **found})
 
 
 def figure(name: str, rows: Sequence[Row]) -> Any:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import OUTPUT, keep
 
 SHAPES = {
     "gpt2-small": {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072, "d_vocab": 50257},
@@ -212,7 +213,7 @@ def in_own_process(*arguments: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure all contestants; print a table and one line of JSON."""
+    """Measure all contestants; print a table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), default="gpt2-small")
     parser.add_argument("--prompt", type=int, default=30)
@@ -220,6 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of the JSON")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -230,7 +232,7 @@ def main() -> None:
     for work, name, _ in chosen(options):
         results[f"{work}: {name}"].update(in_own_process("--part", "memory", work, name))
     report(options, results)
-    print(json.dumps(results))
+    print(f"wrote {keep(f'decomposition-{options.shape}-{options.prompt}', results, options)}")
 
 
 def report(options: argparse.Namespace, results: dict[str, dict[str, Any]]) -> None:

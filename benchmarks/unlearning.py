@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import OUTPUT, keep
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {"num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
@@ -194,7 +195,7 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run each contestant in its own process; print a table and one line of JSON."""
+    """Run each contestant in its own process; print a table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", action="store_true", help="every family of methods, no plain loop")
     parser.add_argument("--shape", choices=list(SHAPES), help="default: smollm2; small with --methods")
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=16)
     parser.add_argument("--answer", type=int, default=24)
     parser.add_argument("--lr", type=float, default=1e-5)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of the JSON")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--losses", nargs="+", choices=["ga", "npo"], default=["ga", "npo"])
     parser.add_argument("--only", help="contestants whose name begins so")
@@ -231,7 +233,7 @@ def main() -> None:
                 found["memory_over_the_loop"] = found["peak_beyond_model_mb"] / loop["peak_beyond_model_mb"]
             found["steps_per_second"] = 1 / found["step_seconds"]
             print(f"  {name}: {shown(found)}", flush=True)
-    print(json.dumps(results))
+    print(f"wrote {keep(f'unlearning-{options.shape}' + '-methods' * options.methods, results, options)}")
 
 
 if __name__ == "__main__":

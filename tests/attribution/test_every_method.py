@@ -98,6 +98,10 @@ def test_linear_methods_give_a_difference_of_targets_the_difference_of_their_sco
 def test_no_method_runs_in_train_mode_or_beyond_the_context(method):
     with pytest.raises(InputError, match=r"train mode.*model\.eval\(\)"):
         attribute(with_bos(tiny()).train(), [1, 2], [3], method=method)
+    with pytest.raises(
+        InputError, match="train mode"
+    ):  # before an answer is generated, which this context is too long for
+        attribute(with_bos(tiny()).train(), [1] * 390, None, method=method)
     with pytest.raises(InputError, match="the model's context is 400"):
         attribute(with_bos(tiny()), [1] * 390, [3] * 20, method=method)
 

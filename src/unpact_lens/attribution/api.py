@@ -13,7 +13,7 @@ from unpact_lens.attribution.methods import METHODS, check_options, check_remote
 from unpact_lens.attribution.remote import RemoteScorer, encode_for, scorer_for
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.run import Outcome, Run
-from unpact_lens.attribution.scorer import Scorer, batches_of
+from unpact_lens.attribution.scorer import Scorer, batches_of, check_runnable
 from unpact_lens.attribution.targets import PLAIN, Target, resolve
 from unpact_lens.attribution.units import BOS, Example, Units, make_example
 from unpact_lens.data.qa import QA
@@ -138,6 +138,8 @@ def attribute_many(
     check_options(method, options, target)
     if isinstance(model, Endpoint):
         check_remote(method, options, foil, attribute_bos)
+    else:
+        check_runnable(model)
     wanted = "log_prob" if entry.fixed_target else target
     items = [_item(q) for q in qas]
     prefills = _prefills(prefill, [subject for *_, subject in items])
