@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unpact_lens.errors import InputError
@@ -51,10 +51,7 @@ def forced_rows(
     device = surface.device_of(model)
     with torch.inference_mode():
         for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
-            tokens = pad_right([rows[i].ids[:-1] for i in batch], device)
-            answers = pad_right([rows[i].answer for i in batch], device)
-            first = torch.tensor([len(rows[i].context) - 1 for i in batch], device=device)
-            positions = (first[:, None] + torch.arange(answers.shape[1], device=device)).clamp(max=tokens.shape[1] - 1)
+            tokens, answers, positions = padded([rows[i] for i in batch], device)
             logits = surface.logits_at(model, tokens, positions)
             log_probs = gather_log_probs(logits, answers).cpu()
             most_likely = (logits.argmax(-1) == answers).cpu()
@@ -62,6 +59,17 @@ def forced_rows(
                 length = len(rows[i].answer)
                 results[i] = (log_probs[row, :length].clone(), most_likely[row, :length].clone())
     return results
+
+
+def padded(
+    rows: Sequence[Encoded], device: torch.device
+) -> tuple[Int[Tensor, "row input"], Int[Tensor, "row answer"], Int[Tensor, "row answer"]]:
+    """What the model reads of each row, the answers, and where in the input each answer token is predicted."""
+    tokens = pad_right([r.ids[:-1] for r in rows], device)
+    answers = pad_right([r.answer for r in rows], device)
+    first = torch.tensor([len(r.context) - 1 for r in rows], device=device)
+    positions = (first[:, None] + torch.arange(answers.shape[1], device=device)).clamp(max=tokens.shape[1] - 1)
+    return tokens, answers, positions
 
 
 def gather_log_probs(logits: Float[Tensor, "batch pos d_vocab"], labels: Tensor) -> Float[Tensor, "batch pos"]:

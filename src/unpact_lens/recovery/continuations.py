@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unpact_lens.attribution.units import text_of
 from unpact_lens.models import surface
+from unpact_lens.models.generate import most_likely
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 
 Hooks = Sequence[tuple[str, Callable[..., Any]]]
@@ -22,11 +24,6 @@ Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 
 STOP = "\n"
 """An answer ends here, as everywhere in this library."""
-
-
-def most_likely(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
-    """Greedy choice."""
-    return logits.argmax(-1)
 
 
 def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
@@ -62,7 +59,7 @@ def continuations(
     """
     new: list[list[int]] = [[] for _ in contexts]
     texts = ["" for _ in contexts]
-    given = [len(_text(model, c)) for c in contexts]
+    given = [len(text_of(model, c)) for c in contexts]
     running = list(range(len(contexts)))
     eos, device = model.tokenizer.eos_token_id, surface.device_of(model)
     with torch.inference_mode():
@@ -79,14 +76,10 @@ def continuations(
                     if token == eos:
                         continue
                     new[i].append(token)
-                    texts[i] = _text(model, (*contexts[i], *new[i]))[given[i] :]
+                    texts[i] = text_of(model, (*contexts[i], *new[i]))[given[i] :]
                     if STOP not in texts[i]:
                         going.append(i)
             running = sorted(going)
             if not running:
                 break
     return [text.split(STOP)[0] for text in texts]
-
-
-def _text(model: Any, ids: Sequence[int]) -> str:
-    return model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)

@@ -27,8 +27,8 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens
 from unpact_lens.models import surface
 from unpact_lens.models.checkpoint import clone
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode, length_batches, pad_right
-from unpact_lens.scoring import gather_log_probs
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode, length_batches
+from unpact_lens.scoring import gather_log_probs, padded
 
 CLASSES = ("content", "shared", "template")
 
@@ -113,10 +113,7 @@ def weighted_gradient(
     device = surface.device_of(model)
     with torch.enable_grad():
         for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
-            tokens = pad_right([rows[i].ids[:-1] for i in batch], device)
-            answers = pad_right([rows[i].answer for i in batch], device)
-            first = torch.tensor([len(rows[i].context) - 1 for i in batch], device=device)
-            where = (first[:, None] + torch.arange(answers.shape[1], device=device)).clamp(max=tokens.shape[1] - 1)
+            tokens, answers, where = padded([rows[i] for i in batch], device)
             weight = torch.zeros(answers.shape)
             for row, i in enumerate(batch):
                 weight[row, : len(weights[i])] = weights[i]
