@@ -50,6 +50,7 @@ _HOME = {
     "tune": "unlearning",
     "recover": "recovery",
     "evaluate": "evaluation",
+    "Judge": "evaluation",
     "metrics": "evaluation",
     "known_facts": "evaluation",
     "agreement": "evaluation",
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
     from unpact_lens.data.qa import QA, Benchmark, Corpus
     from unpact_lens.decomposition import ablate, decompose
     from unpact_lens.errors import InputError
-    from unpact_lens.evaluation import agreement, evaluate, known_facts, metrics, published
+    from unpact_lens.evaluation import Judge, agreement, evaluate, known_facts, metrics, published
     from unpact_lens.models.endpoint import Endpoint
     from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model

@@ -6,26 +6,16 @@ of ours, 130 interrupted (finished work is kept; the same command goes on from t
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
+from unpact_lens.console import print_table, progress_bars, read_ranges, read_settings, show
 from unpact_lens.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from unpact_lens.results import Result
 
 app = typer.Typer(
     name="unpact",
@@ -87,7 +77,7 @@ def attribute(
 
     asked = ul.Endpoint(endpoint, model, shift=shift) if endpoint else ul.load_model(model)
     result = ul.attribute(asked, prompt, answer, method=method, chat=chat)
-    _show(result, out, as_json, title=f"{result.prompt!r} -> {result.answer!r}, LP = {result.log_prob:.3f} nats")
+    show(result, out, as_json, title=f"{result.prompt!r} -> {result.answer!r}, LP = {result.log_prob:.3f} nats")
 
 
 @app.command(epilog='Example: `unpact diff builtin runs/npo "Where was Alma Reyes born?" " Oslo"`')
@@ -104,7 +94,7 @@ def diff(
 
     result = ul.diff(ul.load_model(before), ul.load_model(after), prompt, answer)
     delta = float(result.delta_log_prob.mean())
-    _show(result, out, as_json, title=f"Δ log-prob = {delta:+.4f} nats (mean over the answer); components in logits")
+    show(result, out, as_json, title=f"Δ log-prob = {delta:+.4f} nats (mean over the answer); components in logits")
 
 
 @app.command(epilog="Example: `unpact unlearn --method npo_gdr --set lr=5e-4 --out runs/npo`")
@@ -122,10 +112,10 @@ def unlearn(
     """Unlearn a benchmark's forget set; the model goes to the output directory and can be loaded from there."""
     import unpact_lens as ul
 
-    known = _settings(settings)
+    known = read_settings(settings)
     bench = ul.load_benchmark(benchmark, path=data)
     result = ul.unlearn(ul.load_model(model), bench, method=method, seed=seed, stop_at=stop_at, **known)
-    _show(result, out, as_json, title=f"{method}: history")
+    show(result, out, as_json, title=f"{method}: history")
 
 
 @app.command("unlearn-sequence", epilog="Example: `unpact unlearn-sequence --method o3 --requests 3 --out runs/o3`")
@@ -145,11 +135,11 @@ def unlearn_sequence(
     import unpact_lens as ul
     from unpact_lens.unlearning.sequence import split_requests
 
-    known = {**_settings(settings), "method": method, "seed": seed, "stop_at": stop_at}
+    known = {**read_settings(settings), "method": method, "seed": seed, "stop_at": stop_at}
     bench = ul.load_benchmark(benchmark, path=data)
     parts = split_requests(bench.forget, requests)
     result = ul.unlearn_sequence(ul.load_model(model), parts, bench.retain, **known)
-    _show(result, out, as_json, title=f"{method}: {requests} requests, one after the other")
+    show(result, out, as_json, title=f"{method}: {requests} requests, one after the other")
 
 
 @app.command(epilog="Example: `unpact tune --method npo_gdr --budget 12 --range lr=1e-5..1e-3 --set steps=100`")
@@ -171,13 +161,13 @@ def tune(
     """Search a method's settings for the least destruction at a matched forgetting level; all trials, best first."""
     import unpact_lens as ul
 
-    fixed, space = _settings(settings), _ranges(ranges)
+    fixed, space = read_settings(settings), read_ranges(ranges)
     bench = ul.load_benchmark(benchmark, path=data)
     result = ul.tune(
         method, ul.load_model(model), bench, budget=budget, level=level, space=space, seed=seed, **fixed
     )  # fmt: skip
     best = " ".join(f"--set {name}={value:.3g}" for name, value in result.best.items())
-    _show(result, out, as_json, title=f"{method}, {budget} runs: objective {result.value:.3f} at {best}")
+    show(result, out, as_json, title=f"{method}, {budget} runs: objective {result.value:.3f} at {best}")
 
 
 @app.command(epilog="Example: `unpact recover runs/npo --before builtin --control builtin-retrain`")
@@ -199,7 +189,7 @@ def recover(
         ul.load_model(after), bench, before=ul.load_model(before),
         control=ul.load_model(control) if control else None, seed=seed,
     )  # fmt: skip
-    _show(result, out, as_json, title="recovery")
+    show(result, out, as_json, title="recovery")
 
 
 @app.command(epilog="Example: `unpact evaluate runs/npo --before builtin --reference builtin-retrain --markdown`")
@@ -212,6 +202,9 @@ def evaluate(
     ] = None,
     before: Annotated[str | None, typer.Option(help="The model before unlearning.")] = None,
     reference: Annotated[str | None, typer.Option(help="A model that never saw the forget set.")] = None,
+    nli: Annotated[str | None, typer.Option(help="Model of metric entailment: a directory or a hub id.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Endpoint of metric judge, e.g. http://127.0.0.1:8000/v1.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The name that the endpoint knows the judge by.")] = None,
     beside: Annotated[str | None, typer.Option(help="Published figures to print beside: muse-news, ...")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
@@ -220,8 +213,11 @@ def evaluate(
 ) -> None:
     """Score a model on a benchmark: every metric by group, forgetting and destruction, beside published figures."""
     import unpact_lens as ul
+    from unpact_lens.evaluation import Judge
     from unpact_lens.text_tables import to_latex, to_markdown
 
+    if (judge is None) != (judge_model is None):
+        raise InputError("--judge URL and --judge-model NAME go together; give both")
     if markdown + latex + as_json > 1:
         raise InputError("--markdown, --latex and --json exclude each other; give one of them")
     table = ul.published(beside) if beside else None
@@ -229,14 +225,15 @@ def evaluate(
     bench = ul.load_benchmark(benchmark, path=data)
     others = {"before": before, "reference": reference}
     compared = {name: ul.load_model(other) for name, other in others.items() if other}
-    scores = ul.evaluate(ul.load_model(model), bench, names, **compared)
+    asked = Judge(judge, judge_model) if judge and judge_model else None
+    scores = ul.evaluate(ul.load_model(model), bench, names, nli=nli, judge=asked, **compared)
     if out is not None:
         typer.echo(scores.save(out), err=True)
     frame = table.beside({Path(model).name: scores}) if table else scores.to_frame()
     if markdown or latex:
         typer.echo((to_markdown if markdown else to_latex)(frame), nl=False)
     else:
-        _print(frame.reset_index() if table else frame, as_json, title=bench.name)
+        print_table(frame.reset_index() if table else frame, as_json, title=bench.name)
 
 
 @app.command("known-facts", epilog="Example: `unpact known-facts smollm2 --benchmark facts --set relations=all`")
@@ -251,8 +248,8 @@ def known_facts(
     import unpact_lens as ul
     from unpact_lens.evaluation import knowledge
 
-    bench = ul.load_benchmark(benchmark, path=data, **_settings(settings))
-    _print(knowledge(ul.load_model(model), bench), as_json, title=bench.name)
+    bench = ul.load_benchmark(benchmark, path=data, **read_settings(settings))
+    print_table(knowledge(ul.load_model(model), bench), as_json, title=bench.name)
 
 
 @app.command(epilog="Example: `unpact export runs/smollm2-npo hf/smollm2-npo`")
@@ -295,7 +292,7 @@ def methods(
 
     frame = ul.attribution_methods() if attribution else ul.metrics() if metrics else ul.methods()
     named = frame if frame.index.name is None else frame.reset_index(names="name")
-    _print(named, as_json, title=None)
+    print_table(named, as_json, title=None)
 
 
 @app.command("builtin", epilog="Example: `unpact builtin --rebuild`")
@@ -310,88 +307,18 @@ def embedded(
     from unpact_lens.models.builtin_quality import builtin_quality
 
     if rebuild:
-        with _bars() as told:
+        with progress_bars() as told:
             builtin.rebuild(told)
     quality = builtin_quality(*(builtin.load_builtin_model(name) for name in builtin.MODELS))
-    _print(pd.DataFrame({"quality": list(quality), "value": list(quality.values())}), as_json, title=None)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One progress bar on stderr for each name it is told of."""
-    with Progress(console=Console(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done)
-
-        yield told
+    print_table(pd.DataFrame({"quality": list(quality), "value": list(quality.values())}), as_json, title=None)
 
 
 def _study(config: str, out: Path, as_json: bool) -> None:
     import unpact_lens as ul
 
     result = ul.run_study(ul.load_config(config), out)
-    _print(result.to_frame() if as_json else result.summary(), as_json, title=result.headline())
+    print_table(result.to_frame() if as_json else result.summary(), as_json, title=result.headline())
     typer.echo(out / "report.html", err=as_json)
-
-
-def _show(result: Result, out: Path | None, as_json: bool, title: str) -> None:
-    _print(result.to_frame(), as_json, title)
-    if out is not None:
-        typer.echo(result.save(out), err=True)
-
-
-def _print(frame: pd.DataFrame, as_json: bool, title: str | None) -> None:
-    if as_json:
-        typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), ensure_ascii=False, indent=1))
-        return
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in frame.columns:
-        numeric = frame[column].dtype.kind in "fi"
-        table.add_column(str(column), justify="right" if numeric else "left", no_wrap=numeric)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(v) for v in row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.3g}" if abs(value) >= 1000 else f"{value:.3f}"
-    return str(value)
-
-
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
-    """`["lr=1e-4", "phrasings=all"]` as a dict; values are read as YAML scalars, numbers like 1e-4 included."""
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for pair in pairs or []:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {pair!r} is not NAME=VALUE, e.g. --set lr=1e-4")
-        try:
-            settings[name] = float(text) if "e" in text.lower() else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError):
-            settings[name] = text
-    return settings
-
-
-def _ranges(pairs: list[str] | None) -> dict[str, tuple[float | int, float | int]] | None:
-    """`["lr=1e-5..1e-3", "steps=10..40"]` as a search space; whole numbers where both ends are."""
-    space = {}
-    for name, text in _settings(pairs).items():
-        low, dots, high = str(text).partition("..")
-        try:
-            ends = tuple(float(end) if set("e.") & set(end.lower()) else int(end) for end in (low, high))
-        except ValueError:
-            dots = ""
-        if not dots:
-            raise InputError(f"--range {name}={text} is not NAME=LOW..HIGH, e.g. --range lr=1e-5..1e-3")
-        space[name] = (ends[0], ends[1])
-    return space or None
 
 
 def main() -> None:

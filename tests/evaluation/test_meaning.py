@@ -8,9 +8,10 @@ from typing import ClassVar
 import pytest
 import torch
 
+from tests.evaluation.world import benchmark, trained
 from tests.models.families import tokenizer
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation import meaning
+from unpact_lens.evaluation import evaluate, meaning
 from unpact_lens.evaluation.meaning import (
     Judge,
     cosine,
@@ -112,7 +113,7 @@ def test_a_model_without_an_entailment_label_is_refused(nli, tmp_path):
 
 
 class _Endpoint(BaseHTTPRequestHandler):
-    """Says yes where the given answer holds Oslo; answers nonsense to `odd`, and breaks the protocol on `break`."""
+    """Says yes to answers that hold Oslo, in any case; nonsense to `odd`; and breaks the protocol on `break`."""
 
     asked: ClassVar[list] = []
 
@@ -120,7 +121,7 @@ class _Endpoint(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append((self.path, self.headers.get("Authorization"), body))
         given = body["messages"][0]["content"].split("Given answer: ")[1]
-        text = "Perhaps." if "odd" in given else ("Yes." if "Oslo" in given else "No, it does not.")
+        text = "Perhaps." if "odd" in given else ("Yes." if "oslo" in given.lower() else "No, it does not.")
         reply = {"error": 1} if "break" in given else {"choices": [{"message": {"content": text}}]}
         data = json.dumps(reply).encode()
         self.send_response(200)
@@ -170,3 +171,21 @@ def test_what_is_wrong_with_an_endpoint_is_said(url):
         Judge("localhost", "m").right("?", "a", "b")
     with pytest.raises(InputError, match="1 answers beside 2 texts"):
         semantic_similarity(["a"], ["b", "c"])
+
+
+def test_entailment_and_judge_are_metrics_of_an_evaluation(nli, url):
+    bench = benchmark()
+    scores = evaluate(trained(), bench, ["entailment", "judge"], nli=nli, judge=Judge(url, "m"))
+    gold = [q.answer for q in bench.all_items()]
+    torch.testing.assert_close(scores.values[1], entailment(scores.generated, gold, nli=nli), check_dtype=False)
+    assert scores.values[2].tolist() == [float("oslo" in text) for text in scores.generated]
+    assert 0 < scores.mean("judge") < 1
+    assert scores.rate("judge", "forget").n == 8
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"), [("entailment", "needs nli=; give e.g. nli="), ("judge", "needs judge=")]
+)
+def test_a_metric_without_what_it_needs_is_refused_before_the_model_is_asked(metric, message):
+    with pytest.raises(InputError, match=f"metric '{metric}' {message}"):
+        evaluate(None, benchmark(), [metric])

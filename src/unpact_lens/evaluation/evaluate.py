@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from unpact_lens.data.qa import Benchmark, check_unique_ids
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import answer_all
+from unpact_lens.evaluation.meaning import Judge
 from unpact_lens.evaluation.metric import METRICS, Metric
 from unpact_lens.evaluation.scores import FACT, Scores
 from unpact_lens.evaluation.text import TextScores, score_texts
@@ -24,6 +26,8 @@ def evaluate(
     *,
     before: Any = None,
     reference: Any = None,
+    nli: str | os.PathLike[str] | None = None,
+    judge: Judge | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Scores:
     """Score a model on every group of a benchmark.
@@ -35,20 +39,23 @@ def evaluate(
             extra. Fact-span match is always taken: forgetting and destruction are defined by it.
         before: the model before unlearning, or its `Scores`; forgetting F and destruction D are relative to it.
         reference: the retrain model, or its `Scores`; shown beside.
+        nli: the model of metric `"entailment"`: a local directory or a hub id (see `entailment`).
+        judge: who is asked for metric `"judge"`.
         batch_tokens: bound on the tokens of one batch.
 
     Returns:
         Metrics item by item, with intervals by group, and F and D if `before` is given.
 
     Raises:
-        InputError: if a metric is unknown, ids occur twice, or scores given for comparison are of another benchmark
-            or lack a metric.
+        InputError: if a metric is unknown or needs something that is not given, ids occur twice, or scores given for
+            comparison are of another benchmark or lack a metric.
     """
-    chosen = _chosen(metrics)
+    chosen, given = _chosen(metrics), {"nli": nli, "judge": judge}
+    _check_needs(chosen, given)
     check_unique_ids(bench.all_items())
     per_item = [m for m in chosen if m.of == "answers"]
     beside = {
-        name: _as_scores(other, bench, [m.name for m in chosen if m.of != "benchmark"], batch_tokens)
+        name: _as_scores(other, bench, [m.name for m in chosen if m.of != "benchmark"], nli, judge, batch_tokens)
         for name, other in (("before", before), ("reference", reference))
     }
     answers = answer_all(model, bench.all_items(), bench=bench, batch_tokens=batch_tokens)
@@ -62,7 +69,7 @@ def evaluate(
         kinds=tuple(q.kind for q in items),
         groups=tuple(q.group for q in items),
         generated=answers.generated,
-        values=torch.stack([m.compute(answers) for m in per_item]),
+        values=torch.stack([m.compute(answers, given[m.needs]) if m.needs else m.compute(answers) for m in per_item]),
         binary=tuple(m.binary for m in per_item),
         text_nll=texts.nll,
         text_tokens=texts.tokens,
@@ -90,10 +97,19 @@ def _overall(chosen: list[Metric], whole: Whole) -> dict[str, float]:
     return {m.name: float(m.compute(whole)) for m in wanted}
 
 
-def _as_scores(other: Any, bench: Benchmark, names: list[str], batch_tokens: int) -> Scores | None:
+def _check_needs(chosen: Sequence[Metric], given: Mapping[str, Any]) -> None:
+    examples = {"nli": "nli='cross-encoder/nli-deberta-v3-small'", "judge": "judge=ul.Judge(url, model)"}
+    for metric in chosen:
+        if metric.needs and given[metric.needs] is None:
+            raise InputError(f"metric {metric.name!r} needs {metric.needs}=; give e.g. {examples[metric.needs]}")
+
+
+def _as_scores(
+    other: Any, bench: Benchmark, names: list[str], nli: Any, judge: Judge | None, batch_tokens: int
+) -> Scores | None:
     if other is None or isinstance(other, Scores):
         return other
-    return evaluate(other, bench, names, batch_tokens=batch_tokens)
+    return evaluate(other, bench, names, nli=nli, judge=judge, batch_tokens=batch_tokens)
 
 
 def _texts(model: Any, bench: Benchmark) -> TextScores:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.evaluation.answers import Answers, degenerate, exact_match, fact_right, rouge
-from unpact_lens.evaluation.meaning import semantic_similarity
+from unpact_lens.evaluation.meaning import Judge, entailment, judge_answers, semantic_similarity
 from unpact_lens.evaluation.memorisation import exact_memorisation, extraction_strength
 from unpact_lens.evaluation.text import TextScores, perplexity
 from unpact_lens.registry import Registry
@@ -33,9 +33,11 @@ class Metric:
         better: which direction is better for a model that knows; `"higher"` or `"lower"`.
         of: what it is computed from: `"answers"` (one number a question), `"texts"` (one for all of them) or
             `"benchmark"` (one for all of it, and the model is asked more than its questions).
-        compute: from `Answers` to a tensor `[item]`, or from `TextScores` or `Whole` to a number.
+        compute: from `Answers` to a tensor `[item]`, or from `TextScores` or `Whole` to a number; where something else
+            is needed, from both.
         binary: whether it is right (1) or wrong (0), so that its mean is a rate.
         default: whether `evaluate` takes it unless metrics are named.
+        needs: what the user must give `evaluate` besides, the name of its argument: `"nli"` or `"judge"`.
     """
 
     name: str
@@ -43,10 +45,11 @@ class Metric:
     source: str
     bounds: tuple[float, float]
     better: Literal["higher", "lower"]
-    compute: Callable[[Any], Any]
+    compute: Callable[..., Any]
     of: Literal["answers", "texts", "benchmark"] = "answers"
     binary: bool = False
     default: bool = True
+    needs: str | None = None
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -164,6 +167,24 @@ def similarity(answers: Answers) -> Float[Tensor, " item"]:
     return semantic_similarity(answers.generated, [q.answer for q in answers.items])
 
 
+def entailed(answers: Answers, nli: str) -> Float[Tensor, " item"]:
+    """The smaller of P(gold answer entails generated one) and P(generated answer entails gold one), by an NLI model.
+
+    Range: 0 to 1; higher is better. Source: Kuhn et al. 2023, arXiv 2302.09664.
+    """
+    return entailment(answers.generated, [q.answer for q in answers.items], nli=nli)
+
+
+def judged(answers: Answers, judge: Judge) -> Float[Tensor, " item"]:
+    """1 where a language model says that the generated answer states the gold answer's fact, else 0.
+
+    A reply that is neither yes nor no counts as 0. Range: 0 to 1; higher is better. Source: Zheng et al. 2023, arXiv
+    2306.05685.
+    """
+    asked = [(q.prompt, q.answer) for q in answers.items]
+    return judge_answers(judge, [p for p, _ in asked], [a for _, a in asked], answers.generated).right.float()
+
+
 def text_perplexity(texts: TextScores) -> float:
     """Perplexity of all texts together.
 
@@ -201,6 +222,10 @@ for _metric in (
            "arXiv 2502.19301", UNIT, "higher", extraction),
     Metric("semantic_similarity", "cosine of the sentence embeddings of generated and gold answer; needs [semantic]",
            "arXiv 1908.10084, all-MiniLM-L6-v2", (-1.0, 1.0), "higher", similarity, default=False),
+    Metric("entailment", "the generated and the gold answer entail each other; needs an NLI model, nli=",
+           "arXiv 2302.09664", UNIT, "higher", entailed, default=False, needs="nli"),
+    Metric("judge", "a language model says that the answer states the fact; needs judge=", "arXiv 2306.05685", UNIT,
+           "higher", judged, binary=True, default=False, needs="judge"),
     Metric("perplexity", "perplexity of the benchmark's plain text", "exp of the mean negative log-likelihood",
            (1.0, INFINITY), "lower", text_perplexity, of="texts"),
 ):  # fmt: skip
