@@ -1,5 +1,10 @@
 """The public surface is what the documentation says it is."""
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import unpact_lens as ul
@@ -8,6 +13,18 @@ import unpact_lens as ul
 def test_every_public_name_exists_and_is_documented():
     for name in ul.__all__:
         assert getattr(ul, name).__doc__, name
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse(Path(ul.__file__).read_text(encoding="utf-8"))
+    block = next(n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")
+    seen = [alias.name for statement in block.body for alias in statement.names]
+    assert sorted(seen) == sorted(ul.__all__)
+
+
+def test_importing_the_package_imports_no_torch():
+    check = "import sys, unpact_lens; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
 def test_a_wrong_name_offers_the_nearest():

@@ -38,11 +38,20 @@ _HOME = {
     "Threshold": "attribution",
     "decompose": "decomposition",
     "ablate": "decomposition",
+    "path_effects": "decomposition",
+    "lens_curves": "decomposition",
+    "train_tuned_lens": "decomposition",
     "diff": "comparison",
     "diff_many": "comparison",
+    "split_heads": "comparison",
+    "weight_changes": "comparison",
+    "activation_changes": "comparison",
+    "attention_patterns": "comparison",
     "patch": "comparison",
     "graft": "comparison",
+    "graft_map": "comparison",
     "key_path": "comparison",
+    "unlearning_depth": "comparison",
     "focus": "comparison.focus",
     "unlearn": "unlearning",
     "unlearn_sequence": "unlearning",
@@ -82,12 +91,24 @@ if TYPE_CHECKING:
         interactions,
         sensitivity,
     )
-    from unpact_lens.comparison import diff, diff_many, graft, key_path, patch
+    from unpact_lens.comparison import (
+        activation_changes,
+        attention_patterns,
+        diff,
+        diff_many,
+        graft,
+        graft_map,
+        key_path,
+        patch,
+        split_heads,
+        unlearning_depth,
+        weight_changes,
+    )
     from unpact_lens.comparison.focus import focus
     from unpact_lens.data.load import load_benchmark
     from unpact_lens.data.pairs import from_pairs
     from unpact_lens.data.qa import QA, Benchmark, Corpus
-    from unpact_lens.decomposition import ablate, decompose
+    from unpact_lens.decomposition import ablate, decompose, lens_curves, path_effects, train_tuned_lens
     from unpact_lens.errors import InputError
     from unpact_lens.evaluation import Judge, agreement, evaluate, known_facts, metrics, published
     from unpact_lens.models.endpoint import Endpoint
