@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 FAMILIES = (
     "ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "idk_ft", "idk_dpo", "dpo", "altpo", "task_vector",
     "whp", "whp_inference", "rmu", "undial", "wga", "satimp", "ce_u", "offset", "sparsity_aware", "o3", "lora_npo",
-    "unpact_select",
+    "unpact_select", "unpact_blind",
 )  # fmt: skip
 BETA, CLIP = 0.1, 1.0
 WRAPS = ("bridge", "hooked")

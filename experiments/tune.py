@@ -1,11 +1,14 @@
 """The same small search for every method, on facts that no experiment reports.
 
     python experiments/tune.py            # writes experiments/settings.yaml; methods that stand there are not run again
+    python experiments/tune.py smollm2    # writes experiments/settings-smollm2.yaml
 
-What plays the forget set here are facts about other authors, from the retain set of the embedded world. The seed is
-none of those that the experiments use.
+What plays the forget set here are facts about other subjects, from the retain set: authors of the embedded world, or
+countries that SmolLM2 knows. The seed is none of those that the experiments use. Every search, its trials included, is
+kept in `tuning/`.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,29 +18,59 @@ import yaml
 import unpact_lens as ul
 from unpact_lens.results import write_text
 
-METHODS = (
-    "ga", "npo", "ga_gdr", "npo_gdr", "unpact_select_gdr", "rmu", "unpact_select", "unpact_select_npo",
-    "unpact_select_npo_gdr", "simnpo", "simnpo_gdr", "unpact_select_simnpo", "unpact_select_simnpo_gdr",
-)  # fmt: skip
-BUDGET, LEVEL, SEED = 6, 0.02, 100
-FIXED = {"steps": 150, "batch_size": 32, "check_every": 3}
-SPACE = {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)}
+SELECTIVE = tuple(
+    f"unpact_{loss}{retain}" for loss in ("select", "select_npo", "select_simnpo", "blind") for retain in ("", "_gdr")
+)
+PLANS = {
+    "builtin": {
+        "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "rmu", "simnpo", "simnpo_gdr", *SELECTIVE),
+        "budget": 6,
+        "fixed": {"steps": 150, "batch_size": 32, "check_every": 3},
+        "space": {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)},
+        "wider": {"rmu": {"lr": (3e-4, 1e-2)}},  # trains three matrices only, which takes larger steps
+        "load": {},
+    },
+    "smollm2": {
+        "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "unpact_select_gdr", "unpact_blind_gdr"),
+        "budget": 4,
+        "fixed": {"steps": 40, "batch_size": 8, "check_every": 4},
+        "space": {"lr": (2e-6, 3e-5), "alpha": (0.5, 5.0)},
+        "wider": {},
+        "load": {"wrap": "bridge"},
+    },
+}
+LEVEL, SEED = 0.02, 100
 
+which = sys.argv[1] if len(sys.argv) > 1 else "builtin"
+plan = PLANS[which]
+here = Path(__file__).parent
 torch.set_num_threads(1)  # fastest for a tiny model, and what the experiments use
-out = Path(__file__).parent / "settings.yaml"
+out = here / ("settings.yaml" if which == "builtin" else f"settings-{which}.yaml")
 found = yaml.safe_load(out.read_text(encoding="utf-8")) if out.is_file() else {}
-model, bench = ul.load_model("builtin"), ul.load_benchmark("builtin")
-subjects = list(dict.fromkeys(q.subject for q in bench.far))[: len({q.subject for q in bench.forget})]
+model = ul.load_model(which, **plan["load"])
+bench = ul.load_benchmark("builtin") if which == "builtin" else ul.load_benchmark("facts", relations="all")
+pool = "far" if which == "builtin" else "near"
+if which != "builtin":
+    bench = ul.known_facts(model, bench)
+subjects = list(dict.fromkeys(q.subject for q in getattr(bench, pool)))[: len({q.subject for q in bench.forget})]
 stand_in = replace(
     bench,
-    forget=tuple(q for q in bench.far if q.subject in subjects),
+    forget=tuple(q for q in getattr(bench, pool) if q.subject in subjects),
     retain=tuple(q for q in bench.retain if q.subject not in subjects),
 )
-for method in METHODS:
+for method in plan["methods"]:
     if method in found:
         continue
-    space = {k: v for k, v in SPACE.items() if k == "lr" or method.endswith(("_gdr", "_klr"))}
-    tuned = ul.tune(method, model, stand_in, budget=BUDGET, level=LEVEL, space=space, seed=SEED, **FIXED)
+    space = {**plan["space"], **plan["wider"].get(method, {})}
+    space = {k: v for k, v in space.items() if k == "lr" or method.endswith(("_gdr", "_klr"))}
+    tuned = ul.tune(
+        method, model, stand_in, budget=plan["budget"], level=LEVEL, space=space, seed=SEED, **plan["fixed"]
+    )
+    tuned.save(here / "tuning" / which / method)
     best = {k: float(f"{v:.3g}") for k, v in tuned.best.items()}
-    found[method] = {**FIXED, **best, "search": {"destroyed": round(tuned.value, 3), "trials": len(tuned.trials)}}
+    found[method] = {
+        **plan["fixed"],
+        **best,
+        "search": {"destroyed": round(tuned.value, 3), "trials": len(tuned.trials)},
+    }
     write_text(out, yaml.safe_dump(found, sort_keys=False))

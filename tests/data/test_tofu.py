@@ -74,6 +74,16 @@ def test_an_answer_that_opens_a_chat_turn_has_no_blank(folder):
     assert not any(t[0].isspace() for t in texts)
 
 
+def test_a_fixed_sample_of_authors_is_kept_whole_and_perturbed_ones_come_first(folder):
+    kept = tofu("forget01", path=folder, retain_authors=1).retain
+    assert len(kept) == 20
+    assert {q.subject for q in kept} == {"Cy Berg"}
+    assert tofu("forget01", path=folder, retain_authors=1).retain == kept
+    assert len(tofu("forget01", path=folder, retain_authors=2).retain) == 40
+    with pytest.raises(InputError, match="retain_authors=3; give 1 to 2, or None for all"):
+        tofu("forget01", path=folder, retain_authors=3)
+
+
 def test_retained_authors_who_share_a_name_are_near(folder):
     bench = tofu("forget01", path=folder)
     assert {q.subject for q in bench.forget} == {"Ann Lee", "Bo Berg"}

@@ -1,6 +1,6 @@
 """Seeds together: a fact counts with its mean over the seeds in which it is in the common set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -51,6 +51,16 @@ def test_rates_and_differences_by_hand():
     assert frame.loc["paraphrase"][["net_random", "net_paraphrase"]].isna().all()
 
 
+def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
+    alone = recovery([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], [0, 0, 0, 0], control=False)
+    wrong = replace(alone, probes=("focus_list", "random_words:focus_list", "wrong_subject"), compared=())
+    wrong.asked[2, 2] = False  # a fact without a wrong subject does not count
+    frame = probes_over_seeds(Study((Cell("ga", wrong),))).set_index("probe")
+    assert frame.loc["focus_list", "R"] == pytest.approx(2 / 4)
+    assert frame.loc["focus_list", "control"] == pytest.approx(2 / 3)
+    assert frame.loc["focus_list", "excess"] == pytest.approx((2 - 2) / 3)
+
+
 def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
     frame = probes_over_seeds(Study((Cell("npo", FIRST), Cell("ga", SECOND))))
     table = wide(frame, "excess", ["paraphrase", "focus_list"])
@@ -63,7 +73,7 @@ def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(InputError, match="give the study a control"):
+    with pytest.raises(InputError, match="excess needs a retrain model or a wrong subject"):
         probes_over_seeds(Study((Cell("ga", recovery([[0] * 4] * 3, [0] * 4, control=False)),)))
     other = recovery([[0] * 4] * 3, [0] * 4, items=("a", "b", "c", "e"))
     with pytest.raises(InputError, match="its seeds were asked different facts"):

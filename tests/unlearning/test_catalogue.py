@@ -187,19 +187,48 @@ def test_the_penalty_lies_on_the_fact_and_not_on_the_opening(learned, facts):
     assert fact > 5 * opening
 
 
+def test_the_blind_aim_is_the_answer_of_the_model_before_to_the_prompt_without_its_key_tokens(learned, facts):
+    q = facts[0][0]
+    key = attribute(learned, q.prompt, q.answer).key_tokens(TopK(2)).indices
+    row = encode(learned, q.prompt, q.answer)
+
+    def log_probs(r):
+        logits = learned(torch.tensor([r.ids]))[0]
+        return logits[len(r.context) - 1 : -1].log_softmax(-1)
+
+    with torch.no_grad():
+        aim, now = log_probs(row.without(key)), log_probs(row)
+    u = unlearn(learned, [q], method="unpact_blind", key_tokens=2, **ONE)
+    assert first(u) == pytest.approx(float((aim.exp() * (aim - now)).sum(-1).mean()), abs=1e-5)
+    assert first(u) > 0.1
+
+
+def test_blind_unlearning_reaches_its_aim(learned, facts):
+    u = unlearn(learned, *facts, method="unpact_blind_gdr", lr=1e-3, steps=60, progress=False)
+    assert u.history.rows[-1]["forget"] < 0.2 * u.history.rows[0]["forget"]
+    pairs = [(q.prompt, q.answer) for q in facts[0]]
+    assert (sums(u.model, pairs) < sums(learned, pairs) - 3).all()
+
+
+def test_a_prompt_of_key_tokens_only_keeps_the_least(learned, facts):
+    u = unlearn(learned, facts[0], method="unpact_blind", key_tokens=99, **ONE)
+    assert first(u) > 0
+
+
 def test_nothing_depends_on_no_key_token():
     assert torch.equal(token_weights(-torch.ones(3, 4), [0, 1]), torch.zeros(4))
     assert torch.equal(rest_of(torch.zeros(1, 4)), torch.ones(1, 4))
 
 
-@pytest.mark.parametrize("method", ["unpact_select", "idk_ft", "dpo"])
+@pytest.mark.parametrize("method", ["unpact_select", "unpact_blind", "idk_ft", "dpo"])
 def test_methods_that_need_questions_say_so(learned, method):
     with pytest.raises(InputError, match="the forget set is raw text; give QA items"):
         unlearn(learned, Corpus(("ann was born in rome",)), method=method, **ONE)
 
 
 @pytest.mark.parametrize(
-    "method", ["idk_dpo_klr", "altpo_gdr", "whp", "rmu", "undial_klr", "simnpo_gdr", "unpact_select_npo"]
+    "method",
+    ["idk_dpo_klr", "altpo_gdr", "whp", "rmu", "undial_klr", "simnpo_gdr", "unpact_select_npo", "unpact_blind"],
 )
 def test_accumulation_equals_one_big_batch_for_every_kind_of_loss(learned, facts, method):
     forget, retain = facts

@@ -8,6 +8,7 @@ paraphrased answer come from the `*_perturbed` tables, joined by question.
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def tofu(
     split: str = "forget10",
     *,
     path: str | os.PathLike[str] | None = None,
+    retain_authors: int | None = None,
     template: str = "Question: {question}\nAnswer:",
     chat: bool = False,
 ) -> Benchmark:
@@ -59,11 +61,14 @@ def tofu(
     Args:
         split: `"forget01"`, `"forget05"` or `"forget10"`.
         path: directory with the tables as the hub exports them; None for the hub.
+        retain_authors: keep only so many of the authors to be kept, the same ones at every call, and all their
+            questions; None for all. A model that is trained on TOFU here can be trained on these.
         template: the prompt, with `{question}`. With a chat template give `"{question}"`.
         chat: whether prompts go through the tokenizer's chat template; answers then open a turn, without a blank.
 
     Raises:
-        InputError: if the split is unknown, a table is missing or malformed, or perturbed rows do not fit the split.
+        InputError: if the split is unknown, `retain_authors` is out of range, a table is missing or malformed, or
+            perturbed rows do not fit the split.
     """
     if split not in RETAIN:
         raise InputError(f"unknown TOFU split {split!r}; {nearest(split, RETAIN)}")
@@ -78,7 +83,7 @@ def tofu(
         raise InputError(f"{split}_perturbed has no row for {len(missing)} questions of {split}, first {missing[0]}")
     retain = _items(tables, RETAIN[split], "far", template, blank)
     wrong = tables.table("retain_perturbed", "train", _PERTURBED)
-    retain = join_perturbed(retain, wrong, "retain_perturbed", blank)
+    retain = _some_authors(join_perturbed(retain, wrong, "retain_perturbed", blank), retain_authors)
     names = {word for q in forget for word in _name_words(q.subject)}
     near = tuple(replace(q, group="near") if names & _name_words(q.subject) else q for q in retain)
     return Benchmark(
@@ -153,6 +158,19 @@ def _items(tables: Source, table: str, group: str, template: str, blank: str) ->
         )
         for number, (row, subject) in enumerate(zip(rows, authors(rows), strict=True))
     ]
+
+
+def _some_authors(items: Sequence[QA], count: int | None) -> list[QA]:
+    """The items about so many authors, drawn once for all; the authors with a row of wrong answers come first."""
+    if count is None:
+        return list(items)
+    subjects = list(dict.fromkeys(q.subject for q in items))
+    if not 0 < count <= len(subjects):
+        raise InputError(f"retain_authors={count}; give 1 to {len(subjects)}, or None for all")
+    perturbed = {q.subject for q in items if q.perturbed}
+    random.Random("tofu/retain").shuffle(subjects)
+    chosen = set(sorted(subjects, key=lambda s: s not in perturbed)[:count])
+    return [q for q in items if q.subject in chosen]
 
 
 def _real(tables: Source, table: str, template: str, blank: str) -> list[QA]:

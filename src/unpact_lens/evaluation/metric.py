@@ -170,7 +170,7 @@ def similarity(answers: Answers) -> Float[Tensor, " item"]:
 def entailed(answers: Answers, nli: str) -> Float[Tensor, " item"]:
     """The smaller of P(gold answer entails generated one) and P(generated answer entails gold one), by an NLI model.
 
-    Range: 0 to 1; higher is better. Source: Kuhn et al. 2023, arXiv 2302.09664.
+    Range: 0 to 1; higher is better. Source: arXiv 2302.09664.
     """
     return entailment(answers.generated, [q.answer for q in answers.items], nli=nli)
 
@@ -178,8 +178,7 @@ def entailed(answers: Answers, nli: str) -> Float[Tensor, " item"]:
 def judged(answers: Answers, judge: Judge) -> Float[Tensor, " item"]:
     """1 where a language model says that the generated answer states the gold answer's fact, else 0.
 
-    A reply that is neither yes nor no counts as 0. Range: 0 to 1; higher is better. Source: Zheng et al. 2023, arXiv
-    2306.05685.
+    A reply that is neither yes nor no counts as 0. Range: 0 to 1; higher is better. Source: arXiv 2306.05685.
     """
     asked = [(q.prompt, q.answer) for q in answers.items]
     return judge_answers(judge, [p for p, _ in asked], [a for _, a in asked], answers.generated).right.float()

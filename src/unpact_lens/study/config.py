@@ -31,6 +31,18 @@ class MethodConfig(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class LoadConfig(Strict):
+    """How the models of a study are loaded, where it is not as `load_model` does it by itself.
+
+    Attributes:
+        device: e.g. `cuda`; None for a GPU where there is one.
+        dtype: of the weights; None for fp32.
+    """
+
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
 class ContributionConfig(Strict):
     """For which facts the contributions of prompt tokens are taken before and after.
 
@@ -74,9 +86,12 @@ class StudyConfig(Strict):
         name: names the study in its report.
         model: what `load_model` takes.
         wrap: `"hooked"` or `"bridge"`.
+        load: device and dtype.
         control: a model that never saw the forget set (retrain), None where there is none.
         benchmark: what `load_benchmark` takes.
         benchmark_options: its options.
+        unlearn_from: what is trained away: the benchmark's forget `questions`, or its forget `corpus`, as MUSE does;
+            the same of what is kept. When to stop is decided by the forget questions either way.
         hold_out_phrasings: paraphrases of each forget fact that unlearning never sees and that the probes ask; 0
             for no such split.
         known_only: keep only the facts that the model gives before unlearning.
@@ -95,9 +110,11 @@ class StudyConfig(Strict):
     name: str
     model: str
     wrap: Literal["hooked", "bridge"] = "hooked"
+    load: LoadConfig = Field(default_factory=LoadConfig)
     control: str | None = None
     benchmark: str
     benchmark_options: dict[str, Any] = Field(default_factory=dict)
+    unlearn_from: Literal["questions", "corpus"] = "questions"
     hold_out_phrasings: int = Field(0, ge=0)
     known_only: bool = False
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
@@ -182,6 +199,7 @@ def explain(error: ValidationError, where: str, of: type[BaseModel] = StudyConfi
 def _fields_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {
         "methods": MethodConfig,
+        "load": LoadConfig,
         "contributions": ContributionConfig,
         "recovery": RecoveryConfig,
     }

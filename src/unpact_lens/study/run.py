@@ -39,7 +39,8 @@ from unpact_lens.results import Result, load, save, versions, write_text
 from unpact_lens.study.config import MethodConfig, StudyConfig
 from unpact_lens.study.phrasings import split_phrasings
 from unpact_lens.study.result import Cell, Study
-from unpact_lens.unlearning.settings import split
+from unpact_lens.unlearning.checks import FactsKnown
+from unpact_lens.unlearning.settings import Settings, split
 
 R = TypeVar("R", bound="Result | Benchmark")
 
@@ -103,12 +104,17 @@ class Workspace:
     def model(self) -> Any:
         """The model before."""
         self.step(f"loading {self.config.model}")
-        return load_model(self.config.model, wrap=self.config.wrap)
+        return self._load(self.config.model)
 
     @cached_property
     def control(self) -> Any | None:
         """The model that never saw the forget set."""
-        return load_model(self.config.control, wrap=self.config.wrap) if self.config.control else None
+        return self._load(self.config.control) if self.config.control else None
+
+    def _load(self, spec: str) -> Any:
+        how = self.config.load
+        dtype = getattr(torch, how.dtype) if how.dtype else None
+        return load_model(spec, wrap=self.config.wrap, device=how.device, dtype=dtype)
 
     @cached_property
     def hash(self) -> str:
@@ -119,6 +125,8 @@ class Workspace:
     def loaded(self) -> Benchmark:
         """The benchmark, cut down to known facts if asked for."""
         bench = load_benchmark(self.config.benchmark, **self.config.benchmark_options)
+        if self.config.unlearn_from == "corpus" and bench.forget_corpus is None:
+            raise InputError(f"unlearn_from: corpus, but benchmark {bench.name!r} has no forget corpus; use questions")
         if self.config.known_only:
             self.step("asking the model what it knows")
             part = self._fingerprint("known", asdict(bench))
@@ -136,6 +144,16 @@ class Workspace:
     def to_unlearn(self) -> Benchmark:
         """What unlearning sees: the same facts, without the phrasings that are held out."""
         return split_phrasings(self.loaded, self.config.hold_out_phrasings)[0]
+
+    @cached_property
+    def trained_away(self) -> dict[str, Any]:
+        """What `unlearn` is given to forget, to keep, and to stop by."""
+        bench = self.to_unlearn
+        if self.config.unlearn_from == "questions":
+            return {"forget": bench}
+        asked = Settings(chat=bench.chat, prefill=bench.prefill, max_new_tokens=bench.max_new_tokens)
+        known = FactsKnown(self.model, bench.forget, asked)
+        return {"forget": bench.forget_corpus, "retain": bench.retain_corpus, "forget_score": known}
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -222,7 +240,7 @@ class Workspace:
 
         self.step(f"{name}: unlearning")
         unlearned = unlearning.unlearn(
-            self.model, self.to_unlearn, method=name, seed=seed, stop_at=config.forget_level, progress=False,
+            self.model, **self.trained_away, method=name, seed=seed, stop_at=config.forget_level, progress=False,
             **method.settings,
         )  # fmt: skip
         after = unlearned.model

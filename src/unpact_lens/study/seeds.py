@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
-from unpact_lens.recovery.result import PARAPHRASE, RANDOM_WORDS, Recovery
+from unpact_lens.recovery.result import PARAPHRASE, RANDOM_WORDS, WRONG_SUBJECT, Recovery
 from unpact_lens.study.result import HasCells
 
 NAN = float("nan")
@@ -21,19 +22,20 @@ def probes_over_seeds(study: HasCells) -> pd.DataFrame:
     """One row a method and probe, all seeds together.
 
     A fact counts in the seeds in which it is in the common set, with its mean over them. Intervals come from a paired
-    bootstrap that draws subjects and seeds. `excess` is over the retrain model, `net_random` over the same template or
-    attention on random words, `net_paraphrase` over a mere paraphrase; `p` of McNemar over facts and seeds is
-    Holm-adjusted over the rows of a method.
+    bootstrap that draws subjects and seeds. `excess` is over the retrain model under the same probe; where there is
+    none, over what the unlearned model itself says when the prompt is about the wrong subject. `net_random` is over the
+    same template or attention on random words, `net_paraphrase` over a mere paraphrase; `p` of McNemar over facts and
+    seeds is Holm-adjusted over the rows of a method.
 
     Args:
-        study: with a retrain model.
+        study: with a retrain model, or with facts that have a wrong subject.
 
     Returns:
         Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for each of `excess`, `net_random`
         and `net_paraphrase` its value, `_low`, `_high` and `_p`; undefined ones are NaN.
 
     Raises:
-        InputError: if the study has no retrain model, or its seeds differ in facts or probes.
+        InputError: if the study has neither, or its seeds differ in facts or probes.
     """
     rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(c.method for c in study.cells):
@@ -46,11 +48,9 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
     first = recoveries[0]
     if any((r.items, r.probes) != (first.items, first.probes) for r in recoveries):
         raise InputError(f"{method}: its seeds were asked different facts or probes; run them as one study")
-    if any(r.right_control is None for r in recoveries):
-        raise InputError(f"{method}: excess needs a retrain model; give the study a control")
     common = torch.stack([r.common for r in recoveries])
     right = torch.stack([r.right_after for r in recoveries])
-    control = torch.stack([r.right_control for r in recoveries if r.right_control is not None])
+    control, answerable = _control(method, recoveries, right)
 
     def against(i: int, other: Tensor, asked: Tensor) -> Difference:
         return paired_difference(right[:, i], other, first.subjects, among=common & asked)
@@ -61,7 +61,7 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
         asked = first.asked[i]
         rate = against(i, torch.zeros_like(right[:, i]), asked)
         of_control = paired_difference(
-            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked
+            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked & answerable
         )
         found.append(
             {
@@ -69,7 +69,7 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
                 "R": rate.value, "R_low": rate.low, "R_high": rate.high, "control": of_control.value,
             }
         )  # fmt: skip
-        nets["excess"][probe] = against(i, control[:, i], asked)
+        nets["excess"][probe] = against(i, control[:, i], asked & answerable)
         for name, row in (("net_random", f"{RANDOM_WORDS}:{probe}"), ("net_paraphrase", PARAPHRASE)):
             if row in first.probes and row != probe:
                 j = first.probes.index(row)
@@ -82,6 +82,23 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
             entry |= {name: d.value if d else NAN, f"{name}_low": low, f"{name}_high": high}
             entry[f"{name}_p"] = adjusted[entry["probe"]] if d else None
     return found
+
+
+def _control(
+    method: str, recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
+) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, " item"]]:
+    """What excess is taken over, and of which facts it was asked."""
+    first = recoveries[0]
+    given = [r.right_control for r in recoveries if r.right_control is not None]
+    if len(given) == len(recoveries):
+        return torch.stack(given), torch.ones(len(first.items), dtype=torch.bool)
+    if WRONG_SUBJECT not in first.probes:
+        raise InputError(
+            f"{method}: excess needs a retrain model or a wrong subject; give the study a control, or facts that have "
+            "a wrong_subject"
+        )
+    row = first.probes.index(WRONG_SUBJECT)
+    return right[:, row : row + 1].expand_as(right), first.asked[row]
 
 
 def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -> pd.DataFrame:

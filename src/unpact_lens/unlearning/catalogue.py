@@ -364,3 +364,16 @@ register(
     _select("unpact_select_simnpo", "SimNPO", selective.selective_simnpo, "example", {"beta": 4.5, "delta": 0.0}),
     *BOTH,
 )
+register(
+    Method(
+        "unpact_blind",
+        "learn to answer the prompt as the model before answers it without its KeyTokens",
+        "mean KL(p_θ0(· | x without Key, y<k) ‖ p_θ(· | x, y<k))",
+        "this toolkit, from the first and third findings of arXiv 2509.24675",
+        forget=selective.blind,
+        options={"key_tokens": 3},
+        prepare=selective.hide_keys,
+        note="KeyTokens are taken once, from the model before, and deleted as ids; key_tokens is the k of TopK.",
+    ),
+    *BOTH,
+)

@@ -1,8 +1,13 @@
-r"""Token-selective unlearning: penalise only the answer tokens whose probability depends on the KeyTokens.
+r"""Selective unlearning: only what the answer owes to the KeyTokens is taken away.
 
-From each forget example's contribution matrix C (prompt token i, answer token k) before unlearning: the weight of an
-answer token is $w_k \propto \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$. What the KeyTokens do not decide (an answer's
-opening, its grammar) is not penalised but kept.
+Two ways, from each forget example's contribution matrix C (prompt token i, answer token k) before unlearning.
+
+*Select*: penalise only the answer tokens that depend on the KeyTokens, with weight
+$w_k \propto \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$. What the KeyTokens do not decide (an answer's opening, its
+grammar) is kept.
+
+*Blind*: nothing is penalised; the model learns to answer the whole prompt as the model before answers the prompt
+without its KeyTokens. The loss is bounded, and its aim is what one says who does not know whom the question is about.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from unpact_lens.data.qa import Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.preparation import Job
-from unpact_lens.unlearning.views import View
+from unpact_lens.unlearning.views import Examples, View
 
 
 def token_weights(
@@ -39,6 +44,28 @@ def token_weights(
 
 def weigh_tokens(job: Job) -> None:
     """Give every answer token of the forget set its weight, and every sequence one if `weigh_sequences`."""
+    found = _contributions(job)
+    weights = [token_weights(c, k) for c, k in found]
+    if job.options["weigh_sequences"]:
+        depends = torch.stack([c[k].sum(0).clamp(min=0).mean() for c, k in found])
+        weights = [w * (d / depends.mean()) for w, d in zip(weights, depends, strict=True)]
+    job.data.weights = [w.float() for w in weights]
+
+
+def hide_keys(job: Job) -> None:
+    """Put each prompt without its KeyTokens beside it: what the model before answers there is the aim.
+
+    A prompt that would be empty keeps the least of its KeyTokens.
+    """
+    rows = []
+    for row, (_, keys) in zip(job.data.rows, _contributions(job), strict=True):
+        spare = len(keys) == len(row.prompt) and not row.head and not row.tail
+        rows.append(row.without(keys[:-1] if spare else keys))
+    job.data.blinded = Examples(rows, job.before, store=job.data.store)
+
+
+def _contributions(job: Job) -> list[tuple[Float[Tensor, "prompt answer"], list[int]]]:
+    """Contributions under the model before and the rows that are KeyTokens, for each row of the forget set."""
     if isinstance(job.forget, Corpus):
         raise InputError(
             "selective unlearning attributes answers to prompts, the forget set is raw text; give QA items"
@@ -51,13 +78,7 @@ def weigh_tokens(job: Job) -> None:
     ]
     found = attribute_many(job.before, items, chat=job.settings.chat, prefill=job.settings.prefill, progress=False)
     rule = TopK(job.options["key_tokens"])
-    matrices = [a.per_answer_token for a in found]
-    keys = [list(a.key_tokens(rule).indices) for a in found]
-    weights = [token_weights(c, k) for c, k in zip(matrices, keys, strict=True)]
-    if job.options["weigh_sequences"]:
-        depends = torch.stack([c[k].sum(0).clamp(min=0).mean() for c, k in zip(matrices, keys, strict=True)])
-        weights = [w * (d / depends.mean()) for w, d in zip(weights, depends, strict=True)]
-    job.data.weights = [w.float() for w in weights]
+    return [(a.per_answer_token, list(a.key_tokens(rule).indices)) for a in found]
 
 
 def rest_of(weights: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
@@ -85,3 +106,8 @@ def selective_simnpo(view: View, options: Mapping[str, Any]) -> Tensor:
     penalty = losses.simnpo(w * view.log_probs, view.mask, options["beta"], options["delta"])
     rest = losses.sequence_sums(rest_of(w) * view.log_probs, view.mask) / lengths
     return penalty - options["keep_rest"] * rest.mean()
+
+
+def blind(view: View, options: Mapping[str, Any]) -> Tensor:
+    """Towards what the model before answers to the prompt without its KeyTokens."""
+    return losses.kl_to_reference(view.logits, view.blinded_logits, view.mask)

@@ -29,12 +29,14 @@ class Examples:
 
     Attributes:
         alternatives: the same prompts with other answers (refusals, in-domain ones), where a method needs them.
+        blinded: the prompts without their KeyTokens, same answers, where a method needs them.
         reinforced: a model trained further on these examples, where a method needs one.
         weights: for each row, how much each answer token counts, where a method weighs them.
         direction: of unit norm, in the residual stream, where a method steers to one.
     """
 
     alternatives: Examples | None = None
+    blinded: Examples | None = None
     reinforced: Any = None
     weights: list[Float[Tensor, " answer"]] | None = None
     direction: Float[Tensor, " d_model"] | None = None
@@ -167,6 +169,13 @@ class View:
         """Next-token logits of the model before: its cached final residual, unembedded again."""
         with torch.no_grad():
             return surface.unembed(self.data.before, self._padded(self.data.residuals))
+
+    @cached_property
+    def blinded_logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits of the model before where the prompt lacks its KeyTokens."""
+        assert self.data.blinded is not None
+        with torch.no_grad():
+            return surface.unembed(self.data.before, self._padded(self.data.blinded.residuals))
 
     @cached_property
     def reinforced_logits(self) -> Float[Tensor, "batch pos d_vocab"]:
