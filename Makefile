@@ -35,13 +35,16 @@ fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-experiments: .venv/.ready-dev  ## The findings with controls on the embedded model; goes on where it stopped
+experiments: .venv/.ready-all  ## The findings with controls on the embedded model; goes on where it stopped
 	$(BIN)/python experiments/tune.py
 	$(BIN)/python experiments/recovery/run.py
 	$(BIN)/python experiments/recovery/run.py config-answer-free.yaml
 	$(BIN)/python experiments/recovery/depth.py
 	$(BIN)/python experiments/forgetting/run.py
 	$(BIN)/python experiments/forgetting/tokens.py
+	$(BIN)/python experiments/focus/run.py
+	$(BIN)/python experiments/dilemma/run.py
+	$(BIN)/python experiments/sensitivity/run.py
 
 experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts (hours; goes on where it stopped)
 	$(BIN)/python experiments/tune.py smollm2

@@ -6,9 +6,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from unpact_lens.evaluation import to_markdown
+from unpact_lens.evaluation import published, to_markdown
 from unpact_lens.report import read_block
-from unpact_lens.study import Experiment, load_config, load_experiment, wide
+from unpact_lens.study import (
+    FOCUS_TABLES,
+    Experiment,
+    estimates,
+    kinds_table,
+    load_config,
+    load_experiment,
+    survival_table,
+    wide,
+)
 from unpact_lens.unlearning import METHODS
 
 ROOT = Path(__file__).parents[1] / "experiments"
@@ -25,16 +34,34 @@ def test_every_configuration_is_one_that_can_be_run(path):
     load_config({**experiment.study, "methods": [{"name": m} for m in experiment.methods]})
 
 
+def tables(path, results):
+    """The blocks of a page that stand for a results file."""
+    name, folder = path.stem.removeprefix("results"), path.parent.name
+    if folder == "focus":
+        return {block: table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
+    if folder == "dilemma":
+        gaps, kinds = (pd.read_csv(path.with_name(f"{n}.csv")) for n in ("gaps", "kinds"))
+        shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
+        return {**shown, "kinds": kinds_table(kinds)}
+    if folder == "sensitivity":
+        return {"survival": survival_table(results).set_index("varied")}
+    if "probe" in results:
+        return {f"excess{name}": wide(results, "excess").set_index("method")}
+    return {f"spared{name}": results.set_index("method")}
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_tables_are_those_of_the_results(path):
-    name, results, page = path.stem.removeprefix("results"), pd.read_csv(path), path.parent / "README.md"
-    if "probe" in results:
-        shown, table = read_block(page, f"excess{name}"), wide(results, "excess")
-    else:
-        shown, table = read_block(page, f"spared{name}"), results
-    assert shown == to_markdown(table.set_index("method")).strip()
+    name = path.stem.removeprefix("results")
+    for block, table in tables(path, pd.read_csv(path)).items():
+        assert read_block(path.parent / "README.md", block) == to_markdown(table).strip(), block
     assert load_experiment(path.parent / f"config{name}.yaml")
     assert (path.parent / f"figure{name}.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["muse-news", "muse-books", "tofu-forget10"])
+def test_the_published_figures_stand_beside(name):
+    assert read_block(ROOT / "dilemma" / "README.md", name) == to_markdown(published(name).to_frame()).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/depth.csv")), ids=str)

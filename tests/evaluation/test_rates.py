@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.bootstrap import mean_interval, quantiles, resampled_means
 from unpact_lens.evaluation.rates import (
     Contrast,
     MeanRate,
@@ -16,7 +17,6 @@ from unpact_lens.evaluation.rates import (
     holm,
     lost,
     mcnemar,
-    mean_interval,
     paired_difference,
     paired_score_interval,
     wilson,
@@ -220,3 +220,36 @@ def test_estimates_may_stand_in_a_saved_result(tmp_path):
     assert math.isnan(judged.distance)
     save(judged, tmp_path / "v")
     assert load(tmp_path / "v") == judged
+
+
+def test_resampled_means_draw_subjects_and_seeds():
+    values = torch.tensor([[0.0, 2.0, math.nan], [4.0, 2.0, math.nan]])
+    drawn = resampled_means(values, ["a", "b", "c"], draws=20000)
+    # A seed is drawn twice, or each once: subject a is then 0, 2 or 4, subject b always 2, subject c has no number.
+    assert set(drawn[~drawn.isnan()].tolist()) <= {k * 2 / 3 for k in range(7)} | {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert float(drawn.isnan().double().mean()) == pytest.approx(1 / 27, abs=0.005)
+    assert float(drawn.nanmean()) == pytest.approx(2, abs=0.03)
+    constant = resampled_means(torch.ones(2, 3), ["a", "b", "c"])
+    assert constant.tolist() == [1.0] * len(constant)
+
+
+def test_equal_clusters_draw_alike_so_that_ratios_can_be_resampled():
+    values, names = torch.arange(1.0, 7.0).reshape(2, 3), ["a", "b", "b"]
+    ratio = resampled_means(3 * values, names, seed=1) / resampled_means(values, names, seed=1)
+    assert quantiles(ratio) == pytest.approx((3, 3))
+
+
+def test_quantiles_leave_the_undefined_out():
+    draws = torch.tensor([math.nan, *range(101)], dtype=torch.float64)
+    assert quantiles(draws, 0.9) == pytest.approx((5, 95))
+    assert all(math.isnan(x) for x in quantiles(torch.full((4,), math.nan)))
+    with pytest.raises(InputError, match="1 subjects for 2 facts"):
+        resampled_means(torch.zeros(2), ["a"])
+
+
+def test_a_mean_rate_takes_rates_over_seeds():
+    gone = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    part = paired_difference(gone, torch.zeros_like(gone), list("abcd"))
+    mean = MeanRate((part, part))
+    assert (mean.value, mean.n) == (pytest.approx(0.375), 8)
+    assert mean.low < 0.375 < mean.high

@@ -21,6 +21,7 @@ from unpact_lens.evaluation.answers import (
     prefill_for,
     rouge,
 )
+from unpact_lens.evaluation.bootstrap import mean_interval, quantiles, resampled_means
 from unpact_lens.evaluation.choice import Choices, choose
 from unpact_lens.evaluation.evaluate import evaluate
 from unpact_lens.evaluation.harness import HarnessScores, run_harness
@@ -40,7 +41,6 @@ from unpact_lens.evaluation.rates import (
     holm,
     lost,
     mcnemar,
-    mean_interval,
     paired_difference,
     paired_score_interval,
     wilson,
@@ -127,6 +127,8 @@ __all__ = [
     "privacy_leakage",
     "privleak",
     "published",
+    "quantiles",
+    "resampled_means",
     "right_facts",
     "rouge",
     "run_harness",

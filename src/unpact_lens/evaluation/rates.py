@@ -19,22 +19,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_test
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.bootstrap import DRAWS, LEVEL, NAN, cluster_bootstrap
 from unpact_lens.results import storable
-
-LEVEL = 0.95
-"""Confidence level of every interval unless another is asked for."""
-
-DRAWS = 2000
-"""Resamples of a bootstrap."""
-
-NAN = float("nan")
 
 Number = int | float
 
@@ -122,15 +115,15 @@ class Rate(Estimate):
 class MeanRate(Estimate):
     """The unweighted mean of independent proportions, e.g. destruction of near and of far facts.
 
-    Its interval recovers each part's variance from its Wilson interval. Undefined when a part is.
+    Its interval recovers each part's variance from its own interval. Undefined when a part is.
 
     Attributes:
-        parts: the proportions.
+        parts: the proportions; over several seeds, each as a `Difference` from nothing.
 
     Source: Zou & Donner 2008, Statistics in Medicine 27:1693 (MOVER).
     """
 
-    parts: tuple[Rate, ...]
+    parts: tuple[Estimate, ...]
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -331,7 +324,7 @@ def paired_difference(
         return Difference(0.0, 0.0, 0.0, 0.0, 0, None, None, level)
     one, two, mask = one[:, present], two[:, present], mask[:, present]
     _, groups = np.unique([c for c, kept in zip(clusters, present.tolist(), strict=True) if kept], return_inverse=True)
-    ends = _cluster_bootstrap((one.double() - two.double()).numpy(), mask.numpy(), groups, level, draws, seed)
+    ends = cluster_bootstrap((one.double() - two.double()).numpy(), mask.numpy(), groups, level, draws, seed)
     p = mcnemar(int((one & ~two & mask).sum()), int((~one & two & mask).sum()))
     return Difference(
         both=_over_seeds(one & two, mask),
@@ -363,52 +356,9 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return {**p_values, **{name: float(p) for name, p in zip(defined, adjusted, strict=True)}}
 
 
-def mean_interval(
-    values: Float[Tensor, " item"],
-    clusters: Sequence[str],
-    *,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval of a mean, by a bootstrap that resamples subjects; (NaN, NaN) of nothing.
-
-    Args:
-        values: one number a fact.
-        clusters: the subject of each fact.
-        level: confidence level.
-        draws: resamples.
-        seed: of the resampling.
-    """
-    if len(clusters) != len(values):
-        raise InputError(f"{len(clusters)} subjects for {len(values)} facts; give one subject a fact")
-    if not len(values):
-        return NAN, NAN
-    _, groups = np.unique(list(clusters), return_inverse=True)
-    rows = values.double().numpy()[None]
-    return _cluster_bootstrap(rows, np.ones_like(rows, dtype=bool), groups, level, draws, seed)
-
-
 def _over_seeds(cell: Tensor, mask: Tensor) -> float:
     """Facts in one cell of the table; a fact counts with the mean over the seeds in which it counts at all."""
     return float(((cell & mask).sum(0) / mask.sum(0)).sum())
-
-
-def _cluster_bootstrap(
-    values: np.ndarray, mask: np.ndarray, groups: np.ndarray, level: float, draws: int, seed: int
-) -> tuple[float, float]:
-    """Percentile interval of the mean over items (each its mean over seeds), resampling clusters and seeds."""
-    generator = np.random.default_rng(seed)
-    n_seeds, n_groups = values.shape[0], int(groups.max()) + 1
-    seed_weights = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws)
-    group_weights = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws)
-    weighted, counted = seed_weights @ (values * mask), seed_weights @ mask
-    item_weights = group_weights[:, groups] * (counted > 0)
-    item_means = np.divide(weighted, counted, out=np.zeros_like(weighted, dtype=float), where=counted > 0)
-    totals = item_weights.sum(1)
-    means = (item_weights * item_means).sum(1)[totals > 0] / totals[totals > 0]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _check_pairs(first: Tensor, second: Tensor) -> None:

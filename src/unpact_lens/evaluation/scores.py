@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unpact_lens.data.qa import GROUPS
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.evaluation.rates import Estimate, MeanRate, Rate, lost, mean_interval
+from unpact_lens.evaluation.bootstrap import mean_interval
+from unpact_lens.evaluation.rates import Estimate, MeanRate, Rate, lost
 from unpact_lens.evaluation.text import perplexity
 from unpact_lens.results import Result
 

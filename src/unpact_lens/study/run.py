@@ -67,7 +67,7 @@ def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: boo
         split(method.settings, chosen.defaults, chosen.options)
     recovery.check_templates(config.recovery.templates, config.recovery.headline)
     recovery.check_added(config.recovery.added)
-    with _threads(config.threads), _steps(config, progress) as step:
+    with limited_threads(config.threads), step_bar(config, progress) as step:
         space = Workspace(config, folder, step)
         cells = tuple(space.cell(m, seed) for seed in config.seeds for m in config.methods)
         study = Study(
@@ -129,8 +129,8 @@ class Workspace:
             raise InputError(f"unlearn_from: corpus, but benchmark {bench.name!r} has no forget corpus; use questions")
         if self.config.known_only:
             self.step("asking the model what it knows")
-            part = self._fingerprint("known", asdict(bench))
-            bench = self._kept("known", part, lambda: known_facts(self.model, bench))
+            part = self.fingerprint("known", asdict(bench))
+            bench = self.kept("known", part, lambda: known_facts(self.model, bench))
         if not bench.forget:
             raise InputError(f"{self.config.model} knows none of the forget facts of {self.config.benchmark}")
         return bench
@@ -173,8 +173,8 @@ class Workspace:
     def before(self) -> Scores:
         """Scores of the model before, beside the control's."""
         self.step("scoring the model before")
-        part = self._fingerprint("before", asdict(self.bench))
-        return self._kept("before", part, lambda: evaluate(self.model, self.bench))
+        part = self.fingerprint("before", asdict(self.bench))
+        return self.kept("before", part, lambda: evaluate(self.model, self.bench))
 
     @cached_property
     def control_scores(self) -> Scores | None:
@@ -182,16 +182,16 @@ class Workspace:
         if self.control is None:
             return None
         self.step("scoring the control")
-        part = self._fingerprint("control", asdict(self.bench))
-        return self._kept("control", part, lambda: evaluate(self.control, self.bench, before=self.before))
+        part = self.fingerprint("control", asdict(self.bench))
+        return self.kept("control", part, lambda: evaluate(self.control, self.bench, before=self.before))
 
     @cached_property
     def plan(self) -> RecoveryPlan:
         """Every prompt of the recovery probes, and what the model before and the control answer."""
         self.step("planning recovery")
         options = self.config.recovery
-        part = self._fingerprint("plan", asdict(self.bench), options.model_dump())
-        return self._kept(
+        part = self.fingerprint("plan", asdict(self.bench), options.model_dump())
+        return self.kept(
             "plan",
             part,
             lambda: recovery.recovery_plan(
@@ -228,10 +228,10 @@ class Workspace:
 
     def cell(self, method: MethodConfig, seed: int) -> Cell:
         """One method with one seed, from disk if it is finished there."""
-        part = self._fingerprint(
+        part = self.fingerprint(
             "cell", asdict(self.bench), method.model_dump(), seed, self.config.model_dump(exclude={"methods", "seeds"})
         )
-        return self._kept(f"cells/{method.name}-seed{seed}", part, lambda: self._run(method, seed))
+        return self.kept(f"cells/{method.name}-seed{seed}", part, lambda: self._run(method, seed))
 
     def _run(self, method: MethodConfig, seed: int) -> Cell:
         config, bench, name = self.config, self.bench, method.name
@@ -287,11 +287,12 @@ class Workspace:
             seconds=time.monotonic() - started,
         )
 
-    def _fingerprint(self, *parts: Any) -> str:
+    def fingerprint(self, *parts: Any) -> str:
+        """Of what a part depends on, the weights before and the versions included."""
         text = json.dumps([self.hash, versions(), *parts], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _kept(self, name: str, fingerprint: str, compute: Callable[[], R]) -> R:
+    def kept(self, name: str, fingerprint: str, compute: Callable[[], R]) -> R:
         """A part from disk, if it is finished and depends on the same; else computed and written."""
         folder = self.folder / name
         mark = folder / "fingerprint"
@@ -307,7 +308,7 @@ class Workspace:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def limited_threads(count: int | None) -> Iterator[None]:
     """Torch with that many threads, then with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -318,7 +319,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _steps(config: StudyConfig, progress: bool) -> Iterator[Callable[[str], None]]:
+def step_bar(config: StudyConfig, progress: bool) -> Iterator[Callable[[str], None]]:
     """A bar that moves one mark a step on a terminal, a line a step elsewhere, nothing if not asked for."""
     console = Console(stderr=True)
     if not progress:

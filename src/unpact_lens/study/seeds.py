@@ -127,3 +127,26 @@ def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -
     order = list(dict.fromkeys(zip(*(shown[c] for c in index), strict=True)))
     table = shown.pivot_table(index=index, columns="probe", values="cell", aggfunc="first", sort=False)[chosen]
     return table.reindex(order if len(index) > 1 else [k[0] for k in order]).reset_index()
+
+
+def estimates(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for reading: each column with a `_low` and a `_high` beside it becomes `value [low, high]`.
+
+    Args:
+        frame: any table; what is undefined is left empty.
+
+    >>> estimates(pd.DataFrame({"D": [0.5, NAN], "D_low": [0.4, NAN], "D_high": [0.6, NAN], "n": [3, 0]}))
+                       D  n
+    0  0.50 [0.40, 0.60]  3
+    1                     0
+    """
+    shown: dict[str, Any] = {}
+    for name in frame.columns:
+        if name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in frame:
+            continue
+        if f"{name}_low" not in frame:
+            shown[name] = frame[name]
+            continue
+        rows = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+        shown[name] = ["" if pd.isna(v) else f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in rows]
+    return pd.DataFrame(shown)

@@ -1,0 +1,200 @@
+"""The dilemma, seeds together: what can be brought back of what each method forgot, against what it destroyed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.evaluation.bootstrap import quantiles, resampled_means
+from unpact_lens.evaluation.rates import Difference, MeanRate, paired_difference
+from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
+from unpact_lens.results import Result
+from unpact_lens.study.result import Cell, Study
+from unpact_lens.study.seeds import estimates
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Dilemma(Result):
+    """Every method of a study on the plane recovery × destruction, all its seeds together.
+
+    Attributes:
+        config: of the study.
+        control: scores of the retrain model; None without one.
+        rows: the table, one row a method; see `dilemma`.
+        kind: the kind of knowledge that it is about; None for all facts.
+    """
+
+    figure: ClassVar[str | None] = "dilemma:dilemma_plane"
+
+    config: dict[str, Any]
+    control: Scores | None
+    rows: tuple[dict[str, Any], ...]
+    kind: str | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a method."""
+        return pd.DataFrame(list(self.rows))
+
+
+def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
+    r"""F, D, the largest excess of any probe and the distance to reliable of each method, with intervals.
+
+    A fact counts with its mean over the seeds in which it counts; intervals come from a bootstrap that draws subjects
+    and seeds. That of the distance $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$ takes the same
+    draws in all its parts, and the largest excess anew in each: as the maximum of noisy numbers leans upwards, so does
+    the interval.
+
+    Args:
+        study: with a retrain model.
+        kind: only facts of this kind of knowledge; None for all.
+
+    Returns:
+        Columns `method, seeds`, each of `F, D, D_near, D_far, excess, distance` with `_low` and `_high`,
+        `excess_probe`, `common` (facts in the common set, mean over seeds) and `verdict`; undefined ones are NaN.
+
+    Raises:
+        InputError: if the study has no retrain model, or no fact is of that kind.
+    """
+    rows = []
+    for method, cells in _by_method(study, kind).items():
+        F, near, far = (_lost(cells, group, kind) for group in ("forget", "near", "far"))
+        D = MeanRate((near, far))
+        excesses = {probe: _excess(cells, probe, kind) for probe in cells[0].recovery.excess_probes}
+        defined = {probe: e for probe, e in excesses.items() if e.n}
+        probe = max(defined, key=lambda p: defined[p].value, default="")
+        judged = verdict(F, D, excesses, epsilon=float(study.config["epsilon"]))
+        row: dict[str, Any] = {"method": method, "seeds": len(cells)}
+        for name, found in (("F", F), ("D", D), ("D_near", near), ("D_far", far)):
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        worst = defined[probe] if probe else None
+        row |= {
+            "excess": worst.value if worst else NAN, "excess_low": worst.low if worst else NAN,
+            "excess_high": worst.high if worst else NAN, "excess_probe": probe,
+            "common": sum(int((c.recovery.common & _is(c.recovery.kinds, kind)).sum()) for c in cells) / len(cells),
+        }  # fmt: skip
+        low, high = quantiles(_distances(cells, kind))
+        row |= {"distance": judged.distance, "distance_low": low, "distance_high": high, "verdict": str(judged)}
+        rows.append(row)
+    return Dilemma(study.config, study.control, tuple(rows), kind)
+
+
+def dilemma_by_kind(study: Study) -> pd.DataFrame:
+    """`dilemma` for each kind of knowledge apart: its columns after `kind`, which is first.
+
+    Raises:
+        InputError: if the study has no retrain model.
+    """
+    kinds = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
+    frames = [dilemma(study, kind=kind).to_frame().assign(kind=kind) for kind in kinds]
+    found = pd.concat(frames, ignore_index=True)
+    return found[["kind", *(c for c in found if c != "kind")]]
+
+
+def kinds_table(frame: pd.DataFrame, value: str = "distance") -> pd.DataFrame:
+    """One row a method, one column a kind of knowledge: `value [low, high]`, empty where it is undefined.
+
+    Args:
+        frame: of `dilemma_by_kind`.
+        value: a column that has an interval.
+
+    Raises:
+        InputError: if there is no such column.
+    """
+    if f"{value}_low" not in frame:
+        raise InputError(f"the table has no {value!r} with an interval; give e.g. 'distance', 'F', 'D' or 'excess'")
+    shown = estimates(frame).pivot(index="method", columns="kind", values=value)
+    return shown.reindex(index=frame["method"].unique(), columns=frame["kind"].unique()).rename_axis(columns=None)
+
+
+def distance_gaps(study: Study, method: str) -> pd.DataFrame:
+    """How much farther from reliable every other method is than one of them, on the same draws of subjects and seeds.
+
+    Args:
+        study: with a retrain model.
+        method: the one that the others are compared with.
+
+    Returns:
+        Columns `method, against, gap, gap_low, gap_high`; a gap above 0 says that `against` is farther from reliable.
+
+    Raises:
+        InputError: if the study has no retrain model, or the method is not in it.
+    """
+    cells = _by_method(study, None)
+    if method not in cells:
+        raise InputError(f"method {method!r} is not in the study; {nearest(method, cells)}")
+    at = {row["method"]: row["distance"] for row in dilemma(study).rows}
+    drawn = {m: _distances(found, None) for m, found in cells.items()}
+    rows = []
+    for other in (m for m in cells if m != method):
+        low, high = quantiles(drawn[other] - drawn[method])
+        rows.append(
+            {"method": method, "against": other, "gap": at[other] - at[method], "gap_low": low, "gap_high": high}
+        )
+    return pd.DataFrame(rows, columns=["method", "against", "gap", "gap_low", "gap_high"])
+
+
+def _by_method(study: Study, kind: str | None) -> Mapping[str, Sequence[Cell]]:
+    if study.control is None:
+        raise InputError("the dilemma is drawn beyond a retrain model; give the study a control")
+    known = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
+    if kind is not None and kind not in known:
+        raise InputError(f"no forget fact is of kind {kind!r}; {nearest(kind, known)}")
+    return {m: [c for c in study.cells if c.method == m] for m in dict.fromkeys(c.method for c in study.cells)}
+
+
+def _is(kinds: Sequence[str], kind: str | None) -> Bool[Tensor, " item"]:
+    return torch.tensor([kind in (None, k) for k in kinds], dtype=torch.bool)
+
+
+def _gone(cells: Sequence[Cell], group: str, kind: str | None) -> tuple[Tensor, Tensor]:
+    """Which facts were right before and are wrong after, `[seed, item]`, and which of the group count."""
+    first = cells[0].scores
+    gone = torch.stack([c.scores.right_before & ~c.scores.right for c in cells])
+    among = first.right_before & _is(first.groups, group) & _is(first.kinds, kind)
+    return gone, among.expand_as(gone)
+
+
+def _lost(cells: Sequence[Cell], group: str, kind: str | None) -> Difference:
+    gone, among = _gone(cells, group, kind)
+    return paired_difference(gone, torch.zeros_like(gone), cells[0].scores.subjects, among=among)
+
+
+def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What a probe brings back of the unlearned and of the retrain model, `[seed, item]`, and which facts count."""
+    first, found = cells[0].recovery, [c.recovery for c in cells]
+    i = first.probes.index(probe)
+    after = torch.stack([r.right_after[i] for r in found])
+    control = torch.stack([r.right_control[i] for r in found if r.right_control is not None])
+    among = torch.stack([r.common & r.asked[i] for r in found]) & _is(first.kinds, kind)
+    return after, control, among
+
+
+def _excess(cells: Sequence[Cell], probe: str, kind: str | None) -> Difference:
+    after, control, among = _came_back(cells, probe, kind)
+    return paired_difference(after, control, cells[0].recovery.subjects, among=among)
+
+
+def _distances(cells: Sequence[Cell], kind: str | None) -> Float[Tensor, " draw"]:
+    """The distance to reliable in each draw of subjects and seeds; NaN where a part of it is undefined."""
+
+    def mean(values: Tensor, among: Tensor, subjects: Sequence[str]) -> Tensor:
+        return resampled_means(values.double().masked_fill(~among, NAN), subjects)
+
+    subjects = cells[0].scores.subjects
+    F, near, far = (mean(*_gone(cells, group, kind), subjects) for group in ("forget", "near", "far"))
+    excesses = []
+    for probe in cells[0].recovery.excess_probes:
+        after, control, among = _came_back(cells, probe, kind)
+        excesses.append(mean(after.double() - control.double(), among, cells[0].recovery.subjects))
+    drawn = torch.stack([F, (near + far) / 2, *excesses], 1).tolist()
+    return torch.tensor([distance_to_reliable(f, d, e) for f, d, *e in drawn], dtype=torch.float64)

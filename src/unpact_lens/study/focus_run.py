@@ -1,0 +1,188 @@
+"""Finding 1 as a study: unlearn each method with each seed, and look at its focus beside controls; resumable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pandas as pd
+
+from unpact_lens import unlearning
+from unpact_lens.attribution import TopK
+from unpact_lens.data.qa import QA
+from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.recovery.relearn import relearned
+from unpact_lens.results import Result
+from unpact_lens.study.config import MethodConfig, StudyConfig
+from unpact_lens.study.focus import FocusShift, focus_shift
+from unpact_lens.study.run import Workspace, limited_threads, step_bar
+from unpact_lens.unlearning.result import Unlearned
+
+RETRAIN, UNRELATED = "retrain", "unrelated"
+"""Controls: a model that never saw the forget set, and the model before trained further on general facts."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class FocusStudy(Result):
+    """Focus of every unlearned model and of the controls.
+
+    Attributes:
+        config: of the study.
+        shifts: one for each model, seed and group of facts.
+        trajectory: `step, measure, mean, low, high, n, method, seed` of the forget facts while unlearning goes on.
+        further: for each seed, the settings with which the model before was trained further on general facts.
+    """
+
+    figure: ClassVar[str | None] = None
+
+    config: dict[str, Any]
+    shifts: tuple[FocusShift, ...]
+    trajectory: tuple[dict[str, Any], ...]
+    further: dict[str, dict[str, Any]]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each model, seed, group and fact."""
+        frames = [s.to_frame().assign(model=s.model, seed=s.seed, group=s.group) for s in self.shifts]
+        return pd.concat(frames, ignore_index=True)
+
+    def trajectory_frame(self) -> pd.DataFrame:
+        """The trajectory as a table."""
+        return pd.DataFrame(list(self.trajectory))
+
+
+def focus_study(
+    config: StudyConfig,
+    out: str | os.PathLike[str],
+    *,
+    draws: int = 8,
+    track_every: int = 3,
+    progress: bool = True,
+) -> FocusStudy:
+    """Run what is not finished yet.
+
+    The facts looked at are spread evenly over the benchmark's, `contributions.forget` and `contributions.retain` of
+    them; the paraphrases are phrasings held out of unlearning. The control on unrelated text is the model before,
+    trained on the general facts with the trainer of the library, with each seed for as many steps as the longest of the
+    methods took and at the largest of their learning rates.
+
+    Args:
+        config: with a control, and phrasings held out.
+        out: directory of what is finished.
+        draws: how many sets of random tokens stand beside the KeyTokens of each fact.
+        track_every: steps between two looks of the trajectory.
+        progress: say on stderr what is being done.
+
+    Raises:
+        InputError: if there is no control model, no phrasing is held out, or there are no general facts.
+    """
+    if config.control is None:
+        raise InputError("the focus study compares with a retrain model; give the study a control")
+    if config.hold_out_phrasings == 0:
+        raise InputError("hold_out_phrasings=0 leaves no phrasing that unlearning has not seen; give at least 1")
+    with limited_threads(config.threads), step_bar(config, progress) as step:
+        space = Workspace(config, Path(out), step)
+        if not space.bench.general:
+            raise InputError(f"benchmark {space.bench.name!r} has no general facts to train further on")
+        groups = facts_looked_at(space)
+        found, trajectory, further = [], [], {}
+        found += _looks(space, space.control, RETRAIN, 0, groups, draws)
+        for seed in config.seeds:
+            runs = []
+            for method in config.methods:
+                unlearned = unlearned_model(space, method, seed, track=groups["forget"], track_every=track_every)
+                rows = unlearned.history.focus(TopK(config.contributions.key_tokens))
+                rows = rows.drop(columns="about").assign(method=method.name, seed=seed)
+                trajectory += [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+                found += _looks(space, unlearned.model, method.name, seed, groups, draws)
+                runs.append(unlearned)
+            settings = {
+                "lr": max(u.config["lr"] for u in runs),
+                "batch_size": max(u.config["batch_size"] for u in runs),
+                "steps": max(int(row["step"]) for u in runs for row in u.history.rows),
+            }
+            step(f"{UNRELATED}: training further")
+            more = relearned(space.model, space.bench.general, space.bench, seed=seed, **settings)
+            found += _looks(space, more, UNRELATED, seed, groups, draws)
+            further[str(seed)] = settings
+        return FocusStudy(config.model_dump(mode="json"), tuple(found), tuple(trajectory), further)
+
+
+def facts_looked_at(space: Workspace) -> dict[str, list[QA]]:
+    """The facts of each group: forget, the same in a phrasing that was held out, and retain."""
+    wanted = space.config.contributions
+    forget = spread(space.bench.forget, wanted.forget)
+    return {
+        "forget": forget,
+        "paraphrase": [replace(q, prompt=q.paraphrases[0]) for q in forget],
+        "retain": spread(space.bench.retain, wanted.retain),
+    }
+
+
+def spread(items: Sequence[T], n: int) -> list[T]:
+    """`n` of the items, evenly spaced (all where there are fewer), so that few facts touch many subjects.
+
+    >>> spread("abcdefgh", 3)
+    ['a', 'c', 'f']
+    """
+    n = min(n, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
+
+
+def unlearned_model(
+    space: Workspace, method: MethodConfig, seed: int, *, track: Sequence[QA], track_every: int
+) -> Unlearned:
+    """One method with one seed, from disk if it is finished there.
+
+    Args:
+        space: of the study.
+        method: its name and settings.
+        seed: of training.
+        track: facts whose contributions are followed.
+        track_every: steps between two looks at them.
+    """
+    level = space.config.forget_level
+    part = space.fingerprint(
+        "unlearned",
+        asdict(space.to_unlearn),
+        space.config.unlearn_from,
+        method.model_dump(),
+        seed,
+        level,
+        [asdict(q) for q in track],
+        track_every,
+    )
+
+    def run() -> Unlearned:
+        space.step(f"{method.name}: unlearning")
+        return unlearning.unlearn(
+            space.model, **space.trained_away, method=method.name, seed=seed, stop_at=level, track=track,
+            track_every=track_every, progress=False, **method.settings,
+        )  # fmt: skip
+
+    return space.kept(f"unlearned/{method.name}-seed{seed}", part, run)
+
+
+def _looks(
+    space: Workspace, after: Any, name: str, seed: int, groups: dict[str, list[QA]], draws: int
+) -> list[FocusShift]:
+    """One model on every group of facts, from disk where that is finished there."""
+    rule, bench, weights = TopK(space.config.contributions.key_tokens), space.bench, model_hash(after)
+    found = []
+    for group, items in groups.items():
+
+        def run(group: str = group, items: list[QA] = items) -> FocusShift:
+            space.step(f"{name}: focus on {group} facts")
+            return focus_shift(
+                space.model, after, items, model=name, seed=seed, group=group, rule=rule, draws=draws,
+                chat=bench.chat, prefill=bench.prefill,
+            )  # fmt: skip
+
+        part = space.fingerprint("focus", weights, [asdict(q) for q in items], asdict(rule), draws, name, seed, group)
+        found.append(space.kept(f"focus/{name}-seed{seed}-{group}", part, run))
+    return found

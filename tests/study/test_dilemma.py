@@ -1,0 +1,102 @@
+"""Methods on the plane, seeds together: by hand, by kind, and against one another."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.plots import studies
+from unpact_lens.errors import InputError
+from unpact_lens.results import load, save
+from unpact_lens.study.dilemma import dilemma, dilemma_by_kind, distance_gaps, kinds_table
+
+
+def cell(method, seed, *, back=0.3, near=0.9, kinds=None):
+    made = studies.cell(method, seed=seed, back=back, near=near)
+    if kinds is None:
+        return made
+    n = len(made.recovery.items)
+    scores = replace(made.scores, kinds=tuple(kinds[i % 2] for i in range(len(made.scores.ids))))
+    return replace(made, scores=scores, recovery=replace(made.recovery, kinds=tuple(kinds[i % 2] for i in range(n))))
+
+
+@pytest.fixture(scope="module")
+def study():
+    cells = [cell(m, s, back=back, near=near) for m, back, near in (("ga", 0.1, 0.1), ("npo", 0.6, 0.9))
+             for s in range(3)]  # fmt: skip
+    return studies.study(cells=tuple(cells))
+
+
+def test_one_seed_is_that_cell(study):
+    one = studies.study(cells=study.cells[:1])
+    ours, theirs = dilemma(one).to_frame().iloc[0], one.to_frame().iloc[0]
+    for name in ("F", "D", "D_near", "D_far", "excess", "distance"):
+        assert ours[name] == pytest.approx(theirs[name])
+    assert ours["excess_probe"] == theirs["excess_probe"]
+    assert ours["common"] == theirs["common"]
+
+
+def test_over_seeds_each_fact_counts_with_its_mean(study):
+    frame = dilemma(study).to_frame().set_index("method")
+    for method in ("ga", "npo"):
+        cells = [c for c in study.cells if c.method == method]
+        assert frame.loc[method, "D"] == pytest.approx(sum(c.scores.destruction.value for c in cells) / 3)
+        assert frame.loc[method, "seeds"] == 3
+        row = frame.loc[method]
+        assert row["distance"] == pytest.approx(math.hypot(1 - row["F"], max(0, row["excess"]), row["D"]))
+        assert row["distance_low"] < row["distance"] < row["distance_high"]
+
+
+def test_the_interval_of_the_distance_has_no_width_where_nothing_varies():
+    made = studies.cell("ga")
+    gone = replace(made.scores, values=torch.zeros_like(made.scores.values))
+    nothing = replace(
+        made.recovery,
+        right_after=torch.zeros_like(made.recovery.right_after),
+        right_control=torch.zeros_like(made.recovery.right_after),
+    )
+    row = dilemma(studies.study(cells=(replace(made, scores=gone, recovery=nothing),))).rows[0]
+    assert (row["F"], row["D"], row["excess"]) == (1, 1, 0)
+    assert row["distance_low"] == row["distance"] == row["distance_high"] == 1
+    assert row["verdict"] == "destroyed"
+
+
+def test_kinds_are_apart_and_weigh_up_to_all():
+    study = studies.study(cells=tuple(cell("ga", s, kinds=("place", "date")) for s in range(2)))
+    frame = dilemma_by_kind(study)
+    assert frame["kind"].tolist() == ["place", "date"]
+    assert frame["F"].mean() == pytest.approx(dilemma(study).rows[0]["F"])  # as many facts of each
+    table = kinds_table(frame, "F")
+    assert list(table.columns) == ["place", "date"]
+    assert table.loc["ga", "place"].startswith(f"{frame['F'][0]:.2f} [")
+    assert frame["common"].sum() == pytest.approx(dilemma(study).rows[0]["common"])
+
+
+def test_gaps_are_paired_and_signed(study):
+    gap = distance_gaps(study, "npo").iloc[0]
+    at = dilemma(study).to_frame().set_index("method")["distance"]
+    assert gap["against"] == "ga"
+    assert gap["gap"] == pytest.approx(at["ga"] - at["npo"])
+    assert gap["gap_low"] < gap["gap"] < gap["gap_high"]
+    twin = studies.study(cells=(*study.cells[:3], *(replace(c, method="twin") for c in study.cells[:3])))
+    assert distance_gaps(twin, "ga")[["gap", "gap_low", "gap_high"]].to_numpy().tolist() == [[0, 0, 0]]
+
+
+def test_it_is_drawn_and_saved_like_any_result(study, tmp_path):
+    found = dilemma(study)
+    assert {t.name for t in found.plot().data} == {"ga", "npo", "retrain"}
+    assert load(save(found, tmp_path / "found")) == found
+    pd.testing.assert_frame_equal(found.to_frame(), dilemma(study).to_frame())
+
+
+def test_bad_input_is_named(study):
+    with pytest.raises(InputError, match="kind 'plaice'; did you mean 'place'"):
+        dilemma(study, kind="plaice")
+    with pytest.raises(InputError, match="no 'R' with an interval"):
+        kinds_table(dilemma_by_kind(study), "R")
+    with pytest.raises(InputError, match="method 'nop' is not in the study; did you mean 'npo'"):
+        distance_gaps(study, "nop")
+    with pytest.raises(InputError, match="give the study a control"):
+        dilemma(studies.study(control=False))
