@@ -1,9 +1,9 @@
-"""How deep is it gone? Sampling and unlearning depth of the models that run.py left in runs/.
+"""How deep is it gone? Sampling, plain and emphasised, logit lens and depth of the models that run.py left in runs/.
 
     python experiments/recovery/depth.py
 
-Writes depth.csv, and the table `depth` of README.md: means over seeds. A row of the same weights is
-not made again.
+Writes depth.csv, and the table `depth` of README.md: means over seeds. A row of the same weights
+is not made again.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ import unpact_lens as ul
 from unpact_lens.comparison import unlearning_depth
 from unpact_lens.evaluation import to_markdown
 from unpact_lens.models.checkpoint import model_hash
-from unpact_lens.recovery import leak
+from unpact_lens.recovery import leak_emphasised, lens_ranks
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
 from unpact_lens.study import load_experiment
@@ -25,30 +25,35 @@ FACTS, SAMPLES = 32, 16  # the first facts; answers drawn for each at temperatur
 torch.set_num_threads(1)
 here = Path(__file__).parent
 out = here / "depth.csv"
-rows = pd.read_csv(out, keep_default_na=False).to_dict("records") if out.is_file() else []
-done = {(r["variant"], r["method"], r["seed"]): r for r in rows}
-rows = []
+kept = pd.read_csv(out, keep_default_na=False).to_dict("records") if out.is_file() else []
+done = {(r["variant"], r["method"], r["seed"], r["weights"]): r for r in kept}
 before, control, bench = ul.load_model("builtin"), ul.load_model("builtin-retrain"), ul.load_benchmark("builtin")
-facts = bench.forget[:FACTS]
+studies = load_experiment(here / "config.yaml")
+runs = {variant: here / "runs" / variant.replace(" ", "-") for variant in studies}
+plan = ul.load(next(iter(runs.values())) / "plan")  # its prompts; they are the same in every variant
 models = {("", "before", 0): before, ("", "retrain", 0): control}
-for variant, study in load_experiment(here / "config.yaml").items():
-    folder = here / "runs" / variant.replace(" ", "-") / "models"
-    models |= {(variant, m.name, s): folder / f"{m.name}-seed{s}" for m in study.methods for s in study.seeds}
+for variant, study in studies.items():
+    models |= {
+        (variant, m.name, s): runs[variant] / "models" / f"{m.name}-seed{s}" for m in study.methods for s in study.seeds
+    }
+rows = []
 for (variant, method, seed), model in models.items():
     model = ul.load_model(str(model)) if isinstance(model, Path) else model
-    weights, kept = model_hash(model)[:12], done.get((variant, method, seed))
-    if kept is not None and kept["weights"] == weights:
-        rows.append(kept)
+    weights = model_hash(model)[:12]
+    if (found := done.get((variant, method, seed, weights))) is not None:
+        rows.append(found)
         continue
-    drawn = leak(model, facts, bench=bench, samples=SAMPLES, seed=seed)
-    rows.append(
-        {
-            "variant": variant, "method": method, "seed": seed, "weights": weights,
-            "leak@1": drawn.at(1), f"leak@{SAMPLES}": drawn.at(SAMPLES),
-            "Prob": float(drawn.probability.mean()), "median rank": float(drawn.rank.median()),
-            "UDS": unlearning_depth(before, control, model, facts).score,
-        }
-    )  # fmt: skip
+    row = {"variant": variant, "method": method, "seed": seed, "weights": weights}
+    sampled = leak_emphasised(model, plan, limit=FACTS, samples=SAMPLES, seed=seed)
+    for name, drawn in zip(("", ", emphasis", ", random words"), sampled.values(), strict=True):
+        row |= {
+            f"leak@1{name}": drawn.at(1), f"leak@{SAMPLES}{name}": drawn.at(SAMPLES),
+            f"Prob{name}": float(drawn.probability.mean()), f"median rank{name}": float(drawn.rank.median()),
+        }  # fmt: skip
+    facts = [q for q in bench.forget if q.id in sampled["plain"].ids]
+    early = lens_ranks(model, facts, bench=bench)[:, :-1].amin(1)
+    row |= {"lens rank": float(early.median()), "UDS": unlearning_depth(before, control, model, facts).score}
+    rows.append(row)
     write_text(out, pd.DataFrame(rows).round(4).to_csv(index=False))
 
 table = (

@@ -71,6 +71,35 @@ def test_either_wrap_generates_what_its_own_forward_pass_says(family, wrap):
     assert greedy(model, given, max_new_tokens=9, stop_ids=tuple(stops)) == expected(model, given, 9, stops)
 
 
+@pytest.mark.parametrize("wrap", [to_bridge, to_hooked])
+def test_prompt_hooks_change_the_prompt_and_not_what_is_generated(wrap):
+    model, given = wrap(hf_model("gpt2"), tokenizer()), contexts(320)
+    name = "blocks.1.hook_resid_pre"
+    push = 20 * torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+
+    def at(columns):
+        def edit(resid, hook):
+            resid = resid.clone()
+            resid[range(len(columns)), columns] += push
+            return resid
+
+        return [(name, edit)]
+
+    def alone(context):
+        ids = list(context)
+        for _ in range(5):  # nothing is cached: the same position is pushed at every step
+            logits = model.run_with_hooks(torch.tensor([ids]), fwd_hooks=at([len(context) - 1]))
+            ids.append(int(logits[0, -1].argmax()))
+        return tuple(ids[len(context) :])
+
+    found = greedy(
+        model, given, max_new_tokens=5, prompt_hooks=lambda rows, width: at([width - 1] * len(rows)), batch_tokens=40
+    )
+    with torch.inference_mode():
+        assert found == [alone(c) for c in given]
+    assert found != greedy(model, given, max_new_tokens=5)
+
+
 def test_generating_leaves_no_hook_and_no_gradient(model32):
     greedy(model32, contexts(), max_new_tokens=2)
     assert not any(point.fwd_hooks for point in model32.hook_dict.values())

@@ -1,11 +1,20 @@
-"""Probes of attention and rounding are rows of a recovery like any other, on the same common set."""
+"""Added probes are rows of a recovery like any other, on the same common set."""
+
+from dataclasses import replace
 
 import pytest
+import torch
 
-from tests.evaluation.world import benchmark, retrained, trained
+from tests.evaluation.world import benchmark, retrained, trained, untrained
 from unpact_lens.attribution import TopK
 from unpact_lens.errors import InputError
-from unpact_lens.recovery import ADDED, add_probes, recovery_plan, run_plan
+from unpact_lens.evaluation.answers import fact_right
+from unpact_lens.recovery import ADDED, add_probes, check_added, recovery_plan, run_plan
+from unpact_lens.recovery.emphasis import key_words
+from unpact_lens.recovery.lens import lens_ranks, read_out_early
+from unpact_lens.recovery.patched import WHERE, patched_answers, unrelated_fact
+
+PLAIN_ENGLISH = tuple(name for name in ADDED if not name.startswith("translation_"))
 
 
 @pytest.fixture(scope="module")
@@ -14,24 +23,99 @@ def run():
     return plan, run_plan(retrained(), plan, progress=False)
 
 
-def test_added_rows_have_rates_controls_and_excess(run):
+@pytest.fixture(scope="module")
+def more(run):
     plan, recovery = run
-    more = add_probes(recovery, plan, retrained(), before=trained(), control=retrained())
-    assert more.probes == (*recovery.probes, "attention", "random_words:attention", "quantize_8", "quantize_4")
-    assert more.n_common == recovery.n_common
-    assert set(ADDED) <= set(more.excess_probes)
-    assert more.excess("quantize_8").value == more.excess("attention").value == 0  # the control itself
+    return add_probes(recovery, plan, retrained(), before=trained(), control=retrained(), probes=PLAIN_ENGLISH)
+
+
+def row(recovery, name, of="right_after"):
+    return getattr(recovery, of)[recovery.probes.index(name)]
+
+
+def test_added_rows_have_rates_controls_and_excess(run, more):
+    _, recovery = run
+    assert more.probes == (
+        *recovery.probes, "attention", "random_words:attention", "quantize_8", "quantize_4", "after_keys",
+        "random_words:after_keys", "patch_subject", "unrelated_fact:patch_subject", "patch_prompt",
+        "unrelated_fact:patch_prompt", "logit_lens", "wrong_subject:logit_lens",
+    )  # fmt: skip
+    assert more.n_common == recovery.n_common > 0
+    assert set(PLAIN_ENGLISH) <= set(more.excess_probes)
+    assert not [p for p in more.excess_probes if ":" in p]
+    assert all(more.excess(p).value == 0 for p in PLAIN_ENGLISH)  # the unlearned model is the control itself
     assert more.net("random_words", "attention").n > 0
-    assert more.right_before[more.probes.index("quantize_8")].double().mean() > 0.8
-    assert list(more.to_frame()["probe"])[-2:] == ["quantize_4", "retrain"]
+    assert row(more, "quantize_8", "right_before").double().mean() > 0.8
+    assert list(more.to_frame()["probe"])[-2:] == ["wrong_subject:logit_lens", "retrain"]
 
 
-def test_bad_input_is_named(run):
+def test_a_patch_from_the_same_model_changes_nothing(more):
+    assert torch.equal(row(more, "patch_prompt", "right_before"), more.plain_before)
+    assert torch.equal(row(more, "patch_subject", "right_before"), more.plain_before)
+
+
+def test_the_control_of_a_patch_reads_the_prompt_of_an_unrelated_fact(run, more):
+    items, bench = run[0].sheet.items, benchmark()
+    sources = [unrelated_fact(q, items, seed=0) for q in items]
+    for where in WHERE:
+        texts = patched_answers(retrained(), trained(), items, bench=bench, where=where, sources=sources)
+        right = [fact_right(t, q) for t, q in zip(texts, items, strict=True)]
+        assert row(more, f"unrelated_fact:patch_{where}").tolist() == right
+
+
+def test_the_unlearned_models_own_key_words_are_emphasised(run, more):
     plan, recovery = run
+    counted = [q for q, c in zip(plan.sheet.items, recovery.common.tolist(), strict=True) if c]
+    words = key_words(retrained(), counted, plan.bench, rule=TopK(2), progress=False)
+    assert words != [k for k, c in zip(plan.keys, recovery.common.tolist(), strict=True) if c]
+    asked = row(more, "after_keys", "asked")
+    assert torch.equal(
+        asked, row(more, "after_keys", "right_before")
+    )  # what the model before cannot answer is left out
+    assert not (asked & ~recovery.common).any()
+    assert more.families[more.probes.index("after_keys")] == "emphasis"
+
+
+def test_another_language_counts_what_the_model_before_answers_in_it():
+    bench = benchmark()
+    told = tuple(
+        replace(q, meta={"translations": {"es": q.paraphrases[0] if i else "rome rome ?"}})
+        for i, q in enumerate(bench.forget[:3])
+    )
+    asked = replace(bench, forget=(*told, *bench.forget[3:]))
+    plan = recovery_plan(asked, before=trained(), control=retrained(), probes=(), progress=False)
+    recovery = run_plan(untrained(), plan, progress=False)
+    found = add_probes(recovery, plan, untrained(), before=trained(), control=retrained(), probes=["translation_es"])
+    assert row(found, "translation_es", "asked").tolist() == [False, True, True] + [False] * 5
+    assert found.rate("translation_es").n == 2
+
+
+def test_bad_input_is_named(run, more):
+    plan, recovery = run
+    models = {"before": trained(), "control": retrained()}
     with pytest.raises(InputError, match="unknown probe 'quantise_8'; did you mean 'quantize_8'"):
-        add_probes(recovery, plan, retrained(), before=trained(), control=retrained(), probes=["quantise_8"])
+        add_probes(recovery, plan, retrained(), **models, probes=["quantise_8"])
     with pytest.raises(InputError, match="give it again: control="):
-        add_probes(recovery, plan, retrained(), before=trained())
-    more = add_probes(recovery, plan, retrained(), before=trained(), control=retrained(), probes=["quantize_8"])
+        add_probes(recovery, plan, retrained(), before=trained(), probes=["logit_lens"])
     with pytest.raises(InputError, match="'quantize_8' is in this recovery already"):
-        add_probes(more, plan, retrained(), before=trained(), control=retrained())
+        add_probes(more, plan, retrained(), **models, probes=["quantize_8"])
+    with pytest.raises(InputError, match="'translation_es' is not run: no forget fact of benchmark 'village'"):
+        add_probes(recovery, plan, retrained(), **models, probes=["translation_es"])
+    with pytest.raises(InputError, match="the headline 'repeat_question' takes none; use 'focus_list'"):
+        check_added(["after_keys"], headline="repeat_question")
+
+
+def test_the_lens_after_the_wrong_subject_reads_what_is_true_of_another(run, more):
+    items = [replace(q, prompt=q.wrong_subject) for q in run[0].sheet.items]
+    right = read_out_early(lens_ranks(retrained(), items, bench=benchmark()))
+    assert torch.equal(row(more, "wrong_subject:logit_lens"), right)
+
+
+def test_without_a_retrain_model_a_patch_is_set_against_an_unrelated_fact(run):
+    plan, recovery = run
+    alone = replace(recovery, right_control=None)
+    found = add_probes(alone, plan, retrained(), before=trained(), probes=["patch_subject", "logit_lens"])
+    for name, kind in (("patch_subject", "unrelated_fact"), ("logit_lens", "wrong_subject")):
+        counted = found.common & row(found, f"{kind}:{name}", "asked")
+        other = row(found, f"{kind}:{name}")[counted].double().mean()
+        assert found.excess(name).value == pytest.approx(float(row(found, name)[counted].double().mean() - other))

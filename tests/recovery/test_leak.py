@@ -10,7 +10,8 @@ from tests.evaluation.world import benchmark, retrained, trained
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens
 from unpact_lens.models.tokens import encode
-from unpact_lens.recovery.leak import leak, leak_at_k
+from unpact_lens.recovery import recovery_plan
+from unpact_lens.recovery.leak import leak, leak_at_k, leak_emphasised
 from unpact_lens.scoring import score_rows
 
 
@@ -52,3 +53,27 @@ def test_bad_input_is_named():
         leak(trained(), (), bench=bench)
     with pytest.raises(InputError, match="k=5; give a number from 1 to the 4 answers"):
         leak_at_k(4, 1, 5)
+
+
+def test_emphasised_prompts_are_those_of_the_plan():
+    bench = benchmark()
+    plan = recovery_plan(bench, before=trained(), probes=(), progress=False)
+    found = leak_emphasised(retrained(), plan, limit=3, samples=2)
+    assert list(found) == ["plain", "focus_list", "random_words:focus_list"]
+    assert len({f.ids for f in found.values()}) == 1
+    for name, given in found.items():
+        items = [q for q in bench.forget if q.id in given.ids]
+        row = plan.sheet.prompts[plan.sheet.rows.index(name)] if name != "plain" else [q.prompt for q in bench.forget]
+        for qa, p in zip(items, given.probability.tolist(), strict=True):
+            start, end = fact_tokens(retrained(), qa)
+            prompt = row[[q.id for q in bench.forget].index(qa.id)]
+            log_probs = score_rows(retrained(), [encode(retrained(), prompt, qa.answer)])[0]
+            assert math.log(p) == pytest.approx(float(log_probs[start:end].sum()), abs=1e-4)  # fp32 forward
+
+
+def test_a_template_that_the_plan_does_not_hold_is_named():
+    plan = recovery_plan(benchmark(), before=trained(), templates=["focus_list"], probes=(), progress=False)
+    with pytest.raises(InputError, match="template 'quotes' is not in this plan; known are 'focus_list'"):
+        leak_emphasised(trained(), plan, template="quotes")
+    with pytest.raises(InputError, match="1 prompts for 8 questions"):
+        leak(trained(), benchmark().forget, bench=benchmark(), prompts=["where ?"])

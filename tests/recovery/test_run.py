@@ -1,5 +1,6 @@
 """A plan is fixed once; its run on a model follows the definitions, and costs no question that cannot count."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from unpact_lens.evaluation import answers as asking
 from unpact_lens.evaluation.known import known_facts
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.recovery import recover, recovery_plan, run_plan
+from unpact_lens.recovery.emphasis import key_words
 from unpact_lens.recovery.result import RELEARN
 from unpact_lens.results import load, save
 
@@ -154,7 +156,8 @@ def test_without_a_control_never_known_facts_stand_in():
         ({"probes": "prefill"}, "probes='prefill' is one text"),
         ({"templates": ("quote", "focus_list")}, "unknown emphasis template 'quote'"),
         ({"relearn": {"learning_rate": 1}}, "unknown setting 'learning_rate'"),
-        ({"key_tokens": "gold"}, "key_tokens='gold'; known are 'answer_free', 'oracle'"),
+        ({"key_tokens": "gold"}, "key_tokens='gold'; known are 'after', 'answer_free', 'oracle'"),
+        ({"key_tokens": "after"}, "those of the unlearned model; give it"),
         ({"min_before": 1.5}, "min_before=1.5"),
     ],
 )
@@ -177,3 +180,23 @@ def test_seeds_draw_other_control_words():
     assert sheets[0] == sheets[1]
     assert sheets[0] != sheets[2]
     assert sheets[0].only(["focus_list", "reminder"]) == sheets[2].only(["focus_list", "reminder"])
+
+
+def test_key_tokens_of_the_unlearned_model_are_emphasised_where_asked_for():
+    bench, after = benchmark(), retrained()
+    settings = {"before": trained(), "probes": (), "rule": TopK(3), "progress": False}
+    plan = recovery_plan(bench, after=after, key_tokens="after", **settings)
+    assert list(plan.keys) == key_words(after, bench.forget, bench, rule=TopK(3), progress=False)
+    assert plan.keys != recovery_plan(bench, after=after, **settings).keys
+    recovery = recover(after, bench, key_tokens="after", **settings)
+    assert recovery.settings["key_tokens"] == "after"
+    assert recovery.oracle
+    assert "KeyTokens of the unlearned model" in recovery.plot().layout.title.subtitle.text
+
+
+def test_a_headline_that_nothing_can_be_asked_under_is_undefined(monkeypatch):
+    monkeypatch.setattr("unpact_lens.recovery.run.key_words", lambda model, items, *_, **__: [()] * len(items))
+    plan = recovery_plan(benchmark(), before=trained(), probes=(), progress=False)
+    recovery = run_plan(retrained(), plan, progress=False)
+    assert recovery.n_common == 0
+    assert math.isnan(recovery.rate(recovery.headline).value)

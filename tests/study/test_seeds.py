@@ -61,6 +61,17 @@ def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
     assert frame.loc["focus_list", "excess"] == pytest.approx((2 - 2) / 3)
 
 
+def test_each_control_has_its_column_and_each_seed_its_own_asked_facts():
+    names = ("patch_prompt", "unrelated_fact:patch_prompt", "wrong_subject")
+    asked = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
+    first, second = (replace(r, probes=names, compared=names[1:], headline=names[0]) for r in (FIRST, SECOND))
+    frame = probes_over_seeds(Study((Cell("ga", first), Cell("ga", replace(second, asked=asked))))).set_index("probe")
+    assert frame.loc["patch_prompt", "R"] == pytest.approx((1 + 1 + 0 + 0) / 4)  # `a` counts in the first seed only
+    assert frame.loc["patch_prompt", "net_random"] == pytest.approx((0 + 1 + 0 + 0) / 4)
+    assert frame.loc["patch_prompt", "net_wrong_subject"] == pytest.approx((0 + 0 - 1 + 0) / 4)
+    assert frame["net_unrelated"].isna().all()
+
+
 def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
     frame = probes_over_seeds(Study((Cell("npo", FIRST), Cell("ga", SECOND))))
     table = wide(frame, "excess", ["paraphrase", "focus_list"])

@@ -24,6 +24,13 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import surface
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
 
+Hooks = Sequence[tuple[str, Callable[..., Any]]]
+"""Interventions as TransformerLens takes them: hook name and function."""
+
+PromptHooks = Callable[[list[int], int], Hooks]
+"""From the indices of the contexts in a batch and its width to the interventions on it. Rows are padded on the left: a
+context of n ids stands in the last n columns of its row."""
+
 
 def greedy(
     model: Any,
@@ -32,6 +39,7 @@ def greedy(
     max_new_tokens: int,
     stop_ids: Sequence[int] = (),
     until: Callable[[int, Sequence[int]], bool] | None = None,
+    prompt_hooks: PromptHooks | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[tuple[int, ...]]:
     r"""The most likely next token, again and again: $y_k = \arg\max_v p(v \mid x, y_{<k})$.
@@ -42,6 +50,7 @@ def greedy(
         max_new_tokens: how many ids to generate at most.
         stop_ids: ids that end an answer; they are not part of it.
         until: further ends an answer: called with the index of the context and its new ids so far, after each of them.
+        prompt_hooks: interventions on the reading of the contexts, and not on what is generated; see `PromptHooks`.
         batch_tokens: bound on the tokens of one batch, padding and what will be generated included.
 
     Returns:
@@ -58,7 +67,8 @@ def greedy(
         for batch in length_batches([len(c) + max_new_tokens for c in contexts], batch_tokens):
             rows = list(batch)
             stepper = (_Together if surface.members_of(model) else _Stepper)(model, [contexts[i] for i in rows])
-            new = stepper.start()
+            width = max(len(contexts[i]) for i in rows)
+            new = stepper.start(prompt_hooks(rows, width) if prompt_hooks else ())
             for _ in range(max_new_tokens):
                 running = []
                 for row, (i, token) in enumerate(zip(rows, new.tolist(), strict=True)):
@@ -86,6 +96,7 @@ def generate_answers(
     prefills: Sequence[str] | str = "",
     max_new_tokens: int = 24,
     stop: Sequence[str] = ("\n",),
+    prompt_hooks: PromptHooks | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[str]:
     """The model's greedy answers, as text.
@@ -97,6 +108,7 @@ def generate_answers(
         prefills: the opening of each answer, given to the model; one text stands for all.
         max_new_tokens: how many tokens to generate at most.
         stop: texts that end an answer and are cut off with all that follows. The end-of-sequence token always does.
+        prompt_hooks: interventions on the reading of prompt and prefill; see `PromptHooks`.
         batch_tokens: bound on the tokens of one batch.
 
     Returns:
@@ -125,6 +137,7 @@ def generate_answers(
         max_new_tokens=max_new_tokens,
         stop_ids=() if eos is None else (eos,),
         until=lambda i, new: any(s in answer(i, new) for s in stop),
+        prompt_hooks=prompt_hooks,
         batch_tokens=batch_tokens,
     )
     return [_before(answer(i, new), stop) for i, new in enumerate(outputs)]
@@ -170,22 +183,20 @@ class _Stepper:
         if not self.bridge:
             self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(contexts))
 
-    def start(self) -> Int[Tensor, " batch"]:
-        """Run the prompts; the first new token of each row."""
-        return most_likely(self.read())
+    def start(self, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
+        """Run the prompts, with interventions; the first new token of each row."""
+        return most_likely(self.read(None, hooks))
 
     def step(self, new: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Run one new token a row; the next of each."""
         return most_likely(self.read(new))
 
-    def read(
-        self, new: Int[Tensor, " batch"] | None = None, hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
-    ) -> Float[Tensor, "batch d_vocab"]:
+    def read(self, new: Int[Tensor, " batch"] | None = None, hooks: Hooks = ()) -> Float[Tensor, "batch d_vocab"]:
         """Logits of each row's next token, after the prompts or after one new token a row.
 
         Args:
             new: the tokens; None for the prompts.
-            hooks: what looks at the model meanwhile.
+            hooks: what looks at the model, or intervenes, meanwhile.
         """
         if new is None:
             return self._forward(self.tokens, self.mask, hooks)
@@ -208,7 +219,7 @@ class _Stepper:
         self,
         tokens: Int[Tensor, "batch new"],
         mask: Int[Tensor, "batch seen"],
-        looking: Sequence[tuple[str, Callable[..., Any]]],
+        looking: Hooks,
     ) -> Float[Tensor, "batch d_vocab"]:
         def last(resid: Float[Tensor, "batch new d_model"], hook: Any) -> Float[Tensor, "batch 1 d_model"]:
             return resid[:, -1:]
@@ -237,11 +248,11 @@ class _Together:
         self.model = model
         self.parts = [_Stepper(member, contexts) for member in surface.members_of(model)]
 
-    def start(self) -> Int[Tensor, " batch"]:
-        """Run the prompts; the first new token of each row."""
-        return self.step(None)
+    def start(self, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
+        """Run the prompts, with interventions in every member; the first new token of each row."""
+        return self.step(None, hooks)
 
-    def step(self, new: Int[Tensor, " batch"] | None) -> Int[Tensor, " batch"]:
+    def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
         """Run one new token a row; the next of each."""
         finals: list[Tensor] = []
 
@@ -249,7 +260,7 @@ class _Together:
             finals.append(resid[:, -1:])
 
         for part in self.parts:
-            part.read(new, [(surface.final_hook(part.model), take)])
+            part.read(new, [*hooks, (surface.final_hook(part.model), take)])
         return most_likely(self.model.combine(finals)[:, -1])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:

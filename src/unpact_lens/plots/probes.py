@@ -30,7 +30,7 @@ def method_by_probe(frame: pd.DataFrame, *, title: str = "What comes back, beyon
     fig.add_trace(
         go.Heatmap(
             z=value.to_numpy(),
-            x=[theme.escape(p.replace("random_words:", "random words in ").replace("_", " ")) for p in probes],
+            x=[theme.escape(theme.probe_name(p)) for p in probes],
             y=[theme.escape(r) for r in rows],
             customdata=hover,
             texttemplate="%{z:.2f}",

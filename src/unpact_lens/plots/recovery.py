@@ -88,7 +88,7 @@ def _bars(name: str, groups: list[str], labels: list[str], rates: list[Any], col
 
 def _label(recovery: Recovery, probe: str, rate: Any) -> str:
     """The row's name, readable, with what a reader must know of it."""
-    name = probe.replace("random_words:", "random words in ").replace("_", " ")
+    name = theme.probe_name(probe)
     if probe == recovery.headline:
         name = f"{name} ★"
     if probe in recovery.set_apart:
@@ -98,5 +98,7 @@ def _label(recovery: Recovery, probe: str, rate: Any) -> str:
 
 def _subtitle(recovery: Recovery) -> str:
     key = "oracle-assisted KeyTokens" if recovery.oracle else "answer-free KeyTokens"
+    if recovery.settings.get("key_tokens") == "after":
+        key = f"{key} of the unlearned model"
     apart = "; set apart: the model before cannot answer under it" if recovery.set_apart else ""
     return theme.escape(f"common set of {recovery.n_common} of {len(recovery.items)} facts; {key}; ★ headline{apart}")

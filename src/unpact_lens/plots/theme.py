@@ -118,6 +118,15 @@ def token_labels(tokens: Sequence[str]) -> list[str]:
     return [f"{escape(short(visible(token), 24))}_{i}" for i, token in enumerate(tokens)]
 
 
+def probe_name(probe: str) -> str:
+    """A row of a recovery as a reader says it.
+
+    >>> probe_name("random_words:focus_list"), probe_name("unrelated_fact:patch_prompt")
+    ('random words in focus list', 'unrelated fact in patch prompt')
+    """
+    return probe.replace(":", " in ").replace("_", " ")
+
+
 def array(values: Any) -> NDArray[np.float64]:
     """Numbers as a float64 array, from a tensor of any float type or anything numpy reads."""
     if isinstance(values, torch.Tensor):

@@ -11,8 +11,10 @@ from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import holds_fact
 
-KEY_SOURCES = ("oracle", "answer_free")
-"""KeyTokens towards the gold answer, or towards what the model before itself answers."""
+ORACLE, ANSWER_FREE, AFTER = "oracle", "answer_free", "after"
+KEY_SOURCES = (ORACLE, ANSWER_FREE, AFTER)
+"""KeyTokens of the model before towards the gold answer, or towards what it answers itself; KeyTokens of the unlearned
+model, towards the gold answer."""
 
 
 def check_templates(templates: Sequence[str] | None, headline: str = HEADLINE) -> tuple[str, ...]:
@@ -36,12 +38,12 @@ def check_templates(templates: Sequence[str] | None, headline: str = HEADLINE) -
 
 
 def key_words(
-    before: Any,
+    model: Any,
     items: Sequence[QA],
     bench: Benchmark,
     *,
     rule: KeyRule,
-    key_tokens: str = "oracle",
+    key_tokens: str = ORACLE,
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> list[tuple[str, ...]]:
@@ -50,21 +52,22 @@ def key_words(
     A prompt is emphasised by whole words; a KeyToken that is a piece of a word stands for the word.
 
     Args:
-        before: the model before unlearning.
+        model: whose KeyTokens are wanted: the model before unlearning, or the unlearned one.
         items: the questions.
         bench: how to ask: chat template, prefill, length of an answer.
         rule: which tokens are key.
-        key_tokens: `"oracle"` (towards the gold answer) or `"answer_free"` (towards the model's own greedy answer).
+        key_tokens: of `KEY_SOURCES`: `"answer_free"` is towards the model's own greedy answer, all else towards the
+            gold one.
         batch_tokens: bound on the tokens of one batch.
         progress: show a bar.
     """
     attributions = attribute_many(
-        before,
+        model,
         items,
         chat=bench.chat,
         prefill=bench.prefill,
         max_new_tokens=bench.max_new_tokens,
-        answer_free=key_tokens == "answer_free",
+        answer_free=key_tokens == ANSWER_FREE,
         batch_tokens=batch_tokens,
         progress=progress,
     )

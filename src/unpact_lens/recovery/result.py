@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,8 +20,34 @@ EMPHASIS_FAMILY, CONTROL_FAMILY, PROBE_FAMILY = "emphasis", "control", "probe"
 PARAPHRASE, UNRELATED, WRONG_SUBJECT, RANDOM_WORDS = "paraphrase", "unrelated", "wrong_subject", "random_words"
 """Names of the control rows; random words have one row a template: `"random_words:focus_list"`."""
 
+UNRELATED_FACT = "unrelated_fact"
+"""The control row of a patch: the same with the states of another fact's prompt: `"unrelated_fact:patch_prompt"`."""
+
+OWN = (RANDOM_WORDS, UNRELATED_FACT, WRONG_SUBJECT)
+"""Controls that follow one row each, under their name, a colon and that row's name."""
+
 PREFILL, RELEARN = "prefill", "relearn"
 """Names of the probe rows."""
+
+
+def own_control(rows: Sequence[str], probe: str) -> str | None:
+    """The control row that follows one row only; None where it has none.
+
+    >>> own_control(("attention", "random_words:attention"), "attention")
+    'random_words:attention'
+    """
+    return next((row for kind in OWN if (row := f"{kind}:{probe}") in rows), None)
+
+
+def stand_in_row(rows: Sequence[str], probe: str) -> str:
+    """The row that stands in for a retrain model: about something else, by the same probe where there is one.
+
+    >>> stand_in_row(("patch_prompt", "unrelated_fact:patch_prompt", "wrong_subject"), "patch_prompt")
+    'unrelated_fact:patch_prompt'
+    """
+    elsewhere = (f"{UNRELATED_FACT}:{probe}", f"{WRONG_SUBJECT}:{probe}")
+    return next((row for row in elsewhere if row in rows), WRONG_SUBJECT)
+
 
 RETRAIN = "retrain"
 """The control that is a model and not a prompt: the retrain model under the same emphasis."""
@@ -183,15 +210,16 @@ class Recovery(Result):
     def excess(self, probe: str) -> Estimate:
         """Excess of a probe: its recovered rate minus the retrain model's under that same probe.
 
-        Without a retrain model, minus what stands in for it: the rate at which the wrong subject gives the answer, or
-        the rate at which never-known facts come out right under that probe, whichever is larger.
+        Without a retrain model, minus what stands in for it: the rate at which the wrong subject (for a patch, the
+        states of an unrelated fact) gives the answer, or the rate at which never-known facts come out right under that
+        probe, whichever is larger.
         """
         row = self._row(probe)
         if self.right_control is not None:
             return self._paired(self.right_after[row], self.right_control[row], self.asked[row])
         standing_in: list[Estimate] = []
-        if WRONG_SUBJECT in self.probes:
-            wrong = self._row(WRONG_SUBJECT)
+        if (elsewhere := stand_in_row(self.probes, probe)) in self.probes:
+            wrong = self._row(elsewhere)
             standing_in.append(
                 self._paired(self.right_after[row], self.right_after[wrong], self.asked[row] & self.asked[wrong])
             )

@@ -1,6 +1,6 @@
 """Recovery in two steps: a plan, fixed and answered by the models before once, and its run on an unlearned model.
 
-1. Write every prompt down (emphasis on the KeyTokens of the model before, controls, prefill).
+1. Write every prompt down (emphasis on the KeyTokens, as a rule those of the model before; controls; prefill).
 2. Leave out facts that a prompt gives away, and templates that the model before itself cannot answer under.
 3. Ask the model before and the retrain model; relearn the retrain model.
 4. For each unlearned model: ask the plain prompts, find the common set, ask the rest of it, relearn.
@@ -23,7 +23,7 @@ from unpact_lens.data.qa import QA, Benchmark, check_unique_ids
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.recovery.controls import fillers_of
-from unpact_lens.recovery.emphasis import KEY_SOURCES, check_templates, key_words
+from unpact_lens.recovery.emphasis import AFTER, ANSWER_FREE, KEY_SOURCES, check_templates, key_words
 from unpact_lens.recovery.outcome import outcome_of
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.relearn import check_relearn, taught_facts
@@ -55,6 +55,7 @@ def recovery_plan(
     *,
     before: Any,
     control: Any = None,
+    after: Any = None,
     templates: Sequence[str] | None = None,
     headline: str = HEADLINE,
     rule: KeyRule = DEFAULT_RULE,
@@ -73,10 +74,13 @@ def recovery_plan(
         bench: forget facts; its `unknown` facts that the model before gets wrong stand in for a retrain model.
         before: the model before unlearning.
         control: the retrain model; None where there is none.
+        after: the unlearned model, needed where its own KeyTokens are wanted (`key_tokens="after"`): the plan is then
+            one for that model alone.
         templates: names of the emphasis templates; None for all.
         headline: the template whose rate is R, chosen before the run.
         rule: which tokens are key.
-        key_tokens: `"oracle"` or `"answer_free"`.
+        key_tokens: `"oracle"` (of the model before, towards the gold answer), `"answer_free"` (towards what it answers
+            itself) or `"after"` (of the unlearned model, towards the gold answer).
         probes: of `PROBES`.
         relearn: settings of relearning: `share`, and those of the unlearning trainer (`lr`, `steps`, ...).
         min_before: a template other than the headline under which the model before answers a smaller share is set
@@ -90,7 +94,8 @@ def recovery_plan(
         The plan.
 
     Raises:
-        InputError: if a template, probe or setting is unknown, ids occur twice, or there are no forget facts.
+        InputError: if a template, probe or setting is unknown, ids occur twice, there are no forget facts, or the
+            unlearned model is wanted and not given.
     """
     chosen = check_templates(templates, headline)
     _check_probes(probes)
@@ -101,15 +106,17 @@ def recovery_plan(
     share, teaching = check_relearn(relearn or {}, before)
     if key_tokens not in KEY_SOURCES:
         raise InputError(f"key_tokens={key_tokens!r}; {nearest(str(key_tokens), KEY_SOURCES)}")
+    if key_tokens == AFTER and after is None:
+        raise InputError("key_tokens='after' are those of the unlearned model; give it: recovery_plan(after=…)")
     if not 0 <= min_before <= 1:
         raise InputError(f"min_before={min_before}; give a share between 0 and 1")
 
     with _saying(progress) as say:
-        say("key tokens of the model before")
+        say(f"key tokens of the {'unlearned model' if key_tokens == AFTER else 'model before'}")
         unknown = bench.unknown[: len(items)] if control is None else ()
         keys = key_words(
-            before, (*items, *unknown), bench, rule=rule, key_tokens=key_tokens, batch_tokens=batch_tokens,
-            progress=False,
+            after if key_tokens == AFTER else before, (*items, *unknown), bench, rule=rule, key_tokens=key_tokens,
+            batch_tokens=batch_tokens, progress=False,
         )  # fmt: skip
         write: dict[str, Any] = {
             "templates": chosen, "headline": headline, "fillers": fillers_of(bench), "seed": seed,
@@ -133,7 +140,7 @@ def recovery_plan(
             never_sheet=never,
             keys=tuple(keys[: len(items)]),
             headline=headline,
-            oracle=key_tokens == "oracle",
+            oracle=key_tokens != ANSWER_FREE,
             excluded={**plain.leaking(), **sheet.leaking()},
             set_apart=apart,
             plain_before=plain_before,
@@ -239,7 +246,7 @@ def recover(
         templates: names of the emphasis templates.
         headline: the template whose rate is R.
         rule: which tokens are key.
-        key_tokens: `"oracle"` or `"answer_free"`.
+        key_tokens: `"oracle"`, `"answer_free"` or `"after"`; see `recovery_plan`.
         probes: probes beyond emphasis.
         relearn: settings of relearning.
         min_before: share that the model before must answer under a template.
@@ -255,7 +262,7 @@ def recover(
         InputError: if a template, probe or setting is unknown, or there are no forget facts.
     """
     plan = recovery_plan(
-        bench, before=before, control=control, templates=templates, headline=headline, rule=rule,
+        bench, before=before, control=control, after=model, templates=templates, headline=headline, rule=rule,
         key_tokens=key_tokens, probes=probes, relearn=relearn, min_before=min_before, n_examples=n_examples, seed=seed,
         batch_tokens=batch_tokens, progress=progress,
     )  # fmt: skip

@@ -117,13 +117,13 @@ def write_sheet(
 
     Returns:
         Rows: templates; random words in each template that takes words; unrelated text, paraphrase, wrong subject;
-        prefill. A row that no fact can be asked under is left out.
+        prefill. A row that no fact can be asked under is left out, but for the headline: R is then undefined.
     """
     columns = [
         _column(qa, key, bench, templates, headline, fillers, seed, prefill)
         for qa, key in zip(items, keys, strict=True)
     ]
-    rows = [r for r in (columns[0] if columns else {}) if any(c[r] is not None for c in columns)]
+    rows = [r for r in (columns[0] if columns else {}) if r == headline or any(c[r] is not None for c in columns)]
     table = [[column[r] or ("", "") for column in columns] for r in rows]
     return Sheet(
         tuple(items),

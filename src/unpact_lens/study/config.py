@@ -63,16 +63,19 @@ class RecoveryConfig(Strict):
     Attributes:
         templates: emphasis wordings; None for all of them.
         headline: the wording whose rate is R, chosen before the run.
-        key_tokens: towards the gold answer (`oracle`) or the model's own (`answer_free`).
+        key_tokens: of the model before, towards the gold answer (`oracle`) or its own (`answer_free`); or of each
+            unlearned model, towards the gold answer (`after`).
         probes: stronger probes beside emphasis.
         relearn: settings of the relearning probe.
-        added: probes that change how the model computes: `attention`, `quantize_8`, `quantize_4`.
+        added: probes beside those of the plan, of `unpact_lens.recovery.ADDED`: attention to the key tokens, rounded
+            weights, cross-model patching, the logit lens, emphasis on what is key to the unlearned model, another
+            language.
         gain: by how much the `attention` probe multiplies attention to the key tokens.
     """
 
     templates: tuple[str, ...] | None = None
     headline: str = "focus_list"
-    key_tokens: Literal["oracle", "answer_free"] = "oracle"
+    key_tokens: Literal["oracle", "answer_free", "after"] = "oracle"
     probes: tuple[str, ...] = ("prefill", "relearn")
     relearn: dict[str, Any] = Field(default_factory=dict)
     added: tuple[str, ...] = ()

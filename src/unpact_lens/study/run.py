@@ -66,7 +66,7 @@ def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: boo
         chosen = unlearning.METHODS[method.name]
         split(method.settings, chosen.defaults, chosen.options)
     recovery.check_templates(config.recovery.templates, config.recovery.headline)
-    recovery.check_added(config.recovery.added)
+    recovery.check_added(config.recovery.added, headline=config.recovery.headline)
     with limited_threads(config.threads), step_bar(config, progress) as step:
         space = Workspace(config, folder, step)
         cells = tuple(space.cell(m, seed) for seed in config.seeds for m in config.methods)
@@ -127,6 +127,7 @@ class Workspace:
         bench = load_benchmark(self.config.benchmark, **self.config.benchmark_options)
         if self.config.unlearn_from == "corpus" and bench.forget_corpus is None:
             raise InputError(f"unlearn_from: corpus, but benchmark {bench.name!r} has no forget corpus; use questions")
+        recovery.check_added(self.config.recovery.added, headline=self.config.recovery.headline, bench=bench)
         if self.config.known_only:
             self.step("asking the model what it knows")
             part = self.fingerprint("known", asdict(bench))
@@ -165,8 +166,9 @@ class Workspace:
                 "No retrain control exists for this model: what a probe gives away is measured on facts that the model "
                 "was never taught and on prompts about the wrong subject instead."
             )
-        if self.config.recovery.key_tokens == "oracle":
-            notes.append("Key tokens are taken towards the gold answer: recovery is oracle-assisted.")
+        if self.config.recovery.key_tokens != "answer_free":
+            whose = "the unlearned model's, " if self.config.recovery.key_tokens == "after" else ""
+            notes.append(f"Key tokens are {whose}taken towards the gold answer: recovery is oracle-assisted.")
         return tuple(notes)
 
     @cached_property
@@ -189,23 +191,23 @@ class Workspace:
     def plan(self) -> RecoveryPlan:
         """Every prompt of the recovery probes, and what the model before and the control answer."""
         self.step("planning recovery")
+        part = self.fingerprint("plan", asdict(self.bench), self.config.recovery.model_dump())
+        return self.kept("plan", part, self._plan)
+
+    def _plan(self, after: Any = None) -> RecoveryPlan:
         options = self.config.recovery
-        part = self.fingerprint("plan", asdict(self.bench), options.model_dump())
-        return self.kept(
-            "plan",
-            part,
-            lambda: recovery.recovery_plan(
-                self.bench,
-                before=self.model,
-                control=self.control,
-                templates=options.templates,
-                headline=options.headline,
-                key_tokens=options.key_tokens,
-                rule=TopK(self.config.contributions.key_tokens),
-                probes=options.probes,
-                relearn=options.relearn,
-                progress=False,
-            ),
+        return recovery.recovery_plan(
+            self.bench,
+            before=self.model,
+            control=self.control,
+            after=after,
+            templates=options.templates,
+            headline=options.headline,
+            key_tokens=options.key_tokens,
+            rule=TopK(self.config.contributions.key_tokens),
+            probes=options.probes,
+            relearn=options.relearn,
+            progress=False,
         )
 
     def tracked(self, group: str) -> list[QA]:
@@ -235,7 +237,8 @@ class Workspace:
 
     def _run(self, method: MethodConfig, seed: int) -> Cell:
         config, bench, name = self.config, self.bench, method.name
-        before, plan, contributions = self.before, self.plan, self.contributions
+        before, contributions = self.before, self.contributions
+        shared = None if config.recovery.key_tokens == "after" else self.plan
         started = time.monotonic()
 
         self.step(f"{name}: unlearning")
@@ -263,6 +266,7 @@ class Workspace:
         )
 
         self.step(f"{name}: recovery")
+        plan = shared or self._plan(after)
         recovered = recovery.run_plan(after, plan, progress=False)
         if config.recovery.added:
             recovered = recovery.add_probes(

@@ -12,10 +12,22 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
-from unpact_lens.recovery.result import PARAPHRASE, RANDOM_WORDS, WRONG_SUBJECT, Recovery
+from unpact_lens.recovery.result import (
+    EMPHASIS_FAMILY,
+    PARAPHRASE,
+    UNRELATED,
+    WRONG_SUBJECT,
+    Recovery,
+    own_control,
+    stand_in_row,
+)
 from unpact_lens.study.result import HasCells
 
 NAN = float("nan")
+
+NET = {"net_paraphrase": PARAPHRASE, "net_unrelated": UNRELATED, "net_wrong_subject": WRONG_SUBJECT}
+"""Columns over a control prompt that is the same for every row; the last two stand for emphasis only, whose words the
+control prompts follow."""
 
 
 def probes_over_seeds(study: HasCells) -> pd.DataFrame:
@@ -23,16 +35,18 @@ def probes_over_seeds(study: HasCells) -> pd.DataFrame:
 
     A fact counts in the seeds in which it is in the common set, with its mean over them. Intervals come from a paired
     bootstrap that draws subjects and seeds. `excess` is over the retrain model under the same probe; where there is
-    none, over what the unlearned model itself says when the prompt is about the wrong subject. `net_random` is over the
-    same template or attention on random words, `net_paraphrase` over a mere paraphrase; `p` of McNemar over facts and
-    seeds is Holm-adjusted over the rows of a method.
+    none, over what the unlearned model itself says when the prompt is about the wrong subject (for a patch: with the
+    states of an unrelated fact). `net_random` is over the same with random words, an unrelated fact or the wrong
+    subject in its place, `net_paraphrase` over a mere paraphrase; for emphasis, `net_unrelated` and
+    `net_wrong_subject` over unrelated text of the same length and over the same question about somebody else; `p` of
+    McNemar over facts and seeds is Holm-adjusted over the rows of a method.
 
     Args:
         study: with a retrain model, or with facts that have a wrong subject.
 
     Returns:
-        Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for each of `excess`, `net_random`
-        and `net_paraphrase` its value, `_low`, `_high` and `_p`; undefined ones are NaN.
+        Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for each of `excess` and
+        of the `net_…` its value, `_low`, `_high` and `_p`; undefined ones are NaN.
 
     Raises:
         InputError: if the study has neither, or its seeds differ in facts or probes.
@@ -56,12 +70,12 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
         return paired_difference(right[:, i], other, first.subjects, among=common & asked)
 
     found: list[dict[str, Any]] = []
-    nets: dict[str, dict[str, Difference]] = {"excess": {}, "net_random": {}, "net_paraphrase": {}}
+    nets: dict[str, dict[str, Difference]] = {name: {} for name in ("excess", "net_random", *NET)}
     for i, probe in enumerate(first.probes):
-        asked = first.asked[i]
+        asked = torch.stack([r.asked[i] for r in recoveries])
         rate = against(i, torch.zeros_like(right[:, i]), asked)
         of_control = paired_difference(
-            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked & answerable
+            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked & answerable[:, i]
         )
         found.append(
             {
@@ -69,11 +83,13 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
                 "R": rate.value, "R_low": rate.low, "R_high": rate.high, "control": of_control.value,
             }
         )  # fmt: skip
-        nets["excess"][probe] = against(i, control[:, i], asked & answerable)
-        for name, row in (("net_random", f"{RANDOM_WORDS}:{probe}"), ("net_paraphrase", PARAPHRASE)):
-            if row in first.probes and row != probe:
+        nets["excess"][probe] = against(i, control[:, i], asked & answerable[:, i])
+        own = own_control(first.probes, probe)
+        for name, row in (("net_random", own), *NET.items()):
+            follows = name in ("net_random", "net_paraphrase") or first.families[i] == EMPHASIS_FAMILY
+            if row in first.probes and row != probe and follows:
                 j = first.probes.index(row)
-                nets[name][probe] = against(i, right[:, j], asked & first.asked[j])
+                nets[name][probe] = against(i, right[:, j], asked & torch.stack([r.asked[j] for r in recoveries]))
     for name, differences in nets.items():
         adjusted = holm({probe: d.p for probe, d in differences.items()})
         for entry in found:
@@ -86,19 +102,19 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
 
 def _control(
     method: str, recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
-) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, " item"]]:
-    """What excess is taken over, and of which facts it was asked."""
+) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, "seed probe item"]]:
+    """What excess of each row is taken over, and of which facts it was asked."""
     first = recoveries[0]
     given = [r.right_control for r in recoveries if r.right_control is not None]
     if len(given) == len(recoveries):
-        return torch.stack(given), torch.ones(len(first.items), dtype=torch.bool)
+        return torch.stack(given), torch.ones_like(right)
     if WRONG_SUBJECT not in first.probes:
         raise InputError(
             f"{method}: excess needs a retrain model or a wrong subject; give the study a control, or facts that have "
             "a wrong_subject"
         )
-    row = first.probes.index(WRONG_SUBJECT)
-    return right[:, row : row + 1].expand_as(right), first.asked[row]
+    rows = [first.probes.index(stand_in_row(first.probes, p)) for p in first.probes]
+    return right[:, rows], torch.stack([r.asked[rows] for r in recoveries])
 
 
 def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -> pd.DataFrame:
@@ -106,7 +122,7 @@ def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -
 
     Args:
         frame: of `probes_over_seeds`, with a column `variant` if there are several.
-        value: `R`, `excess`, `net_random` or `net_paraphrase`.
+        value: `R`, `excess`, or one of the `net_…`.
         probes: which, in this order; None for all.
 
     Raises:
