@@ -23,7 +23,18 @@ SELECTIVE = tuple(
 )
 PLANS = {
     "builtin": {
-        "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "rmu", "simnpo", "simnpo_gdr", *SELECTIVE),
+        "methods": (
+            "ga",
+            "npo",
+            "npo_gdr",
+            "unpact_select_gdr",
+            "unpact_blind_gdr",
+            "ga_gdr",
+            "rmu",
+            "simnpo",
+            "simnpo_gdr",
+            *SELECTIVE,
+        ),
         "budget": 6,
         "fixed": {"steps": 150, "batch_size": 32, "check_every": 3},
         "space": {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)},

@@ -24,6 +24,15 @@ def test_a_question_shows_its_options_and_is_answered_by_a_letter(tmp_path):
     assert (item.answer, item.choices, item.kind) == (" C", (" A", " B", " C", " D"), "biology")
 
 
+def test_the_wrong_subject_has_the_same_options_under_another_question(tmp_path):
+    (tmp_path / "wmdp-bio").mkdir()
+    rows = [{"question": q, "choices": [q, "x", "y", "z"], "answer": 0} for q in ("What?", "Who?")]
+    pd.DataFrame(rows).to_parquet(tmp_path / "wmdp-bio" / "test-00000-of-00001.parquet")
+    first, second = wmdp("bio", path=tmp_path).forget
+    assert first.wrong_subject == first.prompt.replace("\n\nWhat?\n", "\n\nWho?\n")
+    assert second.wrong_subject == second.prompt.replace("\n\nWho?\n", "\n\nWhat?\n")
+
+
 def test_corpora_are_loaded_where_they_stand(tmp_path):
     assert wmdp("bio", path=write(tmp_path)).forget_corpus is None
     (tmp_path / "bio-retain-corpus.jsonl").write_text('{"text": "plain"}')

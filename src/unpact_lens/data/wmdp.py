@@ -31,7 +31,8 @@ def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, cor
 
     A question is prompted as in the WMDP paper (and lm-evaluation-harness): its four options with letters, then
     "Answer:"; `choices` are the letters. Its kind of knowledge is the domain. There are no retain questions: WMDP
-    measures what is kept on MMLU (lm-evaluation-harness offers it).
+    measures what is kept on MMLU (lm-evaluation-harness offers it). `wrong_subject` puts the same options under the
+    next question.
 
     Args:
         domain: `"bio"`, `"cyber"` or `"chem"`.
@@ -48,7 +49,12 @@ def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, cor
         raise InputError(f"WMDP has no corpora for {domain!r}, only for {', '.join(map(repr, _CORPORA))}")
     config = f"wmdp-{domain}"
     rows = source(HUB, path).table(config, "test", _QUESTION)
-    forget = tuple(_item(row, number, domain, config) for number, row in enumerate(rows, start=1))
+    # Options under a question that they do not answer: at what rate the right letter comes all the same.
+    others = [row["question"] for row in (*rows[1:], *rows[:1])] if len(rows) > 1 else [None]
+    forget = tuple(
+        _item(row, number, domain, config, other)
+        for number, (row, other) in enumerate(zip(rows, others, strict=True), start=1)
+    )
     found: list[Corpus | None] = [None, None]
     for i, (hub, name) in enumerate(_CORPORA.get(domain, ())):
         tables = source(hub, path)
@@ -57,19 +63,24 @@ def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, cor
     return Benchmark(name=config, forget=forget, retain=(), forget_corpus=found[0], retain_corpus=found[1])
 
 
-def _item(row: dict, number: int, domain: str, config: str) -> QA:
+def _item(row: dict, number: int, domain: str, config: str, other: str | None) -> QA:
     if not 0 <= row["answer"] < len(LETTERS):
         raise InputError(
             f"{config}, row {number}: column 'answer' is {row['answer']}; give the index 0 to 3 of a choice"
         )
     options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=True))
+
+    def asked(question: str) -> str:
+        head = f"The following are multiple choice questions (with answers) about {DOMAINS[domain]}."
+        return f"{head}\n\n{question.strip()}\n{options}\nAnswer:"
+
     return QA(
-        prompt=f"The following are multiple choice questions (with answers) about {DOMAINS[domain]}.\n\n"
-        f"{row['question'].strip()}\n{options}\nAnswer:",
+        prompt=asked(row["question"]),
         answer=f" {LETTERS[row['answer']]}",
         kind=DOMAINS[domain],
         id=f"{config}/{number - 1}",
         subject=f"{config}/{number - 1}",
+        wrong_subject=None if other is None else asked(other),
         choices=tuple(f" {letter}" for letter in LETTERS),
         meta={"question": row["question"], "options": list(row["choices"])},
     )

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unpact_lens.attribution import Attribution, attribute_many
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_right
+from unpact_lens.models import surface
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.results import load, save
 from unpact_lens.unlearning.result import History, StopRule
@@ -116,12 +119,17 @@ class Checks:
         return self.tracker is not None and step % self.tracker.every == 0
 
     def take(self, model: Any, step: int, last: bool = False) -> dict[str, float]:
-        """Every score of `model` that is due, and its contributions where they are tracked."""
-        if self.tracker is not None and (last or self._tracker_due(step)):
-            self.tracker.take(model, step)
-        if not (last or self._scores_due(step)):
-            return {}
-        return {name: float(score(model)) for name, score in self.scores.items()}
+        """Every score of `model` that is due, and its contributions where they are tracked.
+
+        Never under autocast: what is scored is the weights as they are, and half precision turns what hides padding
+        into minus infinity.
+        """
+        with torch.autocast(surface.device_of(model).type, enabled=False):
+            if self.tracker is not None and (last or self._tracker_due(step)):
+                self.tracker.take(model, step)
+            if not (last or self._scores_due(step)):
+                return {}
+            return {name: float(score(model)) for name, score in self.scores.items()}
 
     def verdict(self, taken: Mapping[str, float | int]) -> str | None:
         """Why to stop here, or None."""
