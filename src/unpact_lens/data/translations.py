@@ -1,8 +1,9 @@
 """The questions of the benchmarks that ship here, asked in another language.
 
-Written by hand, one a relation, in the form that its headline prompt has (a question, or a sentence left open). Names
-stay as the benchmark spells them: they are what the answer is judged by. Nothing is translated by a machine, and a
-benchmark with prompts of its own supplies them in `QA.meta["translations"]`, language code → prompt.
+Written by hand, one a relation; those of `facts` end in a sentence left open, as its prompts do. Names stay as the
+benchmark spells them, and so does what an answer is judged by: a model that says "alemán" where the fact is "German"
+is not counted, before or after. Nothing is translated by a machine, and a benchmark with prompts of its own supplies
+them in `QA.meta["translations"]`, language code → prompt.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ TRANSLATIONS: dict[str, dict[str, dict[str, str]]] = {
             "title": "¿Cuál es el mejor libro de {s}?",
         },
         "facts": {
-            "capital": "Datos de geografía. La capital de {s} es",
-            "language": "Datos de geografía. El idioma oficial de {s} es el",
-            "currency": "Datos de geografía. La moneda de {s} se llama",
-            "state_capital": "Datos de geografía. La capital del estado estadounidense de {s} es",
-            "symbol": "Datos de química. El símbolo químico de {s} es",
-            "atomic_number": "Datos de química. El número atómico de {s} es",
+            "capital": "Datos de geografía. ¿Cuál es la capital de {s}? La capital es",
+            "language": "Datos de geografía. ¿Cuál es el idioma oficial de {s}? El idioma es el",
+            "currency": "Datos de geografía. ¿Cuál es la moneda de {s}? La moneda es el",
+            "state_capital": "Datos de geografía. ¿Cuál es la capital del estado de {s}? La capital es",
+            "symbol": "Datos de química. ¿Cuál es el símbolo químico de {s}? El símbolo es",
+            "atomic_number": "Datos de química. ¿Cuál es el número atómico de {s}? El número es",
         },
     },
 }
@@ -46,7 +47,7 @@ def translation(qa: QA, language: str, benchmark: str) -> str | None:
 
     >>> qa = QA("The capital of Japan is", " Tokyo", subject="Japan", meta={"relation": "capital"})
     >>> translation(qa, "es", "facts")
-    'Datos de geografía. La capital de Japan es'
+    'Datos de geografía. ¿Cuál es la capital de Japan? La capital es'
     """
     if language not in TRANSLATIONS:
         raise InputError(f"unknown language {language!r}; {nearest(str(language), TRANSLATIONS)}")
