@@ -41,7 +41,7 @@ def _recomputed(forward: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         # A cache would be added to once more when the block is run again; training has no past to read.
-        kept = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+        kept: dict[str, Any] = {k: None if isinstance(value, Cache) else value for k, value in kwargs.items()}
         return checkpoint(forward, *args, use_reentrant=False, **kept)
 
     return run
