@@ -63,8 +63,9 @@ class Result:
 
     Class attributes:
         figure: `"module:function"` in `unpact_lens.plots` that draws this result; looked up when asked, so that nothing
-            below `plots` imports it.
-        view: `"module:function"` there that gives the HTML by which a notebook shows this result; the table where None.
+            below `plots` imports it. A notebook shows it where there is no `view`.
+        view: `"module:function"` there that gives the HTML by which a notebook shows this result instead; without a
+            figure either, it shows the table.
     """
 
     figure: ClassVar[str | None] = None
@@ -98,6 +99,19 @@ class Result:
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html() if self.view is None else _in_plots(self.view)(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """What a notebook shows first: its picture, as plotly is set to show pictures there.
+
+        Empty, so that the table is shown, for kinds with a view of their own, and where nothing can be drawn.
+        """
+        if self.figure is None or self.view is not None:
+            return {}
+        try:
+            bundle: dict[str, Any] = self.plot()._repr_mimebundle_()
+        except InputError:
+            return {}
+        return bundle
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write this result to the directory `path`; see `unpact_lens.save`."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from tests.conftest import tiny
+from tests.conftest import STYLES, tiny
+from tests.decomposition.test_views import qwen2
 from unpact_lens.models.checkpoint import clone
+
+FAMILIES = (*STYLES, "qwen2")
+"""Random models of each family; qwen2 has biases on queries, keys and values, and an embedding that is tied."""
 
 
 def moved(model, size=0.1, seed=7):
@@ -19,5 +23,9 @@ def moved(model, size=0.1, seed=7):
 
 
 def pair(style="gpt2", dtype=torch.float64, **overrides):
-    before = tiny(style, dtype=dtype, **overrides)
-    return before, moved(before)
+    before = qwen2(dtype) if style == "qwen2" else tiny(style, dtype=dtype, **overrides)
+    after = moved(before)
+    if style == "qwen2":
+        with torch.no_grad():
+            after.unembed.W_U.copy_(after.embed.W_E.T)
+    return before, after

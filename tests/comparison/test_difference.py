@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from tests.comparison.models import moved, pair
-from tests.conftest import STYLES, tiny
+from tests.comparison.models import FAMILIES, moved, pair
+from tests.conftest import tiny
 from tests.decomposition.bridges import bridge
 from unpact_lens.comparison import diff
+from unpact_lens.decomposition import decompose
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.results import load, save
@@ -21,7 +22,7 @@ def logits_of(model):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", FAMILIES)
 def test_the_deltas_are_those_of_two_plain_forwards(style, dtype, tolerance):
     before, after = pair(style, dtype)
     d = diff(before, after, PROMPT, ANSWER, weights=False)
@@ -51,9 +52,9 @@ def test_under_a_soft_cap_the_logit_is_the_one_before_it_and_both_sums_hold():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", FAMILIES)
 def test_a_model_against_its_copy_gives_exact_zeros(style, dtype):
-    model = tiny(style, dtype=dtype)
+    model, _ = pair(style, dtype)
     d = diff(model, clone(model), PROMPT, ANSWER)
     for name in DELTAS:
         delta = getattr(d, f"delta_{name}")
@@ -76,6 +77,15 @@ def test_on_bridges_too(tmp_path):
     assert changed == ["blocks.1.mlp.out.weight"]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "neox", "qwen2", "gemma2", "olmo2", "mixtral"])
+def test_both_sums_hold_on_bridges_of_every_family(family, tmp_path):
+    before, _ = bridge(family, tmp_path)
+    d = diff(before, moved(before), PROMPT, ANSWER, contributions=False, weights=False)
+    torch.testing.assert_close(d.delta_components.sum(0), d.delta_logit, atol=1e-4, rtol=0)
+    torch.testing.assert_close(d.delta_logit - d.delta_logsumexp, d.delta_log_prob, atol=1e-4, rtol=0)
+    assert d.delta_logit.abs().max() > 1e-3
+
+
 def test_contributions_are_leave_one_out_under_each_model():
     before, after = pair("llama")
     d = diff(before, after, PROMPT, ANSWER, weights=False)
@@ -86,6 +96,21 @@ def test_contributions_are_leave_one_out_under_each_model():
         rows.append(whole - without[[0, 1, 2], ANSWER].mean())
     torch.testing.assert_close(d.delta_contributions[0], rows[1] - rows[0], atol=1e-10, rtol=0)
     assert diff(before, after, PROMPT, ANSWER, contributions=False, weights=False).delta_contributions is None
+
+
+def test_sources_are_those_of_each_model_and_sum_to_the_heads():
+    before, after = pair("pythia")
+    d = diff(before, after, PROMPT, ANSWER, contributions=False, sources=True, weights=False)
+    assert d.sources_before == decompose(before, PROMPT, ANSWER, by="source")
+    assert d.sources_after == decompose(after, PROMPT, ANSWER, by="source")
+    delta = (d.sources_after.values - d.sources_before.values).sum(2)
+    torch.testing.assert_close(delta, d.delta_heads, atol=1e-10, rtol=0)
+    frame = d.sources_frame()
+    assert frame["token"].tolist() == list(d.tokens)
+    assert frame["delta"].sum() == pytest.approx(d.delta_heads.sum((0, 1)).mean().item(), abs=1e-10)
+    plain = diff(before, after, PROMPT, ANSWER, contributions=False, weights=False)
+    with pytest.raises(InputError, match="has no sources; make it with diff"):
+        plain.sources_frame()
 
 
 def test_neither_model_is_changed():

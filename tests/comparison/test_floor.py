@@ -23,13 +23,14 @@ def models():
 @pytest.fixture(scope="module")
 def found(models):
     before, after, floor = models
-    return diff(before, after, PROMPT, ANSWER, split=True, activations=True, floor=floor)
+    return diff(before, after, PROMPT, ANSWER, sources=True, split=True, activations=True, floor=floor)
 
 
 def test_the_floor_is_the_same_measure_of_the_other_pair(models, found):
     _, _, floor = models
-    alone = diff(*floor, PROMPT, ANSWER, split=True, activations=True)
+    alone = diff(*floor, PROMPT, ANSWER, sources=True, split=True, activations=True)
     assert torch.equal(found.floor.delta_components, alone.delta_components)
+    assert found.floor.sources_after == alone.sources_after
     assert torch.equal(found.floor.delta_contributions, alone.delta_contributions)
     assert found.weights.floor == alone.weights == weight_changes(*floor)
     assert found.split.floor == alone.split == split_heads(*floor, PROMPT, ANSWER)
@@ -40,6 +41,7 @@ def test_it_stands_beside_each_measure_in_the_tables(found):
     pairs = [
         (found.to_frame(), found.floor.to_frame(), ("delta",)),
         (found.contributions_frame(), found.floor.contributions_frame(), ("delta",)),
+        (found.sources_frame(), found.floor.sources_frame(), ("delta",)),
         (found.weights.to_frame(), found.weights.floor.to_frame(), ("norm_delta", "relative", "spectral", "cosine")),
         (found.split.to_frame(), found.split.floor.to_frame(), ("pattern", "input", "ov", "readout", "delta")),
         (found.activations.to_frame(), found.activations.floor.to_frame(), ("norm_delta", "cosine", "cka")),

@@ -9,7 +9,8 @@ import torch
 from tests.attribution.examples import attribution
 from unpact_lens import results
 from unpact_lens.attribution import Share, TopK
-from unpact_lens.comparison.focus import MEASURES, clustered_mean, clustered_means, entropy, focus, rank, subject_rows
+from unpact_lens.comparison.focus import MEASURES, entropy, focus, rank, subject_rows
+from unpact_lens.comparison.intervals import clustered_mean, clustered_means
 from unpact_lens.errors import InputError
 
 TOKENS = ["Where", " was", " Ann", " Lee", " born", "?"]

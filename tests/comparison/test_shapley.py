@@ -5,8 +5,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from tests.comparison.models import moved, pair
-from tests.conftest import STYLES, tiny
+from tests.comparison.models import FAMILIES, moved, pair
+from tests.conftest import tiny
 from tests.decomposition.bridges import bridge
 from unpact_lens.comparison import diff, split_heads
 from unpact_lens.comparison.shapley import shapley
@@ -19,7 +19,7 @@ PATTERN, INPUT, OV, READOUT = range(4)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", FAMILIES)
 def test_the_four_shares_sum_to_the_heads_delta(style, dtype, tolerance):
     before, after = pair(style, dtype)
     split = split_heads(before, after, PROMPT, ANSWER, pattern_parts=True)

@@ -1,6 +1,7 @@
 """Averages over a data set are those of its single diffs, and their parts still sum."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,7 +69,10 @@ def test_splits_activations_and_focus_are_averaged_too():
         kl = [(d.activations.kl[:c], d.activations.kl[c:])[k].mean() for d, c in zip(singles, cuts, strict=True)]
         assert found.scalars[name][0].item() == pytest.approx(torch.stack(kl).mean().item(), abs=1e-10)
 
-    sides = [[getattr(d, f"contributions_{side}") for d in singles] for side in ("before", "after")]
+    sides = [
+        [replace(getattr(d, f"contributions_{side}"), id=str(i)) for i, d in enumerate(singles)]
+        for side in ("before", "after")
+    ]
     assert found.focus == focus(*sides, resamples=20)
     assert found.floor == diff_many(*floor, ITEMS, resamples=20, **asked)
     for frame in (found.split_frame(), found.activations_frame(), found.heads_frame()):

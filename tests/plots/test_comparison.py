@@ -1,8 +1,13 @@
 """Diffs show Δ = after − before, on one scale."""
 
+from dataclasses import replace
+
 import numpy as np
+import plotly.io as pio
+import pytest
 
 from tests.plots import examples
+from unpact_lens.errors import InputError
 from unpact_lens.plots import comparison as plots
 
 
@@ -33,6 +38,31 @@ def test_the_head_triptych_is_on_one_symmetric_scale():
     np.testing.assert_allclose(delta, after - before)
     axis = fig.layout.coloraxis
     assert axis.cmax == -axis.cmin == max(np.abs(m).max() for m in (before, after, delta))
+
+
+def test_sources_stand_before_after_and_as_difference_on_one_symmetric_scale():
+    sides = {f"sources_{side}": examples.decomposition("source", seed) for side, seed in (("before", 3), ("after", 4))}
+    diff = replace(examples.model_diff(), **sides)
+    fig = diff.plot(what="sources")
+    before, after, delta = (np.asarray(t.z) for t in fig.data)
+    np.testing.assert_allclose(delta, after - before)
+    np.testing.assert_allclose(before, diff.sources_before.values.mean(-1).flatten(0, 1))
+    assert (
+        fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == max(np.abs(m).max() for m in (before, after, delta))
+    )
+    assert len(plots.source_triptych(diff, heads=2).data[0].y) == 2
+    assert "&lt;script&gt;" in fig.data[0].x[3]
+
+
+def test_what_a_diff_shows_is_chosen_and_checked():
+    diff = examples.model_diff()
+    assert len(diff.plot(what="heads").data) == 3
+    with pytest.raises(InputError, match="what='head'; did you mean 'heads'"):
+        diff.plot(what="head")
+    with pytest.raises(InputError, match="has no sources; make it with diff"):
+        diff.plot(what="sources")
+    with pytest.raises(InputError, match="has no contributions"):
+        diff.plot(what="contributions")
 
 
 def test_the_largest_relative_change_comes_first_and_an_undefined_one_last():
@@ -71,3 +101,16 @@ def test_activation_changes_are_relative_to_the_length_before():
     np.testing.assert_allclose(np.asarray(trace.customdata)[..., 0], changes.cosine)
     np.testing.assert_allclose(np.asarray(trace.customdata)[:, 0, 1], changes.cka)
     assert fig.layout.coloraxis.cmin == 0
+
+
+def test_in_a_notebook_a_result_shows_its_picture_in_the_way_that_plotly_is_set_to(monkeypatch):
+    diff = examples.model_diff()
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
+    (shown,) = diff._repr_mimebundle_().values()
+    assert [trace["type"] for trace in shown["data"]] == [trace.type for trace in diff.plot().data]
+    monkeypatch.setattr(pio.renderers, "default", "notebook_connected")
+    assert "Plotly.newPlot" in diff._repr_mimebundle_()["text/html"]
+    # A view of its own, or nothing to draw: what `_repr_html_` gives is shown.
+    assert examples.attribution()._repr_mimebundle_() == {}
+    assert replace(examples.decomposition(), by="layer")._repr_mimebundle_() == {}
+    assert "<table" in diff._repr_html_()

@@ -1,5 +1,7 @@
 """Attention, paths, depth and summaries are drawn as they were found."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -44,14 +46,19 @@ def test_the_key_path_shows_shares_and_each_heads_part():
 
 
 def test_depth_shows_the_two_losses_by_layer():
+    sides = noise(2, 3), noise(2, 3, seed=1)
+    centres = torch.stack([side.mean(0) for side in sides])[..., None]
     depth = UnlearningDepth(
-        scores=torch.tensor([0.2, 0.4]), delta_retrain=noise(2, 3), delta_unlearned=noise(2, 3, seed=1), threshold=0.05,
-        ids=("a", "b"), labels=("L0", "L1", "L2"),
+        scores=torch.tensor([0.2, 0.4]), delta_retrain=sides[0], delta_unlearned=sides[1], threshold=0.05,
+        ids=("a", "b"), labels=("L0", "L1", "L2"), mean=torch.tensor([0.3, 0.2, 0.4, 2]),
+        layers=torch.cat([centres, centres - 0.1, centres + 0.2, torch.full_like(centres, 2.0)], -1),
     )  # fmt: skip
     fig = depth.plot()
     np.testing.assert_allclose(fig.data[0].y, depth.delta_retrain.mean(0))
     np.testing.assert_allclose(fig.data[1].y, depth.delta_unlearned.mean(0))
-    assert "UDS 0.30" in fig.layout.title.subtitle.text
+    np.testing.assert_allclose(fig.data[0].error_y.array, [0.2] * 3)
+    assert "UDS 0.30 [0.20, 0.40]" in fig.layout.title.subtitle.text
+    assert [t.name for t in replace(depth, floor=depth).plot().data][2:] == ["noise floor (Δ2)"]
 
 
 def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:
@@ -67,7 +74,8 @@ def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:
 def test_a_summary_shows_means_intervals_the_floor_and_the_heads_that_surely_moved():
     summary = made_summary(0, floor=made_summary(1))
     fig = summary.plot()
-    delta, floor, heads, sure = fig.data
+    delta, floor, heads, sure, noisy, _ = fig.data
+    np.testing.assert_allclose(noisy.z, summary.floor.heads[..., 0])
     np.testing.assert_allclose(delta.y, summary.components[:, 0])
     np.testing.assert_allclose(delta.error_y.arrayminus, [0.3] * 3)
     np.testing.assert_allclose(floor.y, summary.floor.components[:, 0])

@@ -6,7 +6,9 @@ from unpact_lens.comparison.difference import diff
 from unpact_lens.comparison.focus import Focus, focus
 from unpact_lens.comparison.grafting import graft, graft_map
 from unpact_lens.comparison.key_path import KeyPath, key_path
+from unpact_lens.comparison.lenses import LensChanges, lens_changes
 from unpact_lens.comparison.patching import patch
+from unpact_lens.comparison.restored import KeyPathSummary, PatchingSummary, key_path_many, patch_many
 from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 from unpact_lens.comparison.shapley import split_heads
 from unpact_lens.comparison.summary import DiffSummary, diff_many
@@ -20,8 +22,11 @@ __all__ = [
     "Focus",
     "HeadSplit",
     "KeyPath",
+    "KeyPathSummary",
+    "LensChanges",
     "ModelDiff",
     "PatchingMap",
+    "PatchingSummary",
     "UnlearningDepth",
     "WeightChanges",
     "activation_changes",
@@ -32,7 +37,10 @@ __all__ = [
     "graft",
     "graft_map",
     "key_path",
+    "key_path_many",
+    "lens_changes",
     "patch",
+    "patch_many",
     "split_heads",
     "unlearning_depth",
     "weight_changes",

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.difference import diff
+from unpact_lens.comparison.result import beside_floor
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.target import text_of
 from unpact_lens.errors import InputError
@@ -32,6 +33,7 @@ class AttentionPatterns(Result):
         tokens: the S input tokens.
         prompt: the prompt, as text.
         answer: the answer, as text.
+        floor: the same heads under a pair of models that differ by noise only; or None.
     """
 
     figure: ClassVar[str | None] = "interventions:attention_patterns"
@@ -43,19 +45,23 @@ class AttentionPatterns(Result):
     tokens: tuple[str, ...]
     prompt: str
     answer: str
+    floor: AttentionPatterns | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each head and key: attention from the position that predicts the answer's last token."""
+        """One row for each head and key: attention from the position that predicts the answer's last token, and Δ."""
         rows = [(h, k) for h in range(len(self.heads)) for k in range(len(self.tokens))]
-        return pd.DataFrame(
+        before, after = self.before[:, -1].flatten(), self.after[:, -1].flatten()
+        frame = pd.DataFrame(
             {
                 "head": ["L{}H{}".format(*self.heads[h]) for h, _ in rows],
                 "position": [k for _, k in rows],
                 "token": [self.tokens[k] for _, k in rows],
-                "before": self.before[:, -1].flatten().tolist(),
-                "after": self.after[:, -1].flatten().tolist(),
+                "before": before.tolist(),
+                "after": after.tolist(),
+                "delta": (after - before).tolist(),
             }
         )
+        return beside_floor(frame, self.floor, ("delta",))
 
 
 def attention_patterns(
@@ -66,6 +72,7 @@ def attention_patterns(
     *,
     heads: Sequence[tuple[int, int]] | None = None,
     top: int = 6,
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
 ) -> AttentionPatterns:
@@ -78,6 +85,8 @@ def attention_patterns(
         answer: text, leading space included, or ids.
         heads: `(layer, head)` pairs; by default the `top` heads by |Δ|.
         top: how many.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text), under which the same heads are shown.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
 
@@ -87,6 +96,7 @@ def attention_patterns(
     if top < 1:
         raise InputError(f"top={top}; give a positive number of heads")
     require_comparable(before, after)
+    noise = None if floor is None else floor_of(before, floor)
     n_layers, n_heads = before.cfg.n_layers, before.cfg.n_heads
     for head in heads or ():
         if not (0 <= head[0] < n_layers and 0 <= head[1] < n_heads):
@@ -109,4 +119,7 @@ def attention_patterns(
         tokens=token_strings(before, example.ids[:-1]),
         prompt=text_of(before, prompt),
         answer=text_of(before, answer),
+        floor=None
+        if noise is None
+        else attention_patterns(*noise, prompt, answer, heads=chosen, chat=chat, prefill=prefill),
     )

@@ -28,6 +28,7 @@ def diff(
     answer: Text,
     *,
     contributions: bool = True,
+    sources: bool = False,
     weights: bool = True,
     split: bool = False,
     activations: bool = False,
@@ -46,6 +47,7 @@ def diff(
         prompt: text or ids.
         answer: text, leading space included, or ids.
         contributions: also attribute the answer to the prompt's tokens under each model, by leave-one-out.
+        sources: also decompose the logit under each model by head × source token.
         weights: also compare all weights, matrix by matrix.
         split: also split each head's Δ between pattern, input, OV and readout.
         activations: also compare all activations of the residual stream and its parts, and next-token distributions.
@@ -62,9 +64,10 @@ def diff(
     noise = None if floor is None else floor_of(before, floor)
     asked: dict[str, Any] = {"chat": chat, "prefill": prefill}
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
-    views = ("component", "head")
+    views = ("component", "head", *(("source",) if sources else ()))
     sides = [decompositions(model, prompt, answer, views, vocabulary=True, **asked) for model in (before, after)]
-    ((components_before, heads_before), run_before), ((components_after, heads_after), run_after) = sides
+    (found_before, run_before), (found_after, run_after) = sides
+    (components_before, heads_before), (components_after, heads_after) = found_before[:2], found_after[:2]
     log_probs = [_log_probs(run, example.answer) for run in (run_before, run_after)]
     attributions = [attribute(m, prompt, answer, **asked) if contributions else None for m in (before, after)]
     return ModelDiff(
@@ -84,12 +87,14 @@ def diff(
         heads_after=heads_after,
         contributions_before=attributions[0],
         contributions_after=attributions[1],
+        sources_before=found_before[2] if sources else None,
+        sources_after=found_after[2] if sources else None,
         weights=weight_changes(before, after, floor=floor) if weights else None,
         split=split_heads(before, after, prompt, answer, floor=floor, **asked) if split else None,
         activations=activation_changes(before, after, prompt, answer, floor=floor, **asked) if activations else None,
         floor=None
         if noise is None
-        else diff(*noise, prompt, answer, contributions=contributions, weights=False, chat=chat, prefill=prefill),
+        else diff(*noise, prompt, answer, contributions=contributions, sources=sources, weights=False, **asked),
         notes=components_before.notes,
         settings=components_before.settings,
     )

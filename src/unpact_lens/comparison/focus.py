@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from unpact_lens.attribution.agreement import entropy, jaccard, rank, spearman
 from unpact_lens.attribution.key_tokens import WORD, KeyRule, TopK
 from unpact_lens.attribution.result import Attribution, positive_mass
+from unpact_lens.comparison.intervals import clustered_mean
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 
@@ -169,43 +169,6 @@ def subject_rows(attribution: Attribution) -> tuple[int, ...]:
     return tuple(
         i for i, (start, end) in enumerate(attribution.spans) if any(max(a, start) < min(b, end) for a, b in places)
     )
-
-
-def clustered_mean(
-    values: Float[Tensor, " item"], clusters: Sequence[str], level: float, resamples: int, seed: int
-) -> Float[Tensor, " 4"]:
-    """`[mean, low, high, n]` over the defined values; percentile bootstrap that draws whole clusters.
-
-    With a single cluster there is nothing to draw, and the interval is NaN.
-    """
-    defined = ~values.isnan()
-    kept = [c for c, keep in zip(clusters, defined.tolist(), strict=True) if keep]
-    if not kept:
-        return torch.tensor([float("nan"), float("nan"), float("nan"), 0.0], dtype=torch.float64)
-    return clustered_means(values[defined][:, None], kept, level, resamples, seed)[0]
-
-
-def clustered_means(
-    values: Float[Tensor, "item column"], clusters: Sequence[str], level: float, resamples: int, seed: int
-) -> Float[Tensor, "column 4"]:
-    """`clustered_mean` of many columns with the same draws; a column with undefined values goes by itself."""
-    undefined = values.isnan().any(0)
-    if undefined.any():
-        together = clustered_means(values.nan_to_num(), clusters, level, resamples, seed)
-        for column in undefined.nonzero()[:, 0].tolist():
-            together[column] = clustered_mean(values[:, column], clusters, level, resamples, seed)
-        return together
-    names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    member = np.zeros((len(names), len(clusters)))
-    member[[names[c] for c in clusters], range(len(clusters))] = 1
-    sums, counts = member @ values.double().cpu().numpy(), member.sum(1)
-    low = high = np.full(values.shape[1], np.nan)
-    if len(names) > 1:
-        drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-        times = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(float)
-        low, high = np.quantile(times @ sums / (times @ counts)[:, None], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    n = np.full(values.shape[1], float(len(clusters)))
-    return torch.from_numpy(np.stack([sums.sum(0) / counts.sum(), low, high, n], axis=1))
 
 
 def _check(before: Sequence[Attribution], after: Sequence[Attribution]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.decomposition.target import text_of
 from unpact_lens.errors import InputError, nearest
@@ -66,6 +66,7 @@ def graft_map(
     *,
     unit: str = "matrix",
     direction: str = "before_into_after",
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
 ) -> PatchingMap:
@@ -79,8 +80,12 @@ def graft_map(
         unit: `"matrix"`: each weight of each block alone, layer × weight; `"layer"`: embedding, each block whole, and
             what stands behind the last.
         direction: which model's weights go into which.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text), between which the same is measured; compare the changes in nats.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
+
+    Cells whose weights are the same in both models change nothing, and are not run.
 
     Raises:
         InputError: if an option is unknown, or the models are not comparable.
@@ -90,26 +95,34 @@ def graft_map(
     if direction not in ("before_into_after", "after_into_before"):
         raise InputError(f"direction={direction!r}; known are 'before_into_after' and 'after_into_before'")
     require_comparable(before, after)
+    noise = None if floor is None else floor_of(before, floor)
     donor, recipient = (before, after) if direction == "before_into_after" else (after, before)
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
     cells, labels = _cells(before, unit)
     copy, given = clone(recipient), named_weights(donor)
     own = {name: weight.clone() for name, weight in named_weights(recipient).items()}
+    baseline = score_rows(recipient, [example])[0].mean()
     found = []
     for names in cells:
+        if all(torch.equal(own[name], given[name]) for name in names):
+            found.append(baseline)
+            continue
         _put(copy, given, names)
         found.append(score_rows(copy, [example])[0].mean())
         _put(copy, own, names)
     return PatchingMap(
         log_prob=torch.stack(found).reshape(len(labels[0]), len(labels[1])),
         labels=labels,
-        baseline=float(score_rows(recipient, [example])[0].mean()),
+        baseline=float(baseline),
         donor=float(score_rows(donor, [example])[0].mean()),
         what=f"weights by {unit}",
         direction=direction,
         prompt=text_of(before, prompt),
         answer=text_of(before, answer),
         tokens=token_strings(before, example.ids[:-1]),
+        floor=None
+        if noise is None
+        else graft_map(*noise, prompt, answer, unit=unit, direction=direction, chat=chat, prefill=prefill),
     )
 
 

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.attribution import KeyRule, TopK, attribute
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
+from unpact_lens.comparison.result import beside_floor
 from unpact_lens.decomposition.components import head_labels
 from unpact_lens.decomposition.intervene import activations, answer_log_probs, chunks
 from unpact_lens.decomposition.target import text_of
@@ -51,6 +52,7 @@ class KeyPath(Result):
         prompt: the prompt, as text.
         answer: the answer, as text.
         settings: seed and draws.
+        floor: the same between two models that differ by noise only, for the same KeyTokens and draws; or None.
     """
 
     figure: ClassVar[str | None] = "interventions:key_path"
@@ -68,6 +70,7 @@ class KeyPath(Result):
     prompt: str
     answer: str
     settings: dict[str, Any] = field(default_factory=dict)
+    floor: KeyPath | None = None
 
     def _share(self, log_prob: float) -> float:
         gap = self.log_prob_before - self.log_prob_after
@@ -94,7 +97,11 @@ class KeyPath(Result):
         return self.by_head - self.log_prob_after
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each way: its log-probability, nats, and its share of the loss."""
+        """One row for each way: its log-probability and what it brings back, nats; that as a share of the loss.
+
+        A noise floor stands behind what is brought back, in nats, and as a share of *this* loss: how much of it noise
+        alone would account for.
+        """
         rows = {
             "before": self.log_prob_before,
             "after": self.log_prob_after,
@@ -102,9 +109,18 @@ class KeyPath(Result):
             "other tokens": float(self.log_prob_rest.mean()),
             "all tokens": self.log_prob_all,
         }
-        return pd.DataFrame(
-            {"path": list(rows), "log_prob": list(rows.values()), "share": [self._share(v) for v in rows.values()]}
+        frame = pd.DataFrame(
+            {
+                "path": list(rows),
+                "log_prob": list(rows.values()),
+                "change": [v - self.log_prob_after for v in rows.values()],
+                "share": [self._share(v) for v in rows.values()],
+            }
         )
+        if self.floor is not None:
+            beside_floor(frame, self.floor, ("change",))
+            frame["share_floor"] = [self._share(self.log_prob_after + v) for v in frame["change_floor"]]
+        return frame
 
 
 def key_path(
@@ -117,6 +133,7 @@ def key_path(
     restore: str = "moved",
     draws: int = 8,
     seed: int = 0,
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -134,6 +151,8 @@ def key_path(
             the values of the model after.
         draws: how many sets of other tokens.
         seed: of the draws.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text): in the second, the same KeyTokens, and the same other tokens, are read as in the first.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
         batch_tokens: bound on the input tokens of one forward pass.
@@ -144,6 +163,7 @@ def key_path(
     if restore not in RESTORE:
         raise InputError(f"restore={restore!r}; {nearest(str(restore), RESTORE)}")
     require_comparable(before, after)
+    noise = None if floor is None else floor_of(before, floor)
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
     chosen = _keys(before, prompt, answer, keys, chat, prefill)
     for k in chosen:
@@ -164,11 +184,18 @@ def key_path(
         *(_Row([offset + k for k in drawn], every) for drawn in sets),
         *(_Row([offset + k for k in chosen], [head]) for head in every),
     ]
-    found = _restored(before, after, example, rows, restore, batch_tokens)
+    unedited = answer_log_probs(after, example, [[]]).mean()
+    found = _restored(before, after, example, rows, restore, unedited, batch_tokens)
     labels = head_labels(before)
+    beside = None
+    if noise is not None:
+        beside = key_path(
+            *noise, prompt, answer, keys=chosen, restore=restore, draws=draws, seed=seed, chat=chat, prefill=prefill,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
     return KeyPath(
         log_prob_before=float(answer_log_probs(before, example, [[]]).mean()),
-        log_prob_after=float(answer_log_probs(after, example, [[]]).mean()),
+        log_prob_after=float(unedited),
         log_prob_key=float(found[0]),
         log_prob_rest=found[2 : 2 + len(sets)],
         log_prob_all=float(found[1]),
@@ -180,6 +207,7 @@ def key_path(
         prompt=text_of(before, prompt),
         answer=text_of(before, answer),
         settings={"draws": len(sets), "seed": seed, "batch_tokens": batch_tokens},
+        floor=beside,
     )
 
 
@@ -201,20 +229,43 @@ class _Row:
 
 
 def _restored(
-    before: Any, after: Any, example: Encoded, rows: Sequence[_Row], restore: str, batch_tokens: int
+    before: Any,
+    after: Any,
+    example: Encoded,
+    rows: Sequence[_Row],
+    restore: str,
+    unedited: Float[Tensor, ""],
+    batch_tokens: int,
 ) -> Float[Tensor, " row"]:
-    """LP(x, y) of the model after, with those readings as before, for each row; nats."""
+    """LP(x, y) of the model after, with those readings as before, for each row; nats.
+
+    A row whose readings are already as before, to the last bit, is not run: it brings back exactly nothing.
+    """
     layers = range(before.cfg.n_layers)
     names = [f"blocks.{l}.attn.{part}" for l in layers for part in ("hook_pattern", "hook_v")]
-    given = activations(before, example, names)
-    found = []
-    for chunk in chunks(rows, len(example.ids) - 1, batch_tokens):
+    given, own = (activations(model, example, names) for model in (before, after))
+    differs = torch.tensor([_differs(row, given, own, restore) for row in rows])
+    found = unedited.repeat(len(rows))
+    for chunk in chunks(differs.nonzero()[:, 0].tolist(), len(example.ids) - 1, batch_tokens):
         masks = torch.zeros(len(chunk), len(layers), before.cfg.n_heads, len(example.ids) - 1)
-        for i, row in enumerate(chunk):
+        for i, row in enumerate(rows[place] for place in chunk):
             for layer, head in row.heads:
                 masks[i, layer, head, row.positions] = 1
-        found.append(_run(after, example, given, masks, restore).cpu())
-    return torch.cat(found)
+        found[chunk] = _run(after, example, given, masks, restore).cpu()
+    return found
+
+
+def _differs(row: _Row, given: dict[str, Tensor], own: dict[str, Tensor], restore: str) -> bool:
+    """Whether any reading that this row puts back is another in the two models."""
+    for layer, head in row.heads:
+        pattern, values = (f"blocks.{layer}.attn.{part}" for part in ("hook_pattern", "hook_v"))
+        group = given[pattern].shape[0] // given[values].shape[1]
+        if not torch.equal(given[pattern][head][:, row.positions], own[pattern][head][:, row.positions]):
+            return True
+        kept = (row.positions, head // group)
+        if restore == "moved" and not torch.equal(given[values][kept], own[values][kept]):
+            return True
+    return False
 
 
 def _run(

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import require_comparable
+from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.decomposition import structure
-from unpact_lens.decomposition.intervene import Edit, activations, answer_log_probs
+from unpact_lens.decomposition.intervene import activations, answer_log_probs, replaced_one_at_a_time
 from unpact_lens.decomposition.target import text_of
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import surface
@@ -66,6 +66,7 @@ def patch(
     direction: str = "before_into_after",
     method: str = "exact",
     check: bool = False,
+    floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -82,6 +83,9 @@ def patch(
         direction: which model's activations go into which.
         method: `"exact"`, or `"gradient"`: all places from one forward and one backward pass, to first order.
         check: with `"gradient"`, also run the exact patches and report the error.
+        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
+            text): the first one's activations into the second, or the reverse. Changes are compared in nats; the share
+            of a gap that is itself noise says nothing.
         chat: wrap the prompt in the tokenizer's chat template.
         prefill: the opening of the answer, given to the model and not scored.
         batch_tokens: bound on the input tokens of one forward pass.
@@ -99,6 +103,7 @@ def patch(
         if value not in known:
             raise InputError(f"{name}={value!r}; {nearest(str(value), known)}")
     require_comparable(before, after)
+    noise = None if floor is None else floor_of(before, floor)
     place = PLACES[what]
     if place.hook == "hook_mlp_out" and not structure.has_mlp(before):
         raise InputError(f"what={what!r}, but the models have no MLPs (cfg.attn_only=True)")
@@ -107,16 +112,23 @@ def patch(
     names = [f"blocks.{layer}.{place.hook}" for layer in range(before.cfg.n_layers)]
     given = activations(donor, example, names)
     columns = _columns(before, example, place)
-    rows = [[Edit(name, index, given[name][index])] for name in names for index in columns.values()]
-    shape = (len(names), len(columns))
-    baseline = answer_log_probs(recipient, example, [[]]).mean()
     exact = approximate = None
     if method == "exact" or check:
-        exact = answer_log_probs(recipient, example, rows, batch_tokens=batch_tokens).mean(-1).reshape(shape)
+        places = list(product(names, columns.values()))
+        runs = replaced_one_at_a_time(recipient, example, given, places, batch_tokens=batch_tokens).mean(-1)
+        baseline, exact = runs[0], runs[1:].reshape(len(names), len(columns))
+    else:
+        baseline = answer_log_probs(recipient, example, [[]]).mean()
     if method == "gradient":
         approximate = baseline + _first_order(recipient, example, names, given, list(columns.values())).cpu()
     log_prob = exact if approximate is None else approximate
     assert log_prob is not None
+    beside = None
+    if noise is not None:
+        beside = patch(
+            *noise, prompt, answer, what=what, direction=direction, method=method, check=check, chat=chat,
+            prefill=prefill, batch_tokens=batch_tokens,
+        )  # fmt: skip
     return PatchingMap(
         log_prob=log_prob,
         labels=(tuple(f"L{layer}" for layer in range(before.cfg.n_layers)), tuple(columns)),
@@ -129,6 +141,7 @@ def patch(
         tokens=token_strings(before, example.ids[:-1]),
         method=method,
         error=exact - approximate if exact is not None and approximate is not None else None,
+        floor=beside,
     )
 
 
@@ -149,7 +162,9 @@ def _first_order(
     columns: Sequence[tuple[Any, ...]],
 ) -> Float[Tensor, "row column"]:
     """Change of the mean log-probability by each patch, nats, to first order in the change of the activation."""
-    own, gradients = gradients_at(model, example, names)
+    gradients = gradients_at(model, example, names)
+    # By the same way as the given ones, so that equal models differ by exactly 0.
+    own = activations(model, example, names)
     cells = [
         ((given[name][index] - own[name][index]) * gradients[name][index]).sum()
         for name, index in product(names, columns)
@@ -157,8 +172,8 @@ def _first_order(
     return torch.stack(cells).reshape(len(names), len(columns))
 
 
-def gradients_at(model: Any, example: Encoded, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Activations at the named hooks, and the gradient of LP(x, y) with respect to each, without the batch axis."""
+def gradients_at(model: Any, example: Encoded, names: Sequence[str]) -> dict[str, Tensor]:
+    """The gradient of LP(x, y), nats, with respect to the activation at each named hook, without the batch axis."""
     tokens = torch.tensor([example.ids[:-1]], device=surface.device_of(model))
     positions = len(example.context) - 1 + torch.arange(len(example.answer), device=tokens.device)
     taken: dict[str, Tensor] = {}
@@ -176,7 +191,4 @@ def gradients_at(model: Any, example: Encoded, names: Sequence[str]) -> tuple[di
         logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
         score = gather_log_probs(logits, torch.tensor([example.answer], device=tokens.device)).mean()
         gradients = torch.autograd.grad(score, [taken[name] for name in names])
-    return (
-        {name: taken[name].detach()[0] for name in names},
-        {name: gradient[0] for name, gradient in zip(names, gradients, strict=True)},
-    )
+    return {name: gradient[0] for name, gradient in zip(names, gradients, strict=True)}

@@ -20,11 +20,20 @@ from unpact_lens.results import Result
 
 def beside_floor(frame: pd.DataFrame, floor: Result | None, columns: Sequence[str]) -> pd.DataFrame:
     """The table with `{column}_floor` behind each of these columns, where there is a noise floor."""
+    return _beside(frame, None if floor is None else floor.to_frame(), columns)
+
+
+def _beside(frame: pd.DataFrame, floor: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
     if floor is not None:
-        other = floor.to_frame()
         for column in columns:
-            frame.insert(list(frame.columns).index(column) + 1, f"{column}_floor", other[column].to_numpy())
+            frame.insert(list(frame.columns).index(column) + 1, f"{column}_floor", floor[column].to_numpy())
     return frame
+
+
+def _sides(names: dict[str, Sequence[Any]], before: Tensor, after: Tensor) -> pd.DataFrame:
+    """Names of the rows, and a measure before, after, and Δ."""
+    values = {"before": before, "after": after, "delta": after - before}
+    return pd.DataFrame({**names, **{side: v.tolist() for side, v in values.items()}})
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,11 +206,13 @@ class ModelDiff(Result):
         heads_after: the same after.
         contributions_before: leave-one-out contributions of the prompt tokens; None where they were not asked for.
         contributions_after: the same after.
+        sources_before: decomposition of the logit by head × source token; None where it was not asked for.
+        sources_after: the same after.
         weights: one row for each matrix: how much it changed; see `weight_changes`. None where not asked for.
         split: why each head changed; see `split_heads`. None where not asked for.
         activations: how far the activations are apart; see `activation_changes`. None where not asked for.
-        floor: components, heads and contributions of a pair of models that differ by noise only; or None. That of
-            weights, split and activations stands in each of them.
+        floor: components, heads, sources and contributions of a pair of models that differ by noise only; or None.
+            That of weights, split and activations stands in each of them.
         notes: what a reader must know.
         settings: whatever else was in force.
     """
@@ -222,6 +233,8 @@ class ModelDiff(Result):
     heads_after: Decomposition
     contributions_before: Attribution | None = None
     contributions_after: Attribution | None = None
+    sources_before: Decomposition | None = None
+    sources_after: Decomposition | None = None
     weights: WeightChanges | None = None
     split: HeadSplit | None = None
     activations: ActivationChanges | None = None
@@ -265,15 +278,8 @@ class ModelDiff(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each component: its mean over the answer tokens before, after, and Δ. Logits."""
-        before, after = self.components_before.values.mean(-1), self.components_after.values.mean(-1)
-        frame = pd.DataFrame(
-            {
-                "component": self.components_before.labels[0],
-                "before": before.tolist(),
-                "after": after.tolist(),
-                "delta": (after - before).tolist(),
-            }
-        )
+        sides = (d.values.mean(-1) for d in (self.components_before, self.components_after))
+        frame = _sides({"component": self.components_before.labels[0]}, *sides)
         return beside_floor(frame, self.floor, ("delta",))
 
     def contributions_frame(self) -> pd.DataFrame:
@@ -284,18 +290,23 @@ class ModelDiff(Result):
         """
         if self.contributions_before is None or self.contributions_after is None:
             raise InputError("this diff has no contributions; make it with diff(..., contributions=True)")
-        before, after = self.contributions_before.scores, self.contributions_after.scores
-        frame = pd.DataFrame(
-            {
-                "token": self.contributions_before.tokens,
-                "before": before.tolist(),
-                "after": after.tolist(),
-                "delta": (after - before).tolist(),
-            }
-        )
-        if self.floor is not None:
-            frame["delta_floor"] = self.floor.contributions_frame()["delta"]
-        return frame
+        scores = (a.scores for a in (self.contributions_before, self.contributions_after))
+        frame = _sides({"token": self.contributions_before.tokens}, *scores)
+        return _beside(frame, None if self.floor is None else self.floor.contributions_frame(), ("delta",))
+
+    def sources_frame(self) -> pd.DataFrame:
+        """One row for each source token: what all heads move from it into the answer's logit before, after, and Δ.
+
+        Logits, mean over the answer tokens.
+
+        Raises:
+            InputError: if the diff was made without sources.
+        """
+        if self.sources_before is None or self.sources_after is None:
+            raise InputError("this diff has no sources; make it with diff(..., sources=True)")
+        moved = (d.values.sum((0, 1)).mean(-1) for d in (self.sources_before, self.sources_after))
+        frame = _sides({"position": range(len(self.tokens)), "token": self.tokens}, *moved)
+        return _beside(frame, None if self.floor is None else self.floor.sources_frame(), ("delta",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,6 +325,7 @@ class PatchingMap(Result):
         tokens: the S input tokens.
         method: `"exact"` (one forward a patch) or `"gradient"` (attribution patching).
         error: where the gradient method was asked to check itself: the exact values minus its own; else None.
+        floor: the same between two models that differ by noise only; or None.
     """
 
     log_prob: Float[Tensor, "row column"]
@@ -327,6 +339,7 @@ class PatchingMap(Result):
     tokens: tuple[str, ...]
     method: str = "exact"
     error: Float[Tensor, "row column"] | None = None
+    floor: PatchingMap | None = None
 
     figure: ClassVar[str | None] = "comparison:patching_map"
 
@@ -342,9 +355,9 @@ class PatchingMap(Result):
         return self.values / gap if gap else torch.full_like(self.log_prob, float("nan"))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each patch."""
+        """One row for each patch; where there is a noise floor, its change stands behind the change, nats."""
         rows = list(product(*self.labels))
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "layer": [r for r, _ in rows],
                 "place": [c for _, c in rows],
@@ -353,3 +366,4 @@ class PatchingMap(Result):
                 "restored": self.restored.flatten().tolist(),
             }
         )
+        return beside_floor(frame, self.floor, ("change",))

@@ -15,7 +15,9 @@ from torch import Tensor
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.comparison.compatible import floor_of
 from unpact_lens.comparison.difference import diff
-from unpact_lens.comparison.focus import Focus, clustered_means, focus
+from unpact_lens.comparison.focus import Focus, focus
+from unpact_lens.comparison.intervals import clustered_means, require_level
+from unpact_lens.comparison.questions import Question, questions
 from unpact_lens.comparison.result import ModelDiff
 from unpact_lens.comparison.shapley import split_heads
 from unpact_lens.data.qa import QA
@@ -178,8 +180,7 @@ def diff_many(
         InputError: if there are no items, the level is not between 0 and 1, the floor is not a pair of comparable
             models, or for any input that `diff` refuses.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level={level}; a confidence level lies between 0 and 1, e.g. 0.95")
+    require_level(level)
     pairs = [(before, after), *([] if floor is None else [floor_of(before, floor)])]
     asked: dict[str, Any] = {
         "contributions": contributions,
@@ -190,15 +191,12 @@ def diff_many(
     found: list[list[_Item]] = [[] for _ in pairs]
     ids: list[str] = []
     subjects: list[str] = []
-    for i, item in enumerate(items):
-        prompt, answer = (item.prompt, item.answer) if isinstance(item, QA) else item
-        ids.append(item.id if isinstance(item, QA) else str(i))
-        subjects.append(((item.subject or item.id) if isinstance(item, QA) else "") or f"item {i}")
+    for q in questions(items):
+        ids.append(q.id)
+        subjects.append(q.subject)
         for pair, kept in zip(pairs, found, strict=True):
-            d = diff(*pair, prompt, answer, weights=False, **asked)
-            kept.append(_item(d, pair, item, (split, pattern_parts), chat, prefill))
-    if not ids:
-        raise InputError("no items; give questions to average over, e.g. bench.forget")
+            d = diff(*pair, q.prompt, q.answer, weights=False, **asked)
+            kept.append(_item(d, pair, q, (split, pattern_parts), chat, prefill))
     summaries = [_summary(kept, ids, subjects, level, resamples, seed) for kept in found]
     return replace(summaries[0], floor=summaries[1] if floor is not None else None)
 
@@ -206,7 +204,7 @@ def diff_many(
 def _item(
     d: ModelDiff,
     pair: tuple[Any, Any],
-    item: QA | tuple[Text, Text],
+    q: Question,
     split: tuple[bool, bool],
     chat: bool,
     prefill: Text,
@@ -226,17 +224,15 @@ def _item(
         )
         hooks = changes.hooks
     if any(split):
-        prompt, answer = (item.prompt, item.answer) if isinstance(item, QA) else item
-        why = split_heads(*pair, prompt, answer, pattern_parts=split[1], chat=chat, prefill=prefill)
+        why = split_heads(*pair, q.prompt, q.answer, pattern_parts=split[1], chat=chat, prefill=prefill)
         shares = why.values if why.pattern_parts is None else torch.cat([why.values, why.pattern_parts])
         numbers["split"] = shares.mean(-1)
         players = (*why.players, *(() if why.pattern_parts is None else ("qk_weights", "qk_input")))
     numbers["scalars"] = torch.stack(scalars)
     both = None
     if d.contributions_before is not None and d.contributions_after is not None:
-        name, subject = (item.id, item.subject) if isinstance(item, QA) else ("", "")
         sides = (d.contributions_before, d.contributions_after)
-        both = (replace(sides[0], id=name, subject=subject), replace(sides[1], id=name, subject=subject))
+        both = (replace(sides[0], id=q.id, subject=q.about), replace(sides[1], id=q.id, subject=q.about))
     return _Item(numbers, both, (d.components_before.labels[0], *d.heads_before.labels[:2]), players, hooks)
 
 

@@ -88,6 +88,35 @@ def answer_log_probs(
     return torch.cat(found)
 
 
+def replaced_one_at_a_time(
+    model: Any,
+    example: Encoded,
+    given: Mapping[str, Tensor],
+    places: Sequence[tuple[str, tuple[Any, ...]]],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> Float[Tensor, "row answer"]:
+    """Log p of each answer token, first unedited, then with the given activation at one place at a time; nats.
+
+    A place where the model's own activation equals the given one to the last bit is not run: what it changes is
+    exactly 0, which rows of a batch on different kernels would only approach.
+
+    Args:
+        model: a hooked causal model; it is not changed.
+        example: prompt and answer.
+        given: activations by hook name, without the batch axis.
+        places: hook name, and where in its activation (see `Edit.index`).
+        batch_tokens: bound on the input tokens of one forward pass.
+    """
+    own = activations(model, example, list(given))
+    differs = torch.tensor([not torch.equal(own[name][index], given[name][index]) for name, index in places])
+    edits = [[Edit(*place, given[place[0]][place[1]])] for place, run in zip(places, differs, strict=True) if run]
+    found = answer_log_probs(model, example, [[], *edits], batch_tokens=batch_tokens)
+    values = found[:1].repeat(1 + len(places), 1)
+    values[1:][differs] = found[1:]
+    return values
+
+
 def chunks(rows: Sequence[T], length: int, batch_tokens: int) -> list[Sequence[T]]:
     """Rows cut into batches of at most `batch_tokens` tokens, at least one row each.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import component_bars, head_axes, head_heatmap, head_map_height, head_values
 
@@ -17,12 +18,28 @@ if TYPE_CHECKING:
     from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 
 
-def model_diff(diff: ModelDiff) -> go.Figure:
-    """Waterfalls of the logit before and after, and under them Δ of each component; they sum to Δ logit.
+def model_diff(diff: ModelDiff, *, what: str = "components") -> go.Figure:
+    """What changed in the answer to one question.
 
     Args:
         diff: one question, two models. Values are means over the answer tokens.
+        what: `"components"` (waterfalls and Δ), `"heads"` (layer × head before | after | Δ), `"sources"` (head × source
+            token before | after | Δ), or `"contributions"` (of the prompt's tokens).
+
+    Raises:
+        InputError: if `what` is unknown, or the diff was made without it.
     """
+    views = {
+        "components": component_waterfalls, "heads": head_triptych, "sources": source_triptych,
+        "contributions": contributions,
+    }  # fmt: skip
+    if what not in views:
+        raise InputError(f"what={what!r}; {nearest(what, views)}")
+    return views[what](diff)
+
+
+def component_waterfalls(diff: ModelDiff) -> go.Figure:
+    """Waterfalls of the logit before and after, and under them Δ of each component; they sum to Δ logit."""
     labels, before = component_bars(diff.components_before)
     _, after = component_bars(diff.components_after)
     delta = np.subtract(after, before)
@@ -61,7 +78,7 @@ def model_diff(diff: ModelDiff) -> go.Figure:
         _, noise_before = component_bars(diff.floor.components_before)
         _, noise_after = component_bars(diff.floor.components_after)
         noise = np.subtract(noise_after, noise_before)
-        fig.add_trace(_floor_marks([*labels, "logit"], [*noise.tolist(), float(noise.sum())]), row=2, col=1)
+        fig.add_trace(theme.floor_marks([*labels, "logit"], [*noise.tolist(), float(noise.sum())]), row=2, col=1)
     theme.dress(fig, "Which components moved the answer's logit", _diff_line(diff), height=640)
     fig.update_layout(
         coloraxis={**theme.diverging_axis(theme.symmetric_limit([deltas]), "logits"), "showscale": False},
@@ -73,18 +90,6 @@ def model_diff(diff: ModelDiff) -> go.Figure:
     fig.update_yaxes(title="Δ logits", row=2, col=1)
     fig.update_xaxes(type="category", tickangle=-60)
     return fig
-
-
-def _floor_marks(x: Any, y: Any) -> go.Scatter:
-    """The noise floor of each bar, as a hollow diamond on it."""
-    return go.Scatter(
-        x=x,
-        y=y,
-        name="noise floor",
-        mode="markers",
-        marker={"symbol": "diamond-open", "size": 9, "color": theme.INK, "line": {"width": 1.5}},
-        hovertemplate="%{x}, %{y}<extra>noise floor</extra>",
-    )
 
 
 def head_triptych(diff: ModelDiff) -> go.Figure:
@@ -106,6 +111,56 @@ def head_triptych(diff: ModelDiff) -> go.Figure:
     )
     head_axes(fig, before)
     return fig
+
+
+def source_triptych(diff: ModelDiff, *, heads: int = 16) -> go.Figure:
+    """What each head moves from each source token into the logit before | after | Δ, on one symmetric scale.
+
+    A diff with a noise floor has a fourth facet: Δ of the floor.
+
+    Args:
+        diff: made with sources.
+        heads: how many heads to show: those with the largest single entry before, after or in Δ, in the model's order.
+
+    Raises:
+        InputError: if the diff was made without sources.
+    """
+    maps = _source_maps(diff)
+    if diff.floor is not None:
+        maps["Δ, noise floor"] = _source_maps(diff.floor)["Δ"]
+    n_heads = len(diff.heads_before.labels[1])
+    largest = np.max([np.abs(values).max(1) for values in maps.values()], axis=0)
+    chosen = sorted(np.argsort(-largest, kind="stable")[:heads].tolist())
+    fig = make_subplots(1, len(maps), shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
+    for column, values in enumerate(maps.values(), start=1):
+        heatmap = go.Heatmap(
+            z=values[chosen],
+            x=theme.token_labels(diff.tokens),
+            y=[f"L{row // n_heads}H{row % n_heads}" for row in chosen],
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y} from %{x}<br>%{z:+.4f} logits<extra></extra>",
+        )
+        fig.add_trace(heatmap, row=1, col=column)
+    theme.dress(fig, "What each head moves from each token, before and after", _diff_line(diff))
+    shown = [values[chosen] for values in maps.values()]
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit(shown), "logits"), height=260 + 22 * len(chosen)
+    )
+    theme.token_axis(fig, diff.tokens, len(maps))
+    fig.update_xaxes(title="source token")
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig
+
+
+def _source_maps(diff: ModelDiff) -> dict[str, NDArray[np.float64]]:
+    """`[layer · head, source]` before, after and Δ, mean over the answer tokens."""
+    if diff.sources_before is None or diff.sources_after is None:
+        raise InputError("this diff has no sources; make it with diff(..., sources=True)")
+    before, after = (theme.array(d.values).mean(-1) for d in (diff.sources_before, diff.sources_after))
+    before, after = (values.reshape(-1, values.shape[-1]) for values in (before, after))
+    return {"before": before, "after": after, "Δ": after - before}
 
 
 def head_split(split: HeadSplit) -> go.Figure:
@@ -139,6 +194,8 @@ def head_split(split: HeadSplit) -> go.Figure:
         height=head_map_height(maps["Δ"]) * len(rows) + 24,
     )
     head_axes(fig, maps["Δ"])
+    if len(rows) > 1:  # the titles of the lower maps stand where those of the upper axes would
+        fig.update_xaxes(title=None, row=1)
     return fig
 
 
@@ -170,7 +227,7 @@ def contributions(diff: ModelDiff) -> go.Figure:
     deltas = go.Bar(name="Δ", x=tokens, y=frame["delta"], marker={"color": theme.PALETTE[2]})
     fig.add_trace(deltas, row=2, col=1)
     if "delta_floor" in frame:
-        fig.add_trace(_floor_marks(tokens, frame["delta_floor"].tolist()), row=2, col=1)
+        fig.add_trace(theme.floor_marks(tokens, frame["delta_floor"].tolist()), row=2, col=1)
     fig.update_traces(hovertemplate="%{x}<br>%{y:+.3f} nats<extra>%{fullData.name}</extra>")
     theme.dress(fig, "What each prompt token adds to the answer, before and after", _diff_line(diff), height=520)
     fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"})
@@ -224,7 +281,7 @@ def activation_changes(changes: ActivationChanges) -> go.Figure:
             col=column,
         )
     limit = theme.symmetric_limit([side.relative for side in sides.values()])
-    bar = {"title": {"text": "‖Δ‖ / ‖before‖", "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    bar = {"title": {"text": "‖Δ‖ / ‖before‖", "side": "top"}, "thickness": 12, "outlinewidth": 0}
     theme.dress(
         fig,
         "How far predictions and activations moved",
@@ -238,7 +295,7 @@ def activation_changes(changes: ActivationChanges) -> go.Figure:
             "colorbar": {**bar, "len": 0.7, "y": 0.35},
         },
     )
-    fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
+    theme.token_axis(fig, changes.tokens, len(sides))
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False, row=2)
     fig.update_yaxes(title="KL, nats", row=1, col=1)
     return fig
@@ -269,7 +326,7 @@ def weight_changes(changes: WeightChanges, *, top: int = 40) -> go.Figure:
     )
     if changes.floor is not None:
         names = [theme.escape(changes.names[i]) for i in order]
-        fig.add_trace(_floor_marks(theme.array(changes.floor.relative)[order], names))
+        fig.add_trace(theme.floor_marks(theme.array(changes.floor.relative)[order], names))
         fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
     fig.update_traces(showlegend=False, selector={"type": "bar"})
     fig.update_xaxes(title="‖Δ‖ / ‖before‖", rangemode="tozero")
@@ -279,30 +336,37 @@ def weight_changes(changes: WeightChanges, *, top: int = 40) -> go.Figure:
 
 
 def patching_map(patching: PatchingMap) -> go.Figure:
-    """Change of the answer's mean log-probability by each patch; hover gives the share of the gap that it closes."""
-    values = theme.array(patching.values)
-    rows, columns = patching.labels
-    fig = theme.figure(
-        f"Patching {theme.escape(patching.what)}, {theme.escape(patching.direction.replace('_', ' '))}",
-        theme.escape(
-            f"change of the mean log-probability of “{theme.short(patching.answer.strip())}” [nats], "
-            f"{patching.method}; unpatched {patching.baseline:.2f}, the other model {patching.donor:.2f}"
-        ),
-    )
-    fig.add_trace(
-        go.Heatmap(
-            z=values,
-            x=[theme.escape(theme.visible(c)) for c in columns],
-            y=[theme.escape(r) for r in rows],
-            customdata=theme.array(patching.restored),
+    """Change of the answer's mean log-probability by each patch; hover gives the share of the gap that it closes.
+
+    A noise floor stands below, on the same scale.
+    """
+    maps = {"": patching} if patching.floor is None else {"patched": patching, "noise floor": patching.floor}
+    columns = [[theme.escape(theme.visible(c)) for c in side.labels[1]] for side in maps.values()]
+    rows = [theme.escape(r) for r in patching.labels[0]]
+    fig = make_subplots(len(maps), 1, shared_xaxes=True, subplot_titles=list(maps), vertical_spacing=0.12)
+    for row, side in enumerate(maps.values(), start=1):
+        heatmap = go.Heatmap(
+            z=theme.array(side.values),
+            x=columns[row - 1],
+            y=rows,
+            customdata=theme.array(side.restored),
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
             hovertemplate="%{y}, %{x}<br>%{z:+.3f} nats, %{customdata:.0%} of the gap<extra></extra>",
         )
-    )
-    fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit([values]), "nats"), height=head_map_height(values)
+        fig.add_trace(heatmap, row=row, col=1)
+    values = [theme.array(side.values) for side in maps.values()]
+    verb = "Grafting" if patching.what.startswith("weights") else "Patching"
+    theme.dress(
+        fig,
+        f"{verb} {theme.escape(patching.what)}, {theme.escape(patching.direction.replace('_', ' '))}",
+        theme.escape(
+            f"change of the mean log-probability of “{theme.short(patching.answer.strip())}” [nats], "
+            f"{patching.method}; unpatched {patching.baseline:.2f}, the other model {patching.donor:.2f}"
+        ),
+        coloraxis=theme.diverging_axis(theme.symmetric_limit(values), "nats"),
+        height=40 * (len(maps) - 1) + len(maps) * head_map_height(values[0]),
     )
     fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False, title="layer")

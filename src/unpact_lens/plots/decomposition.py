@@ -15,6 +15,7 @@ from unpact_lens.plots import theme
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from unpact_lens.comparison.lenses import LensChanges
     from unpact_lens.decomposition import Decomposition, LensCurves
 
 MAX_BARS = 40
@@ -97,7 +98,8 @@ def source_map(d: Decomposition, *, heads: int = 16) -> go.Figure:
     fig.update_layout(
         coloraxis=theme.diverging_axis(theme.symmetric_limit([rows[chosen]]), "logits"), height=220 + 22 * len(chosen)
     )
-    fig.update_xaxes(type="category", tickangle=-45, showgrid=False, title="source token")
+    theme.token_axis(fig, d.tokens)
+    fig.update_xaxes(title="source token")
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig
 
@@ -156,6 +158,60 @@ def lens_curves(curves: LensCurves) -> go.Figure:
     theme.dress(fig, "The answer after each layer", theme.escape(subtitle), height=420)
     fig.update_xaxes(type="category", title="after layer")
     fig.update_yaxes(autorange="reversed", rangemode="tozero", row=1, col=3)
+    return fig
+
+
+def lens_changes(changes: LensChanges) -> go.Figure:
+    """Logit, log-probability and rank after each layer before and after, and under them Δ, with its noise floor.
+
+    Args:
+        changes: one question, two models. Values are means over the answer tokens.
+    """
+    panels = {"logit": "logits", "log_prob": "nats", "rank": "tokens ahead"}
+    titles = ["logit", "log-probability", "rank (0 is first)"]
+    fig = make_subplots(
+        2, 3, shared_xaxes=True, row_heights=[0.6, 0.4], subplot_titles=titles, vertical_spacing=0.08,
+        horizontal_spacing=0.09,
+    )  # fmt: skip
+    layers = list(changes.before.labels[0])
+    for column, name in enumerate(panels, start=1):
+        for k, side in enumerate(("before", "after")):
+            colour, symbol = theme.series_style(k)
+            fig.add_trace(
+                go.Scatter(
+                    x=layers,
+                    y=theme.array(getattr(getattr(changes, side), name)).mean(1),
+                    name=side,
+                    legendgroup=side,
+                    showlegend=column == 1,
+                    mode="lines+markers",
+                    line={"color": colour},
+                    marker={"symbol": symbol, "size": 6},
+                ),
+                row=1,
+                col=column,
+            )
+        deltas = theme.array(getattr(changes, f"delta_{name}")).mean(1)
+        fig.add_trace(
+            go.Bar(x=layers, y=deltas, name="Δ", showlegend=False, marker={"color": theme.PALETTE[2]}),
+            row=2,
+            col=column,
+        )
+        if changes.floor is not None:
+            noise = theme.array(getattr(changes.floor, f"delta_{name}")).mean(1)
+            fig.add_trace(theme.floor_marks(layers, noise, legend=column == 1), row=2, col=column)
+    fig.update_traces(hovertemplate="%{x}<br>%{y:.4g}<extra>%{fullData.name}</extra>")
+    for column, unit in enumerate(panels.values(), start=1):
+        fig.update_yaxes(title=unit, row=1, col=column)
+        fig.update_yaxes(title=f"Δ {unit}", row=2, col=column)
+    subtitle = (
+        f"{changes.before.lens} lens, answer “{theme.short(changes.before.answer.strip())}”, mean over its tokens"
+    )
+    theme.dress(fig, "The answer after each layer, before and after", theme.escape(subtitle), height=560)
+    fig.update_xaxes(type="category")
+    fig.update_xaxes(title="after layer", row=2)
+    fig.update_yaxes(autorange="reversed", row=1, col=3)
+    fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.08, "yanchor": "bottom"})
     return fig
 
 

@@ -38,7 +38,9 @@ def focus_shift(focus: Focus) -> go.Figure:
     prompts = [theme.escape(theme.short(a.prompt, 80)) for a in focus.before]
     places = [(row, column) for row in (1, 2) for column in (1, 2, 3)]
     for name, (row, column) in zip([*AGREEMENT, *PAIRED], places, strict=True):
-        columns = {"": name} if name in AGREEMENT else {"before": f"{name}_before", "after": f"{name}_after"}
+        columns = (
+            {"before with after": name} if name in AGREEMENT else {"before": f"{name}_before", "after": f"{name}_after"}
+        )
         for k, (label, measure) in enumerate(columns.items()):
             _strip(fig, focus, label, measure, prompts, theme.PALETTE[k], row, column)
         if focus.floor is not None:

@@ -38,7 +38,8 @@ def path_effects(effects: PathEffects) -> go.Figure:
         height=220 + 18 * len(effects.heads),
         coloraxis=theme.diverging_axis(theme.symmetric_limit(maps.values()), "logits"),
     )
-    fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
+    theme.token_axis(fig, effects.tokens, 3)
+    fig.update_xaxes(title="source token")
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig
 

@@ -73,6 +73,8 @@ def _split(summary: DiffSummary) -> go.Figure:
     theme.dress(fig, "Why heads changed, over the data set", theme.escape(subtitle))
     limit = theme.symmetric_limit([values[..., 0] for facets in maps for values in facets])
     height = head_map_height(maps[0][0][..., 0])
+    if len(maps) > 1:  # the titles of the lower maps stand where those of the upper axes would
+        fig.update_xaxes(title=None, row=1)
     fig.update_layout(
         coloraxis=theme.diverging_axis(limit, "logits"), height=40 + len(maps) * height, yaxis_title="layer"
     )
@@ -134,12 +136,17 @@ def _components(summary: DiffSummary) -> go.Figure:
     """Mean Δ of each component with its interval, beside the noise floor where there is one; and Δ of each head."""
     table = theme.array(summary.components)
     labels = [theme.escape(label) for label in summary.labels[0]]
+    maps = {"heads (black dot: the interval excludes 0)": summary}
+    if summary.floor is not None:
+        maps["heads, noise floor"] = summary.floor
     fig = make_subplots(
         2,
-        1,
+        len(maps),
         vertical_spacing=0.3,
+        horizontal_spacing=0.06,
         row_heights=[0.6, 0.4],
-        subplot_titles=["components", "heads (black dot: the interval excludes 0)"],
+        specs=[[{"colspan": len(maps)}, *([None] * (len(maps) - 1))], [{}] * len(maps)],
+        subplot_titles=["components", *maps],
     )
     series = {"Δ": (table, theme.PALETTE[0])}
     if summary.floor is not None:
@@ -157,27 +164,31 @@ def _components(summary: DiffSummary) -> go.Figure:
             row=1,
             col=1,
         )
-    heads = theme.array(summary.heads)
-    fig.add_trace(head_heatmap(heads[..., 0]), row=2, col=1)
-    fig.add_trace(clear_of_zero(heads), row=2, col=1)
+    heads = [theme.array(side.heads) for side in maps.values()]
+    for column, values in enumerate(heads, start=1):
+        fig.add_trace(head_heatmap(values[..., 0]), row=2, col=column)
+        fig.add_trace(clear_of_zero(values), row=2, col=column)
     theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=760)
     fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit([heads[..., 0]]), "logits"),
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([values[..., 0] for values in heads]), "logits"),
         coloraxis_colorbar={"len": 0.36, "y": 0.14},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
     )
     fig.update_yaxes(title="mean Δ, logits", row=1, col=1)
     fig.update_xaxes(type="category", tickangle=-60, row=1, col=1)
-    plain = {"showgrid": False, "zeroline": False, "dtick": 1}
-    fig.update_xaxes(title="head", **plain, row=2, col=1)
-    fig.update_yaxes(title="layer", autorange="reversed", **plain, row=2, col=1)
+    plain = {"showgrid": False, "zeroline": False, "tick0": 0}
+    n_layers, n_heads = heads[0].shape[:2]
+    fig.update_xaxes(title="head", dtick=-(-n_heads // 16), **plain, row=2)
+    fig.update_yaxes(autorange="reversed", dtick=-(-n_layers // 16), **plain, row=2)
+    fig.update_yaxes(title="layer", row=2, col=1)
     return fig
 
 
 def _scalars(summary: DiffSummary) -> str:
     """Mean Δ log-prob, logit and logsumexp with their intervals, for a subtitle."""
     parts = (
-        f"{'' if name.startswith('kl') else 'Δ '}{name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        f"Δ {name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
         for name, (mean, low, high, _) in ((k, v.tolist()) for k, v in summary.scalars.items())
+        if not name.startswith("kl")
     )
     return theme.escape(f"{len(summary.ids)} questions; " + ", ".join(parts) + f"; {summary.level:.0%} intervals")

@@ -66,6 +66,7 @@ TEMPLATE = go.layout.Template(
             "zerolinecolor": MUTED,
             "ticks": "outside",
             "automargin": True,
+            "title": {"standoff": 10},
         },
         "yaxis": {
             "gridcolor": GRID,
@@ -73,6 +74,7 @@ TEMPLATE = go.layout.Template(
             "zerolinecolor": MUTED,
             "ticks": "outside",
             "automargin": True,
+            "title": {"standoff": 10},
         },
         "legend": {"bgcolor": "rgba(255,255,255,0)"},
         "hoverlabel": {"font": {"family": FONT, "size": 13}},
@@ -127,6 +129,24 @@ def probe_name(probe: str) -> str:
     return probe.replace(":", " in ").replace("_", " ")
 
 
+def token_axis(fig: go.Figure, tokens: Sequence[str], facets: int = 1) -> None:
+    """Tokens along the x axis of a map, each with its label where there is room.
+
+    Args:
+        fig: the figure, all of whose x axes are of these tokens.
+        tokens: as `token_labels` gives them.
+        facets: how many maps stand side by side.
+    """
+    crowded = len(tokens) * facets
+    fig.update_xaxes(
+        type="category",
+        showgrid=False,
+        tickangle=-90 if crowded > 40 else -45,
+        tickfont={"size": 10 if crowded > 40 else 13},
+        dtick=-(-crowded // 90),
+    )
+
+
 def array(values: Any) -> NDArray[np.float64]:
     """Numbers as a float64 array, from a tensor of any float type or anything numpy reads."""
     if isinstance(values, torch.Tensor):
@@ -156,7 +176,8 @@ def diverging_axis(limit: float, title: str) -> dict[str, Any]:
         "colorscale": DIVERGING,
         "cmin": -limit,
         "cmax": limit,
-        "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        # Above the bar: beside it plotly lets the title run into the labels.
+        "colorbar": {"title": {"text": title, "side": "top"}, "thickness": 12, "outlinewidth": 0},
     }
 
 
@@ -212,3 +233,17 @@ def short(text: str, limit: int = 48) -> str:
     'abc…'
     """
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def floor_marks(x: Any, y: Any, *, legend: bool = True) -> go.Scatter:
+    """The noise floor of each bar, as a hollow diamond on it."""
+    return go.Scatter(
+        x=x,
+        y=y,
+        name="noise floor",
+        legendgroup="noise floor",
+        showlegend=legend,
+        mode="markers",
+        marker={"symbol": "diamond-open", "size": 9, "color": INK, "line": {"width": 1.5}},
+        hovertemplate="%{x}, %{y}<extra>noise floor</extra>",
+    )

@@ -124,7 +124,7 @@ def focus_course(result: Unlearned | History) -> go.Figure:
             )
     subtitle = f"{len(first)} tracked facts: mean with its 95% interval over subjects, against the first look"
     theme.dress(fig, "Focus while unlearning", theme.escape(subtitle), height=620)
-    fig.update_xaxes(title="step")
+    fig.update_xaxes(title="step", row=2)
     fig.update_layout(legend={"orientation": "h", "y": -0.14, "yanchor": "top"}, margin={"b": 90})
     return fig
 
