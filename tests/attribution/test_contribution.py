@@ -6,9 +6,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from tests.conftest import tiny
+from tests.decomposition.bridges import bridge
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.attribution import attribute, attribute_many
 from unpact_lens.errors import InputError
+from unpact_lens.models import prefix
 from unpact_lens.models.load import load_model
 
 HEAD = 1
@@ -73,6 +75,33 @@ def test_a_mixture_of_experts_is_exact():
     prompt, answer = random_ids(40), [3, 1, 4]
     expected = brute_force(model, prompt, answer)
     torch.testing.assert_close(attribute(model, prompt, answer).per_answer_token, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mixtral_through_the_bridge_is_exact_packed_or_not(dtype, packing, tmp_path, monkeypatch):
+    model = bridge("mixtral", tmp_path)[0].to(dtype)
+    # The grouped product of its experts, transformers' default, is for single and half precision.
+    model.original_model.config._experts_implementation = "eager"
+    softmax = torch.nn.functional.softmax
+    # Its attention takes the softmax in fp32, whose last digits depend on how many hidden positions there are.
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim=-1, dtype=None: softmax(x, dim=dim))
+    monkeypatch.setattr(prefix, "can_pack", lambda _: packing)
+    packed, rows = prefix.logits_packed, []
+
+    def counting(*args):
+        rows.extend(args[2])
+        return packed(*args)
+
+    monkeypatch.setattr(prefix, "logits_packed", counting)
+    prompt, answer = random_ids(20), [3, 1, 4]
+    expected = brute_force(model, prompt, answer)
+    found = attribute(model, prompt, answer)
+    assert bool(rows) == packing
+    # Log-probabilities of a random model reach 20 nats, where fp32 resolves 2e-6.
+    exact = {"atol": 1e-10, "rtol": 0} if dtype == torch.float64 else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(found.per_answer_token, expected, **exact)
+    torch.testing.assert_close(found.scores, expected.mean(1), **exact)
 
 
 def test_repeated_tokens_have_equal_scores(model64):

@@ -116,6 +116,26 @@ def test_smoothgrad_without_noise_is_the_gradient_norm_and_noise_follows_the_see
     assert not torch.equal(a.scores, c.scores)
 
 
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_smoothgrad_is_the_norm_of_the_mean_gradient_over_the_same_noise(wrap):
+    """The mean is taken over gradients, before their norm; noise is on the prompt only, as wide as its spread says."""
+    hf, model = pair("gpt2", wrap)
+    samples, sigma, seed, k = 4, 0.7, 3, 1
+    forward, embed = peer(hf, k)
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(embed)
+    for _ in range(samples):
+        # Drawn for every input position, the answer's too.
+        drawn = torch.randn(len(PROMPT) + len(ANSWER) - 1, embed.shape[2], generator=generator, dtype=embed.dtype)
+        noisy = (embed + sigma * embed.std() * drawn[: len(PROMPT)]).requires_grad_()
+        total += torch.autograd.grad(forward(noisy).sum(), noisy)[0]
+    expected = (total / samples)[0].norm(dim=-1)
+    a = attribute(model, PROMPT, ANSWER, method="smoothgrad", samples=samples, sigma=sigma, seed=seed)
+    torch.testing.assert_close(a.per_answer_token[:, k], expected, atol=1e-10, rtol=0)
+    plain = attribute(model, PROMPT, ANSWER, method="grad_norm")
+    assert (a.per_answer_token[:, k] - plain.per_answer_token[:, k]).abs().max() > 1e-3
+
+
 def test_gradients_do_not_depend_on_the_budget_and_leave_no_trace(model64):
     wide, narrow = (attribute(model64, PROMPT, ANSWER, method="grad_norm", batch_tokens=b) for b in (4096, 5))
     torch.testing.assert_close(wide.per_answer_token, narrow.per_answer_token, atol=1e-10, rtol=0)
