@@ -16,6 +16,7 @@ so that a machine that slows down for a while slows all of them. To measure one,
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -171,7 +172,7 @@ def measure(work: Work) -> None:
     Prints first `peak_mb`, the most that the process ever held, `peak_beyond_model_mb`, how much of it the work added
     to what stood before, and `values`, flat; then `seconds` for each further run.
     """
-    before = peak_mb()
+    before = peak_mb(anew=True)
     values = work()
     peak = peak_mb()
     found = {"peak_mb": peak, "peak_beyond_model_mb": peak - before, "values": _flat(values)}
@@ -182,8 +183,17 @@ def measure(work: Work) -> None:
         print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
-def peak_mb() -> float:
-    """The most memory that this process held so far, MiB."""
+def peak_mb(anew: bool = False) -> float:
+    """The most memory that this process held so far, MiB.
+
+    Args:
+        anew: forget what was held before, where the system can (Linux): a model takes more to build than to hold, and
+            what the work adds would hide below that.
+    """
+    reset = Path("/proc/self/clear_refs")
+    if anew and reset.exists():
+        gc.collect()
+        reset.write_text("5", encoding="ascii")
     # In KiB on Linux, in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
