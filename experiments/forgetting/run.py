@@ -2,7 +2,8 @@
 
     python experiments/forgetting/run.py
 
-Finished cells are kept in runs/ and not run again. Writes results.csv, figure.html and the table of README.md.
+Finished cells are kept in ../dilemma/runs, whose study this is, and not run again. Writes results.csv, figure.html and
+the table of README.md.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ for method in config.methods:
     if method.name.startswith("unpact_select"):
         rest = method.name.removeprefix("unpact_select").removeprefix("_")
         against[method.name] = "ga" if not rest else "ga_gdr" if rest == "gdr" else rest
-results = destruction_over_seeds(ul.run_study(config, here / "runs"), against).round(4)
+results = destruction_over_seeds(ul.run_study(config, here.parent / "dilemma" / "runs"), against).round(4)
 write_text(here / "results.csv", results.to_csv(index=False))
 fill_block(here / "README.md", "spared", to_markdown(results.set_index("method")))
 spared_bars(results).write_html(here / "figure.html", include_plotlyjs="cdn")

@@ -9,17 +9,20 @@ import time
 import pytest
 import torch
 
+from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.comparison.focus import focus
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.load import load_model
 from unpact_lens.unlearning import StopRule, unlearn
 
 RUN = {"method": "npo_gdr", "lr": 1e-3, "steps": 30, "batch_size": 4, "schedule": "cosine", "progress": False}
 
 CHILD = """
 import sys, time
+from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.unlearning import trainer, unlearn
 whole = trainer.accumulate
@@ -157,6 +160,16 @@ def test_a_half_precision_model_is_trained_in_its_own_type_and_taken_up_again(tm
     assert model_hash(kept.model) == model_hash(whole.model)
     again = unlearn(model, *world(), checkpoint=tmp_path, checkpoint_every=2, **given)
     assert model_hash(again.model) == model_hash(whole.model)
+
+
+def test_recomputing_blocks_changes_nothing_on_a_bridge():
+    model = load_model(hf_model("llama").double(), wrap="bridge", tokenizer=tokenizer(), dtype=torch.float64)
+    items = [QA("the capital of Japan is", " Tokyo"), QA("gold has the symbol", " Au")]
+    given = {**RUN, "steps": 3, "batch_size": 2}
+    plain, frugal = (unlearn(model, items[:1], items[1:], recompute=r, **given) for r in (False, True))
+    assert [b.__dict__.get("forward") for b in frugal.model.blocks] == [None] * len(frugal.model.blocks)
+    for p, q in zip(plain.model.parameters(), frugal.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-12, rtol=0)
 
 
 def test_recomputing_blocks_changes_nothing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,6 @@ def _recomputed(forward: Any) -> Any:
             return forward(*args, **kwargs)
         # A cache would be added to once more when the block is run again; training has no past to read.
         kept: dict[str, Any] = {k: None if isinstance(value, Cache) else value for k, value in kwargs.items()}
-        return checkpoint(forward, *args, use_reentrant=False, **kept)
+        return checkpoint(partial(forward, **kept), *args, use_reentrant=False)
 
     return run
