@@ -9,6 +9,7 @@ import torch
 from tests.comparison.models import moved
 from tests.conftest import tiny
 from unpact_lens.comparison import attention_patterns, graft_map, key_path, lens_changes, patch, unlearning_depth
+from unpact_lens.decomposition import lens_curves, train_tuned_lens
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.results import load, save
@@ -80,7 +81,7 @@ def test_the_floor_of_the_depth_is_that_of_a_model_that_differs_by_noise(models)
     assert found.plot().data[2].name == "noise floor (Δ2)"
     nothing = unlearning_depth(full, retrain, clone(full), ITEMS, threshold=0.0)
     assert not nothing.delta_unlearned.any()
-    assert not nothing.scores.any()
+    assert nothing.scores.nansum() == 0
 
 
 def test_what_noise_accounts_for_is_a_share_of_the_loss_that_is_explained(models):
@@ -118,7 +119,19 @@ def test_a_floor_that_is_none_is_refused_before_any_work(models):
             call(before, after, floor=(before, after, after))
         with pytest.raises(InputError, match=r"cfg.n_layers is 3 before and 2 after"):
             call(before, after, floor=(before, tiny("llama", n_layers=2)))
+
+
+def test_tuned_lenses_go_with_their_models(models):
+    before, after, _ = models
+    lenses = [train_tuned_lens(model, [[1, 2, 3], [4, 5, 6, 7]], steps=3) for model in (before, after)]
+    found = lens_changes(before, after, PROMPT, ANSWER, lenses=lenses, floor=(before, after), floor_lenses=lenses)
+    for side, model, lens in ((found.before, before, lenses[0]), (found.after, after, lenses[1])):
+        assert side == lens_curves(model, PROMPT, ANSWER, lens=lens)
+        assert side.lens == "tuned"
+    assert torch.equal(found.floor.delta_logit, found.delta_logit)
     with pytest.raises(InputError, match=r"lenses= takes a pair of tuned lenses, one for each model; got 1"):
-        lens_changes(before, after, PROMPT, ANSWER, lenses=[None])
+        lens_changes(before, after, PROMPT, ANSWER, lenses=lenses[:1])
     with pytest.raises(InputError, match="lenses= and floor_lenses= go together"):
-        lens_changes(before, after, PROMPT, ANSWER, floor=(before, after), floor_lenses=[None, None])
+        lens_changes(before, after, PROMPT, ANSWER, floor=(before, after), floor_lenses=lenses)
+    with pytest.raises(InputError, match="trained for another model"):
+        lens_changes(before, after, PROMPT, ANSWER, lenses=lenses[::-1])
