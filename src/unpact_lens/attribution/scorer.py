@@ -143,8 +143,7 @@ class Scorer:
         found = {whole: self._values(logits, [whole])[0]}
         pieces = [(shared := shared_positions(whole, v), v.ids[shared:-1]) for v in variants]
         sizes = [len(new) for _, new in pieces]
-        # Long rows copy the past less often, but their attention sees more of what is not theirs.
-        rows = prefix.pack(sizes, max(*sizes, len(past) // 4))
+        rows = prefix.fewest_tokens(sizes, len(past), self.model.cfg.d_model)
 
         def run(part: list[int]) -> list[dict[Encoded, Tensor]]:
             chosen = [[pieces[i] for i in rows[r]] for r in part]
