@@ -38,7 +38,8 @@ PLANS = {
         "budget": 6,
         "fixed": {"steps": 150, "batch_size": 32, "check_every": 3},
         "space": {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)},
-        "wider": {"rmu": {"lr": (3e-4, 1e-2)}},  # trains three matrices only, which takes larger steps
+        # It trains three matrices only, which takes larger steps, and its own alpha is meant for a stream of 4096.
+        "wider": {"rmu": {"lr": (3e-4, 1e-2), "alpha": (1.0, 1200.0)}},
         "load": {},
     },
     "smollm2": {
@@ -72,8 +73,8 @@ stand_in = replace(
 for method in plan["methods"]:
     if method in found:
         continue
-    space = {**plan["space"], **plan["wider"].get(method, {})}
-    space = {k: v for k, v in space.items() if k == "lr" or method.endswith(("_gdr", "_klr"))}
+    space = {k: v for k, v in plan["space"].items() if k == "lr" or method.endswith(("_gdr", "_klr"))}
+    space |= plan["wider"].get(method, {})
     tuned = ul.tune(
         method, model, stand_in, budget=plan["budget"], level=LEVEL, space=space, seed=SEED, **plan["fixed"]
     )
