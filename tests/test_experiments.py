@@ -38,7 +38,8 @@ def tables(path, results):
     """The blocks of a page that stand for a results file."""
     name, folder = path.stem.removeprefix("results"), path.parent.name
     if folder == "focus":
-        return {block: table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
+        shown = {block: table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
+        return {**shown, "trained": pd.read_csv(path.with_name("trained.csv")).set_index("model")}
     if folder == "dilemma":
         gaps, kinds = (pd.read_csv(path.with_name(f"{n}.csv")) for n in ("gaps", "kinds"))
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}

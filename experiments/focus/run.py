@@ -2,8 +2,8 @@
 
     python experiments/focus/run.py
 
-Finished models and looks are kept in runs/ and not made again. Writes results.csv, trajectory.csv, figure.html and the
-tables of README.md.
+Finished models and looks are kept in runs/ and not made again. Writes results.csv, trajectory.csv,
+trained.csv, figure.html and the tables of README.md.
 """
 
 from pathlib import Path
@@ -22,6 +22,9 @@ write_text(here / "results.csv", results.to_csv(index=False))
 write_text(
     here / "trajectory.csv", trajectory[trajectory["measure"].isin(["overlap", "mass_shift"])].to_csv(index=False)
 )
+trained = found.trained_frame()
+write_text(here / "trained.csv", trained.to_csv(index=False))
+fill_block(here / "README.md", "trained", to_markdown(trained.set_index("model")))
 for block, table in FOCUS_TABLES.items():
     fill_block(here / "README.md", block, to_markdown(table(results).set_index("model")))
 focus_controls(results, trajectory).write_html(here / "figure.html", include_plotlyjs="cdn")

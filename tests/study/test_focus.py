@@ -54,6 +54,8 @@ def test_mediation_is_that_of_the_key_path(shift):
     assert shift.values["back_key"][0] / shift.values["lost"][0] == pytest.approx(path.share, rel=1e-5)
     assert shift.values["back_random"][0] / shift.values["lost"][0] == pytest.approx(path.share_rest, rel=1e-5)
     torch.testing.assert_close(shift.heads["back_key"][0], path.values.double())
+    looks = key_path(trained(), retrained(), qa.prompt, qa.answer, keys=TopK(2), restore="pattern", draws=3, seed=0)
+    assert shift.values["back_pattern"][0] / shift.values["lost"][0] == pytest.approx(looks.share, rel=1e-5)
 
 
 def test_nothing_moves_between_equal_models():
@@ -142,7 +144,10 @@ def test_a_study_has_controls_and_goes_on_where_it_stopped(tmp_path):
     assert {(s.model, s.group) for s in found.shifts} == {
         (m, g) for m in ("ga", "retrain", "unrelated") for g in ("forget", "paraphrase", "retain")
     }
-    assert found.further["0"] == {"lr": 1e-4, "batch_size": 32, "steps": 2}
+    trained_frame = found.trained_frame().set_index("model")
+    assert trained_frame.loc["ga", ["steps", "lr", "stopped"]].tolist() == [2, 1e-4, "step budget used up"]
+    assert 0 < trained_frame.loc["ga", "forget_score"] <= 1
+    assert trained_frame.loc["unrelated", ["steps", "lr"]].tolist() == [2, 1e-4]
     assert set(found.trajectory_frame()["step"]) == {0, 1, 2}
     frame = focus_over_seeds(found.shifts).set_index(["model", "group", "head", "measure"])
     assert frame.loc[("retrain", "forget", "", "lost"), "mean"] > 1

@@ -11,16 +11,17 @@ from plotly.subplots import make_subplots
 from unpact_lens.plots import theme
 
 PANELS = (
-    ("overlap", "KeyToken overlap, before and after"),
-    ("mass_shift", "mass shift of the KeyTokens (hollow: random tokens)"),
-    ("share_key", "share of the loss through the KeyTokens (hollow: random)"),
+    ("overlap", "overlap of the KeyTokens"),
+    ("mass_shift", "mass shift of the KeyTokens"),
+    ("share_key", "share of the loss through them"),
 )
 """Measure and title of each panel of intervals."""
 
 RANDOM = {"mass_shift": "mass_shift_random", "share_key": "share_random"}
 """What is drawn hollow beside a measure: the same for random tokens."""
 
-GROUPS = ("forget", "paraphrase", "retain")
+GROUPS = {"forget": "forget facts", "paraphrase": "the same, held-out phrasing", "retain": "retain facts"}
+"""Groups of facts, and what they are called."""
 
 
 def focus_controls(frame: pd.DataFrame, trajectory: pd.DataFrame) -> go.Figure:
@@ -53,7 +54,7 @@ def focus_controls(frame: pd.DataFrame, trajectory: pd.DataFrame) -> go.Figure:
                 )
         fig.update_yaxes(
             tickvals=list(range(len(models))), ticktext=[theme.escape(m) for m in models], autorange="reversed",
-            row=1, col=2 * k + 1,
+            zeroline=False, row=1, col=2 * k + 1,
         )  # fmt: skip
         if measure != "overlap":
             fig.add_vline(x=0, line={"color": theme.MUTED}, row=1, col=2 * k + 1)
@@ -63,7 +64,9 @@ def focus_controls(frame: pd.DataFrame, trajectory: pd.DataFrame) -> go.Figure:
     fig.add_trace(_head_map(frame, models, heads), row=2, col=4)
     fig.update_yaxes(autorange="reversed", row=2, col=4)
     theme.dress(
-        fig, "Focus before and after unlearning, beside the controls", "means over facts and seeds, 95% intervals"
+        fig,
+        "Focus before and after unlearning, beside the controls",
+        "means over facts and seeds, 95% intervals; hollow: as many random tokens",
     )
     fig.update_layout(height=420 + 44 * len(models), width=1240, legend={"x": 1.02, "y": 1, "xanchor": "left"})
     return fig
@@ -81,7 +84,7 @@ def _dots(
             "arrayminus": rows["mean"] - rows["low"], "color": colour, "thickness": 1, "width": 3,
         },
         mode="markers",
-        name=f"{name} facts",
+        name=GROUPS[name],
         legendgroup=name,
         showlegend=legend,
         marker={"color": colour, "symbol": f"{symbol}-open" if hollow else symbol, "size": 8},

@@ -6,7 +6,8 @@ retain facts:
 1. contributions before and after: overlap of the KeyTokens, their share of the positive mass, their sum;
 2. the same for as many other prompt tokens, drawn at random;
 3. what each head moves from the KeyTokens into the answer's logit, and how much it attends to them, before and after;
-4. the share of the lost log-probability that comes back when all heads read the KeyTokens as before (`key_path`).
+4. the share of the lost log-probability that comes back when all heads read the KeyTokens as before, or only attend to
+   them as before (`key_path`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from unpact_lens.attribution import Attribution, KeyRule, TopK, attribute_many
 from unpact_lens.attribution.result import positive_mass
 from unpact_lens.comparison.focus import item_measures
-from unpact_lens.comparison.key_path import key_path
+from unpact_lens.comparison.key_path import KeyPath, key_path
 from unpact_lens.data.qa import QA
 from unpact_lens.decomposition.views import decompositions
 from unpact_lens.errors import InputError
@@ -43,6 +44,8 @@ FOCUS_MEASURES: dict[str, str] = {
     "back_key": "nats that come back when all heads read the KeyTokens as before",
     "back_random": "the same for as many other prompt tokens, mean over the draws",
     "back_all": "the same for all positions",
+    "back_pattern": "nats that come back when all heads attend to the KeyTokens as before, on the values of after",
+    "back_pattern_random": "the same for as many other prompt tokens, mean over the draws",
 }
 """What is measured of every fact."""
 
@@ -129,10 +132,14 @@ def focus_shift(
         keys = b.key_tokens(rule).indices
         others = other_tokens(len(b.tokens), keys, draws, number)
         opening = prefill.replace("{subject}", qa.subject)
-        path = key_path(
-            before, after, qa.prompt, qa.answer, keys=keys, draws=draws, seed=number, chat=chat, prefill=opening
-        )
-        rows.append({**contribution_shift(b, a, rule, others), **_mediation(path)})
+        path, pattern = (
+            key_path(
+                before, after, qa.prompt, qa.answer, keys=keys, restore=restore, draws=draws, seed=number, chat=chat,
+                prefill=opening,
+            )
+            for restore in ("moved", "pattern")
+        )  # fmt: skip
+        rows.append({**contribution_shift(b, a, rule, others), **_mediation(path, pattern)})
         was, now = (_reads(m, qa, chat, opening) for m in (before, after))
         heads.append({**head_shift(was, now, len(b.head_ids), keys, others), "back_key": path.values})
     return FocusShift(
@@ -217,14 +224,16 @@ def _reads(model: Any, qa: QA, chat: bool, prefill: str) -> Reads:
     return sources.values.mean(-1), torch.stack(patterns).cpu()
 
 
-def _mediation(path: Any) -> dict[str, float]:
-    """What comes back through each set of positions, nats."""
+def _mediation(path: KeyPath, pattern: KeyPath) -> dict[str, float]:
+    """What comes back through each set of positions, nats: attention and values, or attention alone."""
     after = path.log_prob_after
     return {
         "lost": path.log_prob_before - after,
         "back_key": path.log_prob_key - after,
         "back_random": _mean((path.log_prob_rest - after).tolist()),
         "back_all": path.log_prob_all - after,
+        "back_pattern": pattern.log_prob_key - after,
+        "back_pattern_random": _mean((pattern.log_prob_rest - after).tolist()),
     }
 
 

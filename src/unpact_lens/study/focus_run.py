@@ -36,7 +36,8 @@ class FocusStudy(Result):
         config: of the study.
         shifts: one for each model, seed and group of facts.
         trajectory: `step, measure, mean, low, high, n, method, seed` of the forget facts while unlearning goes on.
-        further: for each seed, the settings with which the model before was trained further on general facts.
+        trained: how each model came about: `model, seed, steps, lr, forget_score` (share of the forget facts still
+            known; None for the control) and `stopped`.
     """
 
     figure: ClassVar[str | None] = None
@@ -44,12 +45,16 @@ class FocusStudy(Result):
     config: dict[str, Any]
     shifts: tuple[FocusShift, ...]
     trajectory: tuple[dict[str, Any], ...]
-    further: dict[str, dict[str, Any]]
+    trained: tuple[dict[str, Any], ...]
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each model, seed, group and fact."""
         frames = [s.to_frame().assign(model=s.model, seed=s.seed, group=s.group) for s in self.shifts]
         return pd.concat(frames, ignore_index=True)
+
+    def trained_frame(self) -> pd.DataFrame:
+        """How each model was trained, as a table."""
+        return pd.DataFrame(list(self.trained))
 
     def trajectory_frame(self) -> pd.DataFrame:
         """The trajectory as a table."""
@@ -90,27 +95,33 @@ def focus_study(
         if not space.bench.general:
             raise InputError(f"benchmark {space.bench.name!r} has no general facts to train further on")
         groups = facts_looked_at(space)
-        found, trajectory, further = [], [], {}
+        found, trajectory, trained = [], [], []
         found += _looks(space, space.control, RETRAIN, 0, groups, draws)
         for seed in config.seeds:
-            runs = []
+            runs: list[Unlearned] = []
             for method in config.methods:
                 unlearned = unlearned_model(space, method, seed, track=groups["forget"], track_every=track_every)
-                rows = unlearned.history.focus(TopK(config.contributions.key_tokens))
-                rows = rows.drop(columns="about").assign(method=method.name, seed=seed)
-                trajectory += [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+                path = unlearned.history.focus(TopK(config.contributions.key_tokens))
+                path = path.drop(columns="about").assign(method=method.name, seed=seed)
+                trajectory += [{str(k): v for k, v in row.items()} for row in path.to_dict("records")]
                 found += _looks(space, unlearned.model, method.name, seed, groups, draws)
                 runs.append(unlearned)
-            settings = {
-                "lr": max(u.config["lr"] for u in runs),
-                "batch_size": max(u.config["batch_size"] for u in runs),
-                "steps": max(int(row["step"]) for u in runs for row in u.history.rows),
-            }
+            rows = [_trained(u) for u in runs]
+            settings = {name: max(row[name] for row in rows) for name in ("lr", "steps")}
+            trained += [*rows, {"model": UNRELATED, "seed": seed, **settings, "forget_score": None, "stopped": ""}]
+            batch = max(u.config["batch_size"] for u in runs)
             step(f"{UNRELATED}: training further")
-            more = relearned(space.model, space.bench.general, space.bench, seed=seed, **settings)
+            more = relearned(space.model, space.bench.general, space.bench, seed=seed, batch_size=batch, **settings)
             found += _looks(space, more, UNRELATED, seed, groups, draws)
-            further[str(seed)] = settings
-        return FocusStudy(config.model_dump(mode="json"), tuple(found), tuple(trajectory), further)
+        return FocusStudy(config.model_dump(mode="json"), tuple(found), tuple(trajectory), tuple(trained))
+
+
+def _trained(unlearned: Unlearned) -> dict[str, Any]:
+    return {
+        "model": unlearned.method, "seed": unlearned.seed, "lr": unlearned.config["lr"],
+        "steps": max(int(row["step"]) for row in unlearned.history.rows), "forget_score": unlearned.forget_score,
+        "stopped": unlearned.stopped,
+    }  # fmt: skip
 
 
 def facts_looked_at(space: Workspace) -> dict[str, list[QA]]:

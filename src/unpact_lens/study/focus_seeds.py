@@ -17,17 +17,20 @@ from unpact_lens.study.focus import FocusShift
 CONTRAST = "forget - retain"
 """The group of rows that say by how much forget facts differ from retain facts."""
 
-SHARES = {"share_key": "back_key", "share_random": "back_random", "share_all": "back_all"}
+SHARES = {
+    "share_key": "back_key", "share_random": "back_random", "share_all": "back_all", "share_pattern": "back_pattern",
+    "share_pattern_random": "back_pattern_random",
+}  # fmt: skip
 """Shares of the lost log-probability, and what of each fact they are the sums of."""
 
 
 def focus_over_seeds(shifts: Sequence[FocusShift]) -> pd.DataFrame:
     """Every measure of every model and group, mean over facts (each its mean over seeds), with its interval.
 
-    Beside the measures of `FOCUS_MEASURES` there are, for each model and group, `share_key`, `share_random` and
-    `share_all`: the sum of the nats that come back over the sum of those lost, undefined where the interval of what was
-    lost reaches 0; and `share_net`, the first minus the second. Rows with a `head` are those of `HEAD_MEASURES`. Rows
-    of the group `"forget - retain"` are differences of two means, whose facts are drawn apart.
+    Beside the measures of `FOCUS_MEASURES` there are, for each model and group, the `SHARES`: the sum of the nats that
+    come back over the sum of those lost, undefined where the interval of what was lost reaches 0; and `share_net` and
+    `share_pattern_net`, those of the KeyTokens minus those of random tokens. Rows with a `head` are those of
+    `HEAD_MEASURES`. Rows of the group `"forget - retain"` are differences of two means, whose facts are drawn apart.
 
     Args:
         shifts: as `FocusStudy` holds them.
@@ -89,7 +92,8 @@ def _shares(seeds: Sequence[FocusShift]) -> dict[str, dict[str, float | int]]:
     subjects, lost = seeds[0].subjects, _stack(seeds, "lost")
     surely_lost = quantiles(resampled_means(lost, subjects))[0] > 0
     parts = {share: _stack(seeds, name) for share, name in SHARES.items()}
-    parts["share_net"] = parts["share_key"] - parts["share_random"]
+    for kind in ("share", "share_pattern"):
+        parts[f"{kind}_net"] = parts["share_key" if kind == "share" else kind] - parts[f"{kind}_random"]
     found: dict[str, dict[str, float | int]] = {}
     for share, back in parts.items():
         # Where no other token is left to draw, the fact has no random share, and its loss must not count for one.
@@ -170,7 +174,7 @@ FOCUS_TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
         ],
     ),
     "mediation": lambda frame: focus_table(
-        frame, [("forget", m) for m in ("lost", "share_key", "share_random", "share_net", "share_all")]
+        frame, [("forget", m) for m in ("lost", *SHARES, "share_net", "share_pattern_net")]
     ),
     "heads": lambda frame: heads_table(frame, "moves_shift"),
     "heads-random": lambda frame: heads_table(frame, "moves_shift_random"),

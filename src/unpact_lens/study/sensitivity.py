@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 import torch
@@ -44,11 +45,17 @@ from unpact_lens.study.run import Workspace, limited_threads, step_bar
 NET_R, FOCUS, RANKING = "net R", "focus", "F ranking"
 """The conclusions."""
 
+T = TypeVar("T")
+
 BASELINE_NAME = "baseline"
 """The dimension of the choice that all others are compared with."""
 
 Afters = Mapping[str, Sequence[Any]]
 """For each method, the unlearned model of each seed."""
+
+
+Memo = dict[Hashable, Any]
+"""What models said and contributions already taken: choices share most of them."""
 
 
 @storable
@@ -145,6 +152,7 @@ def conclusions(
     retain: Sequence[QA],
     batch_tokens: int = 4096,
     seed: int = 0,
+    memo: Memo | None = None,
 ) -> Conclusions:
     """Draw the conclusions that a choice can change.
 
@@ -157,6 +165,7 @@ def conclusions(
         retain: retain facts whose contributions are compared.
         batch_tokens: bound on the tokens of one batch.
         seed: of the random words.
+        memo: filled with what was asked of these models, and read by the next choice; the models must stay alive.
 
     Raises:
         InputError: if the template takes no words, the metric is unknown, or a fact lacks that phrasing.
@@ -165,16 +174,17 @@ def conclusions(
         raise InputError(f"template {choice.template!r} takes no words, so random words cannot stand beside it")
     if choice.metric != FACT:
         ANSWER_METRICS[choice.metric]
+    memo = {} if memo is None else memo
     found: list[tuple[str, str, int, float, float, float]] = []
     if {NET_R, RANKING} & set(choice.conclusions):
         items = asked_as(bench.forget, choice)
-        nets, ranking = _asked(choice, before, afters, bench, items, batch_tokens, seed)
+        nets, ranking = _asked(choice, before, afters, bench, items, batch_tokens, seed, memo)
         found += [(NET_R, m, *_numbers(d)) for m, d in nets.items()]
         if RANKING in choice.conclusions:
             found += [(RANKING, pair, *_numbers(d)) for pair, d in ranking.items()]
     if FOCUS in choice.conclusions:
-        groups = [asked_as(part, choice) for part in (forget, retain)]
-        found += [(FOCUS, m, *numbers) for m, numbers in _focus(choice, before, afters, bench, *groups)]
+        groups = (asked_as(forget, choice), asked_as(retain, choice))
+        found += [(FOCUS, m, *numbers) for m, numbers in _focus(choice, before, afters, bench, groups, memo)]
     names = ("conclusion", "method", "n", "value", "low", "high")
     same = {"dimension": choice.dimension, "choice": choice.name}
     return Conclusions(tuple({**same, **dict(zip(names, row, strict=True))} for row in found))
@@ -203,12 +213,16 @@ def judged(metric: str, texts: Sequence[str], items: Sequence[QA]) -> Bool[Tenso
 
 
 def attributions_of(
-    model: Any, items: Sequence[QA], choice: Choice, bench: Benchmark, *, own: bool
+    model: Any, items: Sequence[QA], choice: Choice, bench: Benchmark, *, own: bool, memo: Memo
 ) -> list[Attribution]:
     """Contributions by the method and towards the tokens of a choice; `own`: towards the model's own answers."""
-    found = attribute_many(
-        model, items, method=choice.attribution, chat=bench.chat, prefill=bench.prefill, progress=False,
-        max_new_tokens=bench.max_new_tokens, answer_free=own,
+    found = _remember(
+        memo,
+        ("contributions", id(model), choice.attribution, own, *(q.prompt for q in items)),
+        lambda: attribute_many(
+            model, items, method=choice.attribution, chat=bench.chat, prefill=bench.prefill, progress=False,
+            max_new_tokens=bench.max_new_tokens, answer_free=own,
+        ),
     )  # fmt: skip
     if not choice.fact_only:
         return found
@@ -217,11 +231,25 @@ def attributions_of(
     return [replace(a, scores=part.mean(-1)) for a, part in zip(found, parts, strict=True)]
 
 
+def _remember(memo: Memo, key: Hashable, compute: Callable[[], T]) -> T:
+    if key not in memo:
+        memo[key] = compute()
+    found: T = memo[key]
+    return found
+
+
 def _asked(
-    choice: Choice, before: Any, afters: Afters, bench: Benchmark, items: Sequence[QA], batch_tokens: int, seed: int
+    choice: Choice,
+    before: Any,
+    afters: Afters,
+    bench: Benchmark,
+    items: Sequence[QA],
+    batch_tokens: int,
+    seed: int,
+    memo: Memo,
 ) -> tuple[dict[str, Difference], dict[str, Difference]]:
     """Net R against random words of each method, and of each pair of methods the difference of F."""
-    keyed = attributions_of(before, items, choice, bench, own=choice.answer_free)
+    keyed = attributions_of(before, items, choice, bench, own=choice.answer_free, memo=memo)
     keys = [a.key_tokens(choice.rule).words for a in keyed]
     rows = [choice.template, f"{RANDOM_WORDS}:{choice.template}"]
     sheet = write_sheet(
@@ -236,8 +264,12 @@ def _asked(
         right = torch.zeros(len(prompts), len(items), dtype=torch.bool)
         for row, texts in enumerate(prompts):
             some = [i for i, text in enumerate(texts) if text]
-            asked, openings = [texts[i] for i in some], [prefill_for(bench, items[i]) for i in some]
-            said = ask(model, asked, openings, bench=bench, batch_tokens=batch_tokens)
+            questions, openings = [texts[i] for i in some], [prefill_for(bench, items[i]) for i in some]
+            said = _remember(
+                memo,
+                ("said", id(model), *questions),
+                partial(ask, model, questions, openings, bench=bench, batch_tokens=batch_tokens),
+            )
             right[row, some] = judged(choice.metric, said, [items[i] for i in some])
         return right
 
@@ -262,19 +294,24 @@ def _numbers(d: Difference) -> tuple[int, float, float, float]:
 
 
 def _focus(
-    choice: Choice, before: Any, afters: Afters, bench: Benchmark, forget: Sequence[QA], retain: Sequence[QA]
+    choice: Choice,
+    before: Any,
+    afters: Afters,
+    bench: Benchmark,
+    groups: tuple[Sequence[QA], Sequence[QA]],
+    memo: Memo,
 ) -> Iterator[tuple[str, tuple[int, float, float, float]]]:
     """KeyToken overlap on forget facts minus that on retain facts, of each method."""
-    first = [attributions_of(before, part, choice, bench, own=False) for part in (forget, retain)]
-    subjects = [[q.subject or q.id for q in part] for part in (forget, retain)]
+    first = [attributions_of(before, part, choice, bench, own=False, memo=memo) for part in groups]
+    subjects = [[q.subject or q.id for q in part] for part in groups]
     for method, models in afters.items():
         overlaps = []
-        for items, was in zip((forget, retain), first, strict=True):
-            looks = [attributions_of(model, items, choice, bench, own=False) for model in models]
+        for items, was in zip(groups, first, strict=True):
+            looks = [attributions_of(model, items, choice, bench, own=False, memo=memo) for model in models]
             overlaps.append(torch.tensor([_overlaps(was, now, choice.rule) for now in looks], dtype=torch.float64))
         means = [float(o.nanmean(0).nanmean()) for o in overlaps]
         drawn = [resampled_means(o, s, seed=i) for i, (o, s) in enumerate(zip(overlaps, subjects, strict=True))]
-        yield method, (len(forget), means[0] - means[1], *quantiles(drawn[0] - drawn[1]))
+        yield method, (len(groups[0]), means[0] - means[1], *quantiles(drawn[0] - drawn[1]))
 
 
 def _overlaps(was: Sequence[Attribution], now: Sequence[Attribution], rule: KeyRule) -> list[float]:
@@ -319,7 +356,7 @@ def sensitivity_study(
         }
         weights = {m: [model_hash(model) for model in found] for m, found in afters.items()}
         kept = Workspace(config, Path(out), step)
-        found = []
+        found, memo = [], Memo()
         for number, choice in enumerate(choices):
 
             def run(choice: Choice = choice) -> Conclusions:
@@ -327,6 +364,7 @@ def sensitivity_study(
                 return conclusions(
                     choice, space.model, afters, space.bench, forget=groups["forget"],
                     retain=spread(space.bench.retain, config.contributions.retain), batch_tokens=config.batch_tokens,
+                    memo=memo,
                 )  # fmt: skip
 
             part = space.fingerprint("choice", asdict(space.bench), asdict(choice), repr(choice.rule), weights)
