@@ -1,4 +1,4 @@
-"""How deep is it gone? Sampling, plain and emphasised, logit lens and depth of the models that run.py left in runs/.
+"""How deep is it gone? Sampling, plain and emphasised, logit lens, patching and depth of the models that run.py left.
 
     python experiments/recovery/depth.py
 
@@ -13,9 +13,9 @@ import torch
 
 import unpact_lens as ul
 from unpact_lens.comparison import unlearning_depth
-from unpact_lens.evaluation import to_markdown
+from unpact_lens.evaluation import fact_right, to_markdown
 from unpact_lens.models.checkpoint import model_hash
-from unpact_lens.recovery import leak_emphasised, lens_ranks
+from unpact_lens.recovery import leak_emphasised, lens_ranks, patched_answers, unrelated_fact
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
 from unpact_lens.study import load_experiment
@@ -53,6 +53,10 @@ for (variant, method, seed), model in models.items():
     facts = [q for q in bench.forget if q.id in sampled["plain"].ids]
     early = lens_ranks(model, facts, bench=bench)[:, :-1].amin(1)
     row |= {"lens rank": float(early.median()), "UDS": unlearning_depth(before, control, model, facts).score}
+    others = [unrelated_fact(q, bench.forget) for q in facts]
+    for name, sources in (("patched", facts), ("patched, other fact", others)):
+        said = patched_answers(model, before, facts, bench=bench, where="opening", sources=sources)
+        row[name] = sum(map(fact_right, said, facts)) / len(facts)
     rows.append(row)
     write_text(out, pd.DataFrame(rows).round(4).to_csv(index=False))
 

@@ -38,7 +38,8 @@ def test_added_rows_have_rates_controls_and_excess(run, more):
     assert more.probes == (
         *recovery.probes, "attention", "random_words:attention", "quantize_8", "quantize_4", "after_keys",
         "random_words:after_keys", "patch_subject", "unrelated_fact:patch_subject", "patch_prompt",
-        "unrelated_fact:patch_prompt", "logit_lens", "wrong_subject:logit_lens",
+        "unrelated_fact:patch_prompt", "patch_opening", "unrelated_fact:patch_opening", "logit_lens",
+        "wrong_subject:logit_lens",
     )  # fmt: skip
     assert more.n_common == recovery.n_common > 0
     assert set(PLAIN_ENGLISH) <= set(more.excess_probes)
@@ -52,6 +53,7 @@ def test_added_rows_have_rates_controls_and_excess(run, more):
 def test_a_patch_from_the_same_model_changes_nothing(more):
     assert torch.equal(row(more, "patch_prompt", "right_before"), more.plain_before)
     assert torch.equal(row(more, "patch_subject", "right_before"), more.plain_before)
+    assert row(more, "patch_opening", "right_before").all()
 
 
 def test_the_control_of_a_patch_reads_the_prompt_of_an_unrelated_fact(run, more):

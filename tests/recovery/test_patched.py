@@ -5,27 +5,31 @@ from dataclasses import replace
 import pytest
 
 from tests.evaluation.world import benchmark, retrained, trained, untrained
+from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right
 from unpact_lens.models.tokens import encode_context
-from unpact_lens.recovery.patched import WHERE, middle, patched_answers, places, unrelated_fact
+from unpact_lens.recovery.patched import WHERE, middle, patched_answers, places, read_with, unrelated_fact
 
 BENCH = benchmark()
 FACTS = BENCH.forget
 
 
-def plain(model, items=FACTS):
-    return ask(model, [q.prompt for q in items], [""] * len(items), bench=BENCH)
+def plain(model, items=FACTS, opened=None):
+    return ask(model, [q.prompt for q in items], opened or [""] * len(items), bench=BENCH)
 
 
 @pytest.mark.parametrize("where", WHERE)
 def test_a_model_patched_into_itself_answers_as_before(where):
     for model in (trained(), retrained()):
-        assert patched_answers(model, model, FACTS, bench=BENCH, where=where) == plain(model)
+        opened = [q.opening if where == "opening" else "" for q in FACTS]
+        assert patched_answers(model, model, FACTS, bench=BENCH, where=where) == plain(model, opened=opened)
 
 
 def test_the_last_layers_states_say_the_donors_first_word():
     patched = patched_answers(untrained(), trained(), FACTS, bench=BENCH, layer=2)
+    opened = patched_answers(untrained(), trained(), FACTS, bench=BENCH, where="opening", layer=2)
+    assert [t.split()[0] for t in opened] == [q.fact for q in FACTS]
     first = [text.split()[0] for text in patched]
     assert first == [text.split()[0] for text in plain(trained())]
     assert first != [text.split()[:1] for text in plain(untrained())]
@@ -59,6 +63,9 @@ def test_places_are_the_last_token_of_the_subject_or_all_that_is_read():
     assert model.tokenizer.decode([example.context[at]]) == qa.subject
     assert places(model, qa, example, "prompt") == tuple(range(len(example.context)))
     assert places(model, replace(qa, subject="somebody"), example, "subject") == ()
+    opened, opening = read_with(model, qa, BENCH, "opening")
+    assert (opening, len(opened.context)) == (qa.opening, len(example.context) + 3)
+    assert places(model, qa, opened, "opening") == tuple(range(len(opened.context)))
     assert middle(model) == 1
 
 
@@ -90,6 +97,8 @@ def test_bad_input_is_named(changes, message):
 def test_a_prompt_that_does_not_name_its_subject_is_named():
     with pytest.raises(InputError, match="does not name its subject 'zoe'"):
         patched_answers(retrained(), trained(), [replace(FACTS[0], subject="zoe")], bench=BENCH, where="subject")
+    with pytest.raises(InputError, match="answer ' oslo' has nothing before its fact"):
+        patched_answers(retrained(), trained(), [QA("where ?", " oslo")], bench=BENCH, where="opening")
     other = untrained()
     other.cfg.d_mlp = 7
     with pytest.raises(InputError, match=r"the models differ in shape: cfg\.d_mlp"):

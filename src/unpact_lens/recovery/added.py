@@ -22,12 +22,11 @@ from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.data.translations import TRANSLATIONS, translation
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import fact_right, prefill_for
-from unpact_lens.models.tokens import encode_context
 from unpact_lens.recovery.attention import GAIN, attend_to
 from unpact_lens.recovery.controls import random_words, wrong_name
 from unpact_lens.recovery.emphasis import emphasised, key_words
 from unpact_lens.recovery.lens import lens_ranks, read_out_early
-from unpact_lens.recovery.patched import patched_answers, places, unrelated_fact
+from unpact_lens.recovery.patched import WHERE, patched_answers, places, read_with, unrelated_fact
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.quantize import quantized
 from unpact_lens.recovery.result import (
@@ -223,7 +222,7 @@ def _patched(scene: Scene, name: str, where: str) -> list[Row]:
     def named(q: QA | None) -> bool:
         if q is None:
             return False
-        example = encode_context(scene.before, q.prompt, chat=scene.bench.chat, prefill=prefill_for(scene.bench, q))
+        example, _ = read_with(scene.before, q, scene.bench, where)
         return bool(places(scene.before, q, example, where))
 
     others = [unrelated_fact(q, scene.items, scene.seed) for q in scene.items]
@@ -324,8 +323,7 @@ BUILDERS: dict[str, Callable[[Scene], list[Row]]] = {
     "quantize_8": partial(_rounded, name="quantize_8", bits=8),
     "quantize_4": partial(_rounded, name="quantize_4", bits=4),
     AFTER_KEYS: _after_keys,
-    "patch_subject": partial(_patched, name="patch_subject", where="subject"),
-    "patch_prompt": partial(_patched, name="patch_prompt", where="prompt"),
+    **{f"patch_{where}": partial(_patched, name=f"patch_{where}", where=where) for where in WHERE},
     LOGIT_LENS: _logit_lens,
     **{f"{TRANSLATED}{language}": partial(_translated, language=language) for language in TRANSLATIONS},
 }

@@ -1,10 +1,10 @@
 r"""Cross-model patching: do the later layers still read out what the model before had written by the middle layer?
 
 The unlearned model reads the plain prompt; on the way into its middle block, the residual stream at some positions is
-replaced by that of the model before. Then it answers by itself, greedily: only the prompt is patched, and no token of
-the answer, which below the middle layer still reads the model's own states. If the fact comes back, unlearning left the
-later layers as they were, and changed what is written before them. The retrain model, patched alike, tells how much of
-that any model of this shape would read out of those states.
+replaced by that of the model before. Then it answers by itself, greedily: only what it has read is patched, and below
+the middle layer the tokens that it says still read its own states. If the fact comes back, unlearning left the later
+layers as they were, and changed what is written before them. The retrain model, patched alike, tells how much of that
+any model of this shape would read out of those states.
 
 Source: Meng et al. 2022, arXiv 2202.05262 (patching); across models as in arXiv 2605.24614 (UDS).
 """
@@ -28,8 +28,23 @@ from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_cont
 from unpact_lens.recovery.attention import word_positions
 from unpact_lens.recovery.controls import generator
 
-WHERE = ("subject", "prompt")
-"""The last token of the subject's name, or every position that the model reads before it answers."""
+SUBJECT, PROMPT, OPENING = "subject", "prompt", "opening"
+WHERE = (SUBJECT, PROMPT, OPENING)
+"""The last token of the subject's name; every position that the model reads before it answers; or these and the opening
+of the gold answer, which it is then given, as many facts are looked up only where they are about to be said."""
+
+
+def read_with(model: Any, qa: QA, bench: Benchmark, where: str) -> tuple[Encoded, str]:
+    """What is read of a question before the model goes on by itself, and the opening of the answer in it.
+
+    Args:
+        model: gives the tokenizer.
+        qa: the question.
+        bench: chat template and prefill.
+        where: of `WHERE`.
+    """
+    opening = prefill_for(bench, qa) + (qa.opening if where == OPENING else "")
+    return encode_context(model, qa.prompt, chat=bench.chat, prefill=opening), opening
 
 
 def middle(model: Any) -> int:
@@ -38,16 +53,18 @@ def middle(model: Any) -> int:
 
 
 def places(model: Any, qa: QA, example: Encoded, where: str) -> tuple[int, ...]:
-    """Positions in the input that are patched; none where the prompt does not name the subject.
+    """Positions in the input that are patched; none where there is no subject in the prompt, or no opening.
 
     Args:
         model: gives the tokenizer.
         qa: the question.
-        example: its prompt, encoded.
+        example: what is read of it, see `read_with`.
         where: of `WHERE`.
     """
-    if where == "prompt":
+    if where == PROMPT or (where == OPENING and qa.opening.strip()):
         return tuple(range(len(example.context)))
+    if where == OPENING:
+        return ()
     return word_positions(model, qa.prompt, example, [qa.subject] if qa.subject else [])[-1:]
 
 
@@ -71,7 +88,7 @@ def patched_answers(
     items: Sequence[QA],
     *,
     bench: Benchmark,
-    where: str = "prompt",
+    where: str = PROMPT,
     sources: Sequence[QA] | None = None,
     layer: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -83,7 +100,8 @@ def patched_answers(
         donor: the model whose residual stream is put in.
         items: the questions.
         bench: how to ask: chat template, prefill, length of an answer.
-        where: `"subject"` (its last token) or `"prompt"` (all positions).
+        where: `"subject"` (its last token), `"prompt"` (all positions) or `"opening"` (all positions of the prompt and
+            of the gold answer's opening).
         sources: for each question the one that the donor reads; None for the same. Positions of a prompt of another
             length are aligned at the end, and what it is too short for stays the recipient's own.
         layer: the block whose input is replaced, 0 to the number of blocks (which is the output of the last); None for
@@ -95,7 +113,7 @@ def patched_answers(
 
     Raises:
         InputError: if `where` or `layer` is unknown, the models are not comparable, a prompt does not name its
-            subject, or there are not as many sources as questions.
+            subject or an answer has no opening, or there are not as many sources as questions.
     """
     if where not in WHERE:
         raise InputError(f"where={where!r}; {nearest(str(where), WHERE)}")
@@ -108,17 +126,19 @@ def patched_answers(
     if len(given) != len(items):
         raise InputError(f"{len(given)} sources for {len(items)} questions; give one for each")
 
-    def encoded(q: QA) -> Encoded:
-        return encode_context(recipient, q.prompt, chat=bench.chat, prefill=prefill_for(bench, q))
-
     def found(q: QA, example: Encoded) -> tuple[int, ...]:
         at = places(recipient, q, example, where)
         if not at:
-            raise InputError(f"QA {q.id or q.prompt!r}: the prompt does not name its subject {q.subject!r} as a word")
+            missing = (
+                f"the answer {q.answer!r} has nothing before its fact"
+                if where == OPENING
+                else f"the prompt does not name its subject {q.subject!r} as a word"
+            )
+            raise InputError(f"QA {q.id or q.prompt!r}: {missing}")
         return at
 
-    own = [encoded(q) for q in items]
-    read = own if sources is None else [encoded(q) for q in given]
+    own, openings = zip(*(read_with(recipient, q, bench, where) for q in items), strict=True) if items else ((), ())
+    read = own if sources is None else [read_with(recipient, q, bench, where)[0] for q in given]
     to = [found(q, e) for q, e in zip(items, own, strict=True)]
     taken_at = [found(q, e) for q, e in zip(given, read, strict=True)]
     counts = [min(len(a), len(b)) for a, b in zip(to, taken_at, strict=True)]
@@ -136,7 +156,7 @@ def patched_answers(
         recipient,
         [q.prompt for q in items],
         chat=bench.chat,
-        prefills=[prefill_for(bench, q) for q in items],
+        prefills=openings,
         max_new_tokens=bench.max_new_tokens,
         prompt_hooks=hooks,
         batch_tokens=batch_tokens,
