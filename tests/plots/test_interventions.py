@@ -81,4 +81,4 @@ def test_a_summary_shows_means_intervals_the_floor_and_the_heads_that_surely_mov
     np.testing.assert_allclose(floor.y, summary.floor.components[:, 0])
     np.testing.assert_allclose(heads.z, summary.heads[..., 0])
     assert list(zip(sure.y, sure.x, strict=True)) == [(0, 0), (1, 0)]
-    assert "9 questions; Δ log-prob -1.00 [-2.00, -0.50]; 95% intervals" in fig.layout.title.subtitle.text
+    assert "9 questions; Δ log-prob -1.00 [-2.00, -0.50] nats; 95% intervals" in fig.layout.title.subtitle.text

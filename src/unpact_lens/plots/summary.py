@@ -187,7 +187,7 @@ def _components(summary: DiffSummary) -> go.Figure:
 def _scalars(summary: DiffSummary) -> str:
     """Mean Δ log-prob, logit and logsumexp with their intervals, for a subtitle."""
     parts = (
-        f"Δ {name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        f"Δ {name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}] {'logits' if name == 'logit' else 'nats'}"
         for name, (mean, low, high, _) in ((k, v.tolist()) for k, v in summary.scalars.items())
         if not name.startswith("kl")
     )
