@@ -108,6 +108,22 @@ def test_a_changed_configuration_never_reads_old_cells(finished, tmp_path, monke
     assert calls == ["ga"]
 
 
+@pytest.mark.slow
+def test_key_tokens_of_each_unlearned_model_make_a_plan_for_it_alone(tmp_path):
+    asked = {"key_tokens": "after", "templates": ["focus_list"], "probes": [], "added": ["after_keys"]}
+    study = run_study(
+        load_config({**CONFIG, "methods": CONFIG["methods"][:1], "recovery": asked}), tmp_path, progress=False
+    )
+    recovery = study.cells[0].recovery
+    assert recovery.settings["key_tokens"] == "after"
+    assert not (tmp_path / "plan").exists()
+    assert "Key tokens are the unlearned model's, taken towards the gold answer" in study.notes[-1]
+    # Both rows emphasise the same words, those of the unlearned model, and so have the same answers.
+    asked_of = recovery.asked[recovery.probes.index("after_keys")] & recovery.common
+    rows = [recovery.right_after[recovery.probes.index(p)][asked_of] for p in ("focus_list", "after_keys")]
+    assert torch.equal(*rows)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -116,6 +132,8 @@ def test_a_changed_configuration_never_reads_old_cells(finished, tmp_path, monke
         ({"recovery": {"headline": "focus"}}, "focus"),
         ({"recovery": {"templates": ["bold"]}}, "bold"),
         ({"recovery": {"probes": ["prefil"]}}, "prefil"),
+        ({"recovery": {"added": ["logit_len"]}}, "unknown probe 'logit_len'; did you mean 'logit_lens'"),
+        ({"recovery": {"added": ["after_keys"], "headline": "repeat_question"}}, "emphasises words, but the headline"),
         ({"benchmark": "bultin"}, "did you mean 'builtin'"),
         ({"control": "builtin-retran"}, "did you mean 'builtin-retrain'"),
     ],
