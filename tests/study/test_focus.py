@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -107,13 +108,19 @@ def test_seeds_together_by_hand():
     assert (row["low"], row["high"]) == (0, 1)  # one seed drawn twice, at worst
 
 
-def test_tables_show_means_with_intervals():
+def test_tables_show_means_with_intervals(tmp_path):
     shifts = [made(0, "forget", [1.0, 2.0, 3.0], [0.5] * 3), made(0, "forget", [0.0] * 3, [0.0] * 3, "unrelated")]
     frame = focus_over_seeds(shifts)
     table = focus_table(frame, [("forget", "overlap"), ("forget", "share_key")])
     assert table["overlap, forget"].tolist() == ["0.50 [0.50, 0.50]", "0.00 [0.00, 0.00]"]
     assert table["share_key, forget"].tolist()[1] == ""
     assert list(heads_table(frame, "moves_shift").columns) == ["model", "L0H0", "L0H1"]
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    again = pd.read_csv(tmp_path / "frame.csv")
+    pd.testing.assert_frame_equal(heads_table(again, "moves_shift"), heads_table(frame, "moves_shift"))
+    pd.testing.assert_frame_equal(
+        focus_table(again, [("forget", "overlap")]), focus_table(frame, [("forget", "overlap")])
+    )
     with pytest.raises(InputError, match="no rows with group 'retain'"):
         focus_table(frame, [("retain", "overlap")])
 

@@ -107,7 +107,7 @@ ROWS = pd.DataFrame(
 )
 
 
-def test_survival_is_the_same_sign_with_the_same_significance():
+def test_survival_is_the_same_sign_with_the_same_significance(tmp_path):
     found = survival(ROWS)
     assert found["sign"].tolist() == ["+", "0", "0", "0", ""]
     assert found["was"].tolist() == ["+", "0", "+", "0", "+"]
@@ -116,6 +116,8 @@ def test_survival_is_the_same_sign_with_the_same_significance():
     assert table.to_dict() == {
         "b": "ga + (0.30); npo 0 (0.00)", "k1": "1 of 2: ga + → 0", "rouge": "0 of 1: ga + → undefined",
     }  # fmt: skip
+    found.to_csv(tmp_path / "found.csv", index=False)
+    pd.testing.assert_frame_equal(survival_table(pd.read_csv(tmp_path / "found.csv")), survival_table(found))
     with pytest.raises(InputError, match="conclusion 'net R' of 'npo' has no row of the baseline"):
         survival(ROWS.drop(index=1))
 

@@ -132,7 +132,7 @@ def focus_table(frame: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.D
     Raises:
         InputError: if a pair is not in the frame.
     """
-    return _wide(frame[frame["head"] == ""], [(f"{m}, {g}", {"group": g, "measure": m}) for g, m in columns])
+    return _wide(frame, [(f"{m}, {g}", {"group": g, "measure": m, "head": ""}) for g, m in columns])
 
 
 def heads_table(frame: pd.DataFrame, measure: str, group: str = "forget") -> pd.DataFrame:
@@ -146,11 +146,12 @@ def heads_table(frame: pd.DataFrame, measure: str, group: str = "forget") -> pd.
     Raises:
         InputError: if the measure or group is not in the frame.
     """
-    heads = [h for h in dict.fromkeys(frame["head"]) if h]
+    heads = list(dict.fromkeys(frame["head"].replace("", None).dropna()))
     return _wide(frame, [(h, {"group": group, "measure": measure, "head": h}) for h in heads])
 
 
 def _wide(frame: pd.DataFrame, columns: Sequence[tuple[str, dict[str, str]]]) -> pd.DataFrame:
+    frame = frame.fillna({"head": ""})  # as a CSV file is read back
     table: dict[str, dict[str, str]] = {m: {} for m in dict.fromkeys(frame["model"])}
     for title, wanted in columns:
         hits = frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)]

@@ -48,6 +48,7 @@ def survival_table(frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         frame: of `survival`.
     """
+    frame = frame.fillna({"sign": "", "was": ""})  # as a CSV file is read back
     rows = []
     for (dimension, choice), part in frame.groupby(["dimension", "choice"], sort=False):
         row = {"varied": dimension, "choice": choice}
