@@ -11,12 +11,12 @@ from unpact_lens.report import read_block
 from unpact_lens.study import (
     FOCUS_TABLES,
     Experiment,
+    by_probe,
     estimates,
     kinds_table,
     load_config,
     load_experiment,
     survival_table,
-    wide,
 )
 from unpact_lens.unlearning import METHODS
 
@@ -47,7 +47,7 @@ def tables(path, results):
     if folder == "sensitivity":
         return {"survival": survival_table(results).set_index("varied")}
     if "probe" in results:
-        return {f"excess{name}": wide(results, "excess").set_index("method")}
+        return {f"excess{name}": by_probe(results, "excess").set_index("probe")}
     return {f"spared{name}": results.set_index("method")}
 
 

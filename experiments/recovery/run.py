@@ -16,7 +16,7 @@ from unpact_lens.evaluation import to_markdown
 from unpact_lens.plots.probes import method_by_probe
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import load_experiment, probes_over_seeds, wide
+from unpact_lens.study import by_probe, load_experiment, probes_over_seeds
 
 here = Path(__file__).parent
 config = here / (sys.argv[1] if len(sys.argv) > 1 else "config.yaml")
@@ -27,5 +27,5 @@ for variant, study in load_experiment(config).items():
     frames.append(probes_over_seeds(found).assign(variant=variant))
 results = pd.concat(frames).round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
-fill_block(here / "README.md", f"excess{name}", to_markdown(wide(results, "excess").set_index("method")))
+fill_block(here / "README.md", f"excess{name}", to_markdown(by_probe(results, "excess").set_index("probe")))
 method_by_probe(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")

@@ -8,7 +8,7 @@ import torch
 from unpact_lens.errors import InputError
 from unpact_lens.plots.probes import method_by_probe
 from unpact_lens.recovery.result import Recovery
-from unpact_lens.study.seeds import probes_over_seeds, wide
+from unpact_lens.study.seeds import by_probe, probes_over_seeds, wide
 
 PROBES = ("focus_list", "random_words:focus_list", "paraphrase")
 
@@ -79,6 +79,9 @@ def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
     assert table["focus_list"][0].startswith("0.50 [")
     both = wide(frame.assign(variant="one"), "R")
     assert list(both.columns) == ["variant", "method", *PROBES]
+    turned = by_probe(frame.assign(variant="one"), "excess").set_index("probe")
+    assert list(turned.index) == ["focus_list", "paraphrase"]  # no controls but the paraphrase
+    assert turned.loc["focus_list", "npo, one"] == table["focus_list"][0]
     shown = method_by_probe(frame).data[0]
     assert shown.z.tolist() == [[0.5, 0.25, 0.75], [pytest.approx(1 / 3), 0, 1]]
 

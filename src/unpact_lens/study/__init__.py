@@ -9,7 +9,7 @@ from unpact_lens.study.focus_run import FocusStudy, focus_study
 from unpact_lens.study.focus_seeds import FOCUS_TABLES, focus_over_seeds, focus_table, heads_table
 from unpact_lens.study.result import Cell, Study
 from unpact_lens.study.run import run_study
-from unpact_lens.study.seeds import estimates, probes_over_seeds, wide
+from unpact_lens.study.seeds import by_probe, estimates, probes_over_seeds, wide
 from unpact_lens.study.sensitivity import CHOICES, Choice, Conclusions, conclusions, sensitivity_study
 from unpact_lens.study.survival import survival, survival_table
 from unpact_lens.study.token_gradients import token_gradients
@@ -26,6 +26,7 @@ __all__ = [
     "FocusStudy",
     "Study",
     "StudyConfig",
+    "by_probe",
     "conclusions",
     "destruction_over_seeds",
     "dilemma",

@@ -13,6 +13,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
 from unpact_lens.recovery.result import (
+    CONTROL_FAMILY,
     EMPHASIS_FAMILY,
     PARAPHRASE,
     UNRELATED,
@@ -166,3 +167,19 @@ def estimates(frame: pd.DataFrame) -> pd.DataFrame:
         rows = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
         shown[name] = ["" if pd.isna(v) else f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in rows]
     return pd.DataFrame(shown)
+
+
+def by_probe(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Probe × method, `value [low, high]` in each cell: `wide` turned, for a page.
+
+    Controls are left out, whose own excess says nothing, but for the paraphrase, which is a probe as well.
+
+    Args:
+        frame: of `probes_over_seeds`, with a column `variant` if there are several; each becomes a block of columns.
+        value: `R`, `excess`, `net_random` or `net_paraphrase`.
+    """
+    kept = frame.loc[(frame["family"] != CONTROL_FAMILY) | (frame["probe"] == PARAPHRASE), "probe"]
+    table = wide(frame, value, list(dict.fromkeys(kept)))
+    names = table["method"] + ", " + table["variant"] if "variant" in table else table["method"]
+    turned = table.drop(columns=["variant", "method"], errors="ignore").T
+    return turned.set_axis(list(names), axis=1).rename_axis("probe").reset_index()
