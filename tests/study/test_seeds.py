@@ -83,7 +83,7 @@ def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
     assert list(turned.index) == ["focus_list", "paraphrase"]  # no controls but the paraphrase
     assert turned.loc["focus_list", "npo, one"] == table["focus_list"][0]
     shown = method_by_probe(frame).data[0]
-    assert shown.z.tolist() == [[0.5, 0.25, 0.75], [pytest.approx(1 / 3), 0, 1]]
+    assert shown.z.tolist() == [[0.5, 0.75], [pytest.approx(1 / 3), 1]]
 
 
 def test_bad_input_is_named():

@@ -6,10 +6,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
+from unpact_lens.recovery.result import without_controls
 
 
 def method_by_probe(frame: pd.DataFrame, *, title: str = "What comes back, beyond the retrain model") -> go.Figure:
-    """A map of method × probe; the colour is the excess, the text gives it with its interval on hover.
+    """A map of method × probe, controls left out; the colour is the excess, with its interval on hover.
 
     Args:
         frame: of `unpact_lens.study.probes_over_seeds`, with a column `variant` if there are several.
@@ -17,7 +18,7 @@ def method_by_probe(frame: pd.DataFrame, *, title: str = "What comes back, beyon
     """
     labels = frame["method"] + (" · " + frame["variant"] if "variant" in frame else "")
     shown = frame.assign(label=labels)
-    probes, rows = (list(dict.fromkeys(shown[c])) for c in ("probe", "label"))
+    probes, rows = without_controls(shown), list(dict.fromkeys(shown["label"]))
 
     def table(column: str) -> pd.DataFrame:
         return shown.pivot_table(index="label", columns="probe", values=column, sort=False).reindex(
@@ -37,8 +38,8 @@ def method_by_probe(frame: pd.DataFrame, *, title: str = "What comes back, beyon
             hovertemplate="%{y}<br>%{x}<br>excess %{z:.2f} (%{customdata})<extra></extra>",
             colorscale="RdBu_r",
             zmid=0,
-            zmin=-1,
-            zmax=1,
+            zmin=-0.5,
+            zmax=0.5,
             colorbar={"title": "excess"},
         )
     )

@@ -310,3 +310,12 @@ class Recovery(Result):
     def _share(self, right: Tensor, row: int) -> float:
         asked = self.asked[row]
         return float(right[asked].double().mean()) if bool(asked.any()) else float("nan")
+
+
+def without_controls(frame: pd.DataFrame) -> list[str]:
+    """The probes of a table with columns `probe` and `family`, in order, but for controls, whose excess says nothing.
+
+    A paraphrase is a control of emphasis and a probe as well: it stays.
+    """
+    kept = (frame["family"] != CONTROL_FAMILY) | (frame["probe"] == PARAPHRASE)
+    return list(dict.fromkeys(frame.loc[kept, "probe"]))

@@ -13,7 +13,6 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
 from unpact_lens.recovery.result import (
-    CONTROL_FAMILY,
     EMPHASIS_FAMILY,
     PARAPHRASE,
     UNRELATED,
@@ -21,6 +20,7 @@ from unpact_lens.recovery.result import (
     Recovery,
     own_control,
     stand_in_row,
+    without_controls,
 )
 from unpact_lens.study.result import HasCells
 
@@ -172,14 +172,13 @@ def estimates(frame: pd.DataFrame) -> pd.DataFrame:
 def by_probe(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     """Probe × method, `value [low, high]` in each cell: `wide` turned, for a page.
 
-    Controls are left out, whose own excess says nothing, but for the paraphrase, which is a probe as well.
+    Controls are left out, but for the paraphrase.
 
     Args:
         frame: of `probes_over_seeds`, with a column `variant` if there are several; each becomes a block of columns.
         value: `R`, `excess`, `net_random` or `net_paraphrase`.
     """
-    kept = frame.loc[(frame["family"] != CONTROL_FAMILY) | (frame["probe"] == PARAPHRASE), "probe"]
-    table = wide(frame, value, list(dict.fromkeys(kept)))
+    table = wide(frame, value, without_controls(frame))
     names = table["method"] + ", " + table["variant"] if "variant" in table else table["method"]
     turned = table.drop(columns=["variant", "method"], errors="ignore").T
     return turned.set_axis(list(names), axis=1).rename_axis("probe").reset_index()
