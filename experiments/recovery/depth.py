@@ -40,23 +40,24 @@ rows = []
 for (variant, method, seed), model in models.items():
     model = ul.load_model(str(model)) if isinstance(model, Path) else model
     weights = model_hash(model)[:12]
-    if (found := done.get((variant, method, seed, weights))) is not None:
-        rows.append(found)
-        continue
-    row = {"variant": variant, "method": method, "seed": seed, "weights": weights}
-    sampled = leak_emphasised(model, plan, limit=FACTS, samples=SAMPLES, seed=seed)
-    for name, drawn in zip(("", ", emphasis", ", random words"), sampled.values(), strict=True):
-        row |= {
-            f"leak@1{name}": drawn.at(1), f"leak@{SAMPLES}{name}": drawn.at(SAMPLES),
-            f"Prob{name}": float(drawn.probability.mean()), f"median rank{name}": float(drawn.rank.median()),
-        }  # fmt: skip
-    facts = [q for q in bench.forget if q.id in sampled["plain"].ids]
-    early = lens_ranks(model, facts, bench=bench)[:, :-1].amin(1)
-    row |= {"lens rank": float(early.median()), "UDS": unlearning_depth(before, control, model, facts).score}
-    others = [unrelated_fact(q, bench.forget) for q in facts]
-    for name, sources in (("patched", facts), ("patched, other fact", others)):
-        said = patched_answers(model, before, facts, bench=bench, where="opening", sources=sources)
-        row[name] = sum(map(fact_right, said, facts)) / len(facts)
+    known = {"variant": variant, "method": method, "seed": seed, "weights": weights}
+    row = done.get((variant, method, seed, weights), known)
+    if "UDS" not in row:
+        sampled = leak_emphasised(model, plan, limit=FACTS, samples=SAMPLES, seed=seed)
+        for name, drawn in zip(("", ", emphasis", ", random words"), sampled.values(), strict=True):
+            row |= {
+                f"leak@1{name}": drawn.at(1), f"leak@{SAMPLES}{name}": drawn.at(SAMPLES),
+                f"Prob{name}": float(drawn.probability.mean()), f"median rank{name}": float(drawn.rank.median()),
+            }  # fmt: skip
+        facts = [q for q in bench.forget if q.id in sampled["plain"].ids]
+        early = lens_ranks(model, facts, bench=bench)[:, :-1].amin(1)
+        row |= {"lens rank": float(early.median()), "UDS": unlearning_depth(before, control, model, facts).score}
+    if "patched" not in row:
+        facts = bench.forget[:FACTS]
+        others = [unrelated_fact(q, bench.forget) for q in facts]
+        for name, sources in (("patched", facts), ("patched, other fact", others)):
+            said = patched_answers(model, before, facts, bench=bench, where="opening", sources=sources)
+            row[name] = sum(map(fact_right, said, facts)) / len(facts)
     rows.append(row)
     write_text(out, pd.DataFrame(rows).round(4).to_csv(index=False))
 
