@@ -63,6 +63,7 @@ for (variant, method, seed), model in models.items():
 
 table = (
     pd.DataFrame(rows)
+    .round(4)  # as in the file
     .groupby(["variant", "method"], sort=False)
     .mean(numeric_only=True)
     .drop(columns="seed")
