@@ -111,7 +111,6 @@ CHOICES: tuple[Choice, ...] = (
     Choice("KeyTokens towards", "the fact's tokens only", fact_only=True),
     Choice("attribution", "knockout", attribution="knockout"),
     Choice("attribution", "grad_x_input", attribution="grad_x_input"),
-    Choice("attribution", "integrated_gradients", attribution="integrated_gradients"),
     Choice("attribution", "attention_rollout", attribution="attention_rollout"),
     Choice("metric", "exact match", metric="exact_match"),
     Choice("metric", "ROUGE-L F1 >= .5", metric="rouge_l"),
