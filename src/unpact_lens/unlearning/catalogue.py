@@ -344,7 +344,7 @@ def _select(name: str, what: str, loss: Loss, per: Literal["token", "example"], 
     return Method(
         name,
         f"{what} on the answer tokens that depend on the KeyTokens, likelihood of the rest",
-        "base loss with token weights w_k ∝ max(0, Σ_{i∈Key} C_ik) − keep_rest·mean (1 − w/max w)·log p",
+        "base loss with token weights w_k ∝ max(0, Σ_{i∈Key} C_ik), at most 1, − keep_rest·mean [w_k = 0]·log p",
         "this toolkit, from the third finding of arXiv 2509.24675",
         forget=loss,
         per=per,

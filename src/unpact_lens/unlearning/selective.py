@@ -31,15 +31,17 @@ from unpact_lens.unlearning.views import Examples, View
 def token_weights(
     per_answer_token: Float[Tensor, "prompt answer"], key: Float[Tensor, ...] | list[int]
 ) -> Float[Tensor, " answer"]:
-    r"""$w_k = \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$, scaled to a mean of 1; all 0 where nothing depends on Key.
+    r"""$w_k = \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$, scaled to a maximum of 1; all 0 where nothing depends on Key.
+
+    A mean of 1 would multiply the gradient of the few tokens that carry a fact, and so weigh a retain term less.
 
     Args:
         per_answer_token: contributions C, nats.
         key: rows of C that are KeyTokens.
     """
     raw = per_answer_token[list(key)].sum(0).clamp(min=0)
-    mean = raw.mean()
-    return raw / mean if mean > 0 else raw
+    largest = raw.max()
+    return raw / largest if largest > 0 else raw
 
 
 def weigh_tokens(job: Job) -> None:
@@ -82,8 +84,8 @@ def _contributions(job: Job) -> list[tuple[Float[Tensor, "prompt answer"], list[
 
 
 def rest_of(weights: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
-    """How little each token depends on the KeyTokens: 1 where not at all, 0 for the one that depends most."""
-    return 1 - weights / weights.amax(-1, keepdim=True).clamp(min=1e-12)
+    """1 for each token that does not depend on the KeyTokens, 0 for all others: a fact's later tokens are not kept."""
+    return (weights <= 0).to(weights.dtype)
 
 
 def selective_ascent(view: View, options: Mapping[str, Any]) -> Tensor:
