@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -167,7 +168,7 @@ def similarity(answers: Answers) -> Float[Tensor, " item"]:
     return semantic_similarity(answers.generated, [q.answer for q in answers.items])
 
 
-def entailed(answers: Answers, nli: str) -> Float[Tensor, " item"]:
+def entailed(answers: Answers, nli: str | os.PathLike[str]) -> Float[Tensor, " item"]:
     """The smaller of P(gold answer entails generated one) and P(generated answer entails gold one), by an NLI model.
 
     Range: 0 to 1; higher is better. Source: arXiv 2302.09664.
