@@ -41,6 +41,8 @@ PLANS = {
         # It trains three matrices only, which takes larger steps, and its own alpha is meant for a stream of 4096.
         "wider": {"rmu": {"lr": (3e-4, 1e-2), "alpha": (1.0, 1200.0)}},
         "load": {},
+        "benchmark": {"name": "builtin"},
+        "pool": "far",
     },
     "smollm2": {
         "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "unpact_select_gdr", "unpact_blind_gdr"),
@@ -49,6 +51,8 @@ PLANS = {
         "space": {"lr": (2e-6, 3e-5), "alpha": (0.5, 5.0)},
         "wider": {},
         "load": {"wrap": "bridge"},
+        "benchmark": {"name": "facts", "relations": "all"},
+        "pool": "near",
     },
 }
 LEVEL, SEED = 0.02, 100
@@ -60,14 +64,14 @@ torch.set_num_threads(1)  # fastest for a tiny model, and what the experiments u
 out = here / ("settings.yaml" if which == "builtin" else f"settings-{which}.yaml")
 found = yaml.safe_load(out.read_text(encoding="utf-8")) if out.is_file() else {}
 model = ul.load_model(which, **plan["load"])
-bench = ul.load_benchmark("builtin") if which == "builtin" else ul.load_benchmark("facts", relations="all")
-pool = "far" if which == "builtin" else "near"
-if which != "builtin":
+bench = ul.load_benchmark(**plan["benchmark"])
+if which == "smollm2":
     bench = ul.known_facts(model, bench)
-subjects = list(dict.fromkeys(q.subject for q in getattr(bench, pool)))[: len({q.subject for q in bench.forget})]
+pool = getattr(bench, plan["pool"])
+subjects = list(dict.fromkeys(q.subject for q in pool))[: len({q.subject for q in bench.forget})]
 stand_in = replace(
     bench,
-    forget=tuple(q for q in getattr(bench, pool) if q.subject in subjects),
+    forget=tuple(q for q in pool if q.subject in subjects),
     retain=tuple(q for q in bench.retain if q.subject not in subjects),
 )
 for method in plan["methods"]:

@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unpact_lens.attribution.run import Outcome, Run
-from unpact_lens.attribution.scorer import Family, Hooks
+from unpact_lens.attribution.scorer import Family
 from unpact_lens.attribution.units import BOS, Example
 from unpact_lens.errors import InputError
 from unpact_lens.models import surface
 from unpact_lens.models.endpoint import Endpoint
+from unpact_lens.models.surface import Hooks
 from unpact_lens.models.tokens import Encoded, Text, text_ids
 
 EMBED = "hook_embed"

@@ -29,6 +29,7 @@ from torch import Tensor
 from unpact_lens.attribution.targets import PLAIN, Target
 from unpact_lens.errors import InputError
 from unpact_lens.models import prefix, surface
+from unpact_lens.models.surface import Hooks
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 
 LAUNCH_TOKENS = 24
@@ -42,10 +43,6 @@ Family = Sequence[Encoded]
 
 Score = Callable[[Sequence[Family]], list[list[Tensor]]]
 """What removal methods need of a model: the target's values for each answer token, for each row of each family."""
-
-
-Hooks = list[tuple[str, Callable[..., Any]]]
-"""Interventions as TransformerLens takes them: `(hook name, function of the activation)`."""
 
 
 @dataclass

@@ -6,10 +6,10 @@ a question that lost almost nothing does not count as much as one that lost all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 import torch
@@ -21,13 +21,15 @@ from unpact_lens.comparison.compatible import floor_of, require_comparable
 from unpact_lens.comparison.intervals import clustered_means, clustered_ratios, require_level
 from unpact_lens.comparison.key_path import RESTORE, KeyPath, key_path
 from unpact_lens.comparison.patching import PLACES, patch
-from unpact_lens.comparison.questions import questions
+from unpact_lens.comparison.questions import Question, questions
 from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Text
 from unpact_lens.results import Result
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS
+
+M = TypeVar("M")
 
 WAYS = ("key tokens", "other tokens", "all tokens")
 """Through which positions the answer may come back, as in `KeyPath.to_frame`."""
@@ -171,14 +173,11 @@ def patch_many(
         )
     _check(before, after, floor, level)
     asked: dict[str, Any] = {"chat": chat, "prefill": prefill, "batch_tokens": batch_tokens, "floor": floor}
-    maps: list[PatchingMap] = []
-    ids: list[str] = []
-    subjects: list[str] = []
-    for q in questions(items):
-        found = patch(before, after, q.prompt, q.answer, what=what, direction=direction, method=method, **asked)
-        maps.append(found)
-        ids.append(q.id)
-        subjects.append(q.subject)
+
+    def measure(q: Question) -> PatchingMap:
+        return patch(before, after, q.prompt, q.answer, what=what, direction=direction, method=method, **asked)
+
+    maps, ids, subjects = _each(items, measure)
     draw = (subjects, level, resamples, seed)
 
     def summary(maps: Sequence[PatchingMap]) -> PatchingSummary:
@@ -193,7 +192,7 @@ def patch_many(
             what=what,
             direction=direction,
             method=method,
-            ids=tuple(ids),
+            ids=ids,
             level=level,
             settings={"resamples": resamples, "seed": seed},
         )
@@ -243,14 +242,11 @@ def key_path_many(
         raise InputError(f"restore={restore!r}; {nearest(str(restore), RESTORE)}")
     _check(before, after, floor, level)
     asked: dict[str, Any] = {"chat": chat, "prefill": prefill, "batch_tokens": batch_tokens, "floor": floor}
-    paths: list[KeyPath] = []
-    ids: list[str] = []
-    subjects: list[str] = []
-    for q in questions(items):
-        found = key_path(before, after, q.prompt, q.answer, keys=keys, restore=restore, draws=draws, seed=seed, **asked)
-        paths.append(found)
-        ids.append(q.id)
-        subjects.append(q.subject)
+
+    def measure(q: Question) -> KeyPath:
+        return key_path(before, after, q.prompt, q.answer, keys=keys, restore=restore, draws=draws, seed=seed, **asked)
+
+    paths, ids, subjects = _each(items, measure)
     draw = (subjects, level, resamples, seed)
 
     def summary(paths: Sequence[KeyPath]) -> KeyPathSummary:
@@ -265,13 +261,25 @@ def key_path_many(
             loss=clustered_means(losses[:, None], *draw)[0],
             labels=paths[0].labels,
             restore=restore,
-            ids=tuple(ids),
+            ids=ids,
             level=level,
             settings={"draws": draws, "resamples": resamples, "seed": seed},
         )
 
     noise = [found.floor for found in paths if found.floor is not None]
     return replace(summary(paths), floor=summary(noise) if noise else None)
+
+
+def _each(
+    items: Iterable[QA | tuple[Text, Text]], measure: Callable[[Question], M]
+) -> tuple[list[M], tuple[str, ...], list[str]]:
+    """What is measured of each question, its id, and the subject that it is drawn with."""
+    found: list[M] = []
+    asked: list[tuple[str, str]] = []
+    for q in questions(items):
+        found.append(measure(q))
+        asked.append((q.id, q.subject))
+    return found, tuple(i for i, _ in asked), [s for _, s in asked]
 
 
 def _check(before: Any, after: Any, floor: Sequence[Any] | None, level: float) -> None:

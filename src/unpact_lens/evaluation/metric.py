@@ -181,8 +181,8 @@ def judged(answers: Answers, judge: Judge) -> Float[Tensor, " item"]:
 
     A reply that is neither yes nor no counts as 0. Range: 0 to 1; higher is better. Source: arXiv 2306.05685.
     """
-    asked = [(q.prompt, q.answer) for q in answers.items]
-    return judge_answers(judge, [p for p, _ in asked], [a for _, a in asked], answers.generated).right.float()
+    questions, gold = [q.prompt for q in answers.items], [q.answer for q in answers.items]
+    return judge_answers(judge, questions, gold, answers.generated).right.float()
 
 
 def text_perplexity(texts: TextScores) -> float:

@@ -22,10 +22,8 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import surface
+from unpact_lens.models.surface import Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
-
-Hooks = Sequence[tuple[str, Callable[..., Any]]]
-"""Interventions as TransformerLens takes them: hook name and function."""
 
 PromptHooks = Callable[[list[int], int], Hooks]
 """From the indices of the contexts in a batch and its width to the interventions on it. Rows are padded on the left: a

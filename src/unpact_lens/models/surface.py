@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+Hooks = Sequence[tuple[str, Callable[..., Any]]]
+"""Interventions as TransformerLens takes them: hook name and function of the activation."""
+
 
 @runtime_checkable
 class HookedModel(Protocol):
@@ -72,7 +75,7 @@ def logits_at(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
     positions: Int[Tensor, "batch keep"],
-    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+    hooks: Hooks = (),
 ) -> Float[Tensor, "batch keep d_vocab"]:
     """Next-token logits at chosen positions only; the unembedding of the others is never computed.
 
@@ -97,7 +100,7 @@ def read_out_at(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
     keep: Callable[[Tensor], Tensor],
-    hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+    hooks: Hooks = (),
     ids: Int[Tensor, " column"] | None = None,
 ) -> Float[Tensor, "batch keep column"]:
     """Next-token logits of what `keep` leaves of the final residual stream `[batch, pos, d_model]`.

@@ -308,7 +308,8 @@ def _asked_in_words(scene: Scene, prompts: Mapping[str, Sequence[str]], *, opene
     rows: list[Row] = []
     for name, texts in prompts.items():
         sheet = Sheet(scene.items, (name,), (tuple(texts),), (openings,))
-        leaking = torch.tensor([q.id in sheet.leaking() for q in scene.items])
+        given_away = sheet.leaking()
+        leaking = torch.tensor([q.id in given_away for q in scene.items])
         known = ask_sheet(scene.before, sheet, sheet.asked & ~leaking, scene.bench, scene.budget)[0]
 
         def answer(model: Any, sheet: Sheet = sheet, known: Tensor = known) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from unpact_lens.attribution.units import text_of
 from unpact_lens.models import surface
-from unpact_lens.models.generate import Hooks, most_likely
+from unpact_lens.models.generate import most_likely
+from unpact_lens.models.surface import Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 
 Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]

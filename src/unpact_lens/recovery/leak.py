@@ -29,6 +29,7 @@ from unpact_lens.evaluation.answers import fact_right, fact_tokens, prefill_for
 from unpact_lens.models import surface
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, encode_context, length_batches, pad_right
 from unpact_lens.recovery.continuations import continuations, drawn
+from unpact_lens.recovery.lens import token_rank
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.result import RANDOM_WORDS
 from unpact_lens.results import Result
@@ -225,5 +226,5 @@ def _odds(
                 wanted = torch.tensor(rows[i].answer[start:end])
                 own = log_probs[row, : end - start].gather(-1, wanted[:, None])[:, 0]
                 probability[i] = own.sum().exp()
-                rank[i] = 1 + int((log_probs[row, 0] > own[0]).sum())
+                rank[i] = token_rank(log_probs[row, :1], wanted[:1])[0]
     return probability, rank

@@ -23,7 +23,8 @@ from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import holds_fact, prefill_for
 from unpact_lens.models import surface
-from unpact_lens.models.generate import Hooks, generate_answers
+from unpact_lens.models.generate import generate_answers
+from unpact_lens.models.surface import Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context, length_batches, pad_right
 from unpact_lens.recovery.attention import word_positions
 from unpact_lens.recovery.controls import generator

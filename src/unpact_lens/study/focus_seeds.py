@@ -13,6 +13,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.bootstrap import quantiles, resampled_means
 from unpact_lens.study.focus import FocusShift
+from unpact_lens.study.seeds import with_interval
 
 CONTRAST = "forget - retain"
 """The group of rows that say by how much forget facts differ from retain facts."""
@@ -92,8 +93,8 @@ def _shares(seeds: Sequence[FocusShift]) -> dict[str, dict[str, float | int]]:
     subjects, lost = seeds[0].subjects, _stack(seeds, "lost")
     surely_lost = quantiles(resampled_means(lost, subjects))[0] > 0
     parts = {share: _stack(seeds, name) for share, name in SHARES.items()}
-    for kind in ("share", "share_pattern"):
-        parts[f"{kind}_net"] = parts["share_key" if kind == "share" else kind] - parts[f"{kind}_random"]
+    parts["share_net"] = parts["share_key"] - parts["share_random"]
+    parts["share_pattern_net"] = parts["share_pattern"] - parts["share_pattern_random"]
     found: dict[str, dict[str, float | int]] = {}
     for share, back in parts.items():
         # Where no other token is left to draw, the fact has no random share, and its loss must not count for one.
@@ -158,8 +159,7 @@ def _wide(frame: pd.DataFrame, columns: Sequence[tuple[str, dict[str, str]]]) ->
         if hits.empty:
             raise InputError(f"the table has no rows with {', '.join(f'{k} {v!r}' for k, v in wanted.items())}")
         for row in hits.to_dict("records"):
-            defined = not pd.isna(row["mean"])
-            table[row["model"]][title] = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if defined else ""
+            table[row["model"]][title] = with_interval(row["mean"], row["low"], row["high"])
     return pd.DataFrame([{"model": m, **cells} for m, cells in table.items()]).fillna("")
 
 

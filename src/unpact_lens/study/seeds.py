@@ -135,12 +135,7 @@ def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -
     if missing is not None:
         raise InputError(f"probe {missing!r} is not in the table; it has {', '.join(dict.fromkeys(frame['probe']))}")
 
-    def cell(row: pd.Series) -> str:
-        if pd.isna(row[value]):
-            return ""
-        return f"{row[value]:.2f} [{row[f'{value}_low']:.2f}, {row[f'{value}_high']:.2f}]"
-
-    shown = frame.assign(cell=frame.apply(cell, axis=1))
+    shown = frame.assign(cell=estimates(frame)[value])
     order = list(dict.fromkeys(zip(*(shown[c] for c in index), strict=True)))
     table = shown.pivot_table(index=index, columns="probe", values="cell", aggfunc="first", sort=False)[chosen]
     return table.reindex(order if len(index) > 1 else [k[0] for k in order]).reset_index()
@@ -165,8 +160,17 @@ def estimates(frame: pd.DataFrame) -> pd.DataFrame:
             shown[name] = frame[name]
             continue
         rows = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
-        shown[name] = ["" if pd.isna(v) else f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in rows]
-    return pd.DataFrame(shown)
+        shown[name] = [with_interval(*row) for row in rows]
+    return pd.DataFrame(shown, index=frame.index)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """An estimate for reading; empty where it is undefined.
+
+    >>> with_interval(0.5, 0.4, 0.6)
+    '0.50 [0.40, 0.60]'
+    """
+    return "" if pd.isna(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def by_probe(frame: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -176,7 +180,7 @@ def by_probe(frame: pd.DataFrame, value: str) -> pd.DataFrame:
 
     Args:
         frame: of `probes_over_seeds`, with a column `variant` if there are several; each becomes a block of columns.
-        value: `R`, `excess`, `net_random` or `net_paraphrase`.
+        value: `R`, `excess`, or one of the `net_…`.
     """
     table = wide(frame, value, without_controls(frame))
     names = table["method"] + ", " + table["variant"] if "variant" in table else table["method"]
