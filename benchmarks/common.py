@@ -286,7 +286,7 @@ def figure(name: str, rows: Sequence[Row]) -> Any:
         title=f"{name}: time, as multiples of unpact-lens (1 = as fast)",
         xaxis={"type": "log", "title": "times the seconds of unpact-lens"},
         yaxis={"autorange": "reversed", "automargin": True},
-        legend={"orientation": "h", "y": -0.15, "traceorder": "normal"},
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "traceorder": "normal"},
         barmode="group", template="plotly_white", width=1100, height=220 + 28 * len(rows) * max(1, len(contestants)),
     )  # fmt: skip
     return picture
