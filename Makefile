@@ -42,6 +42,7 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 	$(BIN)/python experiments/recovery/depth.py
 	$(BIN)/python experiments/forgetting/run.py
 	$(BIN)/python experiments/forgetting/tokens.py
+	$(BIN)/python experiments/forgetting/shares.py
 	$(BIN)/python experiments/focus/run.py
 	$(BIN)/python experiments/dilemma/run.py
 	$(BIN)/python experiments/sensitivity/run.py

@@ -76,3 +76,10 @@ def test_depth_tables_are_means_over_seeds_of_the_results(path):
 def test_token_tables_are_those_of_the_results(path):
     table = to_markdown(pd.read_csv(path).set_index("class")).strip()
     assert read_block(path.parent / "README.md", "tokens") == table
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/shares.csv")), ids=str)
+def test_share_tables_are_those_of_the_results(path):
+    shown = pd.read_csv(path).drop(columns=["loss", "share", "pick", "seeds", "against"]).set_index("method")
+    assert read_block(path.parent / "README.md", "shares") == to_markdown(shown).strip()
+    assert path.with_suffix(".html").is_file()

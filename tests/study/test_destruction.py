@@ -7,6 +7,7 @@ import torch
 
 from unpact_lens.errors import InputError
 from unpact_lens.plots.probes import spared_bars
+from unpact_lens.plots.shares import destruction_by_share
 from unpact_lens.study.destruction import destruction_over_seeds
 
 
@@ -62,3 +63,22 @@ def test_the_figure_shows_what_is_spared_and_its_interval():
     assert list(trace.y) == ["select against ga"]
     assert trace.x[0] == pytest.approx(2 / 3)
     assert trace.error_x.array[0] >= 0 <= trace.error_x.arrayminus[0]
+
+
+def test_the_figure_by_share_ends_both_lines_at_all_tokens_and_marks_what_did_not_forget():
+    study = Study(
+        (
+            cell("ga, 0.5 by key", 0, 0, 1, 1, 1, 0),
+            cell("ga, 0.5 by chance", 1, 0, 0, 1, 1, 0),
+            cell("ga, all", 0, 0, 0, 0, 0, 0),
+        )
+    )
+    arms = {"loss": "ga", "share": [0.5, 0.5, 1.0], "pick": ["key", "chance", "key"]}
+    fig = destruction_by_share(destruction_over_seeds(study, {}).assign(**arms))
+    key, chance = fig.data
+    assert list(key.x) == list(chance.x) == [0.5, 1.0]
+    assert list(key.y) == [0.0, 1.0]
+    assert list(chance.y) == [0.5, 1.0]
+    assert list(key.marker.symbol) == ["circle", "circle"]
+    assert list(chance.marker.symbol) == ["circle-open", "circle"]
+    assert [annotation.text for annotation in fig.layout.annotations] == ["ga"]

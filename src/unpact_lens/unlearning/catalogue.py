@@ -349,9 +349,11 @@ def _select(name: str, what: str, loss: Loss, per: Literal["token", "example"], 
         forget=loss,
         per=per,
         sums="length_scale" in options,
-        options={"key_tokens": 3, "weigh_sequences": False, "keep_rest": 1.0, **options},
+        options={"key_tokens": 3, "weigh_sequences": False, "keep_rest": 1.0, "share": None, "pick": "key", **options},
         prepare=selective.weigh_tokens,
-        note="contributions are taken once, from the model before; key_tokens is the k of TopK.",
+        note="contributions are taken once, from the model before; key_tokens is the k of TopK. "
+        "share= penalises that share of each answer's tokens alike, those that depend most first, or any with "
+        "pick='chance'; at share=1 it is the base loss.",
     )
 
 

@@ -3,8 +3,8 @@ r"""Selective unlearning: only what the answer owes to the KeyTokens is taken aw
 Two ways, from each forget example's contribution matrix C (prompt token i, answer token k) before unlearning.
 
 *Select*: penalise only the answer tokens that depend on the KeyTokens, with weight
-$w_k \propto \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$. What the KeyTokens do not decide (an answer's opening, its
-grammar) is kept.
+$w_k \propto \max(0, \sum_{i \in \mathrm{Key}} C_{ik})$; or a given share of each answer's tokens alike, those first
+that depend most. What the KeyTokens do not decide (an answer's opening, its grammar) is kept.
 
 *Blind*: nothing is penalised; the model learns to answer the whole prompt as the model before answers the prompt
 without its KeyTokens. The loss is bounded, and its aim is what one says who does not know whom the question is about.
@@ -13,6 +13,7 @@ without its KeyTokens. The loss is bounded, and its aim is what one says who doe
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +23,13 @@ from torch import Tensor
 
 from unpact_lens.attribution import TopK, attribute_many
 from unpact_lens.data.qa import Corpus
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.preparation import Job
 from unpact_lens.unlearning.views import Examples, View
+
+PICKS = ("key", "chance")
+"""Which tokens a share takes first: those that owe most to the KeyTokens, or any (the control)."""
 
 
 def token_weights(
@@ -44,10 +48,38 @@ def token_weights(
     return raw / largest if largest > 0 else raw
 
 
+def chosen_tokens(order: Float[Tensor, " answer"], share: float) -> Float[Tensor, " answer"]:
+    """1 for that share of an answer's tokens, rounded up, those that stand highest in the order; 0 for the rest.
+
+    Args:
+        order: one number a token; of equals the earlier token comes first.
+        share: above 0, at most 1.
+    """
+    top = order.argsort(descending=True, stable=True)[: math.ceil(share * len(order))]
+    return torch.zeros(len(order)).index_fill(0, top, 1.0)
+
+
 def weigh_tokens(job: Job) -> None:
-    """Give every answer token of the forget set its weight, and every sequence one if `weigh_sequences`."""
+    """Give every answer token of the forget set its weight, and every sequence one if `weigh_sequences`.
+
+    Raises:
+        InputError: if `share` or `pick` is none that is known, or the forget set is raw text.
+    """
+    share, pick = job.options["share"], job.options["pick"]
+    if share is not None and not 0 < share <= 1:
+        raise InputError(f"share={share}; give a share of each answer's tokens above 0 and at most 1, or None")
+    if pick not in PICKS:
+        raise InputError(f"pick={pick!r}; {nearest(str(pick), PICKS)}")
+    if pick == "chance" and share is None:
+        raise InputError("pick='chance' needs a share of each answer's tokens; give share=, above 0 and at most 1")
     found = _contributions(job)
-    weights = [token_weights(c, k) for c, k in found]
+    if share is None:
+        weights = [token_weights(c, k) for c, k in found]
+    elif pick == "key":
+        weights = [chosen_tokens(c[k].sum(0), share) for c, k in found]
+    else:
+        drawn = torch.Generator().manual_seed(job.seed)
+        weights = [chosen_tokens(torch.rand(c.shape[1], generator=drawn), share) for c, _ in found]
     if job.options["weigh_sequences"]:
         depends = torch.stack([c[k].sum(0).clamp(min=0).mean() for c, k in found])
         weights = [w * (d / depends.mean()) for w, d in zip(weights, depends, strict=True)]

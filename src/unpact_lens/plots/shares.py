@@ -1,0 +1,56 @@
+"""What is destroyed as more of each answer is penalised."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.plots import theme
+
+PICKS = {"key": "those that depend most on the KeyTokens", "chance": "any tokens"}
+FORGOTTEN = 0.9
+"""From here on a run counts as having forgotten; below it, a hollow mark."""
+
+
+def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
+    """One panel a loss: D against the share of each answer's tokens that is penalised, one line for each way to pick.
+
+    Args:
+        frame: of `unpact_lens.study.destruction_over_seeds`, with columns `loss`, `share` and `pick`. All tokens
+            (share 1) need no pick, and end both lines.
+    """
+    losses = list(dict.fromkeys(frame["loss"]))
+    fig = make_subplots(rows=1, cols=len(losses), shared_yaxes=True, subplot_titles=[theme.escape(x) for x in losses])
+    theme.dress(fig, "Destruction as more is penalised", "near facts, 95% intervals; hollow: forgot less than 90%")
+    for column, loss in enumerate(losses, start=1):
+        for color, (pick, label) in zip(theme.PALETTE, PICKS.items(), strict=False):
+            shown = frame[(frame["loss"] == loss) & ((frame["pick"] == pick) | (frame["share"] == 1))]
+            shown = shown.sort_values("share")
+            filled = ["circle" if f >= FORGOTTEN else "circle-open" for f in shown["F"]]
+            fig.add_trace(
+                go.Scatter(
+                    x=shown["share"],
+                    y=shown["D_near"],
+                    error_y={
+                        "type": "data",
+                        "symmetric": False,
+                        "array": shown["D_near_high"] - shown["D_near"],
+                        "arrayminus": shown["D_near"] - shown["D_near_low"],
+                    },
+                    customdata=shown[["F"]],
+                    hovertemplate="share %{x}<br>D near %{y:.2f}<br>F %{customdata[0]:.2f}<extra></extra>",
+                    mode="lines+markers",
+                    name=label,
+                    legendgroup=pick,
+                    showlegend=column == 1,
+                    line={"color": color},
+                    marker={"symbol": filled, "size": 10},
+                ),
+                row=1,
+                col=column,
+            )
+    fig.update_xaxes(title="share of answer tokens", range=[0, 1.05])
+    fig.update_yaxes(title="share of near facts lost", range=[-0.05, 1.05], col=1)
+    fig.update_layout(height=420, width=180 + 230 * len(losses))
+    return fig
