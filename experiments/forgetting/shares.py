@@ -15,6 +15,7 @@ import yaml
 
 import unpact_lens as ul
 from unpact_lens.evaluation import to_markdown
+from unpact_lens.evaluation.scores import Scores
 from unpact_lens.plots.shares import destruction_by_share
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
@@ -41,7 +42,7 @@ def name(loss: str, share: float, pick: str) -> str:
     return f"{loss}, {share:g} by {pick}" if share < 1 else f"{loss}, all"
 
 
-def scores(loss: str, share: float, pick: str, seed: int) -> ul.Scores:
+def scores(loss: str, share: float, pick: str, seed: int) -> Scores:
     """Scores of one run, from disk if it was made."""
     kept = here / "runs" / "shares" / f"{loss}-{share:g}-{pick}-seed{seed}"
     if (kept / "result.json").is_file():
