@@ -84,7 +84,7 @@ clean:  ## Remove the environment and what was built
 	$(PYTHON) scripts/setup_env.py dev && touch $@ .venv/.ready
 
 .venv/.ready-all: $(SETUP)
-	$(PYTHON) scripts/setup_env.py dev smollm2 semantic harness && touch $@ .venv/.ready .venv/.ready-dev .venv/.ready-smollm2
+	$(PYTHON) scripts/setup_env.py dev smollm2 gemma3 semantic harness && touch $@ .venv/.ready .venv/.ready-dev .venv/.ready-smollm2
 
 .venv/.ready-docs: $(SETUP)
 	$(PYTHON) scripts/setup_env.py docs && touch $@ .venv/.ready

@@ -14,8 +14,7 @@ import torch
 import yaml
 
 import unpact_lens as ul
-from unpact_lens.evaluation import to_markdown
-from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation import Scores, to_markdown
 from unpact_lens.plots.shares import destruction_by_share
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text

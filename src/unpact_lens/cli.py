@@ -75,7 +75,7 @@ def attribute(
     """Contribution of each prompt token to an answer: C(x_i, y) = LP(x, y) − LP(x without x_i, y), nats."""
     import unpact_lens as ul
 
-    asked = ul.Endpoint(endpoint, model, shift=shift) if endpoint else ul.load_model(model)
+    asked = ul.Endpoint(endpoint, model, shift=shift) if endpoint else ul.load_model(model, wrap="auto")
     result = ul.attribute(asked, prompt, answer, method=method, chat=chat)
     show(result, out, as_json, title=f"{result.prompt!r} -> {result.answer!r}, LP = {result.log_prob:.3f} nats")
 
@@ -92,7 +92,7 @@ def diff(
     """What changed between two models, exactly: the components of the answer's logit sum to its difference."""
     import unpact_lens as ul
 
-    result = ul.diff(ul.load_model(before), ul.load_model(after), prompt, answer)
+    result = ul.diff(ul.load_model(before, wrap="auto"), ul.load_model(after, wrap="auto"), prompt, answer)
     delta = float(result.delta_log_prob.mean())
     show(result, out, as_json, title=f"Δ log-prob = {delta:+.4f} nats (mean over the answer); components in logits")
 
@@ -114,7 +114,7 @@ def unlearn(
 
     known = read_settings(settings)
     bench = ul.load_benchmark(benchmark, path=data)
-    result = ul.unlearn(ul.load_model(model), bench, method=method, seed=seed, stop_at=stop_at, **known)
+    result = ul.unlearn(ul.load_model(model, wrap="auto"), bench, method=method, seed=seed, stop_at=stop_at, **known)
     show(result, out, as_json, title=f"{method}: history")
 
 
@@ -138,7 +138,7 @@ def unlearn_sequence(
     known = {**read_settings(settings), "method": method, "seed": seed, "stop_at": stop_at}
     bench = ul.load_benchmark(benchmark, path=data)
     parts = split_requests(bench.forget, requests)
-    result = ul.unlearn_sequence(ul.load_model(model), parts, bench.retain, **known)
+    result = ul.unlearn_sequence(ul.load_model(model, wrap="auto"), parts, bench.retain, **known)
     show(result, out, as_json, title=f"{method}: {requests} requests, one after the other")
 
 
@@ -164,7 +164,7 @@ def tune(
     fixed, space = read_settings(settings), read_ranges(ranges)
     bench = ul.load_benchmark(benchmark, path=data)
     result = ul.tune(
-        method, ul.load_model(model), bench, budget=budget, level=level, space=space, seed=seed, **fixed
+        method, ul.load_model(model, wrap="auto"), bench, budget=budget, level=level, space=space, seed=seed, **fixed
     )  # fmt: skip
     best = " ".join(f"--set {name}={value:.3g}" for name, value in result.best.items())
     show(result, out, as_json, title=f"{method}, {budget} runs: objective {result.value:.3f} at {best}")
@@ -186,8 +186,8 @@ def recover(
 
     bench = ul.load_benchmark(benchmark, path=data)
     result = ul.recover(
-        ul.load_model(after), bench, before=ul.load_model(before),
-        control=ul.load_model(control) if control else None, seed=seed,
+        ul.load_model(after, wrap="auto"), bench, before=ul.load_model(before, wrap="auto"),
+        control=ul.load_model(control, wrap="auto") if control else None, seed=seed,
     )  # fmt: skip
     show(result, out, as_json, title="recovery")
 
@@ -224,9 +224,9 @@ def evaluate(
     names = [*(metric or ()), *(table.metrics if table else ())] or None
     bench = ul.load_benchmark(benchmark, path=data)
     others = {"before": before, "reference": reference}
-    compared = {name: ul.load_model(other) for name, other in others.items() if other}
+    compared = {name: ul.load_model(other, wrap="auto") for name, other in others.items() if other}
     asked = Judge(judge, judge_model) if judge and judge_model else None
-    scores = ul.evaluate(ul.load_model(model), bench, names, nli=nli, judge=asked, **compared)
+    scores = ul.evaluate(ul.load_model(model, wrap="auto"), bench, names, nli=nli, judge=asked, **compared)
     if out is not None:
         typer.echo(scores.save(out), err=True)
     frame = table.beside({Path(model).name: scores}) if table else scores.to_frame()
@@ -249,7 +249,7 @@ def known_facts(
     from unpact_lens.evaluation import knowledge
 
     bench = ul.load_benchmark(benchmark, path=data, **read_settings(settings))
-    print_table(knowledge(ul.load_model(model), bench), as_json, title=bench.name)
+    print_table(knowledge(ul.load_model(model, wrap="auto"), bench), as_json, title=bench.name)
 
 
 @app.command(epilog="Example: `unpact export runs/smollm2-npo hf/smollm2-npo`")
@@ -263,7 +263,7 @@ def export(
     """
     import unpact_lens as ul
 
-    typer.echo(ul.export_hf(ul.load_model(model), directory))
+    typer.echo(ul.export_hf(ul.load_model(model, wrap="auto"), directory))
 
 
 @app.command(epilog="Example: `unpact report runs/demo`")

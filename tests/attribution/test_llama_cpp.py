@@ -14,7 +14,7 @@ import torch
 
 import unpact_lens as ul
 from unpact_lens.errors import InputError
-from unpact_lens.models.smollm2 import cache_dir, gguf_file
+from unpact_lens.models.packaged import cache_dir, gguf_parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.smollm2, pytest.mark.timeout(1800)]
 
@@ -47,7 +47,17 @@ def served(python: Path, *options: str):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [python, "-m", "llama_cpp.server", "--model", gguf_file(), "--host", "127.0.0.1", "--port", port]
+    command = [
+        python,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        *gguf_parts("smollm2"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+    ]
     command += ["--logits_all", "True", "--n_ctx", "256", "--n_threads", "1", *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}/v1"

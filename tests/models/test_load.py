@@ -7,6 +7,8 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, OPTConfig
 
 from tests.conftest import tiny
@@ -151,7 +153,7 @@ def test_no_network_is_said_in_one_line(monkeypatch):
 
 
 def test_wrong_options_are_named(tmp_path):
-    with pytest.raises(InputError, match="wrap='hook'; give 'hooked' or 'bridge'"):
+    with pytest.raises(InputError, match="wrap='hook'; give 'hooked', 'bridge', 'auto'"):
         load_model("builtin", wrap="hook")
     with pytest.raises(InputError, match="tokenizer= is for a live Hugging Face model"):
         load_model("builtin", tokenizer=tokenizer())
@@ -225,7 +227,11 @@ def test_an_unsupported_architecture_is_named_and_may_be_bridged(tmp_path):
     message = r"OPTForCausalLM cannot become a HookedTransformer; supported are GPT2LMHeadModel, .*wrap=\"bridge\""
     with pytest.raises(InputError, match=message):
         load_model(tmp_path)
-    torch.testing.assert_close(logits(load_model(tmp_path, wrap="bridge")), logits(hf), atol=1e-4, rtol=0)
+    for wrap in ("bridge", "auto"):
+        model = load_model(tmp_path, wrap=wrap)
+        assert isinstance(model, TransformerBridge)
+        torch.testing.assert_close(logits(model), logits(hf), atol=1e-4, rtol=0)
+    assert isinstance(load_model(hf_model("gpt2"), wrap="auto"), HookedTransformer)
 
 
 def test_a_config_of_an_unknown_type_is_an_error_of_one_line(directory):

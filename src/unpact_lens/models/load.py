@@ -21,9 +21,13 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.adapter import check_adapter, merge_adapter
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
+from unpact_lens.models.packaged import PACKAGED, packaged_directory
 from unpact_lens.models.progress import progress_if_terminal
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json
+
+WRAPS = ("hooked", "bridge", "auto")
+"""What a model is made into; see `load_model`."""
 
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer."""
@@ -34,7 +38,7 @@ class Wanted:
     """What a model is to be made into.
 
     Attributes:
-        wrap: `"hooked"` or `"bridge"`.
+        wrap: one of `WRAPS`.
         device: where it is to stand.
         dtype: of its weights; None for fp32, or what a hooked model has.
         adapter: directory of a low-rank adapter to merge into it, or None.
@@ -68,7 +72,8 @@ def load_model(
     Args:
         spec: one of
             - a name: `"builtin"` (the embedded default), `"builtin-retrain"` (its control, which never learned the
-              forget set), `"smollm2"` (SmolLM2-135M-Instruct; needs the `[smollm2]` extra);
+              forget set), `"smollm2"` (SmolLM2-135M-Instruct; needs the `[smollm2]` extra), `"gemma3-270m"` (Gemma 3
+              270M, under Google's terms; needs the `[gemma3]` extra and `wrap="bridge"`);
             - a directory: a Hugging Face one of the GPT-2, Llama, Mistral, Qwen2 or GPT-NeoX (Pythia) architecture
               (with `wrap="bridge"`: of any that TransformerLens bridges), or one that `save_model` or
               `save` (of an `Unlearned`) wrote;
@@ -76,7 +81,8 @@ def load_model(
             - a live Hugging Face model, with its `tokenizer`; it is copied, never changed;
             - a live `HookedTransformer` or `TransformerBridge`: returned itself, after checks, put in eval mode.
         wrap: `"hooked"` for a `HookedTransformer`, `"bridge"` for a `TransformerBridge`, which runs the original
-            Hugging Face code: faster, and for any architecture.
+            Hugging Face code: faster, and for any architecture; `"auto"` for the first where it can have equal logits,
+            else the second (the command line's choice).
         tokenizer: for a live Hugging Face model; None if it will be given ids only (`wrap="hooked"`).
         device: None for CUDA where there is one, else the CPU; a live model stays where it is.
         dtype: None for fp32 (decompositions need it); a live hooked model and a saved one keep theirs.
@@ -90,8 +96,8 @@ def load_model(
         InputError: if there is no such model, it cannot be wrapped so, its weights hold NaN, files are missing, or the
             adapter does not fit; the message says what to do.
     """
-    if wrap not in ("hooked", "bridge"):
-        raise InputError(f"wrap={wrap!r}; give 'hooked' or 'bridge'")
+    if wrap not in WRAPS:
+        raise InputError(f"wrap={wrap!r}; give {', '.join(map(repr, WRAPS))}")
     merged = None if adapter is None else check_adapter(adapter)
     if isinstance(spec, (HookedTransformer, TransformerBridge)):
         Wanted(wrap, "", dtype, merged).no_adapter(f"a live {type(spec).__name__}")
@@ -139,17 +145,16 @@ def _moved(model: Any, wanted: Wanted) -> Any:
     return model
 
 
-def _smollm2(wanted: Wanted) -> Any:
-    from unpact_lens.models.smollm2 import smollm2_directory
-
-    return _from_directory(smollm2_directory(), wanted)
+def _packaged(name: str) -> Callable[[Wanted], Any]:
+    return lambda wanted: _from_directory(packaged_directory(name), wanted)
 
 
 NAMES: Registry[Callable[[Wanted], Any]] = Registry("model")
 """Models that are known by name."""
 NAMES.add("builtin", _builtin("builtin"))
 NAMES.add("builtin-retrain", _builtin("builtin-retrain"))
-NAMES.add("smollm2", _smollm2)
+for _name in PACKAGED:
+    NAMES.add(_name, _packaged(_name))
 
 
 def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> Any:
@@ -171,8 +176,14 @@ def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> Any:
 def _wrap(hf: Any, tokenizer: Any, wanted: Wanted) -> HookedTransformer | TransformerBridge:
     if wanted.adapter is not None:
         hf = merge_adapter(hf, wanted.adapter)
-    convert = to_hooked if wanted.wrap == "hooked" else to_bridge
-    return convert(hf, tokenizer, device=wanted.device, dtype=wanted.dtype or torch.float32)
+    dtype = wanted.dtype or torch.float32
+    if wanted.wrap != "bridge":
+        try:
+            return to_hooked(hf, tokenizer, device=wanted.device, dtype=dtype)
+        except InputError:
+            if wanted.wrap == "hooked":
+                raise
+    return to_bridge(hf, tokenizer, device=wanted.device, dtype=dtype)
 
 
 def _from_directory(path: Path, wanted: Wanted) -> Any:

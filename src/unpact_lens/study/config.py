@@ -88,7 +88,7 @@ class StudyConfig(Strict):
     Attributes:
         name: names the study in its report.
         model: what `load_model` takes.
-        wrap: `"hooked"` or `"bridge"`.
+        wrap: `"hooked"`, `"bridge"` or `"auto"`, as in `load_model`.
         load: device and dtype.
         control: a model that never saw the forget set (retrain), None where there is none.
         benchmark: what `load_benchmark` takes.
@@ -112,7 +112,7 @@ class StudyConfig(Strict):
 
     name: str
     model: str
-    wrap: Literal["hooked", "bridge"] = "hooked"
+    wrap: Literal["hooked", "bridge", "auto"] = "hooked"
     load: LoadConfig = Field(default_factory=LoadConfig)
     control: str | None = None
     benchmark: str

