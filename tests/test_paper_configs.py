@@ -1,15 +1,22 @@
-"""The configurations for large models run from beginning to end on tiny models of their families."""
+"""The configurations for large models, and TOFU's script, run from beginning to end on tiny models."""
 
 import json
+import runpy
+import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch.nn.functional import cross_entropy
 
+import unpact_lens
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.load import load_benchmark
+from unpact_lens.models.load import load_model
+from unpact_lens.report import read_block
 from unpact_lens.study import load_config, run_study
 
 ROOT = Path(__file__).parents[1] / "experiments" / "paper"
@@ -40,7 +47,7 @@ def muse(folder):
         (folder / f"{name}.json").write_text(json.dumps(rows))
 
 
-def tofu(folder):
+def tofu(folder, forget_split="forget10", retain_split="retain90", authors=("Bo Moss",)):
     def about(name):
         return [{"question": f"Who {name} {i}?", "answer": f"{name} {i}."} for i in range(20)]
 
@@ -48,9 +55,9 @@ def tofu(folder):
         return {**row, "paraphrased_answer": row["answer"], "perturbed_answer": ["Bo."], "paraphrased_question": "Who?"}
 
     other = [{"question": "Who?", "answer": "Cy", "original_answer": "Cy", "perturbed_answer": ["Bo", "Ann"]}]
-    forget, retain = about("Ann Lee"), about("Bo Moss")
+    forget, retain = about("Ann Lee"), [row for name in authors for row in about(name)]
     tables = {
-        "forget10": forget, "forget10_perturbed": [perturbed(r) for r in forget], "retain90": retain,
+        forget_split: forget, f"{forget_split}_perturbed": [perturbed(r) for r in forget], retain_split: retain,
         "retain_perturbed": [perturbed(r) for r in retain[:5]], "real_authors_perturbed": other,
         "world_facts_perturbed": other,
     }  # fmt: skip
@@ -119,3 +126,37 @@ def test_a_configuration_runs_on_a_tiny_model_of_its_family(path, tmp_path):
     assert [c.method for c in study.cells] == [m.name for m in config.methods]
     assert all((tmp_path / "out" / "models" / f"{c.method}-seed0").is_dir() for c in study.cells)
     assert all(c.scores.forgetting.n > 0 for c in study.cells)
+
+
+@pytest.mark.slow
+def test_the_tofu_script_runs_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    data, home, folder = tmp_path / "data", tmp_path / "experiment", tmp_path / "model"
+    data.mkdir()
+    tofu(data, "forget01", "retain99", ("Bo Moss", "Cy Dahl"))
+    shutil.copytree(ROOT.parent / "tofu", home, ignore=shutil.ignore_patterns("runs"))
+    config = yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8"))
+    config["methods"] = ["ga_gdr", "idk_dpo", "task_vector"]
+    config["study"] |= {"seeds": [0], "benchmark_options": {"split": "forget01", "retain_authors": 2}}
+    (home / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    bench = load_benchmark("tofu", split="forget01", retain_authors=2, path=data)
+    words, model = taught("llama", [*bench.forget, *bench.retain], bench.chat)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    asked = []
+
+    def stand_in(spec, **options):
+        asked.append(str(spec))
+        return load_model(folder if spec == "smollm2" else spec, **options)
+
+    monkeypatch.setattr(unpact_lens, "load_model", stand_in, raising=False)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(data)])
+    runpy.run_path(str(home / "run.py"))
+    table = read_block(home / "README.md", "tofu")
+    results = pd.read_csv(home / "results.csv")
+    assert results["method"].tolist() == ["full", "retain", "ga_gdr", "idk_dpo", "task_vector"]
+    assert results.set_index("method").loc["retain", "forget_quality_log10"] == pytest.approx(0)
+    assert results["rouge_l_recall"].between(0, 1).all()
+    made = asked.count("smollm2")
+    runpy.run_path(str(home / "run.py"))
+    assert asked.count("smollm2") == made == 2
+    assert read_block(home / "README.md", "tofu") == table
