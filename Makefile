@@ -5,7 +5,7 @@ SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help experiments experiments-smollm2 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench lock clean
+.PHONY: help experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench lock clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts (hours; goes on where it stopped)
 	$(BIN)/python experiments/tune.py smollm2
 	$(BIN)/python experiments/recovery/run.py config-smollm2.yaml
+
+experiments-gemma3: .venv/.ready-all  ## The same on a second family (twice as long)
+	$(BIN)/python experiments/tune.py gemma3-270m
+	$(BIN)/python experiments/recovery/run.py config-gemma3-270m.yaml
 
 experiments-tofu: .venv/.ready-all  ## Real TOFU on a real LLM (a night); TOFU=directory of its tables, else the hub
 	$(BIN)/python experiments/tofu/run.py $(TOFU)

@@ -1,10 +1,11 @@
 """The same small search for every method, on facts that no experiment reports.
 
-    python experiments/tune.py            # writes experiments/settings.yaml; methods that stand there are not run again
-    python experiments/tune.py smollm2    # writes experiments/settings-smollm2.yaml
+    python experiments/tune.py                # writes experiments/settings.yaml; methods that stand there are not run again
+    python experiments/tune.py smollm2        # writes experiments/settings-smollm2.yaml
+    python experiments/tune.py gemma3-270m    # writes experiments/settings-gemma3-270m.yaml
 
 What plays the forget set here are facts about other subjects, from the retain set: authors of the embedded world, or
-countries that SmolLM2 knows. The seed is none of those that the experiments use. Every search, its trials included, is
+countries that the real model knows. The seed is none of those that the experiments use. Every search, its trials included, is
 kept in `tuning/`.
 """
 
@@ -56,6 +57,7 @@ PLANS = {
         "pool": "near",
     },
 }
+PLANS["gemma3-270m"] = PLANS["smollm2"]  # another family under the same protocol
 LEVEL, SEED = 0.02, 100
 
 which = sys.argv[1] if len(sys.argv) > 1 else "builtin"
@@ -66,7 +68,7 @@ out = here / ("settings.yaml" if which == "builtin" else f"settings-{which}.yaml
 found = yaml.safe_load(out.read_text(encoding="utf-8")) if out.is_file() else {}
 model = ul.load_model(which, **plan["load"])
 bench = ul.load_benchmark(**plan["benchmark"])
-if which == "smollm2":
+if which != "builtin":
     bench = ul.known_facts(model, bench)
 pool = getattr(bench, plan["pool"])
 subjects = list(dict.fromkeys(q.subject for q in pool))[: len({q.subject for q in bench.forget})]
