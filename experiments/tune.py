@@ -1,12 +1,12 @@
 """The same small search for every method, on facts that no experiment reports.
 
-    python experiments/tune.py                # writes experiments/settings.yaml; methods that stand there are not run again
+    python experiments/tune.py                # writes experiments/settings.yaml
     python experiments/tune.py smollm2        # writes experiments/settings-smollm2.yaml
     python experiments/tune.py gemma3-270m    # writes experiments/settings-gemma3-270m.yaml
 
-What plays the forget set here are facts about other subjects, from the retain set: authors of the embedded world, or
-countries that the real model knows. The seed is none of those that the experiments use. Every search, its trials included, is
-kept in `tuning/`.
+Methods that stand in the file are not run again. What plays the forget set here are facts about other subjects, from
+the retain set: authors of the embedded world, or countries that the real model knows. The seed is none of those that
+the experiments use. Every search, its trials included, is kept in `tuning/`.
 """
 
 import sys
