@@ -8,10 +8,18 @@ import torch
 from tests.comparison.models import moved
 from tests.conftest import tiny
 from unpact_lens.attribution import TopK
-from unpact_lens.comparison import key_path, key_path_many, patch, patch_many, unlearning_depth
+from unpact_lens.comparison import (
+    graft_many,
+    graft_map,
+    key_path,
+    key_path_many,
+    patch,
+    patch_many,
+    unlearning_depth,
+)
 from unpact_lens.comparison.intervals import clustered_means, clustered_ratios
 from unpact_lens.errors import InputError
-from unpact_lens.models.checkpoint import clone
+from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.results import load, save
 
 ITEMS = [([3, 1, 4, 1, 5], [9, 2]), ([5, 6, 7], [1]), ([8, 9, 2, 2], [7, 7, 3])]
@@ -39,6 +47,25 @@ def test_patching_maps_are_averaged_and_their_share_is_a_ratio_of_sums(models, w
     frame = found.to_frame()
     assert frame["change_floor"].tolist() == found.floor.change[..., 0].flatten().tolist()
     assert frame["place"].tolist()[: len(found.labels[1])] == list(found.labels[1])
+
+
+@pytest.mark.parametrize("unit", ["matrix", "layer"])
+@pytest.mark.parametrize("direction", ["before_into_after", "after_into_before"])
+def test_grafts_are_averaged_over_questions_and_leave_the_models_alone(models, unit, direction):
+    before, after, floor = models
+    weights = model_hash(after)
+    found = graft_many(before, after, iter(ITEMS), unit=unit, direction=direction, floor=floor, batch_tokens=8)
+    maps = [graft_map(before, after, *item, unit=unit, direction=direction) for item in ITEMS]
+    mean = torch.stack([m.values.double() for m in maps]).mean(0)
+    torch.testing.assert_close(found.change[..., 0], mean, atol=1e-6, rtol=0)
+    gap = sum(m.donor - m.baseline for m in maps) / 3
+    assert found.gap[0].item() == pytest.approx(gap, abs=1e-6)
+    torch.testing.assert_close(found.share[..., 0], mean / gap, atol=1e-5, rtol=1e-5)
+    assert found.labels == maps[0].labels
+    assert found.floor == graft_many(*floor, ITEMS, unit=unit, direction=direction, batch_tokens=8)
+    assert model_hash(after) == weights
+    assert found.what == f"weights by {unit}"
+    assert "weights" in found.plot().layout.title.text.lower() + found.plot().layout.title.subtitle.text.lower()
 
 
 @pytest.mark.parametrize("restore", ["moved", "pattern"])
@@ -102,6 +129,9 @@ def test_they_are_drawn_and_kept(models, tmp_path):
         (lambda b, a: patch_many(b, a, ITEMS, what="resid_pre"), "what='resid_pre' goes by position"),
         (lambda b, a: patch_many(b, a, ITEMS, what="heads"), "what='heads'; did you mean 'head'"),
         (lambda b, a: patch_many(b, a, []), "no items"),
+        (lambda b, a: graft_many(b, a, []), "no items"),
+        (lambda b, a: graft_many(b, a, ITEMS, unit="block"), "unit='block'; known are 'layer', 'matrix'"),
+        (lambda b, a: graft_many(b, a, ITEMS, direction="up"), "direction='up'; known are 'before_into_after' and"),
         (lambda b, a: patch_many(b, a, ITEMS, level=95.0), "level=95.0; a confidence level lies between 0 and 1"),
         (lambda b, a: patch_many(b, a, ITEMS, floor=(b,)), "floor= takes a pair of models"),
         (lambda b, a: key_path_many(b, a, ITEMS, keys=[4]), "key token 4 lies outside the prompt of 3 tokens"),

@@ -8,7 +8,7 @@ from unpact_lens.comparison.grafting import graft, graft_map
 from unpact_lens.comparison.key_path import KeyPath, key_path
 from unpact_lens.comparison.lenses import LensChanges, lens_changes
 from unpact_lens.comparison.patching import patch
-from unpact_lens.comparison.restored import KeyPathSummary, PatchingSummary, key_path_many, patch_many
+from unpact_lens.comparison.restored import KeyPathSummary, PatchingSummary, graft_many, key_path_many, patch_many
 from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 from unpact_lens.comparison.shapley import split_heads
 from unpact_lens.comparison.summary import DiffSummary, diff_many
@@ -35,6 +35,7 @@ __all__ = [
     "diff_many",
     "focus",
     "graft",
+    "graft_many",
     "graft_map",
     "key_path",
     "key_path_many",

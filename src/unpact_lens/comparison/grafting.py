@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.comparison.compatible import floor_of, require_comparable
@@ -14,10 +16,11 @@ from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.decomposition.target import text_of
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.checkpoint import clone, named_weights
-from unpact_lens.models.tokens import Text, encode, token_strings
-from unpact_lens.scoring import score_rows
+from unpact_lens.models.tokens import Encoded, Text, encode, token_strings
+from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, score_rows
 
 UNITS = ("matrix", "layer")
+DIRECTIONS = ("before_into_after", "after_into_before")
 TIED = ("embed.W_E", "unembed.W_U")
 """Where a tied `HookedTransformer` keeps its one embedding twice: they are grafted together."""
 
@@ -90,31 +93,16 @@ def graft_map(
     Raises:
         InputError: if an option is unknown, or the models are not comparable.
     """
-    if unit not in UNITS:
-        raise InputError(f"unit={unit!r}; {nearest(str(unit), UNITS)}")
-    if direction not in ("before_into_after", "after_into_before"):
-        raise InputError(f"direction={direction!r}; known are 'before_into_after' and 'after_into_before'")
+    check_graft(unit, direction)
     require_comparable(before, after)
     noise = None if floor is None else floor_of(before, floor)
-    donor, recipient = (before, after) if direction == "before_into_after" else (after, before)
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
-    cells, labels = _cells(before, unit)
-    copy, given = clone(recipient), named_weights(donor)
-    own = {name: weight.clone() for name, weight in named_weights(recipient).items()}
-    baseline = score_rows(recipient, [example])[0].mean()
-    found = []
-    for names in cells:
-        if all(torch.equal(own[name], given[name]) for name in names):
-            found.append(baseline)
-            continue
-        _put(copy, given, names)
-        found.append(score_rows(copy, [example])[0].mean())
-        _put(copy, own, names)
+    found, labels = grafted_scores(before, after, [example], unit, direction)
     return PatchingMap(
-        log_prob=torch.stack(found).reshape(len(labels[0]), len(labels[1])),
+        log_prob=found.grafted[0],
         labels=labels,
-        baseline=float(baseline),
-        donor=float(score_rows(donor, [example])[0].mean()),
+        baseline=float(found.recipient[0]),
+        donor=float(found.donor[0]),
         what=f"weights by {unit}",
         direction=direction,
         prompt=text_of(before, prompt),
@@ -124,6 +112,62 @@ def graft_map(
         if noise is None
         else graft_map(*noise, prompt, answer, unit=unit, direction=direction, chat=chat, prefill=prefill),
     )
+
+
+@dataclass(frozen=True)
+class Grafted:
+    """Mean log-probability of each answer, nats.
+
+    Attributes:
+        grafted: `[item, row, column]`, with the weights of that cell put in.
+        recipient: `[item]`, with none.
+        donor: `[item]`, of the model that gives the weights.
+    """
+
+    grafted: Float[Tensor, "item row column"]
+    recipient: Float[Tensor, " item"]
+    donor: Float[Tensor, " item"]
+
+
+def check_graft(unit: str, direction: str) -> None:
+    """Refuse an unknown unit or direction.
+
+    Raises:
+        InputError: naming what is known.
+    """
+    if unit not in UNITS:
+        raise InputError(f"unit={unit!r}; {nearest(str(unit), UNITS)}")
+    if direction not in DIRECTIONS:
+        raise InputError(f"direction={direction!r}; known are {' and '.join(map(repr, DIRECTIONS))}")
+
+
+def grafted_scores(
+    before: Any,
+    after: Any,
+    rows: Sequence[Encoded],
+    unit: str,
+    direction: str,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> tuple[Grafted, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Each row's score under each graft, and the labels of the map; every graft is made once for all rows."""
+    donor, recipient = (before, after) if direction == DIRECTIONS[0] else (after, before)
+
+    def means(model: Any) -> Float[Tensor, " item"]:
+        return torch.stack([scores.mean() for scores in score_rows(model, rows, batch_tokens=batch_tokens)])
+
+    cells, labels = _cells(before, unit)
+    copy, given = clone(recipient), named_weights(donor)
+    own = {name: weight.clone() for name, weight in named_weights(recipient).items()}
+    baseline, found = means(recipient), []
+    for names in cells:
+        if all(torch.equal(own[name], given[name]) for name in names):
+            found.append(baseline)
+            continue
+        _put(copy, given, names)
+        found.append(means(copy))
+        _put(copy, own, names)
+    shape = (len(rows), len(labels[0]), len(labels[1]))
+    return Grafted(torch.stack(found, dim=1).reshape(shape), baseline, means(donor)), labels
 
 
 def _cells(model: Any, unit: str) -> tuple[list[list[str]], tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""What interventions bring back over a data set: patching maps and key paths averaged, with intervals.
+"""What interventions bring back over a data set: patching and grafting maps and key paths averaged, with intervals.
 
 Each question counts once. Changes are in nats; a share is the sum of what comes back over the sum of what was lost, so
 a question that lost almost nothing does not count as much as one that lost all.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unpact_lens.attribution import KeyRule
 from unpact_lens.comparison.compatible import floor_of, require_comparable
+from unpact_lens.comparison.grafting import check_graft, grafted_scores
 from unpact_lens.comparison.intervals import clustered_means, clustered_ratios, require_level
 from unpact_lens.comparison.key_path import RESTORE, KeyPath, key_path
 from unpact_lens.comparison.patching import PLACES, patch
@@ -25,7 +26,7 @@ from unpact_lens.comparison.questions import Question, questions
 from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.tokens import Text
+from unpact_lens.models.tokens import Text, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS
 
@@ -43,9 +44,9 @@ class PatchingSummary(Result):
         change: `[row, column, 4]`, mean change of the answer's mean log-probability by each patch, nats.
         share: `[row, column, 4]`, Σ change over Σ gap: the share of what separates the models that each patch closes.
         gap: `[4]`, mean of the donor's mean log-probability minus the recipient's, nats.
-        labels: layers; heads, or the one column of a map by layer.
-        what: what is patched, at every position.
-        direction: which model's activations go into which.
+        labels: layers; heads, or the one column of a map by layer; weights, of a graft.
+        what: what is patched, at every position, or which weights are grafted.
+        direction: which model's activations, or weights, go into which.
         method: `"exact"` or `"gradient"`.
         ids: the items' ids.
         level: confidence of the intervals.
@@ -178,27 +179,87 @@ def patch_many(
         return patch(before, after, q.prompt, q.answer, what=what, direction=direction, method=method, **asked)
 
     maps, ids, subjects = _each(items, measure)
-    draw = (subjects, level, resamples, seed)
 
     def summary(maps: Sequence[PatchingMap]) -> PatchingSummary:
         changes = torch.stack([found.values.double() for found in maps])
         gaps = torch.tensor([found.donor - found.baseline for found in maps], dtype=torch.float64)
-        shape = (*changes.shape[1:], 4)
-        return PatchingSummary(
-            change=clustered_means(changes.flatten(1), *draw).reshape(shape),
-            share=clustered_ratios(changes.flatten(1), gaps, *draw).reshape(shape),
-            gap=clustered_means(gaps[:, None], *draw)[0],
-            labels=maps[0].labels,
-            what=what,
-            direction=direction,
-            method=method,
-            ids=ids,
-            level=level,
-            settings={"resamples": resamples, "seed": seed},
-        )
+        about = {"labels": maps[0].labels, "what": what, "direction": direction, "method": method, "ids": ids}
+        return _averaged(changes, gaps, (subjects, level, resamples, seed), about)
 
     noise = [found.floor for found in maps if found.floor is not None]
     return replace(summary(maps), floor=summary(noise) if noise else None)
+
+
+def graft_many(
+    before: Any,
+    after: Any,
+    items: Iterable[QA | tuple[Text, Text]],
+    *,
+    unit: str = "matrix",
+    direction: str = "before_into_after",
+    floor: Sequence[Any] | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    chat: bool = False,
+    prefill: Text = "",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> PatchingSummary:
+    """`graft_map` over a data set: each matrix, or layer, is put in once and all questions are scored with it.
+
+    Args:
+        before: a hooked causal model.
+        after: one of the same shape, vocabulary and tokenizer.
+        items: `QA` items, or `(prompt, answer)` pairs; any iterable, read once, its token ids kept.
+        unit: `"matrix"` or `"layer"`, as in `graft_map`.
+        direction: which model's weights go into which.
+        floor: two models that differ by noise only, between which the same is measured.
+        level: confidence of the intervals.
+        resamples: of the bootstrap over subjects.
+        seed: of the bootstrap.
+        chat: wrap the prompts in the tokenizer's chat template.
+        prefill: the opening of the answers, given to the model and not scored.
+        batch_tokens: bound on the input tokens of one forward pass.
+
+    Returns:
+        Mean changes (nats) and shares of the gap with their intervals; rows and columns as in `graft_map`.
+
+    Raises:
+        InputError: if there are no items, or for any input that `graft_map` refuses.
+    """
+    check_graft(unit, direction)
+    _check(before, after, floor, level)
+    rows, ids, subjects = _each(items, lambda q: encode(before, q.prompt, q.answer, chat=chat, prefill=prefill))
+
+    def summary(one: Any, two: Any) -> PatchingSummary:
+        found, labels = grafted_scores(one, two, rows, unit, direction, batch_tokens)
+        changes = found.grafted.double() - found.recipient.double()[:, None, None]
+        about = {"labels": labels, "what": f"weights by {unit}", "direction": direction, "method": "exact", "ids": ids}
+        return _averaged(
+            changes, found.donor.double() - found.recipient.double(), (subjects, level, resamples, seed), about
+        )
+
+    noise = None if floor is None else summary(*floor)
+    return replace(summary(before, after), floor=noise)
+
+
+def _averaged(
+    changes: Float[Tensor, "item row column"],
+    gaps: Float[Tensor, " item"],
+    draw: tuple[list[str], float, int, int],
+    about: dict[str, Any],
+) -> PatchingSummary:
+    """The summary of changes and gaps of each question; `draw` is its subjects, level, resamples and seed."""
+    _, level, resamples, seed = draw
+    shape = (*changes.shape[1:], 4)
+    return PatchingSummary(
+        change=clustered_means(changes.flatten(1), *draw).reshape(shape),
+        share=clustered_ratios(changes.flatten(1), gaps, *draw).reshape(shape),
+        gap=clustered_means(gaps[:, None], *draw)[0],
+        level=level,
+        settings={"resamples": resamples, "seed": seed},
+        **about,
+    )
 
 
 def key_path_many(
