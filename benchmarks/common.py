@@ -269,25 +269,28 @@ def keep(name: str, found: Mapping[str, Any], options: argparse.Namespace) -> Pa
 
 
 def figure(name: str, rows: Sequence[Row]) -> Any:
-    """How many times ours each contestant took: a bar each, a group for each workload, on a logarithmic axis."""
+    """How many times ours each contestant took: a line for each workload, a mark for each contestant, logarithmic."""
     import plotly.graph_objects as go
 
     contestants = list(dict.fromkeys(c for r in rows for c in r.found if c != r.ours))
     picture = go.Figure()
-    for contestant in contestants:
+    for i, contestant in enumerate(contestants):
         ratios = [(r.name, r.found.get(contestant, {}).get("times_ours")) for r in rows]
         kept = [(x, y) for x, y in ratios if y is not None]
-        picture.add_bar(
-            name=contestant, y=[x for x, _ in kept], x=[y for _, y in kept], orientation="h",
-            text=[f"{y:.2g}×" for _, y in kept], textposition="outside",
+        picture.add_scatter(
+            name=contestant, y=[x for x, _ in kept], x=[y for _, y in kept], mode="markers+text",
+            text=[f"{y:.2g}×" for _, y in kept], textposition="top center" if i % 2 else "bottom center",
+            marker={"size": 12, "symbol": i},
         )  # fmt: skip
     picture.add_vline(x=1, line_dash="dot")
     picture.update_layout(
         title=f"{name}: time, as multiples of unpact-lens (1 = as fast)",
-        xaxis={"type": "log", "title": "times the seconds of unpact-lens"},
-        yaxis={"autorange": "reversed", "automargin": True},
+        xaxis={
+            "type": "log", "title": "times the seconds of unpact-lens", "tickvals": [0.2, 0.5, 1, 2, 3, 5, 10, 20, 50]
+        },
+        yaxis={"range": [len(rows) - 0.5, -0.5], "automargin": True},
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "traceorder": "normal"},
-        barmode="group", template="plotly_white", width=1100, height=220 + 28 * len(rows) * max(1, len(contestants)),
+        template="plotly_white", width=1100, height=220 + 75 * len(rows),
     )  # fmt: skip
     return picture
 
