@@ -63,6 +63,27 @@ def test_the_interval_of_the_distance_has_no_width_where_nothing_varies():
     assert row["verdict"] == "destroyed"
 
 
+def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
+    cells = tuple(studies.cell("ga", seed=s, back=0.6, control=None) for s in range(2))
+    row = dilemma(studies.study(control=False, cells=cells)).rows[0]
+    names = cells[0].recovery.probes
+    wrong = names.index("wrong_subject")
+
+    def over(probe):  # each fact counts with its mean over the seeds in which it is in the common set
+        i = names.index(probe)
+        gains = torch.stack(
+            [c.recovery.right_after[i].double() - c.recovery.right_after[wrong].double() for c in cells]
+        )
+        among = torch.stack([c.recovery.common for c in cells])
+        per_fact = gains.masked_fill(~among, 0).sum(0) / among.sum(0)
+        return float(per_fact[among.any(0)].mean())
+
+    excess = {probe: over(probe) for probe in cells[0].recovery.excess_probes}
+    assert row["excess"] == pytest.approx(max(excess.values()))
+    assert row["excess_probe"] == max(excess, key=excess.get)
+    assert row["distance_low"] < row["distance"] < row["distance_high"]
+
+
 def test_kinds_are_apart_and_weigh_up_to_all():
     study = studies.study(cells=tuple(cell("ga", s, kinds=("place", "date")) for s in range(2)))
     frame = dilemma_by_kind(study)
@@ -98,5 +119,8 @@ def test_bad_input_is_named(study):
         kinds_table(dilemma_by_kind(study), "R")
     with pytest.raises(InputError, match="method 'nop' is not in the study; did you mean 'npo'"):
         distance_gaps(study, "nop")
-    with pytest.raises(InputError, match="give the study a control"):
-        dilemma(studies.study(control=False))
+    alone = studies.cell("ga", control=None)
+    names = tuple("reminder" if p == "wrong_subject" else p for p in alone.recovery.probes)
+    nameless = replace(alone, recovery=replace(alone.recovery, probes=names))
+    with pytest.raises(InputError, match="excess needs a retrain model or a wrong subject"):
+        dilemma(studies.study(control=False, cells=(nameless,)))

@@ -18,7 +18,7 @@ from unpact_lens.evaluation.scores import Scores
 from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
 from unpact_lens.results import Result
 from unpact_lens.study.result import Cell, Study
-from unpact_lens.study.seeds import estimates
+from unpact_lens.study.seeds import beyond, estimates
 
 NAN = float("nan")
 
@@ -55,7 +55,7 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
     the interval.
 
     Args:
-        study: with a retrain model.
+        study: with a retrain model, or with facts that have a wrong subject: excess is taken as in `probes_over_seeds`.
         kind: only facts of this kind of knowledge; None for all.
 
     Returns:
@@ -63,7 +63,7 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
         `excess_probe`, `common` (facts in the common set, mean over seeds) and `verdict`; undefined ones are NaN.
 
     Raises:
-        InputError: if the study has no retrain model, or no fact is of that kind.
+        InputError: if the study has neither, or no fact is of that kind.
     """
     rows = []
     for method, cells in _by_method(study, kind).items():
@@ -92,7 +92,7 @@ def dilemma_by_kind(study: Study) -> pd.DataFrame:
     """`dilemma` for each kind of knowledge apart: its columns after `kind`, which is first.
 
     Raises:
-        InputError: if the study has no retrain model.
+        InputError: if the study has neither a retrain model nor facts with a wrong subject.
     """
     kinds = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
     frames = [dilemma(study, kind=kind).to_frame().assign(kind=kind) for kind in kinds]
@@ -120,14 +120,14 @@ def distance_gaps(study: Study, method: str) -> pd.DataFrame:
     """How much farther from reliable every other method is than one of them, on the same draws of subjects and seeds.
 
     Args:
-        study: with a retrain model.
+        study: with a retrain model, or with facts that have a wrong subject.
         method: the one that the others are compared with.
 
     Returns:
         Columns `method, against, gap, gap_low, gap_high`; a gap above 0 says that `against` is farther from reliable.
 
     Raises:
-        InputError: if the study has no retrain model, or the method is not in it.
+        InputError: if the study has neither, or the method is not in it.
     """
     cells = _by_method(study, None)
     if method not in cells:
@@ -144,8 +144,6 @@ def distance_gaps(study: Study, method: str) -> pd.DataFrame:
 
 
 def _by_method(study: Study, kind: str | None) -> Mapping[str, Sequence[Cell]]:
-    if study.control is None:
-        raise InputError("the dilemma is drawn beyond a retrain model; give the study a control")
     known = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
     if kind is not None and kind not in known:
         raise InputError(f"no forget fact is of kind {kind!r}; {nearest(kind, known)}")
@@ -170,13 +168,13 @@ def _lost(cells: Sequence[Cell], group: str, kind: str | None) -> Difference:
 
 
 def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """What a probe brings back of the unlearned and of the retrain model, `[seed, item]`, and which facts count."""
+    """What a probe brings back, what it is taken beyond, `[seed, item]` each, and which facts count."""
     first, found = cells[0].recovery, [c.recovery for c in cells]
     i = first.probes.index(probe)
-    after = torch.stack([r.right_after[i] for r in found])
-    control = torch.stack([r.right_control[i] for r in found if r.right_control is not None])
-    among = torch.stack([r.common & r.asked[i] for r in found]) & _is(first.kinds, kind)
-    return after, control, among
+    right = torch.stack([r.right_after for r in found])
+    control, answerable = beyond(cells[0].method, found, right)
+    among = torch.stack([r.common & r.asked[i] for r in found]) & answerable[:, i] & _is(first.kinds, kind)
+    return right[:, i], control[:, i], among
 
 
 def _excess(cells: Sequence[Cell], probe: str, kind: str | None) -> Difference:

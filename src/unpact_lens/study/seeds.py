@@ -65,7 +65,7 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
         raise InputError(f"{method}: its seeds were asked different facts or probes; run them as one study")
     common = torch.stack([r.common for r in recoveries])
     right = torch.stack([r.right_after for r in recoveries])
-    control, answerable = _control(method, recoveries, right)
+    control, answerable = beyond(method, recoveries, right)
 
     def against(i: int, other: Tensor, asked: Tensor) -> Difference:
         return paired_difference(right[:, i], other, first.subjects, among=common & asked)
@@ -101,10 +101,22 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
     return found
 
 
-def _control(
+def beyond(
     method: str, recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
 ) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, "seed probe item"]]:
-    """What excess of each row is taken over, and of which facts it was asked."""
+    """What the excess of each row is taken over, and of which facts it was asked.
+
+    The retrain model's answers under that row; without one, the unlearned model's own where the prompt is about the
+    wrong subject (for a patch: with the states of an unrelated fact).
+
+    Args:
+        method: for the error.
+        recoveries: one a seed, of the same facts and probes.
+        right: what is right after, under each row.
+
+    Raises:
+        InputError: if there is neither a retrain model nor a wrong subject.
+    """
     first = recoveries[0]
     given = [r.right_control for r in recoveries if r.right_control is not None]
     if len(given) == len(recoveries):
