@@ -50,10 +50,14 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts (hours; goes on where it stopped)
 	$(BIN)/python experiments/tune.py smollm2
 	$(BIN)/python experiments/recovery/run.py config-smollm2.yaml
+	$(BIN)/python experiments/forgetting/run.py smollm2
+	$(BIN)/python experiments/dilemma/run.py smollm2
 
 experiments-gemma3: .venv/.ready-all  ## The same on a second family (twice as long)
 	$(BIN)/python experiments/tune.py gemma3-270m
 	$(BIN)/python experiments/recovery/run.py config-gemma3-270m.yaml
+	$(BIN)/python experiments/forgetting/run.py gemma3-270m
+	$(BIN)/python experiments/dilemma/run.py gemma3-270m
 
 experiments-tofu: .venv/.ready-all  ## Real TOFU on a real LLM (a night); TOFU=directory of its tables, else the hub
 	$(BIN)/python experiments/tofu/run.py $(TOFU)

@@ -41,9 +41,9 @@ def tables(path, results):
         shown = {block: table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
         return {**shown, "trained": pd.read_csv(path.with_name("trained.csv")).set_index("model")}
     if folder == "dilemma":
-        gaps, kinds = (pd.read_csv(path.with_name(f"{n}.csv")) for n in ("gaps", "kinds"))
+        gaps, kinds = (pd.read_csv(path.with_name(f"{n}{name}.csv")) for n in ("gaps", "kinds"))
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
-        return {**shown, "kinds": kinds_table(kinds)}
+        return {f"{n}{name}": table for n, table in {**shown, "kinds": kinds_table(kinds)}.items()}
     if folder == "sensitivity":
         return {"survival": survival_table(results).set_index("varied")}
     if "probe" in results:
@@ -56,7 +56,8 @@ def test_tables_are_those_of_the_results(path):
     name = path.stem.removeprefix("results")
     for block, table in tables(path, pd.read_csv(path)).items():
         assert read_block(path.parent / "README.md", block) == to_markdown(table).strip(), block
-    assert load_experiment(path.parent / f"config{name}.yaml")
+    config = f"config{name}.yaml"
+    assert load_experiment(next(p / config for p in (path.parent, ROOT / "recovery") if (p / config).is_file()))
     assert (path.parent / f"figure{name}.html").is_file()
 
 

@@ -1,11 +1,13 @@
 """Does destruction come from penalising all tokens? See README.md beside this file.
 
-    python experiments/forgetting/run.py
+    python experiments/forgetting/run.py            # the embedded model: the study of ../dilemma
+    python experiments/forgetting/run.py smollm2    # the study of ../recovery/config-smollm2.yaml; any other likewise
 
-Finished cells are kept in ../dilemma/runs, whose study this is, and not run again. Writes results.csv, figure.html and
-the table of README.md.
+Finished cells are kept in the runs/ of the study that this is, and not run again. Writes results.csv, figure.html and
+the table of README.md; for another study, `-NAME` follows each of these names.
 """
 
+import sys
 from pathlib import Path
 
 import unpact_lens as ul
@@ -16,13 +18,16 @@ from unpact_lens.results import write_text
 from unpact_lens.study import destruction_over_seeds, load_experiment
 
 here = Path(__file__).parent
-(config,) = load_experiment(here / "config.yaml").values()
+name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
+recovery = here.parent / "recovery"
+(config,) = load_experiment((recovery if name else here) / f"config{name}.yaml").values()
+runs = recovery / "runs" / f"one-phrasing{name}" if name else here.parent / "dilemma" / "runs"
 against = {}  # each selective method beside the same loss on all tokens
 for method in config.methods:
     if method.name.startswith("unpact_select"):
         rest = method.name.removeprefix("unpact_select").removeprefix("_")
         against[method.name] = "ga" if not rest else "ga_gdr" if rest == "gdr" else rest
-results = destruction_over_seeds(ul.run_study(config, here.parent / "dilemma" / "runs"), against).round(4)
-write_text(here / "results.csv", results.to_csv(index=False))
-fill_block(here / "README.md", "spared", to_markdown(results.set_index("method")))
-spared_bars(results).write_html(here / "figure.html", include_plotlyjs="cdn")
+results = destruction_over_seeds(ul.run_study(config, runs), against).round(4)
+write_text(here / f"results{name}.csv", results.to_csv(index=False))
+fill_block(here / "README.md", f"spared{name}", to_markdown(results.set_index("method")))
+spared_bars(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
