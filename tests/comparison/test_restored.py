@@ -65,7 +65,10 @@ def test_grafts_are_averaged_over_questions_and_leave_the_models_alone(models, u
     assert found.floor == graft_many(*floor, ITEMS, unit=unit, direction=direction, batch_tokens=8)
     assert model_hash(after) == weights
     assert found.what == f"weights by {unit}"
-    assert "weights" in found.plot().layout.title.text.lower() + found.plot().layout.title.subtitle.text.lower()
+    layout = found.plot().layout
+    assert layout.title.text.startswith(f"Grafting weights by {unit}, {direction.replace('_', ' ')}")
+    assert layout.xaxis.ticktext == found.labels[1]
+    assert layout.yaxis.ticktext == found.labels[0]
 
 
 @pytest.mark.parametrize("restore", ["moved", "pattern"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def patching_summary(summary: PatchingSummary) -> go.Figure:
-    """Mean change of the answer's log-probability by each patch; the noise floor beside it, on the same scale.
+    """Mean change of the answer's log-probability by each patch or graft; the noise floor beside it, on one scale.
 
     A black dot marks a mean whose interval excludes 0; hover gives the share of the gap between the models.
     """
@@ -33,9 +33,11 @@ def patching_summary(summary: PatchingSummary) -> go.Figure:
         fig.add_trace(heatmap, row=1, col=column)
         fig.add_trace(clear_of_zero(change), row=1, col=column)
     shown = [theme.array(side.change)[..., 0] for side in sides.values()]
+    graft = summary.what.startswith("weights")
     theme.dress(
         fig,
-        f"Patching each {theme.escape(summary.what)}, {theme.escape(summary.direction.replace('_', ' '))}",
+        f"{'Grafting' if graft else 'Patching each'} {theme.escape(summary.what)}, "
+        f"{theme.escape(summary.direction.replace('_', ' '))}",
         theme.escape(
             f"mean change of the answer's log-probability [nats] over {len(summary.ids)} questions; gap between the "
             f"models {float(summary.gap[0]):.2f}; black dot: the {summary.level:.0%} interval excludes 0"
@@ -45,7 +47,13 @@ def patching_summary(summary: PatchingSummary) -> go.Figure:
     )
     head_axes(fig, shown[0])
     if summary.what != "head":
-        fig.update_xaxes(title=None, tickvals=[0], ticktext=list(summary.labels[1]))
+        columns = [theme.escape(name) for name in summary.labels[1]]
+        fig.update_xaxes(
+            title=None, tickvals=list(range(len(columns))), ticktext=columns, tickangle=-45 if graft else 0
+        )
+    if graft:
+        rows = [theme.escape(name) for name in summary.labels[0]]
+        fig.update_yaxes(title=None, tickvals=list(range(len(rows))), ticktext=rows)
     return fig
 
 

@@ -177,7 +177,7 @@ def diverging_axis(limit: float, title: str) -> dict[str, Any]:
         "cmin": -limit,
         "cmax": limit,
         # Above the bar: beside it plotly lets the title run into the labels.
-        "colorbar": {"title": {"text": title, "side": "top"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": {"title": {"text": title, "side": "top"}, "thickness": 12, "outlinewidth": 0, "nticks": 3},
     }
 
 
