@@ -84,3 +84,10 @@ def test_share_tables_are_those_of_the_results(path):
     shown = pd.read_csv(path).drop(columns=["loss", "share", "pick", "seeds", "against"]).set_index("method")
     assert read_block(path.parent / "README.md", "shares") == to_markdown(shown).strip()
     assert path.with_suffix(".html").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/frontier-*.csv")), ids=str)
+def test_frontier_tables_are_those_of_the_results(path):
+    table = to_markdown(pd.read_csv(path).set_index("method")).strip()
+    assert read_block(path.parent / "README.md", path.stem) == table
+    assert path.with_suffix(".html").is_file()

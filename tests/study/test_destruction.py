@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
 import torch
 
 from unpact_lens.errors import InputError
 from unpact_lens.plots.probes import spared_bars
-from unpact_lens.plots.shares import destruction_by_share
+from unpact_lens.plots.shares import destruction_by_share, frontier
 from unpact_lens.study.destruction import destruction_over_seeds
 
 
@@ -82,3 +83,10 @@ def test_the_figure_by_share_ends_both_lines_at_all_tokens_and_marks_what_did_no
     assert list(key.marker.symbol) == ["circle", "circle"]
     assert list(chance.marker.symbol) == ["circle-open", "circle"]
     assert [annotation.text for annotation in fig.layout.annotations] == ["ga"]
+
+
+def test_the_frontier_has_a_line_a_method_in_the_order_of_training():
+    looks = {"method": ["ga", "ga", "npo"], "step": [0, 5, 0], "F": [0.0, 0.9, 0.1], "D_near": [0.0, 0.6, 0.2]}
+    ga, npo = frontier(pd.DataFrame(looks)).data
+    assert (ga.name, list(ga.x), list(ga.y)) == ("ga", [0.0, 0.9], [0.0, 0.6])
+    assert (npo.name, list(npo.customdata[:, 0])) == ("npo", [0])

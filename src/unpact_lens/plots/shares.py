@@ -1,4 +1,4 @@
-"""What is destroyed as more of each answer is penalised."""
+"""What is destroyed as more of each answer is penalised, and as more is forgotten."""
 
 from __future__ import annotations
 
@@ -53,4 +53,33 @@ def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
     fig.update_xaxes(title="share of answer tokens", range=[0, 1.05])
     fig.update_yaxes(title="share of near facts lost", range=[-0.05, 1.05], col=1)
     fig.update_layout(height=420, width=180 + 230 * len(losses))
+    return fig
+
+
+def frontier(frame: pd.DataFrame) -> go.Figure:
+    """One line a method: what of the near facts is gone as more of the forget facts goes, along training.
+
+    Args:
+        frame: columns `method, step, F, D_near`, in the order of training.
+    """
+    fig = theme.figure(
+        "What goes with it", "share of near facts lost as more is forgotten; one mark a look, in training"
+    )
+    for i, (method, shown) in enumerate(frame.groupby("method", sort=False)):
+        color, symbol = theme.series_style(i)
+        fig.add_trace(
+            go.Scatter(
+                x=shown["F"],
+                y=shown["D_near"],
+                customdata=shown[["step"]],
+                hovertemplate="step %{customdata[0]}<br>F %{x:.2f}<br>D near %{y:.2f}<extra></extra>",
+                mode="lines+markers",
+                name=theme.escape(str(method)),
+                line={"color": color},
+                marker={"symbol": symbol, "size": 9},
+            )
+        )
+    fig.update_xaxes(title="F: share of forget facts gone", range=[-0.03, 1.03])
+    fig.update_yaxes(title="share of near facts gone", range=[-0.03, 1.03])
+    fig.update_layout(height=460, width=620)
     return fig

@@ -1,0 +1,51 @@
+"""How much of the near facts goes as more is forgotten, along training? See README.md beside this file.
+
+    python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr    # any methods of ../settings-smollm2.yaml
+
+Settings are those of the search but for the steps, whose cap is doubled: a run ends at the forget level. Finished runs
+are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table `frontier-NAME` of README.md.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+import unpact_lens as ul
+from unpact_lens.evaluation import to_markdown
+from unpact_lens.plots.shares import frontier
+from unpact_lens.report import fill_block
+from unpact_lens.results import write_text
+from unpact_lens.unlearning import StopRule
+from unpact_lens.unlearning.checks import FactsKnown
+from unpact_lens.unlearning.settings import Settings
+
+STEPS, EVERY, LEVEL, SEED = 120, 10, 0.02, 0
+
+torch.set_num_threads(1)
+here, name, methods = Path(__file__).parent, sys.argv[1], sys.argv[2:]
+settings = yaml.safe_load((here.parent / f"settings-{name}.yaml").read_text(encoding="utf-8"))
+model = ul.load_model(name, wrap="bridge")
+bench = ul.known_facts(model, ul.load_benchmark("facts", relations="all"))
+near = FactsKnown(model, bench.near, Settings(max_new_tokens=bench.max_new_tokens))
+frames = []
+for method in methods:
+    kept = here / "runs" / f"frontier-{name}" / f"{method}.csv"
+    if not kept.is_file():
+        given = {k: v for k, v in settings[method].items() if k != "search"}
+        given |= {"steps": STEPS, "check_every": EVERY}
+        u = ul.unlearn(
+            model, bench, method=method, seed=SEED, stop_at=StopRule(LEVEL, 0.0), retain_score=near, progress=False,
+            **given,
+        )  # fmt: skip
+        looks = [r for r in u.history.rows if "retain_score" in r]
+        rows = [{"method": method, "step": r["step"], "F": 1 - r["forget_score"], "D_near": 1 - r["retain_score"]}
+                for r in looks]  # fmt: skip
+        write_text(kept, pd.DataFrame(rows).round(4).to_csv(index=False))
+    frames.append(pd.read_csv(kept))
+found = pd.concat(frames, ignore_index=True)
+write_text(here / f"frontier-{name}.csv", found.to_csv(index=False))
+fill_block(here / "README.md", f"frontier-{name}", to_markdown(found.set_index("method")))
+frontier(found).write_html(here / f"frontier-{name}.html", include_plotlyjs="cdn")
