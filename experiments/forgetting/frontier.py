@@ -1,9 +1,10 @@
 """How much of the near facts goes as more is forgotten, along training? See README.md beside this file.
 
-    python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr    # any methods of ../settings-smollm2.yaml
+    python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr    # methods of ../settings-smollm2.yaml
 
 Settings are those of the search but for the steps, whose cap is doubled: a run ends at the forget level. Finished runs
-are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table `frontier-NAME` of README.md.
+are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table `frontier-NAME` of
+README.md.
 """
 
 import sys
