@@ -1,7 +1,7 @@
 """Which method forgets without destroying and without hiding? See README.md beside this file.
 
     python experiments/dilemma/run.py            # the embedded model
-    python experiments/dilemma/run.py smollm2    # the study of ../recovery/config-smollm2.yaml; any other likewise
+    python experiments/dilemma/run.py smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
 Finished cells are kept in runs/ and not run again. Writes results.csv, kinds.csv, gaps.csv, figure.html and the tables
 of README.md; for another study, `-NAME` follows each of these names.
@@ -20,6 +20,7 @@ here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 recovery = here.parent / "recovery"
 (config,) = load_experiment((recovery if name else here) / f"config{name}.yaml").values()
+config = config.model_copy(update={"seeds": tuple(map(int, sys.argv[2:])) or config.seeds})
 study = ul.run_study(config, recovery / "runs" / f"one-phrasing{name}" if name else here / "runs")
 found, kinds = dilemma(study), dilemma_by_kind(study).round(4)
 results = found.to_frame().sort_values("distance").round(4)

@@ -1,7 +1,7 @@
 """Does destruction come from penalising all tokens? See README.md beside this file.
 
     python experiments/forgetting/run.py            # the embedded model: the study of ../dilemma
-    python experiments/forgetting/run.py smollm2    # the study of ../recovery/config-smollm2.yaml; any other likewise
+    python experiments/forgetting/run.py smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
 Finished cells are kept in the runs/ of the study that this is, and not run again. Writes results.csv, figure.html and
 the table of README.md; for another study, `-NAME` follows each of these names.
@@ -21,6 +21,7 @@ here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 recovery = here.parent / "recovery"
 (config,) = load_experiment((recovery if name else here) / f"config{name}.yaml").values()
+config = config.model_copy(update={"seeds": tuple(map(int, sys.argv[2:])) or config.seeds})
 runs = recovery / "runs" / f"one-phrasing{name}" if name else here.parent / "dilemma" / "runs"
 against = {}  # each selective method beside the same loss on all tokens
 for method in config.methods:

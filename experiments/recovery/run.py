@@ -1,6 +1,6 @@
 """Is it erased? See README.md beside this file.
 
-    python experiments/recovery/run.py [config.yaml]
+    python experiments/recovery/run.py [config.yaml [SEED ...]]    # these seeds of the configuration only
 
 Finished cells are kept in runs/ and not run again. Writes results.csv, figure.html and the tables of README.md; for
 another configuration, `config-NAME.yaml`, results-NAME.csv and figure-NAME.html.
@@ -21,8 +21,10 @@ from unpact_lens.study import by_probe, load_experiment, probes_over_seeds
 here = Path(__file__).parent
 config = here / (sys.argv[1] if len(sys.argv) > 1 else "config.yaml")
 name = config.stem.removeprefix("config")
+seeds = tuple(map(int, sys.argv[2:]))
 frames = []
 for variant, study in load_experiment(config).items():
+    study = study.model_copy(update={"seeds": seeds or study.seeds})
     found = ul.run_study(study, here / "runs" / f"{variant.replace(' ', '-')}{name}")
     frames.append(probes_over_seeds(found).assign(variant=variant))
 results = pd.concat(frames).round(4)
