@@ -41,9 +41,11 @@ def tables(path, results):
         shown = {block: table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
         return {**shown, "trained": pd.read_csv(path.with_name("trained.csv")).set_index("model")}
     if folder == "dilemma":
-        gaps, kinds = (pd.read_csv(path.with_name(f"{n}{name}.csv")) for n in ("gaps", "kinds"))
+        gaps, kinds = pd.read_csv(path.with_name(f"gaps{name}.csv")), path.with_name(f"kinds{name}.csv")
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
-        return {f"{n}{name}": table for n, table in {**shown, "kinds": kinds_table(kinds)}.items()}
+        if kinds.is_file():
+            shown["kinds"] = kinds_table(pd.read_csv(kinds))
+        return {f"{n}{name}": table for n, table in shown.items()}
     if folder == "sensitivity":
         return {"survival": survival_table(results).set_index("varied")}
     if "probe" in results:

@@ -26,7 +26,10 @@ found, kinds = dilemma(study), dilemma_by_kind(study).round(4)
 results = found.to_frame().sort_values("distance").round(4)
 nearest = results["method"].iloc[0]
 gaps = distance_gaps(study, nearest).round(4)
-for what, frame in (("results", results), ("kinds", kinds), ("gaps", gaps)):
+tables = {"results": results, "gaps": gaps}
+if kinds["distance"].notna().any():  # not where near or far facts are all of other kinds than those to forget
+    tables["kinds"] = kinds
+for what, frame in tables.items():
     write_text(here / f"{what}{name}.csv", frame.to_csv(index=False))
     table = kinds_table(frame) if what == "kinds" else estimates(frame).set_index("method")
     fill_block(here / "README.md", f"{what}{name}", to_markdown(table))
