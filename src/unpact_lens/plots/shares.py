@@ -50,9 +50,9 @@ def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
                 row=1,
                 col=column,
             )
-    fig.update_xaxes(title="share of answer tokens", range=[0, 1.05])
+    fig.update_xaxes(title="share penalised", range=[0, 1.05])
     fig.update_yaxes(title="share of near facts lost", range=[-0.05, 1.05], col=1)
-    fig.update_layout(height=420, width=180 + 230 * len(losses))
+    fig.update_layout(height=420, width=180 + 230 * len(losses), legend={"orientation": "h", "y": -0.3})
     return fig
 
 
