@@ -30,4 +30,5 @@ for variant, study in load_experiment(config).items():
 results = pd.concat(frames).round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
 fill_block(here / "README.md", f"excess{name}", to_markdown(by_probe(results, "excess").set_index("probe")))
-method_by_probe(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
+title = f"What comes back, beyond the {'retrain model' if found.control else 'wrong subject'}"
+method_by_probe(results, title=title).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
