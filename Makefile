@@ -51,6 +51,7 @@ experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts 
 	$(BIN)/python experiments/tune.py smollm2
 	$(BIN)/python experiments/recovery/run.py config-smollm2.yaml
 	$(BIN)/python experiments/forgetting/run.py smollm2
+	$(BIN)/python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr
 	$(BIN)/python experiments/dilemma/run.py smollm2
 
 experiments-gemma3: .venv/.ready-all  ## The same on a second family (twice as long)

@@ -19,8 +19,8 @@ from unpact_lens.study import dilemma, dilemma_by_kind, distance_gaps, estimates
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 recovery = here.parent / "recovery"
-(config,) = load_experiment((recovery if name else here) / f"config{name}.yaml").values()
-config = config.model_copy(update={"seeds": tuple(map(int, sys.argv[2:])) or config.seeds})
+seeds = tuple(map(int, sys.argv[2:]))
+(config,) = load_experiment((recovery if name else here) / f"config{name}.yaml", seeds).values()
 study = ul.run_study(config, recovery / "runs" / f"one-phrasing{name}" if name else here / "runs")
 found, kinds = dilemma(study), dilemma_by_kind(study).round(4)
 results = found.to_frame().sort_values("distance").round(4)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 
 import unpact_lens as ul
 from unpact_lens.evaluation import to_markdown
 from unpact_lens.plots.shares import frontier
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
+from unpact_lens.study import tuned_settings
 from unpact_lens.unlearning import StopRule
 from unpact_lens.unlearning.checks import FactsKnown
 from unpact_lens.unlearning.settings import Settings
@@ -27,26 +27,25 @@ STEPS, EVERY, LEVEL, SEED = 120, 10, 0.02, 0
 
 torch.set_num_threads(1)
 here, name, methods = Path(__file__).parent, sys.argv[1], sys.argv[2:]
-settings = yaml.safe_load((here.parent / f"settings-{name}.yaml").read_text(encoding="utf-8"))
-model = ul.load_model(name, wrap="bridge")
-bench = ul.known_facts(model, ul.load_benchmark("facts", relations="all"))
-near = FactsKnown(model, bench.near, Settings(max_new_tokens=bench.max_new_tokens))
-frames = []
-for method in methods:
-    kept = here / "runs" / f"frontier-{name}" / f"{method}.csv"
-    if not kept.is_file():
-        given = {k: v for k, v in settings[method].items() if k != "search"}
-        given |= {"steps": STEPS, "check_every": EVERY}
-        u = ul.unlearn(
-            model, bench, method=method, seed=SEED, stop_at=StopRule(LEVEL, 0.0), retain_score=near, progress=False,
-            **given,
-        )  # fmt: skip
-        looks = [r for r in u.history.rows if "retain_score" in r]
-        rows = [{"method": method, "step": r["step"], "F": 1 - r["forget_score"], "D_near": 1 - r["retain_score"]}
-                for r in looks]  # fmt: skip
-        write_text(kept, pd.DataFrame(rows).round(4).to_csv(index=False))
-    frames.append(pd.read_csv(kept))
-found = pd.concat(frames, ignore_index=True)
+settings = tuned_settings(here.parent / f"settings-{name}.yaml")
+kept = {method: here / "runs" / f"frontier-{name}" / f"{method}.csv" for method in methods}
+missing = [method for method in methods if not kept[method].is_file()]
+if missing:
+    model = ul.load_model(name, wrap="bridge")
+    bench = ul.known_facts(model, ul.load_benchmark("facts", relations="all"))
+    near = FactsKnown(model, bench.near, Settings(max_new_tokens=bench.max_new_tokens))
+for method in missing:
+    given = settings[method] | {"steps": STEPS, "check_every": EVERY}
+    u = ul.unlearn(
+        model, bench, method=method, seed=SEED, stop_at=StopRule(LEVEL, 0.0), retain_score=near, progress=False, **given
+    )
+    rows = [
+        {"method": method, "step": r["step"], "F": 1 - r["forget_score"], "D_near": 1 - r["retain_score"]}
+        for r in u.history.rows
+        if "retain_score" in r
+    ]
+    write_text(kept[method], pd.DataFrame(rows).round(4).to_csv(index=False))
+found = pd.concat([pd.read_csv(path) for path in kept.values()], ignore_index=True)
 write_text(here / f"frontier-{name}.csv", found.to_csv(index=False))
 fill_block(here / "README.md", f"frontier-{name}", to_markdown(found.set_index("method")))
 frontier(found).write_html(here / f"frontier-{name}.html", include_plotlyjs="cdn")

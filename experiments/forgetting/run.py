@@ -20,8 +20,8 @@ from unpact_lens.study import destruction_over_seeds, load_experiment
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 recovery = here.parent / "recovery"
-(config,) = load_experiment((recovery if name else here) / f"config{name}.yaml").values()
-config = config.model_copy(update={"seeds": tuple(map(int, sys.argv[2:])) or config.seeds})
+seeds = tuple(map(int, sys.argv[2:]))
+(config,) = load_experiment((recovery if name else here) / f"config{name}.yaml", seeds).values()
 runs = recovery / "runs" / f"one-phrasing{name}" if name else here.parent / "dilemma" / "runs"
 against = {}  # each selective method beside the same loss on all tokens
 for method in config.methods:

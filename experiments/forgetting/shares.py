@@ -11,14 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-import yaml
 
 import unpact_lens as ul
 from unpact_lens.evaluation import Scores, to_markdown
 from unpact_lens.plots.shares import destruction_by_share
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import destruction_over_seeds
+from unpact_lens.study import destruction_over_seeds, tuned_settings
 
 LOSSES = {
     "ga": "unpact_select",
@@ -31,7 +30,7 @@ LEVEL, STEPS = 0.02, 300
 
 torch.set_num_threads(1)
 here = Path(__file__).parent
-settings = yaml.safe_load((here.parent / "settings.yaml").read_text(encoding="utf-8"))
+settings = tuned_settings(here.parent / "settings.yaml")
 model, bench = ul.load_model("builtin"), ul.load_benchmark("builtin")
 arms = [(loss, share, pick) for loss in LOSSES for share in SHARES for pick in PICKS if share < 1 or pick == "key"]
 
@@ -46,7 +45,7 @@ def scores(loss: str, share: float, pick: str, seed: int) -> Scores:
     kept = here / "runs" / "shares" / f"{loss}-{share:g}-{pick}-seed{seed}"
     if (kept / "result.json").is_file():
         return ul.load(kept)
-    given = {k: v for k, v in settings[loss].items() if k != "search"} | {"steps": STEPS}
+    given = settings[loss] | {"steps": STEPS}
     u = ul.unlearn(
         model, bench, method=LOSSES[loss], share=share, pick=pick, keep_rest=0.0, seed=seed, stop_at=LEVEL,
         progress=False, **given,

@@ -23,8 +23,7 @@ config = here / (sys.argv[1] if len(sys.argv) > 1 else "config.yaml")
 name = config.stem.removeprefix("config")
 seeds = tuple(map(int, sys.argv[2:]))
 frames = []
-for variant, study in load_experiment(config).items():
-    study = study.model_copy(update={"seeds": seeds or study.seeds})
+for variant, study in load_experiment(config, seeds).items():
     found = ul.run_study(study, here / "runs" / f"{variant.replace(' ', '-')}{name}")
     frames.append(probes_over_seeds(found).assign(variant=variant))
 results = pd.concat(frames).round(4)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from unpact_lens.errors import InputError
-from unpact_lens.study import load_experiment
+from unpact_lens.study import load_experiment, tuned_settings
 
 TUNED = {"ga": {"lr": 1e-4, "search": {"trials": 6}}, "npo": {"lr": 2e-4}}
 CONFIG = {
@@ -31,6 +31,17 @@ def test_each_variant_gives_every_method_its_tuned_settings_and_the_variants_own
     ]
 
 
+def test_seeds_asked_for_take_the_place_of_those_of_the_file(tmp_path):
+    path = written(tmp_path, study={**CONFIG["study"], "seeds": [0, 1, 2]})
+    assert load_experiment(path)["one"].seeds == (0, 1, 2)
+    assert load_experiment(path, [1])["one"].seeds == (1,)
+
+
+def test_what_tells_of_the_search_is_no_setting(tmp_path):
+    written(tmp_path)
+    assert tuned_settings(tmp_path / "tuned.yaml") == {"ga": {"lr": 1e-4}, "npo": {"lr": 2e-4}}
+
+
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(InputError, match="has no settings for 'rmu'"):
         load_experiment(written(tmp_path, methods=["rmu"]))
@@ -38,3 +49,5 @@ def test_bad_input_is_named(tmp_path):
         load_experiment(written(tmp_path, variant={}))
     with pytest.raises(InputError, match="no such file"):
         load_experiment(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="no such file"):
+        tuned_settings(tmp_path / "none.yaml")

@@ -3,7 +3,7 @@
 from unpact_lens.study.config import StudyConfig, load_config
 from unpact_lens.study.destruction import destruction_over_seeds
 from unpact_lens.study.dilemma import Dilemma, dilemma, dilemma_by_kind, distance_gaps, kinds_table
-from unpact_lens.study.experiment import Experiment, load_experiment
+from unpact_lens.study.experiment import Experiment, load_experiment, tuned_settings
 from unpact_lens.study.focus import FocusShift, focus_shift
 from unpact_lens.study.focus_run import FocusStudy, focus_study
 from unpact_lens.study.focus_seeds import FOCUS_TABLES, focus_over_seeds, focus_table, heads_table
@@ -47,5 +47,6 @@ __all__ = [
     "survival",
     "survival_table",
     "token_gradients",
+    "tuned_settings",
     "wide",
 ]

@@ -7,6 +7,7 @@ search that is the same for all of them left them.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,25 @@ class Experiment(Strict):
     study: dict[str, Any]
 
 
-def load_experiment(path: str | os.PathLike[str]) -> dict[str, StudyConfig]:
+def tuned_settings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """The settings of each method as a search left them, without what tells of the search.
+
+    Args:
+        path: the YAML file.
+
+    Raises:
+        InputError: if it is missing or not YAML.
+    """
+    found = read_yaml(str(path))
+    return {name: {k: v for k, v in settings.items() if k != "search"} for name, settings in found.items()}
+
+
+def load_experiment(path: str | os.PathLike[str], seeds: Sequence[int] = ()) -> dict[str, StudyConfig]:
     """The studies of an experiment, one a variant.
 
     Args:
         path: its YAML file.
+        seeds: run these only; none for those of the file.
 
     Raises:
         InputError: if a file is missing or not YAML, an entry is unknown or wrong, or a method has no settings.
@@ -49,18 +64,16 @@ def load_experiment(path: str | os.PathLike[str]) -> dict[str, StudyConfig]:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
         raise InputError(explain(error, str(path), Experiment)) from None
-    tuned = read_yaml(str(Path(path).parent / experiment.settings))
+    tuned = tuned_settings(Path(path).parent / experiment.settings)
     for name in experiment.methods:
         if name not in tuned:
             raise InputError(f"{path}: {experiment.settings} has no settings for {name!r}; {nearest(name, tuned)}")
 
     def methods(extra: dict[str, Any]) -> list[dict[str, Any]]:
-        return [
-            {"name": m, "settings": {**{k: v for k, v in tuned[m].items() if k != "search"}, **extra}}
-            for m in experiment.methods
-        ]
+        return [{"name": m, "settings": {**tuned[m], **extra}} for m in experiment.methods]
 
+    chosen = {"seeds": list(seeds)} if seeds else {}
     return {
-        variant: load_config({**experiment.study, "methods": methods(extra)})
+        variant: load_config({**experiment.study, **chosen, "methods": methods(extra)})
         for variant, extra in experiment.variants.items()
     }
