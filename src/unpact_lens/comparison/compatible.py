@@ -15,6 +15,14 @@ FIELDS = (
 )  # fmt: skip
 """Fields of `cfg` in which two models must agree."""
 
+DIRECTIONS = ("before_into_after", "after_into_before")
+"""Which model's activations or weights go into which."""
+
+
+def donor_and_recipient(before: Any, after: Any, direction: str) -> tuple[Any, Any]:
+    """The model that gives and the one that takes, for one of `DIRECTIONS`."""
+    return (before, after) if direction == DIRECTIONS[0] else (after, before)
+
 
 def require_comparable(before: Any, after: Any) -> None:
     """Refuse two models whose activations or weights do not stand for the same things.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import floor_of, require_comparable
+from unpact_lens.comparison.compatible import DIRECTIONS, donor_and_recipient, floor_of, require_comparable
 from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.decomposition.target import text_of
 from unpact_lens.errors import InputError, nearest
@@ -20,7 +20,6 @@ from unpact_lens.models.tokens import Encoded, Text, encode, token_strings
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, score_rows
 
 UNITS = ("matrix", "layer")
-DIRECTIONS = ("before_into_after", "after_into_before")
 TIED = ("embed.W_E", "unembed.W_U")
 """Where a tied `HookedTransformer` keeps its one embedding twice: they are grafted together."""
 
@@ -150,7 +149,7 @@ def grafted_scores(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> tuple[Grafted, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Each row's score under each graft, and the labels of the map; every graft is made once for all rows."""
-    donor, recipient = (before, after) if direction == DIRECTIONS[0] else (after, before)
+    donor, recipient = donor_and_recipient(before, after, direction)
 
     def means(model: Any) -> Float[Tensor, " item"]:
         return torch.stack([scores.mean() for scores in score_rows(model, rows, batch_tokens=batch_tokens)])

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.compatible import floor_of, require_comparable
+from unpact_lens.comparison.compatible import DIRECTIONS, donor_and_recipient, floor_of, require_comparable
 from unpact_lens.comparison.result import PatchingMap
 from unpact_lens.decomposition import structure
 from unpact_lens.decomposition.intervene import activations, answer_log_probs, replaced_one_at_a_time
@@ -52,7 +52,6 @@ PLACES = {
     "layer": Place("hook_resid_post", "all"),
 }
 """What can be patched. A head is its output before `W_O`, which stays the recipient's."""
-DIRECTIONS = ("before_into_after", "after_into_before")
 METHODS = ("exact", "gradient")
 
 
@@ -107,7 +106,7 @@ def patch(
     place = PLACES[what]
     if place.hook == "hook_mlp_out" and not structure.has_mlp(before):
         raise InputError(f"what={what!r}, but the models have no MLPs (cfg.attn_only=True)")
-    donor, recipient = (before, after) if direction == "before_into_after" else (after, before)
+    donor, recipient = donor_and_recipient(before, after, direction)
     example = encode(before, prompt, answer, chat=chat, prefill=prefill)
     names = [f"blocks.{layer}.{place.hook}" for layer in range(before.cfg.n_layers)]
     given = activations(donor, example, names)
