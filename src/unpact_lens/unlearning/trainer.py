@@ -156,6 +156,8 @@ def train(
             tied.copy_weight()
             if rule is not None:
                 rule.settle()
+            # Under autocast, else: the half-precision copies that it keeps of the weights are of before this update.
+            torch.clear_autocast_cache()
             run.rows.append(row)
             on_step(step + 1, row)
 
