@@ -32,6 +32,7 @@ def test_overrides_replace_entries():
         ({"methods": []}, "methods = "),
         ({"methods": [{"name": "ga"}, {"name": "ga"}]}, "'ga' occurs twice"),
         ({"forget_level": 1.5}, "forget_level = 1.5"),
+        ({"matmul_precision": "low"}, "matmul_precision = 'low': input should be 'highest', 'high' or 'medium'"),
         ({"recovery": {"key_tokens": "both"}}, "recovery.key_tokens = 'both'"),
         ({"model": None}, "model = None"),
     ],

@@ -142,3 +142,18 @@ def test_bad_names_are_refused_before_any_training(tmp_path, change, message, mo
     monkeypatch.setattr(run.unlearning, "unlearn", lambda *a, **k: pytest.fail("training had started"))
     with pytest.raises(InputError, match=message):
         run_study(load_config({**CONFIG, **change}), tmp_path, progress=False)
+
+
+def test_threads_and_precision_hold_while_a_study_runs():
+    config = load_config({**CONFIG, "threads": 2, "matmul_precision": "medium"})
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    with run.arithmetic(config):
+        assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "medium")
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+
+
+def test_another_precision_makes_another_cell(tmp_path):
+    spaces = [
+        run.Workspace(load_config({**CONFIG, "matmul_precision": p}), tmp_path, print) for p in ("high", "medium")
+    ]
+    assert len({space.fingerprint("plan") for space in spaces}) == 2

@@ -19,7 +19,7 @@ from unpact_lens.recovery.relearn import relearned
 from unpact_lens.results import Result
 from unpact_lens.study.config import MethodConfig, StudyConfig
 from unpact_lens.study.focus import FocusShift, focus_shift
-from unpact_lens.study.run import Workspace, limited_threads, step_bar
+from unpact_lens.study.run import Workspace, arithmetic, step_bar
 from unpact_lens.unlearning.result import Unlearned
 
 RETRAIN, UNRELATED = "retrain", "unrelated"
@@ -90,7 +90,7 @@ def focus_study(
         raise InputError("the focus study compares with a retrain model; give the study a control")
     if config.hold_out_phrasings == 0:
         raise InputError("hold_out_phrasings=0 leaves no phrasing that unlearning has not seen; give at least 1")
-    with limited_threads(config.threads), step_bar(config, progress) as step:
+    with arithmetic(config), step_bar(config, progress) as step:
         space = Workspace(config, Path(out), step)
         if not space.bench.general:
             raise InputError(f"benchmark {space.bench.name!r} has no general facts to train further on")

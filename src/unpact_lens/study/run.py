@@ -67,7 +67,7 @@ def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: boo
         split(method.settings, chosen.defaults, chosen.options)
     recovery.check_templates(config.recovery.templates, config.recovery.headline)
     recovery.check_added(config.recovery.added, headline=config.recovery.headline)
-    with limited_threads(config.threads), step_bar(config, progress) as step:
+    with arithmetic(config), step_bar(config, progress) as step:
         space = Workspace(config, folder, step)
         cells = tuple(space.cell(m, seed) for seed in config.seeds for m in config.methods)
         study = Study(
@@ -292,8 +292,8 @@ class Workspace:
         )
 
     def fingerprint(self, *parts: Any) -> str:
-        """Of what a part depends on, the weights before and the versions included."""
-        text = json.dumps([self.hash, versions(), *parts], sort_keys=True, default=str)
+        """Of what a part depends on, the weights before, the versions and the arithmetic included."""
+        text = json.dumps([self.hash, versions(), self.config.matmul_precision, *parts], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def kept(self, name: str, fingerprint: str, compute: Callable[[], R]) -> R:
@@ -312,14 +312,16 @@ class Workspace:
 
 
 @contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
-    """Torch with that many threads, then with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+def arithmetic(config: StudyConfig) -> Iterator[None]:
+    """Torch with the threads and the precision of products that a study asks for, then as before."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(config.threads or threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from unpact_lens.recovery.sheet import plain_sheet, write_sheet
 from unpact_lens.results import Result, storable
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.focus_run import facts_looked_at, spread, unlearned_model
-from unpact_lens.study.run import Workspace, limited_threads, step_bar
+from unpact_lens.study.run import Workspace, arithmetic, step_bar
 
 NET_R, FOCUS, RANKING = "net R", "focus", "F ranking"
 """The conclusions."""
@@ -343,7 +343,7 @@ def sensitivity_study(
     Raises:
         InputError: as `conclusions`.
     """
-    with limited_threads(config.threads), step_bar(config, progress) as step:
+    with arithmetic(config), step_bar(config, progress) as step:
         space = Workspace(config, Path(models or out), step)
         groups = facts_looked_at(space)
         afters = {
