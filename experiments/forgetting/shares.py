@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from scored import scored
 
 import unpact_lens as ul
 from unpact_lens.evaluation import Scores, to_markdown
@@ -41,18 +42,11 @@ def name(loss: str, share: float, pick: str) -> str:
 
 
 def scores(loss: str, share: float, pick: str, seed: int) -> Scores:
-    """Scores of one run, from disk if it was made."""
-    kept = here / "runs" / "shares" / f"{loss}-{share:g}-{pick}-seed{seed}"
-    if (kept / "result.json").is_file():
-        return ul.load(kept)
-    given = settings[loss] | {"steps": STEPS}
-    u = ul.unlearn(
-        model, bench, method=LOSSES[loss], share=share, pick=pick, keep_rest=0.0, seed=seed, stop_at=LEVEL,
-        progress=False, **given,
+    """Scores of one run."""
+    return scored(
+        here / "runs" / "shares" / f"{loss}-{share:g}-{pick}-seed{seed}", model, bench, LOSSES[loss],
+        share=share, pick=pick, keep_rest=0.0, seed=seed, stop_at=LEVEL, **settings[loss] | {"steps": STEPS},
     )  # fmt: skip
-    found = ul.evaluate(u.model, bench, before=model)
-    found.save(kept)
-    return found
 
 
 cells = []

@@ -1,0 +1,55 @@
+"""Why does unpact_select_gdr lose more than ga_gdr? See README.md beside this file.
+
+    python experiments/forgetting/parts.py
+
+Every way from one to the other: which tokens are penalised, whether the rest is learned by heart, at whose settings.
+All with twice the steps of the search. Finished runs are kept in runs/ and not made again. Writes parts.csv and the
+table `parts` of README.md.
+"""
+
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from scored import scored
+
+import unpact_lens as ul
+from unpact_lens.evaluation import to_markdown
+from unpact_lens.report import fill_block
+from unpact_lens.results import write_text
+from unpact_lens.study import destruction_over_seeds, tuned_settings
+
+METHOD, BASE = "unpact_select_gdr", "ga_gdr"
+TOKENS = {"all alike": {"share": 1.0}, "0.15 by key": {"share": 0.15}, "by dependence": {"share": None}}
+KEEP_REST, SEEDS = (0.0, 1.0), (0, 1, 2)
+LEVEL, STEPS = 0.02, 300
+
+torch.set_num_threads(1)
+here = Path(__file__).parent
+settings = tuned_settings(here.parent / "settings.yaml")
+model, bench = ul.load_model("builtin"), ul.load_benchmark("builtin")
+arms = [
+    (tokens, keep, whose)
+    for whose, tokens, keep in product((BASE, METHOD), TOKENS, KEEP_REST)
+    if not (tokens == "all alike" and keep)  # there is no rest
+]
+
+
+def name(tokens: str, keep: float, whose: str) -> str:
+    """One row of the table."""
+    return f"{tokens}{', rest kept' if keep else ''}, settings of {whose}"
+
+
+cells = []
+for tokens, keep, whose in arms:
+    for seed in SEEDS:
+        kept = here / "runs" / "parts" / f"{tokens.replace(' ', '-')}-{keep:g}-{whose}-seed{seed}"
+        given = {**settings[whose], **TOKENS[tokens], "steps": STEPS, "keep_rest": keep}
+        scores = scored(kept, model, bench, METHOD, seed=seed, stop_at=LEVEL, **given)
+        cells.append(SimpleNamespace(method=name(tokens, keep, whose), scores=scores))
+first = name(*arms[0])
+against = {name(*arm): first for arm in arms[1:]}
+results = destruction_over_seeds(SimpleNamespace(cells=tuple(cells)), against).round(4)
+write_text(here / "parts.csv", results.to_csv(index=False))
+fill_block(here / "README.md", "parts", to_markdown(results.drop(columns=["seeds", "against"]).set_index("method")))
