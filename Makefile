@@ -43,6 +43,7 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 	$(BIN)/python experiments/forgetting/run.py
 	$(BIN)/python experiments/forgetting/tokens.py
 	$(BIN)/python experiments/forgetting/shares.py
+	$(BIN)/python experiments/forgetting/parts.py
 	$(BIN)/python experiments/focus/run.py
 	$(BIN)/python experiments/dilemma/run.py
 	$(BIN)/python experiments/sensitivity/run.py
@@ -50,6 +51,7 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts (hours; goes on where it stopped)
 	$(BIN)/python experiments/tune.py smollm2
 	$(BIN)/python experiments/recovery/run.py config-smollm2.yaml
+	$(BIN)/python experiments/recovery/run.py config-smollm2-phrasings.yaml
 	$(BIN)/python experiments/forgetting/run.py smollm2
 	$(BIN)/python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr
 	$(BIN)/python experiments/dilemma/run.py smollm2

@@ -1,10 +1,10 @@
 """How much of the near facts goes as more is forgotten, along training? See README.md beside this file.
 
-    python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr
+    python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr    # methods of ../settings-smollm2.yaml
 
-With the patient settings of ../settings-patient.yaml, but 120 steps in fp32; a run ends at the forget level. Finished
-runs are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table `frontier-NAME` of
-README.md.
+With twice the weight of the retain term that the search found, 120 steps, in fp32; a run ends at the forget level.
+Finished runs are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table
+`frontier-NAME` of README.md.
 """
 
 import sys
@@ -27,7 +27,7 @@ STEPS, EVERY, LEVEL, SEED = 120, 10, 0.02, 0
 
 torch.set_num_threads(1)
 here, name, methods = Path(__file__).parent, sys.argv[1], sys.argv[2:]
-settings = tuned_settings(here.parent / "settings-patient.yaml")
+settings = tuned_settings(here.parent / f"settings-{name}.yaml")
 kept = {method: here / "runs" / f"frontier-{name}" / f"{method}.csv" for method in methods}
 missing = [method for method in methods if not kept[method].is_file()]
 if missing:
@@ -35,7 +35,8 @@ if missing:
     bench = ul.known_facts(model, ul.load_benchmark("facts", relations="all"))
     near = FactsKnown(model, bench.near, Settings(max_new_tokens=bench.max_new_tokens))
 for method in missing:
-    given = settings[method] | {"steps": STEPS, "check_every": EVERY, "precision": "full"}
+    heavier = {"alpha": 2 * settings[method]["alpha"]}
+    given = settings[method] | heavier | {"steps": STEPS, "check_every": EVERY, "precision": "full"}
     u = ul.unlearn(
         model, bench, method=method, seed=SEED, stop_at=StopRule(LEVEL, 0.0), retain_score=near, progress=False, **given
     )
