@@ -88,6 +88,12 @@ def test_share_tables_are_those_of_the_results(path):
     assert path.with_suffix(".html").is_file()
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/parts.csv")), ids=str)
+def test_tables_of_parts_are_those_of_the_results(path):
+    shown = pd.read_csv(path).drop(columns=["seeds", "against"]).set_index("method")
+    assert read_block(path.parent / "README.md", "parts") == to_markdown(shown).strip()
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/frontier-*.csv")), ids=str)
 def test_frontier_tables_are_those_of_the_results(path):
     table = to_markdown(pd.read_csv(path).set_index("method")).strip()
