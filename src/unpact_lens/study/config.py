@@ -109,8 +109,8 @@ class StudyConfig(Strict):
         save_models: also write every unlearned model.
         threads: torch threads while the study runs; None leaves them. One is fastest for a tiny model.
         matmul_precision: of fp32 products while the study runs, as `torch.set_float32_matmul_precision` has it:
-            `medium` rounds their factors to bf16 where the machine has arithmetic for it, and is about twice as fast
-            there; the share of answers that it changes is small, but not none.
+            `medium` rounds their factors to bf16 where the machine has arithmetic for it, which is faster there; an
+            answer can change where two tokens were nearly as likely.
     """
 
     name: str
