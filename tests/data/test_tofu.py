@@ -70,6 +70,7 @@ def test_an_answer_that_opens_a_chat_turn_has_no_blank(folder):
     bench = tofu("forget01", path=folder, template="{question}", chat=True)
     item = bench.forget[0]
     assert (item.prompt, item.answer) == ("What is book 0 of Ann Lee?", "Book 0 of Ann Lee is T0.")
+    assert item.fact == tofu("forget01", path=folder).forget[0].fact == "T0"
     texts = (*item.perturbed, item.meta["paraphrased_answer"], bench.general[0].answer, *bench.general[0].perturbed)
     assert not any(t[0].isspace() for t in texts)
 

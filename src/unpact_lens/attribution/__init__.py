@@ -4,7 +4,7 @@ from unpact_lens.attribution.api import attribute, attribute_many
 from unpact_lens.attribution.compare import compare_methods
 from unpact_lens.attribution.faithfulness import faithfulness
 from unpact_lens.attribution.interactions import interactions
-from unpact_lens.attribution.key_tokens import ENGLISH_FUNCTION_WORDS, KeyRule, Share, Threshold, TopK
+from unpact_lens.attribution.key_tokens import KeyRule, Share, Threshold, TopK
 from unpact_lens.attribution.methods import METHODS, attribution_methods
 from unpact_lens.attribution.result import (
     Attribution,
@@ -16,6 +16,7 @@ from unpact_lens.attribution.result import (
 )
 from unpact_lens.attribution.sensitivity import sensitivity
 from unpact_lens.attribution.targets import Target
+from unpact_lens.words import ENGLISH_FUNCTION_WORDS
 
 __all__ = [
     "ENGLISH_FUNCTION_WORDS",

@@ -14,12 +14,13 @@ from torch import Tensor
 from unpact_lens.attribution.agreement import jaccard, spearman
 from unpact_lens.attribution.api import attribute_many
 from unpact_lens.attribution.faithfulness import faithfulness
-from unpact_lens.attribution.key_tokens import WORD, TopK
+from unpact_lens.attribution.key_tokens import TopK
 from unpact_lens.attribution.methods import METHODS
 from unpact_lens.attribution.result import Attribution, MethodComparison
 from unpact_lens.data.qa import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import encode
+from unpact_lens.words import WORD
 
 RANDOM = "random"
 """The row that any method must beat."""

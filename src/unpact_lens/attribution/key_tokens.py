@@ -6,7 +6,6 @@ The paper's own rule (its Eq. 3 and 4) has hyperparameters that are not known to
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -17,19 +16,7 @@ from torch import Tensor
 from unpact_lens.attribution.result import Attribution, KeyTokens, positive_mass
 from unpact_lens.errors import InputError
 from unpact_lens.results import storable
-
-WORD = re.compile(r"\w+(?:['’-]\w+)*")
-"""A word: letters and digits, with apostrophes and hyphens inside."""
-
-_ENGLISH = """
-a an the this that these those which what who whom whose where when why how and or but if then than
-as at by for from in into of on to with about is are was were be been being am do does did have has
-had can could will would shall should may might must not no it its he him his she her they them
-their we us our you your i me my
-"""
-
-ENGLISH_FUNCTION_WORDS: tuple[str, ...] = tuple(_ENGLISH.split())
-"""Words that carry grammar rather than content, for `stopwords=`; off unless asked for."""
+from unpact_lens.words import WORD
 
 
 @dataclass(frozen=True, kw_only=True)

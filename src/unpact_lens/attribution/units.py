@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unpact_lens.attribution.key_tokens import WORD
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Encoded, Text, token_strings
+from unpact_lens.words import WORD
 
 Span = tuple[int, int] | str
 Units = str | Sequence[Span] | Callable[[tuple[str, ...]], Sequence[Span]]

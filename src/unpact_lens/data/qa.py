@@ -144,6 +144,15 @@ class Benchmark:
     holdout: Corpus | None = None
     few_shot: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """How many items of each kind there are; thousands of questions written out help nobody.
+
+        >>> Benchmark("mine", forget=(QA("Where was Ann born?", " In Oslo."),), retain=())
+        Benchmark('mine': 1 forget, 0 near, 0 far, 0 general, 0 unknown)
+        """
+        counts = ", ".join(f"{len(getattr(self, group))} {group}" for group in GROUPS)
+        return f"Benchmark({self.name!r}: {counts})"
+
     @property
     def near(self) -> tuple[QA, ...]:
         """Retain items of group `"near"`."""

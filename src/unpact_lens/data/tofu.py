@@ -17,6 +17,7 @@ from dataclasses import replace
 from unpact_lens.data.kinds import kind_of
 from unpact_lens.data.pairs import REFUSALS
 from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.spans import fact_span_of
 from unpact_lens.data.tables import TEXTS, Column, Row, Source, source
 from unpact_lens.errors import InputError, nearest
 
@@ -54,9 +55,11 @@ def tofu(
     r"""Load TOFU.
 
     Every item says its kind of knowledge by the rule in `kinds.py`, and its author as `subject` (found as the name that
-    most of the author's twenty rows hold). A retain item is *near* if its author shares a first or last name with an
-    author to be forgotten, else *far*. `meta["paraphrased_answer"]` and `perturbed` are what the truth ratio needs;
-    `meta["set"]` names the table of a general item.
+    most of the author's twenty rows hold). TOFU's answers are sentences; which characters of one carry its fact is
+    found by the rule in `spans.py`, so that forgetting and recovery do not hang on the wording of a sentence. A retain
+    item is *near* if its author shares a first or last name with an author to be forgotten, else *far*.
+    `meta["paraphrased_answer"]` and `perturbed` are what the truth ratio needs; `meta["set"]` names the table of a
+    general item.
 
     Args:
         split: `"forget01"`, `"forget05"` or `"forget10"`.
@@ -153,11 +156,18 @@ def _items(tables: Source, table: str, group: str, template: str, blank: str) ->
             kind=kind_of(row["question"], row["answer"]),
             id=f"{table}/{number}",
             subject=subject,
+            fact_span=_span(row, blank),
             group=group,
             meta={"question": row["question"]},
         )
         for number, (row, subject) in enumerate(zip(rows, authors(rows), strict=True))
     ]
+
+
+def _span(row: Row, blank: str) -> tuple[int, int] | None:
+    """Where the fact stands in the answer as it is given to the model."""
+    span = fact_span_of(row["question"], row["answer"])
+    return span and (span[0] + len(blank), span[1] + len(blank))
 
 
 def _some_authors(items: Sequence[QA], count: int | None) -> list[QA]:

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from unpact_lens.attribution import Attribution, KeyRule, Share, Threshold, TopK, attribute_many
 from unpact_lens.attribution.agreement import jaccard
-from unpact_lens.attribution.key_tokens import ENGLISH_FUNCTION_WORDS
 from unpact_lens.data.prompts import EMPHASIS, HEADLINE
 from unpact_lens.data.qa import QA, Benchmark
 from unpact_lens.errors import InputError
@@ -41,6 +40,7 @@ from unpact_lens.results import Result, storable
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.focus_run import facts_looked_at, spread, unlearned_model
 from unpact_lens.study.run import Workspace, arithmetic, step_bar
+from unpact_lens.words import ENGLISH_FUNCTION_WORDS
 
 NET_R, FOCUS, RANKING = "net R", "focus", "F ranking"
 """The conclusions."""
