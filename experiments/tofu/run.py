@@ -1,9 +1,9 @@
 """Real TOFU on the real SmolLM2. See README.md beside this file.
 
-    python experiments/tofu/run.py [DIRECTORY]     # of TOFU's tables as the hub exports them; without it, the hub
+    python experiments/tofu/run.py [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
 
-Overnight work that goes on where it was stopped: checkpoints, cells and scores are kept in runs/. Writes results.csv
-and the table of README.md.
+Overnight work that goes on where it was stopped: checkpoints, cells and scores are kept in runs/. Writes results.csv,
+probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of README.md.
 """
 
 import sys
@@ -12,48 +12,79 @@ from pathlib import Path
 import pandas as pd
 
 import unpact_lens as ul
+from unpact_lens.evaluation.truth import TofuScores, tofu_scores
 from unpact_lens.models.checkpoint import save_model
 from unpact_lens.recovery.relearn import relearned
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import load_experiment
+from unpact_lens.study import by_probe, destruction_over_seeds, dilemma, estimates, load_experiment, probes_over_seeds
+from unpact_lens.study.run import arithmetic
 from unpact_lens.text_tables import to_markdown
 
-TAUGHT = {"lr": 5e-5, "epochs": 10, "batch_size": 16}
-METRICS = ["rouge_l_recall", "probability", "truth_ratio_forget", "forget_quality_log10", "model_utility"]
+TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
+AGAINST = {"unpact_select_gdr": "ga_gdr", "unpact_blind_gdr": "npo_gdr"}
+MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
+            "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
+            "model utility": ("model utility", "")}  # fmt: skip
 
 here = Path(__file__).parent
 runs = here / "runs"
-(config,) = load_experiment(here / "config.yaml").values()
-options = {**config.benchmark_options, **({"path": sys.argv[1]} if len(sys.argv) > 1 else {})}
+where, *seeds = sys.argv[1:] or ["hub"]
+(config,) = load_experiment(here / "config.yaml", tuple(map(int, seeds))).values()
+options = {**config.benchmark_options, **({} if where == "hub" else {"path": where})}
 bench = ul.load_benchmark(config.benchmark, **options)
-for name, taught in {"full": (*bench.forget, *bench.retain), "retain": bench.retain}.items():
-    if not (runs / name).is_dir():
-        save_model(relearned(ul.load_model("smollm2", wrap=config.wrap), taught, bench, **TAUGHT), runs / name)
+with arithmetic(config):
+    for name, taught in {"full": (*bench.forget, *bench.retain), "retain": bench.retain}.items():
+        if not (runs / name).is_dir():
+            save_model(relearned(ul.load_model("smollm2", wrap=config.wrap), taught, bench, **TAUGHT), runs / name)
 config = config.model_copy(
     update={"model": str(runs / "full"), "control": str(runs / "retain"), "benchmark_options": options}
 )
 study = ul.run_study(config, runs / "study")
-control = ul.load_model(config.control, wrap=config.wrap)
 
 
-def scored(name: str, folder: Path) -> dict[str, float]:
+def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuScores:
     """TOFU's metrics of one model, kept on disk."""
     kept = runs / "scores" / name
     if not kept.is_dir():
-        model = ul.load_model(folder, wrap=config.wrap)
-        ul.evaluate(model, bench, METRICS, reference=control).save(kept)
-    found = ul.load(kept)
-    own = {m: found.mean(m, "forget") for m in METRICS[:2]}
-    return {**own, **{m: found.overall[m] for m in METRICS[2:]}}
+        with arithmetic(config):
+            tofu_scores(ul.load_model(folder, wrap=config.wrap), bench, reference=control).save(kept)
+    return ul.load(kept)
 
 
-rows = [{"method": name, **scored(name, runs / name)} for name in ("full", "retain")]
+def row(scores: TofuScores, **first: object) -> dict[str, object]:
+    """One row of the table of TOFU's metrics."""
+    values = scores.to_frame().set_index(["metric", "set"])["value"]
+    return {**first, **{name: values[which] for name, which in MEASURED.items()}}
+
+
+control = scored("retain", runs / "retain")
+rows = [row(scored(f"{name}-beside", runs / name, control), method=name) for name in ("full", "retain")]
 for cell in study.cells:
-    judged = {"F": cell.scores.forgetting.value, "D": cell.scores.destruction.value, "verdict": str(cell.verdict)}
     name = f"{cell.method}-seed{cell.seed}"
-    rows.append({"method": cell.method, "seed": cell.seed, **scored(name, runs / "study" / "models" / name), **judged})
+    judged = {"F": cell.scores.forgetting.value, "D": cell.scores.destruction_far.value, "stopped": cell.stopped}
+    scores = scored(name, runs / "study" / "models" / name, control)
+    rows.append(row(scores, method=cell.method, seed=cell.seed, **judged))
 results = pd.DataFrame(rows)
-write_text(here / "results.csv", results.round(4).to_csv(index=False))
-table = results.drop(columns=["seed", "verdict"]).groupby("method", sort=False).mean().round(4)
-fill_block(here / "README.md", "tofu", to_markdown(table))
+focus = pd.DataFrame(
+    {
+        "method": c.method,
+        "seed": c.seed,
+        **{f"{measure}, forget": float(c.focus.means[measure][0]) for measure in ("overlap", "mass_shift")},
+        **{f"{measure}, retain": float(c.focus_retain.means[measure][0]) for measure in ("overlap", "mass_shift")},
+    }
+    for c in study.cells
+)
+probes = probes_over_seeds(study)
+plane = dilemma(study)
+tables = {
+    "tofu": (results, results.drop(columns=["seed", "stopped"]).groupby("method", sort=False).mean()),
+    "probes": (probes, by_probe(probes, "excess").set_index("probe")),
+    "dilemma": (found := plane.to_frame().sort_values("distance"), estimates(found).set_index("method")),
+    "spared": (spared := destruction_over_seeds(study, AGAINST), spared.set_index("method")),
+    "focus": (focus, focus.drop(columns="seed").groupby("method", sort=False).mean()),
+}
+for name, (frame, shown) in tables.items():
+    write_text(here / f"{'results' if name == 'tofu' else name}.csv", frame.round(4).to_csv(index=False))
+    fill_block(here / "README.md", name, to_markdown(shown.round(4)))
+plane.plot().write_html(here / "figure.html", include_plotlyjs="cdn")

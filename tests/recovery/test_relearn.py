@@ -36,6 +36,7 @@ def test_settings_are_checked():
     model = untrained()
     share, settings = check_relearn({"share": 0.2, "lr": 0.5}, model)
     assert (share, settings["lr"], settings["steps"]) == (0.2, 0.5, 12)
+    assert check_relearn({"epochs": 3}, model)[1].get("steps") is None
     assert check_relearn({}, model)[1]["lr"] == 0.25 / (model.cfg.d_model * model.cfg.n_layers)
     with pytest.raises(InputError, match="unknown setting 'step'; did you mean 'steps'"):
         check_relearn({"step": 3}, model)
@@ -48,6 +49,14 @@ def test_what_is_taught_is_learned_and_the_model_is_untouched():
     assert right_facts(again, taught, bench=bench) == [True, True]
     assert model_hash(model) == before
     assert model_hash(again) == model_hash(relearned(model, taught, bench, lr=5e-3, steps=12))
+
+
+def test_epochs_are_passes_over_what_is_taught():
+    bench, model = benchmark(), untrained(3)
+    by_epochs = relearned(model, bench.forget[:3], bench, lr=1e-3, epochs=2, batch_size=2)
+    assert model_hash(by_epochs) == model_hash(
+        relearned(model, bench.forget[:3], bench, lr=1e-3, steps=4, batch_size=2)
+    )
 
 
 def test_one_step_is_adamw_on_the_mean_negative_log_likelihood():

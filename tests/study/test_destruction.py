@@ -1,5 +1,6 @@
 """Destruction of a method against its baseline's, on the same facts."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -52,6 +53,15 @@ def test_rates_and_what_is_spared_by_hand():
     assert frame.loc["select", "spared"] == pytest.approx((2.5 - 0.5) / 3)  # over the three retain facts known before
     assert frame.loc["select", "against"] == "ga"
     assert frame["spared"].isna()["ga"]
+
+
+def test_without_near_facts_destruction_is_that_of_far_ones():
+    cells = tuple(cell("ga", *row) for row in ((0, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 0)))
+    for c in cells:
+        c.scores.groups = ("forget", "forget", "far", "far", "far", "far")
+    row = destruction_over_seeds(Study(cells), {}).iloc[0]
+    assert math.isnan(row["D_near"])
+    assert row["D"] == row["D_far"] == pytest.approx(2.5 / 3)
 
 
 def test_an_unknown_baseline_is_named():

@@ -49,6 +49,21 @@ def test_over_seeds_each_fact_counts_with_its_mean(study):
         assert row["distance_low"] < row["distance"] < row["distance_high"]
 
 
+def test_where_a_benchmark_has_no_near_facts_destruction_is_that_of_far_ones(study):
+    def only_far(c):
+        return replace(c, scores=replace(c.scores, groups=tuple("far" if g == "near" else g for g in c.scores.groups)))
+
+    one = replace(study, cells=tuple(map(only_far, study.cells)))
+    assert one.cells[0].scores.destruction.value == one.cells[0].scores.destruction_far.value
+    assert one.cells[0].scores.destruction.n == one.cells[0].scores.destruction_far.n
+    frame = dilemma(one).to_frame().set_index("method")
+    assert frame["D"].tolist() == frame["D_far"].tolist()
+    assert frame["D_near"].isna().all()
+    for _, row in frame.iterrows():
+        assert row["distance"] == pytest.approx(math.hypot(1 - row["F"], max(0, row["excess"]), row["D"]))
+        assert row["distance_low"] < row["distance"] < row["distance_high"]
+
+
 def test_the_interval_of_the_distance_has_no_width_where_nothing_varies():
     made = studies.cell("ga")
     gone = replace(made.scores, values=torch.zeros_like(made.scores.values))

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 import unpact_lens as ul
+from unpact_lens import recovery
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.errors import InputError
+from unpact_lens.models import generate
+from unpact_lens.models.tokens import length_batches
 from unpact_lens.study import load_config, run, run_study
 
 CONFIG = {
@@ -72,6 +75,21 @@ def test_the_diffs_of_a_study_sum_exactly(finished):
     for cell in finished[1].cells:
         for diff in cell.diffs:
             torch.testing.assert_close(diff.delta_components.sum(0), diff.delta_logit, atol=1e-4, rtol=0)
+
+
+def test_the_bound_on_a_forward_pass_reaches_every_answer(tmp_path, monkeypatch):
+    budgets = set()
+
+    def batches(lengths, batch_tokens):
+        budgets.add(batch_tokens)
+        return length_batches(lengths, batch_tokens)
+
+    monkeypatch.setattr(generate, "length_batches", batches)
+    space = run.Workspace(load_config(CONFIG, batch_tokens=700, known_only=True), tmp_path, lambda text: None)
+    assert space.before
+    assert space.control_scores
+    assert recovery.run_plan(space.model, space.plan, progress=False)
+    assert budgets == {700}
 
 
 def test_a_finished_study_is_only_read(finished, monkeypatch):

@@ -51,6 +51,7 @@ def tofu(
     retain_authors: int | None = None,
     template: str = "Question: {question}\nAnswer:",
     chat: bool = False,
+    max_new_tokens: int = 200,
 ) -> Benchmark:
     r"""Load TOFU.
 
@@ -68,6 +69,7 @@ def tofu(
             questions; None for all. A model that is trained on TOFU here can be trained on these.
         template: the prompt, with `{question}`. With a chat template give `"{question}"`.
         chat: whether prompts go through the tokenizer's chat template; answers then open a turn, without a blank.
+        max_new_tokens: how long an answer may get when generated; TOFU's own evaluation takes 200.
 
     Raises:
         InputError: if the split is unknown, `retain_authors` is out of range, a table is missing or malformed, or
@@ -96,7 +98,7 @@ def tofu(
         general=tuple(q for table in (REAL_AUTHORS, WORLD_FACTS) for q in _real(tables, table, template, blank)),
         refusals=REFUSALS,
         chat=chat,
-        max_new_tokens=200,
+        max_new_tokens=max_new_tokens,
     )
 
 

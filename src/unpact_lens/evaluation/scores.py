@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -28,6 +29,19 @@ PLAIN_TEXT = "plain text"
 
 BENCHMARK = "benchmark"
 """The group under which metrics of a whole benchmark stand."""
+
+
+def kept_groups(groups: Iterable[str]) -> tuple[str, ...]:
+    """Whose losses D is the mean of: near and far, or the one of them that a benchmark has.
+
+    Args:
+        groups: of a benchmark's items.
+
+    >>> kept_groups(["forget", "far", "near", "far"]), kept_groups(["forget", "far"])
+    (('near', 'far'), ('far',))
+    """
+    found = set(groups)
+    return tuple(group for group in ("near", "far") if group in found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +132,8 @@ class Scores(Result):
 
     @property
     def destruction(self) -> MeanRate:
-        """D: the mean of near and far; undefined where one of them is."""
-        return MeanRate((self.destruction_near, self.destruction_far))
+        """D: the mean of near and far, or the one of them that the benchmark has; undefined where a part of it is."""
+        return MeanRate(tuple(self._lost(group) for group in kept_groups(self.groups)))
 
     @property
     def destruction_general(self) -> Rate:

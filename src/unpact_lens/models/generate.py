@@ -25,6 +25,9 @@ from unpact_lens.models import surface
 from unpact_lens.models.surface import Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
 
+CACHED_PER_TOKEN = 4
+"""Tokens of which only keys and values are held, that weigh as much as one that is read."""
+
 PromptHooks = Callable[[list[int], int], Hooks]
 """From the indices of the contexts in a batch and its width to the interventions on it. Rows are padded on the left: a
 context of n ids stands in the last n columns of its row."""
@@ -49,7 +52,8 @@ def greedy(
         stop_ids: ids that end an answer; they are not part of it.
         until: further ends an answer: called with the index of the context and its new ids so far, after each of them.
         prompt_hooks: interventions on the reading of the contexts, and not on what is generated; see `PromptHooks`.
-        batch_tokens: bound on the tokens of one batch, padding and what will be generated included.
+        batch_tokens: bound on the tokens of one batch that are read at once, padding included; keys and values are held
+            of at most `CACHED_PER_TOKEN` times as many, what will be generated included.
 
     Returns:
         For each context the new ids only, in the order given.
@@ -62,7 +66,8 @@ def greedy(
     stops = frozenset(stop_ids)
     answers: list[list[int]] = [[] for _ in contexts]
     with torch.inference_mode():
-        for batch in length_batches([len(c) + max_new_tokens for c in contexts], batch_tokens):
+        room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]
+        for batch in length_batches(room, batch_tokens):
             rows = list(batch)
             stepper = (_Together if surface.members_of(model) else _Stepper)(model, [contexts[i] for i in rows])
             width = max(len(contexts[i]) for i in rows)
@@ -107,7 +112,7 @@ def generate_answers(
         max_new_tokens: how many tokens to generate at most.
         stop: texts that end an answer and are cut off with all that follows. The end-of-sequence token always does.
         prompt_hooks: interventions on the reading of prompt and prefill; see `PromptHooks`.
-        batch_tokens: bound on the tokens of one batch.
+        batch_tokens: bound on the tokens of one batch; see `greedy`.
 
     Returns:
         What was generated after prompt and prefill, blanks included.

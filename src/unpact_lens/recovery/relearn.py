@@ -62,14 +62,15 @@ def check_relearn(given: Mapping[str, Any], model: Any) -> tuple[float, dict[str
     """The share to teach, and the settings of the trainer.
 
     Args:
-        given: `share`, and settings of `unlearning.settings.Settings`.
+        given: `share`, and settings of `unlearning.settings.Settings`; `epochs` in place of `STEPS` steps.
         model: whose width and depth give the default learning rate.
 
     Raises:
         InputError: for an unknown setting or a wrong value.
     """
     lr = LR_SCALE / (model.cfg.d_model * model.cfg.n_layers)
-    settings = {"lr": lr, "steps": STEPS, **{k: v for k, v in given.items() if k != "share"}}
+    length = {} if "epochs" in given else {"steps": STEPS}
+    settings = {"lr": lr, **length, **{k: v for k, v in given.items() if k != "share"}}
     split(settings, {}, {})
     return float(given.get("share", SHARE)), settings
 

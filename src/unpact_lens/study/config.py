@@ -105,7 +105,8 @@ class StudyConfig(Strict):
         contributions: whose prompt-token contributions are taken.
         diff_examples: for how many forget facts the exact component diff is taken.
         recovery: emphasis, controls and probes.
-        batch_tokens: input tokens in one forward pass.
+        batch_tokens: bound on the input tokens of one forward pass where the models are asked and scored; attribution
+            goes by the free memory.
         save_models: also write every unlearned model.
         threads: torch threads while the study runs; None leaves them. One is fastest for a tiny model.
         matmul_precision: of fp32 products while the study runs, as `torch.set_float32_matmul_precision` has it:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.rates import Difference, holm, paired_difference
+from unpact_lens.evaluation.scores import kept_groups
 from unpact_lens.study.result import HasCells
 
 
@@ -18,8 +19,9 @@ def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.Da
     """One row a method: forgetting, destruction, and how much less it destroys than its baseline.
 
     Rates are over facts that the model before has right, each with its mean over seeds, with intervals from a bootstrap
-    that draws subjects and seeds. `D` is the mean of near and far. `spared` is the baseline's share of lost retain
-    facts, near and far together, minus the method's on the same facts; `p` is McNemar's, Holm-adjusted over the rows.
+    that draws subjects and seeds. `D` is the mean of near and far, or the one of them that there is. `spared` is the
+    baseline's share of lost retain facts, near and far together, minus the method's on the same facts; `p` is
+    McNemar's, Holm-adjusted over the rows.
 
     Args:
         study: with the same seeds for all methods.
@@ -52,7 +54,8 @@ def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.Da
         for name in ("F", "D_near", "D_far"):
             found = difference(gone[method], torch.zeros_like(gone[method]), name)
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        row["D"] = (row["D_near"] + row["D_far"]) / 2
+        kept = [row[f"D_{group}"] for group in kept_groups(first.groups)]
+        row["D"] = sum(kept) / len(kept) if kept else float("nan")
         d = spared.get(method)
         low, high = d.interval(d.n) if d else (float("nan"), float("nan"))
         row |= {

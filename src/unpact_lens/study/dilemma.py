@@ -14,7 +14,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.bootstrap import quantiles, resampled_means
 from unpact_lens.evaluation.rates import Difference, MeanRate, paired_difference
-from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation.scores import Scores, kept_groups
 from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
 from unpact_lens.results import Result
 from unpact_lens.study.result import Cell, Study
@@ -68,7 +68,7 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
     rows = []
     for method, cells in _by_method(study, kind).items():
         F, near, far = (_lost(cells, group, kind) for group in ("forget", "near", "far"))
-        D = MeanRate((near, far))
+        D = MeanRate(tuple({"near": near, "far": far}[group] for group in kept_groups(cells[0].scores.groups)))
         excesses = {probe: _excess(cells, probe, kind) for probe in cells[0].recovery.excess_probes}
         defined = {probe: e for probe, e in excesses.items() if e.n}
         probe = max(defined, key=lambda p: defined[p].value, default="")
@@ -189,10 +189,12 @@ def _distances(cells: Sequence[Cell], kind: str | None) -> Float[Tensor, " draw"
         return resampled_means(values.double().masked_fill(~among, NAN), subjects)
 
     subjects = cells[0].scores.subjects
-    F, near, far = (mean(*_gone(cells, group, kind), subjects) for group in ("forget", "near", "far"))
+    F = mean(*_gone(cells, "forget", kind), subjects)
+    kept = [mean(*_gone(cells, group, kind), subjects) for group in kept_groups(cells[0].scores.groups)]
+    D = sum(kept, torch.zeros_like(F)) / len(kept) if kept else torch.full_like(F, NAN)
     excesses = []
     for probe in cells[0].recovery.excess_probes:
         after, control, among = _came_back(cells, probe, kind)
         excesses.append(mean(after.double() - control.double(), among, cells[0].recovery.subjects))
-    drawn = torch.stack([F, (near + far) / 2, *excesses], 1).tolist()
+    drawn = torch.stack([F, D, *excesses], 1).tolist()
     return torch.tensor([distance_to_reliable(f, d, e) for f, d, *e in drawn], dtype=torch.float64)

@@ -130,8 +130,8 @@ class Workspace:
         recovery.check_added(self.config.recovery.added, headline=self.config.recovery.headline, bench=bench)
         if self.config.known_only:
             self.step("asking the model what it knows")
-            part = self.fingerprint("known", asdict(bench))
-            bench = self.kept("known", part, lambda: known_facts(self.model, bench))
+            part, budget = self.fingerprint("known", asdict(bench)), self.config.batch_tokens
+            bench = self.kept("known", part, lambda: known_facts(self.model, bench, batch_tokens=budget))
         if not bench.forget:
             raise InputError(f"{self.config.model} knows none of the forget facts of {self.config.benchmark}")
         return bench
@@ -176,7 +176,7 @@ class Workspace:
         """Scores of the model before, beside the control's."""
         self.step("scoring the model before")
         part = self.fingerprint("before", asdict(self.bench))
-        return self.kept("before", part, lambda: evaluate(self.model, self.bench))
+        return self.kept("before", part, lambda: self._scored(self.model))
 
     @cached_property
     def control_scores(self) -> Scores | None:
@@ -185,7 +185,10 @@ class Workspace:
             return None
         self.step("scoring the control")
         part = self.fingerprint("control", asdict(self.bench))
-        return self.kept("control", part, lambda: evaluate(self.control, self.bench, before=self.before))
+        return self.kept("control", part, lambda: self._scored(self.control, before=self.before))
+
+    def _scored(self, model: Any, **beside: Any) -> Scores:
+        return evaluate(model, self.bench, batch_tokens=self.config.batch_tokens, **beside)
 
     @cached_property
     def plan(self) -> RecoveryPlan:
@@ -207,6 +210,7 @@ class Workspace:
             rule=TopK(self.config.contributions.key_tokens),
             probes=options.probes,
             relearn=options.relearn,
+            batch_tokens=self.config.batch_tokens,
             progress=False,
         )
 
@@ -249,7 +253,7 @@ class Workspace:
         after = unlearned.model
 
         self.step(f"{name}: scoring")
-        scores = evaluate(after, bench, before=before, reference=self.control_scores)
+        scores = self._scored(after, before=before, reference=self.control_scores)
 
         self.step(f"{name}: contributions")
         rule = TopK(config.contributions.key_tokens)
