@@ -22,7 +22,7 @@ from unpact_lens.study.run import arithmetic
 from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
-AGAINST = {"unpact_select_gdr": "ga_gdr", "unpact_blind_gdr": "npo_gdr"}
+WEIGHTED = ("unpact_select_gdr", "wga_gdr", "satimp_gdr")  # ascent that does not weigh all tokens alike, beside ga_gdr
 MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
             "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
             "model utility": ("model utility", "")}  # fmt: skip
@@ -75,13 +75,14 @@ focus = pd.DataFrame(
     }
     for c in study.cells
 )
+against = {m.name: "ga_gdr" for m in config.methods if m.name in WEIGHTED}
 probes = probes_over_seeds(study)
 plane = dilemma(study)
 tables = {
     "tofu": (results, results.drop(columns=["seed", "stopped"]).groupby("method", sort=False).mean()),
     "probes": (probes, by_probe(probes, "excess").set_index("probe")),
     "dilemma": (found := plane.to_frame().sort_values("distance"), estimates(found).set_index("method")),
-    "spared": (spared := destruction_over_seeds(study, AGAINST), spared.set_index("method")),
+    "spared": (spared := destruction_over_seeds(study, against), spared.set_index("method")),
     "focus": (focus, focus.drop(columns="seed").groupby("method", sort=False).mean()),
 }
 for name, (frame, shown) in tables.items():
