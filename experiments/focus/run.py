@@ -1,11 +1,13 @@
 """Does unlearning disrupt focus on the key words? See README.md beside this file.
 
-    python experiments/focus/run.py
+    python experiments/focus/run.py                           # the embedded model
+    python experiments/focus/run.py tofu [DIRECTORY|hub]      # the models of ../tofu, from the project's root
 
 Finished models and looks are kept in runs/ and not made again. Writes results.csv, trajectory.csv,
-trained.csv, figure.html and the tables of README.md.
+trained.csv, figure.html and the tables of README.md; for the second, `-tofu` follows each of these names.
 """
 
+import sys
 from pathlib import Path
 
 from unpact_lens.evaluation import to_markdown
@@ -14,17 +16,23 @@ from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
 from unpact_lens.study import FOCUS_TABLES, focus_over_seeds, focus_study, load_experiment
 
+TRACK_EVERY = {"": 3, "-tofu": 10}
+
 here = Path(__file__).parent
-(config,) = load_experiment(here / "config.yaml").values()
-found = focus_study(config, here / "runs")
+name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
+(config,) = load_experiment(here / f"config{name}.yaml").values()
+if len(sys.argv) > 2 and sys.argv[2] != "hub":
+    config = config.model_copy(update={"benchmark_options": {**config.benchmark_options, "path": sys.argv[2]}})
+found = focus_study(config, here / f"runs{name}", track_every=TRACK_EVERY[name])
 results, trajectory = focus_over_seeds(found.shifts).round(4), found.trajectory_frame().round(4)
-write_text(here / "results.csv", results.to_csv(index=False))
+write_text(here / f"results{name}.csv", results.to_csv(index=False))
 write_text(
-    here / "trajectory.csv", trajectory[trajectory["measure"].isin(["overlap", "mass_shift"])].to_csv(index=False)
+    here / f"trajectory{name}.csv",
+    trajectory[trajectory["measure"].isin(["overlap", "mass_shift"])].to_csv(index=False),
 )
 trained = found.trained_frame()
-write_text(here / "trained.csv", trained.to_csv(index=False))
-fill_block(here / "README.md", "trained", to_markdown(trained.set_index("model")))
+write_text(here / f"trained{name}.csv", trained.to_csv(index=False))
+fill_block(here / "README.md", f"trained{name}", to_markdown(trained.set_index("model")))
 for block, table in FOCUS_TABLES.items():
-    fill_block(here / "README.md", block, to_markdown(table(results).set_index("model")))
-focus_controls(results, trajectory).write_html(here / "figure.html", include_plotlyjs="cdn")
+    fill_block(here / "README.md", f"{block}{name}", to_markdown(table(results).set_index("model")))
+focus_controls(results, trajectory).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
