@@ -23,7 +23,7 @@ name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 (config,) = load_experiment(here / f"config{name}.yaml").values()
 if len(sys.argv) > 2 and sys.argv[2] != "hub":
     config = config.model_copy(update={"benchmark_options": {**config.benchmark_options, "path": sys.argv[2]}})
-found = focus_study(config, here / f"runs{name}", track_every=TRACK_EVERY[name])
+found = focus_study(config, here / "runs" / name.removeprefix("-"), track_every=TRACK_EVERY[name])
 results, trajectory = focus_over_seeds(found.shifts).round(4), found.trajectory_frame().round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
 write_text(
