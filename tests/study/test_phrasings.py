@@ -23,10 +23,13 @@ def test_nothing_held_out_is_the_benchmark_itself():
     assert split_phrasings(bench, 0) == (bench, bench)
 
 
-def test_a_fact_that_would_keep_no_paraphrase_is_named():
+def test_a_fact_with_too_few_paraphrases_is_named():
     bench = load_benchmark("builtin")
     few = dataclasses.replace(bench.forget[0], paraphrases=("Where?",))
-    with pytest.raises(InputError, match=rf"hold_out_phrasings=1 leaves no paraphrase to unlearn of '{few.id}'"):
-        split_phrasings(dataclasses.replace(bench, forget=(few,)), 1)
+    with pytest.raises(InputError, match=rf"hold_out_phrasings=2, but '{few.id}' has 1 paraphrases; give a smaller"):
+        split_phrasings(dataclasses.replace(bench, forget=(few,)), 2)
+    taught, asked = split_phrasings(dataclasses.replace(bench, forget=(few,)), 1)
+    assert (taught.forget[0].prompt, taught.forget[0].paraphrases) == (few.prompt, ())
+    assert asked.forget[0].paraphrases == few.paraphrases
     with pytest.raises(InputError, match="hold_out_phrasings=-1"):
         split_phrasings(bench, -1)

@@ -14,23 +14,24 @@ def split_phrasings(bench: Benchmark, held_out: int) -> tuple[Benchmark, Benchma
 
     Args:
         bench: whose forget facts have paraphrases.
-        held_out: how many paraphrases of each are kept from unlearning; 0 gives the benchmark itself twice.
+        held_out: how many paraphrases of each are kept from unlearning, which always sees the headline phrasing; 0
+            gives the benchmark itself twice.
 
     Returns:
         The benchmark that unlearning sees, without them, and the one that the probes ask, with only them.
 
     Raises:
-        InputError: if it is negative, or a forget fact has not more paraphrases than that.
+        InputError: if it is negative, or a forget fact has fewer paraphrases.
     """
     if held_out < 0:
         raise InputError(f"hold_out_phrasings={held_out}; give 0 or more")
     if held_out == 0:
         return bench, bench
-    short = next((q for q in bench.forget if len(q.paraphrases) <= held_out), None)
+    short = next((q for q in bench.forget if len(q.paraphrases) < held_out), None)
     if short is not None:
         raise InputError(
-            f"hold_out_phrasings={held_out} leaves no paraphrase to unlearn of {short.id or short.prompt!r}, which has "
-            f"{len(short.paraphrases)}; give a smaller number"
+            f"hold_out_phrasings={held_out}, but {short.id or short.prompt!r} has {len(short.paraphrases)} paraphrases; give "
+            "a smaller number"
         )
 
     def cut(items: Sequence[QA], part: slice) -> tuple[QA, ...]:
