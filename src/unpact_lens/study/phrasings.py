@@ -30,8 +30,8 @@ def split_phrasings(bench: Benchmark, held_out: int) -> tuple[Benchmark, Benchma
     short = next((q for q in bench.forget if len(q.paraphrases) < held_out), None)
     if short is not None:
         raise InputError(
-            f"hold_out_phrasings={held_out}, but {short.id or short.prompt!r} has {len(short.paraphrases)} paraphrases; give "
-            "a smaller number"
+            f"hold_out_phrasings={held_out}, but {short.id or short.prompt!r} has {len(short.paraphrases)} paraphrases; "
+            "give a smaller number"
         )
 
     def cut(items: Sequence[QA], part: slice) -> tuple[QA, ...]:
