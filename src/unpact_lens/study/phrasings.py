@@ -29,10 +29,8 @@ def split_phrasings(bench: Benchmark, held_out: int) -> tuple[Benchmark, Benchma
         return bench, bench
     short = next((q for q in bench.forget if len(q.paraphrases) < held_out), None)
     if short is not None:
-        raise InputError(
-            f"hold_out_phrasings={held_out}, but {short.id or short.prompt!r} has {len(short.paraphrases)} paraphrases; "
-            "give a smaller number"
-        )
+        name, has = short.id or short.prompt, len(short.paraphrases)
+        raise InputError(f"hold_out_phrasings={held_out}, but {name!r} has {has} paraphrases; give a smaller number")
 
     def cut(items: Sequence[QA], part: slice) -> tuple[QA, ...]:
         return tuple(replace(q, paraphrases=q.paraphrases[part]) for q in items)
