@@ -38,8 +38,8 @@ def tables(path, results):
     """The blocks of a page that stand for a results file."""
     name, folder = path.stem.removeprefix("results"), path.parent.name
     if folder == "focus":
-        shown = {block: table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
-        return {**shown, "trained": pd.read_csv(path.with_name("trained.csv")).set_index("model")}
+        shown = {f"{block}{name}": table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
+        return {**shown, f"trained{name}": pd.read_csv(path.with_name(f"trained{name}.csv")).set_index("model")}
     if folder == "dilemma":
         gaps, kinds = pd.read_csv(path.with_name(f"gaps{name}.csv")), path.with_name(f"kinds{name}.csv")
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}

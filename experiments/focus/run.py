@@ -1,7 +1,7 @@
 """Does unlearning disrupt focus on the key words? See README.md beside this file.
 
-    python experiments/focus/run.py                           # the embedded model
-    python experiments/focus/run.py tofu [DIRECTORY|hub]      # the models of ../tofu, from the project's root
+    python experiments/focus/run.py                                # the embedded model
+    python experiments/focus/run.py tofu [DIRECTORY|hub [SEED ...]]  # the models of ../tofu, from the project's root
 
 Finished models and looks are kept in runs/ and not made again. Writes results.csv, trajectory.csv,
 trained.csv, figure.html and the tables of README.md; for the second, `-tofu` follows each of these names.
@@ -14,18 +14,19 @@ from unpact_lens.evaluation import to_markdown
 from unpact_lens.plots.focus_controls import focus_controls
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import FOCUS_TABLES, focus_over_seeds, focus_study, load_experiment
+from unpact_lens.study import FOCUS_TABLES, changed_heads, focus_over_seeds, focus_study, load_experiment
 
 TRACK_EVERY = {"": 3, "-tofu": 10}
 
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
-(config,) = load_experiment(here / f"config{name}.yaml").values()
+(config,) = load_experiment(here / f"config{name}.yaml", tuple(map(int, sys.argv[3:]))).values()
 if len(sys.argv) > 2 and sys.argv[2] != "hub":
     config = config.model_copy(update={"benchmark_options": {**config.benchmark_options, "path": sys.argv[2]}})
 found = focus_study(config, here / "runs" / name.removeprefix("-"), track_every=TRACK_EVERY[name])
 results, trajectory = focus_over_seeds(found.shifts).round(4), found.trajectory_frame().round(4)
-write_text(here / f"results{name}.csv", results.to_csv(index=False))
+shown = {"", *changed_heads(results, "moves_shift"), *changed_heads(results, "attends_shift")}
+write_text(here / f"results{name}.csv", results[results["head"].isin(shown)].to_csv(index=False))
 write_text(
     here / f"trajectory{name}.csv",
     trajectory[trajectory["measure"].isin(["overlap", "mass_shift"])].to_csv(index=False),

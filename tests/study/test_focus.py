@@ -14,7 +14,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.study.config import load_config
 from unpact_lens.study.focus import FOCUS_MEASURES, HEAD_MEASURES, FocusShift, focus_shift, head_shift, other_tokens
 from unpact_lens.study.focus_run import focus_study, spread
-from unpact_lens.study.focus_seeds import focus_over_seeds, focus_table, heads_table
+from unpact_lens.study.focus_seeds import changed_heads, focus_over_seeds, focus_table, heads_table
 
 NAN = math.nan
 
@@ -123,6 +123,23 @@ def test_tables_show_means_with_intervals(tmp_path):
     )
     with pytest.raises(InputError, match="no rows with group 'retain'"):
         focus_table(frame, [("retain", "overlap")])
+
+
+def test_a_table_has_room_for_the_heads_that_change_most():
+    heads = {"L0H0": (0.1, 0.0), "L0H1": (-0.5, 0.1), "L1H0": (0.2, 0.2), "L1H1": (0.0, 0.4)}
+    frame = pd.DataFrame(
+        {"model": m, "group": "forget", "head": h, "measure": "moves_shift", "mean": v, "low": v, "high": v}
+        for h, both in heads.items()
+        for m, v in zip(("ga", "npo"), both, strict=True)
+    )
+    same = frame.assign(measure="attends_shift", mean=[0.9, 0.9, 0, 0, 0, 0, 0, 0])
+    frame = pd.concat([frame, same], ignore_index=True)
+    assert changed_heads(frame, "moves_shift", most=2) == ["L0H1", "L1H1"]
+    assert changed_heads(frame, "moves_shift") == list(heads)
+    shown = heads_table(frame, "attends_shift", by="moves_shift", most=2)
+    assert list(shown.columns) == ["model", "L0H1", "L1H1"]
+    with pytest.raises(InputError, match="no heads with group 'retain' and measure 'moves_shift'"):
+        changed_heads(frame, "moves_shift", "retain")
 
 
 def test_bad_input_is_named():

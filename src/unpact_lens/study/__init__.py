@@ -6,7 +6,7 @@ from unpact_lens.study.dilemma import Dilemma, dilemma, dilemma_by_kind, distanc
 from unpact_lens.study.experiment import Experiment, load_experiment, tuned_settings
 from unpact_lens.study.focus import FocusShift, focus_shift
 from unpact_lens.study.focus_run import FocusStudy, focus_study
-from unpact_lens.study.focus_seeds import FOCUS_TABLES, focus_over_seeds, focus_table, heads_table
+from unpact_lens.study.focus_seeds import FOCUS_TABLES, changed_heads, focus_over_seeds, focus_table, heads_table
 from unpact_lens.study.result import Cell, Study
 from unpact_lens.study.run import run_study
 from unpact_lens.study.seeds import by_probe, estimates, probes_over_seeds, wide
@@ -27,6 +27,7 @@ __all__ = [
     "Study",
     "StudyConfig",
     "by_probe",
+    "changed_heads",
     "conclusions",
     "destruction_over_seeds",
     "dilemma",

@@ -136,18 +136,46 @@ def focus_table(frame: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.D
     return _wide(frame, [(f"{m}, {g}", {"group": g, "measure": m, "head": ""}) for g, m in columns])
 
 
-def heads_table(frame: pd.DataFrame, measure: str, group: str = "forget") -> pd.DataFrame:
-    """One row a model, one column a head: `mean [low, high]` of a measure.
+SHOWN_HEADS = 8
+"""Heads that a table has room for."""
+
+
+def changed_heads(frame: pd.DataFrame, measure: str, group: str = "forget", most: int = SHOWN_HEADS) -> list[str]:
+    """The heads of which a measure is largest by its absolute mean under any model, in the order of the model.
 
     Args:
         frame: of `focus_over_seeds`.
         measure: of `HEAD_MEASURES`.
         group: of the facts.
+        most: how many.
 
     Raises:
         InputError: if the measure or group is not in the frame.
     """
-    heads = list(dict.fromkeys(frame["head"].replace("", None).dropna()))
+    rows = frame[(frame["group"] == group) & (frame["measure"] == measure) & frame["head"].fillna("").ne("")]
+    if rows.empty:
+        raise InputError(f"the table has no heads with group {group!r} and measure {measure!r}")
+    largest = rows["mean"].abs().groupby(rows["head"], sort=False).max()
+    kept = set(largest.nlargest(most).index)
+    return [head for head in largest.index if head in kept]
+
+
+def heads_table(
+    frame: pd.DataFrame, measure: str, group: str = "forget", *, by: str = "", most: int = SHOWN_HEADS
+) -> pd.DataFrame:
+    """One row a model, one column a head: `mean [low, high]` of a measure, of the heads that change most.
+
+    Args:
+        frame: of `focus_over_seeds`.
+        measure: of `HEAD_MEASURES`.
+        group: of the facts.
+        by: the measure by which heads are chosen; empty for the measure itself.
+        most: how many heads; see `changed_heads`.
+
+    Raises:
+        InputError: if the measure or group is not in the frame.
+    """
+    heads = changed_heads(frame, by or measure, group, most)
     return _wide(frame, [(h, {"group": group, "measure": measure, "head": h}) for h in heads])
 
 
@@ -178,7 +206,7 @@ FOCUS_TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
         frame, [("forget", m) for m in ("lost", *SHARES, "share_net", "share_pattern_net")]
     ),
     "heads": lambda frame: heads_table(frame, "moves_shift"),
-    "heads-random": lambda frame: heads_table(frame, "moves_shift_random"),
+    "heads-random": lambda frame: heads_table(frame, "moves_shift_random", by="moves_shift"),
     "attention": lambda frame: heads_table(frame, "attends_shift"),
 }
 """The tables of an experiment's page, by the name of their block, made of `focus_over_seeds`."""
