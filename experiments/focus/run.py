@@ -16,14 +16,17 @@ from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
 from unpact_lens.study import FOCUS_TABLES, changed_heads, focus_over_seeds, focus_study, load_experiment
 
-TRACK_EVERY = {"": 3, "-tofu": 10}
+LOOK = {
+    "": {"track_every": 3},
+    "-tofu": {"track_every": 10, "by_head": ("forget",)},  # 270 heads, each put back alone
+}
 
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 (config,) = load_experiment(here / f"config{name}.yaml", tuple(map(int, sys.argv[3:]))).values()
 if len(sys.argv) > 2 and sys.argv[2] != "hub":
     config = config.model_copy(update={"benchmark_options": {**config.benchmark_options, "path": sys.argv[2]}})
-found = focus_study(config, here / "runs" / name.removeprefix("-"), track_every=TRACK_EVERY[name])
+found = focus_study(config, here / "runs" / name.removeprefix("-"), **LOOK[name])
 results, trajectory = focus_over_seeds(found.shifts).round(4), found.trajectory_frame().round(4)
 shown = {"", *changed_heads(results, "moves_shift"), *changed_heads(results, "attends_shift")}
 write_text(here / f"results{name}.csv", results[results["head"].isin(shown)].to_csv(index=False))

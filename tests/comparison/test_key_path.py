@@ -1,5 +1,6 @@
 """Reading the KeyTokens again as before brings back what was lost through them, and only that."""
 
+import importlib
 import math
 
 import pytest
@@ -81,6 +82,20 @@ def test_the_keys_are_those_of_the_model_before_and_the_rest_are_others():
     everything = key_path(before, after, PROMPT, ANSWER, keys=range(5))
     assert len(everything.log_prob_rest) == 0
     assert math.isnan(everything.share_rest)
+
+
+def test_heads_that_are_not_asked_for_are_not_run_and_change_nothing_else(monkeypatch):
+    before, after = pair("llama")
+    whole = key_path(before, after, PROMPT, ANSWER, keys=[1, 4], draws=3)
+    ran, module = [], importlib.import_module("unpact_lens.comparison.key_path")
+    true_run = module._run
+    monkeypatch.setattr(module, "_run", lambda *given: ran.append(len(given[3])) or true_run(*given))
+    without = key_path(before, after, PROMPT, ANSWER, keys=[1, 4], draws=3, by_head=False)
+    assert sum(ran) == 2 + 3
+    assert without.by_head.shape == whole.by_head.shape
+    assert without.by_head.isnan().all()
+    assert without.share == pytest.approx(whole.share, abs=1e-12)
+    torch.testing.assert_close(without.log_prob_rest, whole.log_prob_rest, atol=1e-12, rtol=0)
 
 
 def test_equal_models_lost_nothing():

@@ -44,7 +44,7 @@ class KeyPath(Result):
         log_prob_key: the same after, with what all heads move from the KeyTokens put back.
         log_prob_rest: `[draw]`, the same for as many other prompt tokens, drawn at random; empty where all are key.
         log_prob_all: the same for all input positions.
-        by_head: `[layer, head]`, the same for the KeyTokens, one head alone.
+        by_head: `[layer, head]`, the same for the KeyTokens, one head alone; NaN where it was not asked for.
         keys: indices of the KeyTokens among the prompt's tokens.
         restore: `"moved"` or `"pattern"`.
         labels: layers and heads.
@@ -133,6 +133,7 @@ def key_path(
     restore: str = "moved",
     draws: int = 8,
     seed: int = 0,
+    by_head: bool = True,
     floor: Sequence[Any] | None = None,
     chat: bool = False,
     prefill: Text = "",
@@ -151,6 +152,7 @@ def key_path(
             the values of the model after.
         draws: how many sets of other tokens.
         seed: of the draws.
+        by_head: also put back what each head alone reads, which is a run for each of them.
         floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
             text): in the second, the same KeyTokens, and the same other tokens, are read as in the first.
         chat: wrap the prompt in the tokenizer's chat template.
@@ -182,7 +184,7 @@ def key_path(
         _Row([offset + k for k in chosen], every),
         _Row(list(range(len(example.ids) - 1)), every),
         *(_Row([offset + k for k in drawn], every) for drawn in sets),
-        *(_Row([offset + k for k in chosen], [head]) for head in every),
+        *(_Row([offset + k for k in chosen], [head]) for head in every if by_head),
     ]
     unedited = answer_log_probs(after, example, [[]]).mean()
     found = _restored(before, after, example, rows, restore, unedited, batch_tokens)
@@ -190,8 +192,8 @@ def key_path(
     beside = None
     if noise is not None:
         beside = key_path(
-            *noise, prompt, answer, keys=chosen, restore=restore, draws=draws, seed=seed, chat=chat, prefill=prefill,
-            batch_tokens=batch_tokens,
+            *noise, prompt, answer, keys=chosen, restore=restore, draws=draws, seed=seed, by_head=by_head, chat=chat,
+            prefill=prefill, batch_tokens=batch_tokens,
         )  # fmt: skip
     return KeyPath(
         log_prob_before=float(answer_log_probs(before, example, [[]]).mean()),
@@ -199,7 +201,7 @@ def key_path(
         log_prob_key=float(found[0]),
         log_prob_rest=found[2 : 2 + len(sets)],
         log_prob_all=float(found[1]),
-        by_head=found[2 + len(sets) :].reshape(layers, heads),
+        by_head=found[2 + len(sets) :].reshape(layers, heads) if by_head else torch.full((layers, heads), float("nan")),
         keys=tuple(chosen),
         restore=restore,
         labels=labels,

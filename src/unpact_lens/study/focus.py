@@ -101,6 +101,7 @@ def focus_shift(
     group: str = "forget",
     rule: KeyRule | None = None,
     draws: int = 8,
+    by_head: bool = True,
     chat: bool = False,
     prefill: str = "",
 ) -> FocusShift:
@@ -115,6 +116,7 @@ def focus_shift(
         group: what the facts are called.
         rule: which tokens are key, under the model before; `TopK(3)` by default.
         draws: how many sets of other prompt tokens, as many as are key.
+        by_head: also put back what each head alone reads (`back_key` of `HEAD_MEASURES`), a run for each head and fact.
         chat: wrap the prompts in the tokenizer's chat template.
         prefill: the opening of the answers; may hold `{subject}`.
 
@@ -134,8 +136,8 @@ def focus_shift(
         opening = prefill.replace("{subject}", qa.subject)
         path, pattern = (
             key_path(
-                before, after, qa.prompt, qa.answer, keys=keys, restore=restore, draws=draws, seed=number, chat=chat,
-                prefill=opening,
+                before, after, qa.prompt, qa.answer, keys=keys, restore=restore, draws=draws, seed=number,
+                by_head=by_head and restore == "moved", chat=chat, prefill=opening,
             )
             for restore in ("moved", "pattern")
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,6 +25,9 @@ from unpact_lens.unlearning.result import Unlearned
 
 RETRAIN, UNRELATED = "retrain", "unrelated"
 """Controls: a model that never saw the forget set, and the model before trained further on general facts."""
+
+GROUPS = ("forget", "paraphrase", "retain")
+"""Groups of facts that are looked at."""
 
 T = TypeVar("T")
 
@@ -67,6 +71,7 @@ def focus_study(
     *,
     draws: int = 8,
     track_every: int = 3,
+    by_head: Sequence[str] = GROUPS,
     progress: bool = True,
 ) -> FocusStudy:
     """Run what is not finished yet.
@@ -81,6 +86,7 @@ def focus_study(
         out: directory of what is finished.
         draws: how many sets of random tokens stand beside the KeyTokens of each fact.
         track_every: steps between two looks of the trajectory.
+        by_head: of which groups each head alone is put back, which takes a run for each head and fact.
         progress: say on stderr what is being done.
 
     Raises:
@@ -96,7 +102,8 @@ def focus_study(
             raise InputError(f"benchmark {space.bench.name!r} has no general facts to train further on")
         groups = facts_looked_at(space)
         found, trajectory, trained = [], [], []
-        found += _looks(space, space.control, RETRAIN, 0, groups, draws)
+        looks = partial(_looks, space, groups=groups, draws=draws, by_head=by_head)
+        found += looks(space.control, RETRAIN, 0)
         for seed in config.seeds:
             runs: list[Unlearned] = []
             for method in config.methods:
@@ -104,7 +111,7 @@ def focus_study(
                 path = unlearned.history.focus(TopK(config.contributions.key_tokens))
                 path = path.drop(columns="about").assign(method=method.name, seed=seed)
                 trajectory += [{str(k): v for k, v in row.items()} for row in path.to_dict("records")]
-                found += _looks(space, unlearned.model, method.name, seed, groups, draws)
+                found += looks(unlearned.model, method.name, seed)
                 runs.append(unlearned)
             rows = [_trained(u) for u in runs]
             settings = {name: max(row[name] for row in rows) for name in ("lr", "steps")}
@@ -112,7 +119,7 @@ def focus_study(
             batch = max(u.config["batch_size"] for u in runs)
             step(f"{UNRELATED}: training further")
             more = relearned(space.model, space.bench.general, space.bench, seed=seed, batch_size=batch, **settings)
-            found += _looks(space, more, UNRELATED, seed, groups, draws)
+            found += looks(more, UNRELATED, seed)
         return FocusStudy(config.model_dump(mode="json"), tuple(found), tuple(trajectory), tuple(trained))
 
 
@@ -180,7 +187,14 @@ def unlearned_model(
 
 
 def _looks(
-    space: Workspace, after: Any, name: str, seed: int, groups: dict[str, list[QA]], draws: int
+    space: Workspace,
+    after: Any,
+    name: str,
+    seed: int,
+    *,
+    groups: dict[str, list[QA]],
+    draws: int,
+    by_head: Sequence[str],
 ) -> list[FocusShift]:
     """One model on every group of facts, from disk where that is finished there."""
     rule, bench, weights = TopK(space.config.contributions.key_tokens), space.bench, model_hash(after)
@@ -191,9 +205,12 @@ def _looks(
             space.step(f"{name}: focus on {group} facts")
             return focus_shift(
                 space.model, after, items, model=name, seed=seed, group=group, rule=rule, draws=draws,
-                chat=bench.chat, prefill=bench.prefill,
+                by_head=group in by_head, chat=bench.chat, prefill=bench.prefill,
             )  # fmt: skip
 
-        part = space.fingerprint("focus", weights, [asdict(q) for q in items], asdict(rule), draws, name, seed, group)
+        alone = () if group in by_head else ("no head alone",)
+        part = space.fingerprint(
+            "focus", weights, [asdict(q) for q in items], asdict(rule), draws, name, seed, group, *alone
+        )
         found.append(space.kept(f"focus/{name}-seed{seed}-{group}", part, run))
     return found
