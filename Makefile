@@ -56,14 +56,15 @@ experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts 
 	$(BIN)/python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr
 	$(BIN)/python experiments/dilemma/run.py smollm2
 
-experiments-gemma3: .venv/.ready-all  ## The same on a second family (twice as long)
+experiments-gemma3: .venv/.ready-all  ## The same on a second family (a cell takes 15 to 25 minutes on one core)
 	$(BIN)/python experiments/tune.py gemma3-270m
 	$(BIN)/python experiments/recovery/run.py config-gemma3-270m.yaml
 	$(BIN)/python experiments/forgetting/run.py gemma3-270m
 	$(BIN)/python experiments/dilemma/run.py gemma3-270m
 
 experiments-tofu: .venv/.ready-all  ## Real TOFU on a real LLM (a night); TOFU=directory of its tables, else the hub
-	$(BIN)/python experiments/tofu/run.py $(TOFU)
+	$(BIN)/python experiments/tofu/run.py $(or $(TOFU),hub)
+	$(BIN)/python experiments/focus/run.py tofu $(or $(TOFU),hub)
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/attribution.py

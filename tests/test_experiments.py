@@ -48,9 +48,29 @@ def tables(path, results):
         return {f"{n}{name}": table for n, table in shown.items()}
     if folder == "sensitivity":
         return {"survival": survival_table(results).set_index("varied")}
+    if folder == "tofu":
+        return tofu_tables(path, results)
     if "probe" in results:
         return {f"excess{name}": by_probe(results, "excess").set_index("probe")}
     return {f"spared{name}": results.set_index("method")}
+
+
+def tofu_tables(path, results):
+    """The blocks of TOFU's page, and the files beside its results."""
+
+    def read(name):
+        return pd.read_csv(path.with_name(f"{name}.csv"))
+
+    def mean(frame):
+        return frame.drop(columns=["seed", "stopped"], errors="ignore").groupby("method", sort=False).mean().round(4)
+
+    return {
+        "tofu": mean(results),
+        "probes": by_probe(read("probes"), "excess").set_index("probe"),
+        "dilemma": estimates(read("dilemma")).set_index("method"),
+        "spared": read("spared").set_index("method"),
+        "focus": mean(read("focus")),
+    }
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: f"{p.parent.name}/{p.name}")

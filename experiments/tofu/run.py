@@ -7,6 +7,7 @@ probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of RE
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,7 @@ from unpact_lens.study.run import arithmetic
 from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
+LIMIT = 40  # questions of each of TOFU's sets: all of the forget set
 WEIGHTED = ("unpact_select_gdr", "wga_gdr", "satimp_gdr")  # ascent that does not weigh all tokens alike, beside ga_gdr
 MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
             "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
@@ -48,7 +50,7 @@ def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuSc
     kept = runs / "scores" / name
     if not kept.is_dir():
         with arithmetic(config):
-            tofu_scores(ul.load_model(folder, wrap=config.wrap), bench, reference=control).save(kept)
+            tofu_scores(ul.load_model(folder, wrap=config.wrap), bench, reference=control, limit=LIMIT).save(kept)
     return ul.load(kept)
 
 
@@ -59,7 +61,10 @@ def row(scores: TofuScores, **first: object) -> dict[str, object]:
 
 
 control = scored("retain", runs / "retain")
-rows = [row(scored(f"{name}-beside", runs / name, control), method=name) for name in ("full", "retain")]
+rows = [
+    row(scored("full", runs / "full", control), method="full"),
+    row(replace(control, retrain_log_ratio=control.log_ratio), method="retain"),
+]
 for cell in study.cells:
     name = f"{cell.method}-seed{cell.seed}"
     judged = {"F": cell.scores.forgetting.value, "D": cell.scores.destruction_far.value, "stopped": cell.stopped}
