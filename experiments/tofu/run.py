@@ -70,7 +70,7 @@ for cell in study.cells:
     judged = {"F": cell.scores.forgetting.value, "D": cell.scores.destruction_far.value, "stopped": cell.stopped}
     scores = scored(name, runs / "study" / "models" / name, control)
     rows.append(row(scores, method=cell.method, seed=cell.seed, **judged))
-results = pd.DataFrame(rows)
+results = pd.DataFrame(rows).round(4)
 focus = pd.DataFrame(
     {
         "method": c.method,
@@ -79,18 +79,18 @@ focus = pd.DataFrame(
         **{f"{measure}, retain": float(c.focus_retain.means[measure][0]) for measure in ("overlap", "mass_shift")},
     }
     for c in study.cells
-)
+).round(4)
 against = {m.name: "ga_gdr" for m in config.methods if m.name in WEIGHTED}
-probes = probes_over_seeds(study)
+probes = probes_over_seeds(study).round(4)
 plane = dilemma(study)
 tables = {
     "tofu": (results, results.drop(columns=["seed", "stopped"]).groupby("method", sort=False).mean()),
     "probes": (probes, by_probe(probes, "excess").set_index("probe")),
-    "dilemma": (found := plane.to_frame().sort_values("distance"), estimates(found).set_index("method")),
-    "spared": (spared := destruction_over_seeds(study, against), spared.set_index("method")),
+    "dilemma": (found := plane.to_frame().sort_values("distance").round(4), estimates(found).set_index("method")),
+    "spared": (spared := destruction_over_seeds(study, against).round(4), spared.set_index("method")),
     "focus": (focus, focus.drop(columns="seed").groupby("method", sort=False).mean()),
 }
 for name, (frame, shown) in tables.items():
-    write_text(here / f"{'results' if name == 'tofu' else name}.csv", frame.round(4).to_csv(index=False))
+    write_text(here / f"{'results' if name == 'tofu' else name}.csv", frame.to_csv(index=False))
     fill_block(here / "README.md", name, to_markdown(shown.round(4)))
 plane.plot().write_html(here / "figure.html", include_plotlyjs="cdn")
