@@ -1,6 +1,8 @@
 """Real TOFU on the real SmolLM2. See README.md beside this file.
 
-    python experiments/tofu/run.py [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
+    python experiments/tofu/run.py [--finished] [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
+
+With --finished nothing is run: the page tells of the methods that are finished with all of these seeds.
 
 Overnight work that goes on where it was stopped: checkpoints, cells and scores are kept in runs/. Writes results.csv,
 probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of README.md.
@@ -31,7 +33,7 @@ MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget
 
 here = Path(__file__).parent
 runs = here / "runs"
-where, *seeds = sys.argv[1:] or ["hub"]
+where, *seeds = [a for a in sys.argv[1:] if a != "--finished"] or ["hub"]
 (config,) = load_experiment(here / "config.yaml", tuple(map(int, seeds))).values()
 options = {**config.benchmark_options, **({} if where == "hub" else {"path": where})}
 bench = ul.load_benchmark(config.benchmark, **options)
@@ -42,6 +44,10 @@ with arithmetic(config):
 config = config.model_copy(
     update={"model": str(runs / "full"), "control": str(runs / "retain"), "benchmark_options": options}
 )
+if "--finished" in sys.argv:
+    cells = runs / "study" / "cells"
+    done = [m for m in config.methods if all((cells / f"{m.name}-seed{s}/fingerprint").is_file() for s in config.seeds)]
+    config = config.model_copy(update={"methods": tuple(done)})
 study = ul.run_study(config, runs / "study")
 
 
