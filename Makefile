@@ -56,7 +56,7 @@ experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts 
 	$(BIN)/python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr
 	$(BIN)/python experiments/dilemma/run.py smollm2
 
-experiments-gemma3: .venv/.ready-all  ## The same on a second family (a cell takes 15 to 25 minutes on one core)
+experiments-gemma3: .venv/.ready-all  ## The same on a second family (more than a quarter of an hour a cell on one core)
 	$(BIN)/python experiments/tune.py gemma3-270m
 	$(BIN)/python experiments/recovery/run.py config-gemma3-270m.yaml
 	$(BIN)/python experiments/forgetting/run.py gemma3-270m

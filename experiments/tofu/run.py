@@ -2,7 +2,7 @@
 
     python experiments/tofu/run.py [--finished] [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
 
-With --finished nothing is run: the page tells of the methods that are finished with all of these seeds.
+With --finished no method is run: the page tells of those that are finished with all of these seeds.
 
 Overnight work that goes on where it was stopped: checkpoints, cells and scores are kept in runs/. Writes results.csv,
 probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of README.md.
@@ -37,6 +37,12 @@ where, *seeds = [a for a in sys.argv[1:] if a != "--finished"] or ["hub"]
 (config,) = load_experiment(here / "config.yaml", tuple(map(int, seeds))).values()
 options = {**config.benchmark_options, **({} if where == "hub" else {"path": where})}
 bench = ul.load_benchmark(config.benchmark, **options)
+if "--finished" in sys.argv:
+    cells = runs / "study" / "cells"
+    done = [m for m in config.methods if all((cells / f"{m.name}-seed{s}/fingerprint").is_file() for s in config.seeds)]
+    if not done:
+        sys.exit(f"no method is finished with all of the seeds {list(config.seeds)} in {cells}; run without --finished")
+    config = config.model_copy(update={"methods": tuple(done)})
 with arithmetic(config):
     for name, taught in {"full": (*bench.forget, *bench.retain), "retain": bench.retain}.items():
         if not (runs / name).is_dir():
@@ -44,10 +50,6 @@ with arithmetic(config):
 config = config.model_copy(
     update={"model": str(runs / "full"), "control": str(runs / "retain"), "benchmark_options": options}
 )
-if "--finished" in sys.argv:
-    cells = runs / "study" / "cells"
-    done = [m for m in config.methods if all((cells / f"{m.name}-seed{s}/fingerprint").is_file() for s in config.seeds)]
-    config = config.model_copy(update={"methods": tuple(done)})
 study = ul.run_study(config, runs / "study")
 
 

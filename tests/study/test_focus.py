@@ -181,6 +181,11 @@ def test_a_study_has_controls_and_goes_on_where_it_stopped(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("fingerprint")} == times
 
 
+def test_an_unknown_group_is_named(tmp_path):
+    with pytest.raises(InputError, match="by_head has 'forgets'; did you mean 'forget'"):
+        focus_study(config(), tmp_path, by_head=("forgets",))
+
+
 def test_a_study_without_its_controls_is_refused(tmp_path):
     with pytest.raises(InputError, match="give the study a control"):
         focus_study(config(control=None), tmp_path)

@@ -42,10 +42,9 @@ def fact_span_of(question: str, answer: str) -> tuple[int, int] | None:
     'Tolstoy Literary'
     """
     asked = set(_PIECES.tokenize(question))
-    runs = [(len(run.names), len(run.words), -run.words[0].start(), run) for run in _runs(asked, answer)]
-    if not runs:
+    chosen = max(_runs(asked, answer), key=lambda run: (len(run.names), len(run.words)), default=None)
+    if chosen is None:
         return None
-    chosen = max(runs, key=lambda r: r[:3])[-1]
     words = chosen.names or chosen.words
     return words[0].start(), words[-1].end()
 

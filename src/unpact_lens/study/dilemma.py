@@ -191,7 +191,7 @@ def _distances(cells: Sequence[Cell], kind: str | None) -> Float[Tensor, " draw"
     subjects = cells[0].scores.subjects
     F = mean(*_gone(cells, "forget", kind), subjects)
     kept = [mean(*_gone(cells, group, kind), subjects) for group in kept_groups(cells[0].scores.groups)]
-    D = sum(kept, torch.zeros_like(F)) / len(kept) if kept else torch.full_like(F, NAN)
+    D = torch.stack(kept).mean(0) if kept else torch.full_like(F, NAN)
     excesses = []
     for probe in cells[0].recovery.excess_probes:
         after, control, among = _came_back(cells, probe, kind)

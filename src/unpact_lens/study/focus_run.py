@@ -14,7 +14,7 @@ import pandas as pd
 from unpact_lens import unlearning
 from unpact_lens.attribution import TopK
 from unpact_lens.data.qa import QA
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.recovery.relearn import relearned
 from unpact_lens.results import Result
@@ -90,12 +90,16 @@ def focus_study(
         progress: say on stderr what is being done.
 
     Raises:
-        InputError: if there is no control model, no phrasing is held out, or there are no general facts.
+        InputError: if there is no control model, no phrasing is held out, there are no general facts, or a group is
+            unknown.
     """
     if config.control is None:
         raise InputError("the focus study compares with a retrain model; give the study a control")
     if config.hold_out_phrasings == 0:
         raise InputError("hold_out_phrasings=0 leaves no phrasing that unlearning has not seen; give at least 1")
+    for group in by_head:
+        if group not in GROUPS:
+            raise InputError(f"by_head has {group!r}; {nearest(group, GROUPS)}")
     with arithmetic(config), step_bar(config, progress) as step:
         space = Workspace(config, Path(out), step)
         if not space.bench.general:
