@@ -47,7 +47,7 @@ def tables(path, results):
             shown["kinds"] = kinds_table(pd.read_csv(kinds))
         return {f"{n}{name}": table for n, table in shown.items()}
     if folder == "sensitivity":
-        return {"survival": survival_table(results).set_index("varied")}
+        return {f"survival{name}": survival_table(results).set_index("varied")}
     if folder == "tofu":
         return tofu_tables(path, results)
     if "probe" in results:

@@ -1,10 +1,11 @@
 """Does unlearning disrupt focus on the key words? See README.md beside this file.
 
     python experiments/focus/run.py                                # the embedded model
+    python experiments/focus/run.py smollm2 [SEED ...]             # the facts of ../recovery/config-smollm2.yaml
     python experiments/focus/run.py tofu [DIRECTORY|hub [SEED ...]]  # the models of ../tofu, from the project's root
 
 Finished models and looks are kept in runs/ and not made again. Writes results.csv, trajectory.csv,
-trained.csv, figure.html and the tables of README.md; for the second, `-tofu` follows each of these names.
+trained.csv, figure.html and the tables of README.md; for the others, `-NAME` follows each of these names.
 """
 
 import sys
@@ -18,14 +19,16 @@ from unpact_lens.study import FOCUS_TABLES, changed_heads, focus_over_seeds, foc
 
 LOOK = {
     "": {"track_every": 3},
+    "-smollm2": {"track_every": 50, "by_head": ()},
     "-tofu": {"track_every": 10, "by_head": ("forget",)},  # 270 heads, each put back alone
 }
 
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
-(config,) = load_experiment(here / f"config{name}.yaml", tuple(map(int, sys.argv[3:]))).values()
-if len(sys.argv) > 2 and sys.argv[2] != "hub":
-    config = config.model_copy(update={"benchmark_options": {**config.benchmark_options, "path": sys.argv[2]}})
+tofu, seeds = (sys.argv[2:3], sys.argv[3:]) if name == "-tofu" else ([], sys.argv[2:])
+(config,) = load_experiment(here / f"config{name}.yaml", tuple(map(int, seeds))).values()
+if tofu and tofu != ["hub"]:
+    config = config.model_copy(update={"benchmark_options": {**config.benchmark_options, "path": tofu[0]}})
 found = focus_study(config, here / "runs" / name.removeprefix("-"), **LOOK[name])
 results, trajectory = focus_over_seeds(found.shifts).round(4), found.trajectory_frame().round(4)
 shown = {"", *changed_heads(results, "moves_shift"), *changed_heads(results, "attends_shift")}

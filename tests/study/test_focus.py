@@ -186,9 +186,13 @@ def test_an_unknown_group_is_named(tmp_path):
         focus_study(config(), tmp_path, by_head=("forgets",))
 
 
-def test_a_study_without_its_controls_is_refused(tmp_path):
-    with pytest.raises(InputError, match="give the study a control"):
-        focus_study(config(control=None), tmp_path)
+def test_without_a_retrain_model_the_other_control_stands(tmp_path):
+    found = focus_study(config(control=None), tmp_path, draws=2, track_every=2, by_head=(), progress=False)
+    assert {s.model for s in found.shifts} == {"ga", "unrelated"}
+    assert "retrain" not in set(focus_over_seeds(found.shifts)["model"])
+
+
+def test_a_study_without_a_phrasing_held_out_is_refused(tmp_path):
     with pytest.raises(InputError, match="hold_out_phrasings=0"):
         focus_study(config(hold_out_phrasings=0), tmp_path)
 
