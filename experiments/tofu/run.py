@@ -16,12 +16,12 @@ import pandas as pd
 
 import unpact_lens as ul
 from unpact_lens.evaluation.truth import TofuScores, tofu_scores
-from unpact_lens.models.checkpoint import save_model
+from unpact_lens.models.checkpoint import model_hash, save_model
 from unpact_lens.recovery.relearn import relearned
 from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
 from unpact_lens.study import by_probe, destruction_over_seeds, dilemma, estimates, load_experiment, probes_over_seeds
-from unpact_lens.study.run import arithmetic
+from unpact_lens.study.run import Workspace, arithmetic
 from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
@@ -37,29 +37,33 @@ where, *seeds = [a for a in sys.argv[1:] if a != "--finished"] or ["hub"]
 (config,) = load_experiment(here / "config.yaml", tuple(map(int, seeds))).values()
 options = {**config.benchmark_options, **({} if where == "hub" else {"path": where})}
 bench = ul.load_benchmark(config.benchmark, **options)
-if "--finished" in sys.argv:
-    cells = runs / "study" / "cells"
-    done = [m for m in config.methods if all((cells / f"{m.name}-seed{s}/fingerprint").is_file() for s in config.seeds)]
-    if not done:
-        sys.exit(f"no method is finished with all of the seeds {list(config.seeds)} in {cells}; run without --finished")
-    config = config.model_copy(update={"methods": tuple(done)})
-with arithmetic(config):
-    for name, taught in {"full": (*bench.forget, *bench.retain), "retain": bench.retain}.items():
-        if not (runs / name).is_dir():
-            save_model(relearned(ul.load_model("smollm2", wrap=config.wrap), taught, bench, **TAUGHT), runs / name)
 config = config.model_copy(
     update={"model": str(runs / "full"), "control": str(runs / "retain"), "benchmark_options": options}
 )
+if "--finished" in sys.argv:
+    cells, taught = Workspace(config, runs / "study", print), (runs / "full").is_dir()
+    done = [m for m in config.methods if taught and all(cells.finished(m, seed) for seed in config.seeds)]
+    if not done:
+        sys.exit(f"no method is finished with all of the seeds {list(config.seeds)} in {runs}; run without --finished")
+    config = config.model_copy(update={"methods": tuple(done)})
+with arithmetic(config):
+    for name, facts in {"full": (*bench.forget, *bench.retain), "retain": bench.retain}.items():
+        if not (runs / name).is_dir():
+            save_model(relearned(ul.load_model("smollm2", wrap=config.wrap), facts, bench, **TAUGHT), runs / name)
 study = ul.run_study(config, runs / "study")
+space = Workspace(config, runs, print)
+retrained = model_hash(space.control)
 
 
 def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuScores:
-    """TOFU's metrics of one model, kept on disk."""
-    kept = runs / "scores" / name
-    if not kept.is_dir():
+    """TOFU's metrics of one model, from disk if they are finished there."""
+    model = ul.load_model(folder, wrap=config.wrap)
+
+    def run() -> TofuScores:
         with arithmetic(config):
-            tofu_scores(ul.load_model(folder, wrap=config.wrap), bench, reference=control, limit=LIMIT).save(kept)
-    return ul.load(kept)
+            return tofu_scores(model, bench, reference=control, limit=LIMIT)
+
+    return space.kept(f"scores/{name}", space.fingerprint("tofu", model_hash(model), retrained, options, LIMIT), run)
 
 
 def row(scores: TofuScores, **first: object) -> dict[str, object]:

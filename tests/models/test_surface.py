@@ -94,3 +94,12 @@ def test_a_wrap_changes_no_activation():
     ours, theirs = surface.collect(hooked, IDS, names), surface.collect(bridge, IDS, names)
     for name in names:
         torch.testing.assert_close(ours[name], theirs[name].reshape(ours[name].shape), atol=1e-4, rtol=0)
+
+
+def test_a_bridge_unembeds_one_position_where_no_logits_are_asked_for():
+    bridge, seen = to_bridge(hf_model("qwen2"), tokenizer()), []
+    handle = bridge.unembed.register_forward_hook(lambda module, given, made: seen.append(made.shape[1]))
+    surface.collect(bridge, IDS, ["blocks.0.hook_resid_post", surface.final_hook(bridge)])
+    surface.collect(bridge, IDS, ["unembed.hook_in"])
+    handle.remove()
+    assert seen == [1, IDS.shape[1]]

@@ -98,6 +98,15 @@ def test_a_finished_study_is_only_read(finished, monkeypatch):
     assert run_study(load_config(CONFIG), folder, progress=False) == study
 
 
+def test_a_cell_counts_as_finished_with_just_its_settings_and_seed(finished):
+    config = load_config(CONFIG)
+    space = run.Workspace(config, finished[0], lambda text: None)
+    ga = config.methods[0]
+    assert space.finished(ga, config.seeds[0])
+    assert not space.finished(ga, config.seeds[-1] + 1)
+    assert not space.finished(ga.model_copy(update={"settings": {**ga.settings, "steps": 7}}), config.seeds[0])
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     unlearn, calls = run.unlearning.unlearn, []
 

@@ -189,6 +189,8 @@ def collect(
 ) -> dict[str, Tensor]:
     """Activations at the named hooks, and nothing else, from one forward pass.
 
+    The unembedding, of a large vocabulary the longest step of all, is spared as far as it can be.
+
     Args:
         model: a hooked causal model.
         tokens: input ids.
@@ -204,8 +206,11 @@ def collect(
         taken[name] = act if then is None else then(act)
 
     hooks: list[tuple[str, Callable[..., Any]]] = [(name, functools.partial(take, name=name)) for name in names]
-    if _copies_unembedding(model) and not any(name.startswith("unembed.") for name in names):
+    spared = not any(name.startswith("unembed.") for name in names)
+    if spared and _copies_unembedding(model):
         model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # up to `ln_final`: nothing is unembedded
+    elif spared and is_bridge(model):
+        read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)  # a bridge cannot stop before it
     else:
         model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
     return taken

@@ -234,10 +234,17 @@ class Workspace:
 
     def cell(self, method: MethodConfig, seed: int) -> Cell:
         """One method with one seed, from disk if it is finished there."""
-        part = self.fingerprint(
-            "cell", asdict(self.bench), method.model_dump(), seed, self.config.model_dump(exclude={"methods", "seeds"})
-        )
-        return self.kept(f"cells/{method.name}-seed{seed}", part, lambda: self._run(method, seed))
+        return self.kept(*self._cell(method, seed), lambda: self._run(method, seed))
+
+    def finished(self, method: MethodConfig, seed: int) -> bool:
+        """Whether that cell stands on disk, of just these settings."""
+        return self._stands(*self._cell(method, seed))
+
+    def _cell(self, method: MethodConfig, seed: int) -> tuple[str, str]:
+        """Where a cell is kept, and its fingerprint."""
+        rest = self.config.model_dump(exclude={"methods", "seeds"})
+        part = self.fingerprint("cell", asdict(self.bench), method.model_dump(), seed, rest)
+        return f"cells/{method.name}-seed{seed}", part
 
     def _run(self, method: MethodConfig, seed: int) -> Cell:
         config, bench, name = self.config, self.bench, method.name
@@ -303,9 +310,9 @@ class Workspace:
     def kept(self, name: str, fingerprint: str, compute: Callable[[], R]) -> R:
         """A part from disk, if it is finished and depends on the same; else computed and written."""
         folder = self.folder / name
-        mark = folder / "fingerprint"
-        if mark.is_file() and mark.read_text() == fingerprint:
+        if self._stands(name, fingerprint):
             return load(folder)
+        mark = folder / "fingerprint"
         mark.unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
@@ -313,6 +320,10 @@ class Workspace:
         save(result, folder)
         write_text(mark, fingerprint)
         return result
+
+    def _stands(self, name: str, fingerprint: str) -> bool:
+        mark = self.folder / name / "fingerprint"
+        return mark.is_file() and mark.read_text() == fingerprint
 
 
 @contextmanager
