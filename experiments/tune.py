@@ -2,7 +2,6 @@
 
     python experiments/tune.py                # writes experiments/settings.yaml
     python experiments/tune.py smollm2        # writes experiments/settings-smollm2.yaml
-    python experiments/tune.py gemma3-270m    # writes experiments/settings-gemma3-270m.yaml
     python experiments/tune.py smollm2 ga npo    # of these methods only
 
 Methods that stand in the file are not run again. What plays the forget set here are facts about other subjects, from
@@ -63,7 +62,6 @@ PLANS = {
         "swap": True,
     },
 }
-PLANS["gemma3-270m"] = PLANS["smollm2"]  # another family under the same protocol
 LEVEL, SEED = 0.02, 100
 
 which = sys.argv[1] if len(sys.argv) > 1 else "builtin"

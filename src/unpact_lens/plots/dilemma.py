@@ -86,7 +86,7 @@ def dilemma_plane(study: StudyLike) -> go.Figure:
     fig.update_layout(showlegend=True, legend={"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"})
     top = max(0.3, 1.1 * float(drawn["D_high"].max())) if len(drawn) else 1.06
     right = max(0.3, 1.1 * float(drawn["excess_high"].max())) if drawn["excess_high"].notna().any() else 1.06
-    fig.update_yaxes(title="destruction D, mean of near and far facts", range=[-0.06, top], row=1, col=1)
+    fig.update_yaxes(title="destruction D: facts to be kept that were lost", range=[-0.06, top], row=1, col=1)
     fig.update_xaxes(title="largest excess recovery of any probe over its control", range=[left, right], row=1, col=1)
     if undefined.any():
         fig.update_xaxes(title="undefined", tickvals=[], showgrid=False, zeroline=False, range=[-1, 1], row=1, col=2)
