@@ -58,10 +58,6 @@ experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts 
 	$(BIN)/python experiments/focus/run.py smollm2
 	$(BIN)/python experiments/sensitivity/run.py smollm2
 
-# Its embedding has 168 million weights: buffers that are kept, and lie in large pages, spare it a third of each step.
-experiments-gemma3: export THP_MEM_ALLOC_ENABLE := 1
-experiments-gemma3: export MALLOC_MMAP_THRESHOLD_ := 100000000000
-experiments-gemma3: export MALLOC_TRIM_THRESHOLD_ := 100000000000
 experiments-gemma3: .venv/.ready-all  ## The same on a second family (about ten minutes a cell on one core)
 	$(BIN)/python experiments/recovery/run.py config-gemma3-270m.yaml
 	$(BIN)/python experiments/forgetting/run.py gemma3-270m

@@ -5,7 +5,9 @@ import torch
 
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
+from unpact_lens.errors import InputError
 from unpact_lens.models import surface
+from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.convert import to_bridge, to_hooked
 
 IDS = torch.randint(0, 50, (3, 11), generator=torch.Generator().manual_seed(3))
@@ -103,3 +105,48 @@ def test_a_bridge_unembeds_one_position_where_no_logits_are_asked_for():
     surface.collect(bridge, IDS, ["unembed.hook_in"])
     handle.remove()
     assert seen == [1, IDS.shape[1]]
+
+
+def test_hooks_run_as_those_of_the_model_and_are_gone_afterwards(model):
+    name, doubled = "blocks.0.hook_resid_post", lambda act, hook: 2 * act
+    seen = []
+    own = surface.hook_points(model)[name]
+    own.add_hook(lambda act, hook: seen.append(hook.name))  # someone else's, which must stay
+    found = surface.run_with_hooks(model, IDS, [(name, doubled)], return_type="logits")
+    assert len(seen) == 1
+    torch.testing.assert_close(found, model.run_with_hooks(IDS, fwd_hooks=[(name, doubled)]), atol=0, rtol=0)
+
+    def broken(act, hook):
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        surface.run_with_hooks(model, IDS, [(name, broken)])
+    plain = surface.run_with_hooks(model, IDS, return_type="logits")
+    own.remove_hooks()
+    torch.testing.assert_close(plain, model(IDS), atol=0, rtol=0)
+    assert model.context_level == 0
+
+
+def test_the_names_of_a_bridge_are_resolved_once_and_its_copy_has_its_own(monkeypatch):
+    bridge = to_bridge(hf_model("qwen2"), tokenizer())
+    points = surface.hook_points(bridge)
+    assert points == bridge.hook_dict
+    monkeypatch.setattr(type(bridge), "hook_dict", property(lambda model: pytest.fail("resolved again")))
+    assert surface.hook_points(bridge) is points
+    surface.run_with_hooks(bridge, IDS, [("blocks.0.hook_resid_post", lambda act, hook: None)])
+    copied = clone(bridge)
+    theirs = surface.hook_points(copied)
+    assert theirs["blocks.0.hook_resid_post"] is copied.blocks[0].hook_out
+    assert theirs["blocks.0.hook_resid_post"] is not points["blocks.0.hook_resid_post"]
+    monkeypatch.undo()
+    bridge._hook_registry["blocks.0.another"] = points["embed.hook_out"]
+    assert "blocks.0.another" in surface.hook_points(bridge)
+
+
+def test_a_hook_that_a_bridge_lacks_or_turns_off_is_refused():
+    bridge = to_bridge(hf_model("qwen2"), tokenizer())
+    with pytest.raises(InputError, match=r"no hook 'blocks.0.hook_resid_pots'; did you mean 'blocks.0\.hook_resid_po"):
+        surface.run_with_hooks(bridge, IDS, [("blocks.0.hook_resid_pots", lambda act, hook: None)])
+    with pytest.raises(ValueError, match="use_attn_result"):
+        surface.run_with_hooks(bridge, IDS, [("blocks.0.attn.hook_result", lambda act, hook: None)])
+    assert bridge.context_level == 0

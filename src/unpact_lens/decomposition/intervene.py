@@ -41,7 +41,7 @@ def activations(model: Any, example: Encoded, names: Sequence[str]) -> dict[str,
     Raises:
         InputError: if the model has no hook of that name, or the hook gives nothing (fused attention).
     """
-    known = model.hook_dict
+    known = surface.hook_points(model)
     for name in names:
         if name not in known:
             raise InputError(f"the model has no hook {name!r}; names are spelled as in TransformerLens")

@@ -24,6 +24,7 @@ from unpact_lens.decomposition.intervene import Edit, activations, answer_logits
 from unpact_lens.decomposition.target import target
 from unpact_lens.decomposition.views import decompose
 from unpact_lens.errors import InputError
+from unpact_lens.models import surface
 from unpact_lens.models.tokens import Text, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS
@@ -188,5 +189,5 @@ def _behind(model: Any, layer: int, freeze: Sequence[str]) -> list[str]:
             names += [f"blocks.{later}.{part}.hook_scale" for part in ("ln1", "ln1_post", "ln2", "ln2_post")]
     if "norms" in freeze:
         names.append("ln_final.hook_scale")
-    known = model.hook_dict
+    known = surface.hook_points(model)
     return [name for name in names if name in known]

@@ -31,7 +31,7 @@ def require_decomposable(model: Any) -> None:
     direction = getattr(model.cfg, "attention_dir", "causal")
     if direction != "causal":
         raise InputError(f"cfg.attention_dir is {direction!r}; only causal models have an answer to decompose")
-    known = model.hook_dict
+    known = surface.hook_points(model)
     for layer in range(model.cfg.n_layers):
         for part in ("attn.hook_z", "attn.hook_v", "attn.hook_pattern", "hook_attn_out", "hook_resid_pre"):
             if f"blocks.{layer}.{part}" not in known:
@@ -54,7 +54,9 @@ def in_full_precision(model: Any) -> tuple[Any, tuple[str, ...]]:
 
 def has_positions(model: Any) -> bool:
     """Whether learned positions are added to the residual stream."""
-    return getattr(model.cfg, "positional_embedding_type", None) == "standard" and "hook_pos_embed" in model.hook_dict
+    return getattr(
+        model.cfg, "positional_embedding_type", None
+    ) == "standard" and "hook_pos_embed" in surface.hook_points(model)
 
 
 def has_mlp(model: Any) -> bool:

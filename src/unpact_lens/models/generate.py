@@ -229,7 +229,8 @@ class _Stepper:
 
         hooks = [*looking, (surface.readout_hook(self.model), last)]
         if self.bridge:
-            logits, self.cache = self.model.run_with_hooks(
+            logits, self.cache = surface.run_with_hooks(
+                self.model,
                 tokens,
                 return_type="logits_and_cache",
                 fwd_hooks=hooks,
@@ -238,8 +239,8 @@ class _Stepper:
                 use_cache=True,
             )
         else:
-            logits = self.model.run_with_hooks(
-                tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask, past_kv_cache=self.cache
+            logits = surface.run_with_hooks(
+                self.model, tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask, past_kv_cache=self.cache
             )
         return logits[:, -1]
 

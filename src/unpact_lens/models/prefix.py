@@ -136,12 +136,13 @@ def logits_and_past(
     """Logits at chosen positions of one text, and its keys and values."""
     hooks = [(surface.readout_hook(model), _keeper(positions.to(tokens.device)))]
     if surface.is_bridge(model):
-        logits, cache = model.run_with_hooks(
-            tokens, return_type="logits_and_cache", fwd_hooks=hooks, past_key_values=None, use_cache=True
+        logits, cache = surface.run_with_hooks(
+            model, tokens, return_type="logits_and_cache", fwd_hooks=hooks, past_key_values=None, use_cache=True
         )
         return logits, Past(tuple((layer.keys, layer.values) for layer in cache.layers), axis=2)
     past = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, 1)
-    logits = model.run_with_hooks(
+    logits = surface.run_with_hooks(
+        model,
         tokens,
         return_type="logits",
         fwd_hooks=hooks,
@@ -172,7 +173,8 @@ def logits_after(
     shared = past.first(length, rows)
     if surface.is_bridge(model):
         mask = torch.ones(rows, length + tokens.shape[1], dtype=torch.long, device=tokens.device)
-        logits, _ = model.run_with_hooks(
+        logits, _ = surface.run_with_hooks(
+            model,
             tokens,
             return_type="logits_and_cache",
             fwd_hooks=hooks,
@@ -183,7 +185,8 @@ def logits_after(
         return logits
     entries = [TransformerLensKeyValueCacheEntry(keys, values, frozen=True) for keys, values in shared]
     seen = torch.ones(rows, length, dtype=torch.long, device=tokens.device)
-    return model.run_with_hooks(
+    return surface.run_with_hooks(
+        model,
         tokens,
         return_type="logits",
         fwd_hooks=hooks,
@@ -232,7 +235,8 @@ def logits_packed(
     def read(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "1 kept d_model"]:
         return resid[which, columns][None]
 
-    logits, _ = model.run_with_hooks(
+    logits, _ = surface.run_with_hooks(
+        model,
         tokens.to(device),
         return_type="logits_and_cache",
         fwd_hooks=[(surface.readout_hook(model), read)],

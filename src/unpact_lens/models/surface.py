@@ -13,9 +13,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.model_bridge.generalized_components.base import alias_generation
+
+from unpact_lens.errors import InputError, nearest
 
 Hooks = Sequence[tuple[str, Callable[..., Any]]]
 """Interventions as TransformerLens takes them: hook name and function of the activation."""
+
+HOOK_POINTS = "_unpact_hook_points"
+"""Where a bridge keeps its hook points by name."""
 
 
 @runtime_checkable
@@ -55,6 +61,54 @@ def members_of(model: object) -> tuple[Any, ...]:
 def device_of(model: Any) -> torch.device:
     """The device that the model's weights stand on."""
     return next(iter(model.parameters())).device
+
+
+def hook_points(model: Any) -> dict[str, Any]:
+    """The model's hook points by every name that they go by, aliases included.
+
+    A bridge resolves its thousands of aliases anew each time that it is asked; here that is done once for each state
+    of its registry.
+    """
+    if not is_bridge(model):
+        return dict(model.hook_dict)
+    registry, stamp = model._hook_registry, (len(model._hook_registry), alias_generation())
+    kept = vars(model).get(HOOK_POINTS)
+    if kept is None or kept[0] is not registry or kept[1] != stamp:
+        kept = (registry, stamp, model.hook_dict)
+        vars(model)[HOOK_POINTS] = kept
+    points: dict[str, Any] = kept[2]
+    return points
+
+
+def run_with_hooks(model: Any, tokens: Int[Tensor, "batch pos"], fwd_hooks: Hooks = (), **kwargs: Any) -> Any:
+    """What `model.run_with_hooks` gives, with forward hooks only; on a bridge without resolving all its names again.
+
+    Args:
+        model: a hooked causal model.
+        tokens: input ids.
+        fwd_hooks: interventions, `(hook name, function)` as TransformerLens takes them.
+        **kwargs: of the model's call, e.g. `return_type`.
+
+    Raises:
+        InputError: if a bridge has no hook of that name.
+        ValueError: if a hook is one that a bridge's configuration turns off.
+    """
+    if not is_bridge(model) or model.compatibility_mode or kwargs.get("stop_at_layer") is not None:
+        return model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks), **kwargs)
+    points, level, hooked = hook_points(model), model.context_level + 1, []
+    model.context_level = level
+    try:
+        for name, function in fwd_hooks:
+            if name not in points:  # a bridge itself passes over it in silence
+                raise InputError(f"the model has no hook {name!r}; {nearest(name, points)}")
+            model.check_hooks_to_add(points[name].name or name)
+            points[name].add_hook(function, level=level)
+            hooked.append(points[name])
+        return model(tokens, **kwargs)
+    finally:
+        for point in hooked:
+            point.remove_hooks(level=level)
+        model.context_level -= 1
 
 
 def final_hook(model: Any) -> str:
@@ -120,7 +174,7 @@ def read_out_at(
         def drop(resid: Tensor, hook: Any) -> Tensor:
             return keep(resid)
 
-        logits = model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[*hooks, (readout_hook(model), drop)])
+        logits = run_with_hooks(model, tokens, [*hooks, (readout_hook(model), drop)], return_type="logits")
         return logits if ids is None else logits[..., ids]
     with model.hooks(fwd_hooks=list(hooks)):
         resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))
@@ -212,5 +266,5 @@ def collect(
     elif spared and is_bridge(model):
         read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)  # a bridge cannot stop before it
     else:
-        model.run_with_hooks(tokens, return_type="logits", fwd_hooks=hooks)
+        run_with_hooks(model, tokens, hooks, return_type="logits")
     return taken
