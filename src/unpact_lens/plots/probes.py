@@ -38,12 +38,12 @@ def method_by_probe(frame: pd.DataFrame, *, title: str = "What comes back, beyon
             hovertemplate="%{y}<br>%{x}<br>excess %{z:.2f} (%{customdata})<extra></extra>",
             colorscale="RdBu_r",
             zmid=0,
-            zmin=-0.5,
-            zmax=0.5,
+            zmin=-1,
+            zmax=1,
             colorbar={"title": "excess"},
         )
     )
-    fig.update_layout(height=220 + 30 * len(rows), width=320 + 62 * len(probes), margin={"l": 220, "b": 160})
+    fig.update_layout(height=220 + 30 * len(rows), width=max(860, 320 + 62 * len(probes)), margin={"l": 220, "b": 160})
     fig.update_yaxes(autorange="reversed")
     fig.update_xaxes(tickangle=-45)
     return fig
