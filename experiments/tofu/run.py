@@ -26,7 +26,12 @@ from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
 LIMIT = 40  # questions of each of TOFU's sets: all of the forget set
-WEIGHTED = ("unpact_select_gdr", "wga_gdr", "satimp_gdr")  # ascent that does not weigh all tokens alike, beside ga_gdr
+WEIGHTED = (
+    "unpact_select_gdr",
+    "unpact_recall_gdr",
+    "wga_gdr",
+    "satimp_gdr",
+)  # ascent that does not weigh all tokens alike, beside ga_gdr
 MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
             "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
             "model utility": ("model utility", "")}  # fmt: skip

@@ -366,6 +366,31 @@ register(
     _select("unpact_select_simnpo", "SimNPO", selective.selective_simnpo, "example", {"beta": 4.5, "delta": 0.0}),
     *BOTH,
 )
+RECALL = Method(
+    "unpact_recall",
+    "ascent on the answer tokens that get less likely with the key words hidden, likelihood of the rest",
+    "base loss with token weights w_k ∝ max(0, log p(y_k | x, y<k) − log p(y_k | x', y'<k)), at most 1, 0 for what is "
+    "copied from x, − keep_rest·mean [w_k = 0]·log p",
+    "this toolkit, from the first and third findings of arXiv 2509.24675",
+    forget=selective.selective_ascent,
+    options={"key_tokens": 3, "keep_rest": 1.0},
+    prepare=selective.weigh_recalled,
+    note="x' and y' lack the key_tokens words that contribute most, which are found once, with the model before. For "
+    "answers that are sentences and repeat the question; on bare facts it is much like unpact_select.",
+)
+register(RECALL, *BOTH)
+register(
+    replace(
+        RECALL,
+        name="unpact_recall_npo",
+        line=RECALL.line.replace("ascent", "NPO", 1),
+        forget=selective.selective_npo,
+        per="example",
+        sums=True,
+        options={**RECALL.options, "beta": 0.1, "length_scale": True},
+    ),
+    *BOTH,
+)
 register(
     Method(
         "unpact_blind",
