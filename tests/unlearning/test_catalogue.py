@@ -14,7 +14,7 @@ from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.tokens import encode
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning import losses, unlearn
-from unpact_lens.unlearning.selective import rest_of, token_weights
+from unpact_lens.unlearning.selective import copied, recalled_weights, rest_of, token_weights
 from unpact_lens.unlearning.sparse import redirected, survivors
 
 ONE = {"steps": 1, "batch_size": 100, "progress": False}
@@ -227,6 +227,82 @@ def test_the_penalty_lies_on_the_fact_and_not_on_the_opening(learned, facts):
     assert fact > 5 * opening
 
 
+def sentences(items):
+    """The same facts in answers that name again whom they are about."""
+    said = []
+    for q in items:
+        value = q.answer[slice(*q.fact_span)]
+        answer = f" {q.subject} is of the town {value} ."
+        start = answer.index(value)
+        said.append(dataclasses.replace(q, answer=answer, fact_span=(start, start + len(value)), paraphrases=()))
+    return said
+
+
+def by_hand(model, q, k):
+    """Weights of unpact_recall where every word is one token."""
+    keys = set(attribute(model, q.prompt, q.answer).key_tokens(TopK(k, words=True)).words)
+    words = q.answer.split()
+    shown = [w for w in words if w not in keys]
+    read = score_rows(model, [encode(model, q.prompt, q.answer)])[0]
+    prompt = " ".join(w for w in q.prompt.split() if w not in keys)
+    hidden = score_rows(model, [encode(model, prompt, " " + " ".join(shown))])[0]
+    raw, at = [], iter(hidden)
+    for word, lp in zip(words, read, strict=True):
+        fall = 0.0 if word in keys else float(lp - next(at))
+        raw.append(0.0 if word in q.prompt.split() else max(0.0, fall))
+    return torch.tensor(raw) / max(raw), read
+
+
+def test_recalled_weights_are_what_hiding_the_key_words_everywhere_costs(learned, facts):
+    q = sentences(facts[0])[0]
+    w, lp = by_hand(learned, q, 2)
+    assert 0 < (w > 0).sum() < len(w)
+    u = unlearn(learned, [q], method="unpact_recall", key_tokens=2, keep_rest=0.0, **ONE)
+    assert first(u) == pytest.approx(float((w * lp).mean()), abs=1e-5)
+    rest = unlearn(learned, [q], method="unpact_recall", key_tokens=2, keep_rest=2.0, **ONE)
+    r = rest_of(w[None])[0]
+    assert first(rest) == pytest.approx(float((w * lp).mean() - 2 * (r * lp).mean()), abs=1e-5)
+    npo = {"method": "unpact_recall_npo", "key_tokens": 2, "keep_rest": 0.0, "beta": 0.5, "lr": 1e-3, **ONE}
+    now = score_rows(unlearn(learned, [q], **npo).model, [encode(learned, q.prompt, q.answer)])[0]
+    second = unlearn(learned, [q], **{**npo, "steps": 2}).history.rows[1]["forget"]
+    assert second == pytest.approx(4 * math.log1p(math.exp(0.5 * float((w * (now - lp)).sum()))), abs=1e-5)
+    assert second < 4 * math.log(2) - 0.01
+
+
+def test_in_a_sentence_recall_weighs_the_fact_and_not_the_name_that_is_copied(facts):
+    items = sentences(facts[0] + facts[1])
+    model = untrained("gpt2", n_layers=2, dtype=torch.float32, n_ctx=32)
+    teach = {"method": "ga_gdr", "gamma": 0.0, "lr": 5e-3, "steps": 120, "batch_size": 20, "progress": False}
+    model = unlearn(model, facts[0][:1], items, **teach).model
+    shares = {}
+    for q in items[:6]:
+        a, place = attribute(model, q.prompt, q.answer), q.answer.split().index(q.answer[slice(*q.fact_span)])
+        select = token_weights(a.per_answer_token, list(a.key_tokens(TopK(3)).indices))
+        recall, lp = by_hand(model, q, 3)
+        assert float(lp.sum()) > -1
+        assert recall[0] == 0
+        for name, w in (("select", select), ("recall", recall)):
+            shares.setdefault(name, []).append(float(w[place] / w.sum()))
+    assert sum(shares["recall"]) > 2 * sum(shares["select"])
+
+
+def test_what_is_copied_is_found_in_pieces_of_words_and_in_any_case():
+    answer = " Being in Astana, Nikolai's 8th"
+    spans = [(0, 6), (6, 9), (9, 13), (13, 16), (16, 17), (17, 20), (20, 25), (25, 27), (27, 29), (29, 31)]
+    found = copied(spans, answer, ["IN", "astana", "8"])
+    assert found.tolist() == [False, True, True, True, False, False, False, False, False, False]
+    assert copied(spans, answer, []).tolist() == [False] * 10
+
+
+def test_nothing_is_recalled_where_all_is_copied_or_nothing_falls():
+    lp, every = torch.tensor([-1.0, -2.0]), torch.tensor([True, True])
+    none = torch.tensor([False, False])
+    assert recalled_weights(lp, lp - 3, every, every).tolist() == [0, 0]
+    assert recalled_weights(lp, lp + 1, every, none).tolist() == [0, 0]
+    assert recalled_weights(lp, torch.empty(0), none, none).tolist() == [0, 0]
+    assert recalled_weights(lp, torch.tensor([-3.0]), torch.tensor([False, True]), none).tolist() == [0, 1]
+
+
 def test_the_blind_aim_is_the_answer_of_the_model_before_to_the_prompt_without_its_key_tokens(learned, facts):
     q = facts[0][0]
     key = attribute(learned, q.prompt, q.answer).key_tokens(TopK(2)).indices
@@ -260,7 +336,7 @@ def test_nothing_depends_on_no_key_token():
     assert torch.equal(rest_of(torch.zeros(1, 4)), torch.ones(1, 4))
 
 
-@pytest.mark.parametrize("method", ["unpact_select", "unpact_blind", "idk_ft", "dpo"])
+@pytest.mark.parametrize("method", ["unpact_select", "unpact_recall", "unpact_blind", "idk_ft", "dpo"])
 def test_methods_that_need_questions_say_so(learned, method):
     with pytest.raises(InputError, match="the forget set is raw text; give QA items"):
         unlearn(learned, Corpus(("ann was born in rome",)), method=method, **ONE)
