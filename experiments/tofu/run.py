@@ -26,12 +26,8 @@ from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
 LIMIT = 40  # questions of each of TOFU's sets: all of the forget set
-WEIGHTED = (
-    "unpact_select_gdr",
-    "unpact_recall_gdr",
-    "wga_gdr",
-    "satimp_gdr",
-)  # ascent that does not weigh all tokens alike, beside ga_gdr
+# Ascent that does not weigh all tokens alike; it is compared with ga_gdr.
+WEIGHTED = ("unpact_select_gdr", "unpact_recall_gdr", "wga_gdr", "satimp_gdr")
 MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
             "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
             "model utility": ("model utility", "")}  # fmt: skip
@@ -46,7 +42,8 @@ config = config.model_copy(
     update={"model": str(runs / "full"), "control": str(runs / "retain"), "benchmark_options": options}
 )
 if "--finished" in sys.argv:
-    cells, taught = Workspace(config, runs / "study", print), (runs / "full").is_dir()
+    cells = Workspace(config, runs / "study", print)
+    taught = (runs / "full").is_dir()
     done = [m for m in config.methods if taught and all(cells.finished(m, seed) for seed in config.seeds)]
     if not done:
         sys.exit(f"no method is finished with all of the seeds {list(config.seeds)} in {runs}; run without --finished")

@@ -303,6 +303,12 @@ def test_nothing_is_recalled_where_all_is_copied_or_nothing_falls():
     assert recalled_weights(lp, torch.tensor([-3.0]), torch.tensor([False, True]), none).tolist() == [0, 1]
 
 
+def test_an_answer_of_copied_words_only_has_nothing_to_penalise(learned, facts):
+    q = dataclasses.replace(facts[0][0], prompt="where was ann born", answer=" ann", fact_span=(1, 4), paraphrases=())
+    u = unlearn(learned, [q], method="unpact_recall", key_tokens=9, keep_rest=0.0, **ONE)
+    assert first(u) == 0
+
+
 def test_the_blind_aim_is_the_answer_of_the_model_before_to_the_prompt_without_its_key_tokens(learned, facts):
     q = facts[0][0]
     key = attribute(learned, q.prompt, q.answer).key_tokens(TopK(2)).indices

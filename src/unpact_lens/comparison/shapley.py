@@ -232,7 +232,7 @@ def _patterns_on(
             hooks.append((f"blocks.{layer}.attn.hook_{kind}", functools.partial(make, layer=layer, kind=kind)))
         hooks.append((f"blocks.{layer}.attn.hook_pattern", functools.partial(take, layer=layer)))
     tokens = torch.tensor([example.ids[:-1]], device=surface.device_of(model))
-    surface.run_with_hooks(model, tokens, return_type="logits", fwd_hooks=hooks)
+    surface.read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)
     return [patterns[layer] for layer in range(model.cfg.n_layers)]
 
 

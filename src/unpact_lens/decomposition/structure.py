@@ -54,9 +54,8 @@ def in_full_precision(model: Any) -> tuple[Any, tuple[str, ...]]:
 
 def has_positions(model: Any) -> bool:
     """Whether learned positions are added to the residual stream."""
-    return getattr(
-        model.cfg, "positional_embedding_type", None
-    ) == "standard" and "hook_pos_embed" in surface.hook_points(model)
+    learned = getattr(model.cfg, "positional_embedding_type", None) == "standard"
+    return learned and "hook_pos_embed" in surface.hook_points(model)
 
 
 def has_mlp(model: Any) -> bool:

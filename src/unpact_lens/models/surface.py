@@ -69,14 +69,16 @@ def hook_points(model: Any) -> dict[str, Any]:
     A bridge resolves its thousands of aliases anew each time that it is asked; here that is done once for each state
     of its registry.
     """
+    points: dict[str, Any]
     if not is_bridge(model):
-        return dict(model.hook_dict)
+        points = model.hook_dict
+        return points
     registry, stamp = model._hook_registry, (len(model._hook_registry), alias_generation())
     kept = vars(model).get(HOOK_POINTS)
     if kept is None or kept[0] is not registry or kept[1] != stamp:
         kept = (registry, stamp, model.hook_dict)
         vars(model)[HOOK_POINTS] = kept
-    points: dict[str, Any] = kept[2]
+    points = kept[2]
     return points
 
 

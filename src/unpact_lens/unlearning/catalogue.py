@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -339,32 +339,30 @@ METHODS.add(
 )
 
 
-def _select(name: str, what: str, loss: Loss, per: Literal["token", "example"], options: Options) -> Method:
-    """A selective method on one of the base losses."""
-    return Method(
-        name,
-        f"{what} on the answer tokens that depend on the KeyTokens, likelihood of the rest",
-        "base loss with token weights w_k ∝ max(0, Σ_{i∈Key} C_ik), at most 1, − keep_rest·mean [w_k = 0]·log p",
-        "this toolkit, from the third finding of arXiv 2509.24675",
+def _per_example(template: Method, base: str, what: str, loss: Loss, options: Options) -> Method:
+    """A method that weighs ascent's tokens, on a base loss that is taken of whole answers."""
+    return replace(
+        template,
+        name=f"{template.name}_{base}",
+        line=what + template.line.removeprefix("ascent"),
         forget=loss,
-        per=per,
+        per="example",
         sums="length_scale" in options,
-        options={"key_tokens": 3, "weigh_sequences": False, "keep_rest": 1.0, "share": None, "pick": "key", **options},
-        prepare=selective.weigh_tokens,
-        note="contributions are taken once, from the model before; key_tokens is the k of TopK. "
-        "share= penalises that share of each answer's tokens alike, those that depend most first, or any with "
-        "pick='chance'; at share=1 it is the base loss.",
+        options={**template.options, **options},
     )
 
 
-register(_select("unpact_select", "ascent", selective.selective_ascent, "token", {}), *BOTH)
-register(
-    _select("unpact_select_npo", "NPO", selective.selective_npo, "example", {"beta": 0.1, "length_scale": True}),
-    *BOTH,
-)
-register(
-    _select("unpact_select_simnpo", "SimNPO", selective.selective_simnpo, "example", {"beta": 4.5, "delta": 0.0}),
-    *BOTH,
+SELECT = Method(
+    "unpact_select",
+    "ascent on the answer tokens that depend on the KeyTokens, likelihood of the rest",
+    "base loss with token weights w_k ∝ max(0, Σ_{i∈Key} C_ik), at most 1, − keep_rest·mean [w_k = 0]·log p",
+    "this toolkit, from the third finding of arXiv 2509.24675",
+    forget=selective.selective_ascent,
+    options={"key_tokens": 3, "weigh_sequences": False, "keep_rest": 1.0, "share": None, "pick": "key"},
+    prepare=selective.weigh_tokens,
+    note="contributions are taken once, from the model before; key_tokens is the k of TopK. "
+    "share= penalises that share of each answer's tokens alike, those that depend most first, or any with "
+    "pick='chance'; at share=1 it is the base loss.",
 )
 RECALL = Method(
     "unpact_recall",
@@ -378,19 +376,16 @@ RECALL = Method(
     note="x' and y' lack the key_tokens words that contribute most, which are found once, with the model before. For "
     "answers that are sentences and repeat the question; on bare facts it is much like unpact_select.",
 )
-register(RECALL, *BOTH)
-register(
-    replace(
-        RECALL,
-        name="unpact_recall_npo",
-        line=RECALL.line.replace("ascent", "NPO", 1),
-        forget=selective.selective_npo,
-        per="example",
-        sums=True,
-        options={**RECALL.options, "beta": 0.1, "length_scale": True},
-    ),
-    *BOTH,
-)
+NPO: Options = {"beta": 0.1, "length_scale": True}
+SIMNPO: Options = {"beta": 4.5, "delta": 0.0}
+for selected in (
+    SELECT,
+    _per_example(SELECT, "npo", "NPO", selective.selective_npo, NPO),
+    _per_example(SELECT, "simnpo", "SimNPO", selective.selective_simnpo, SIMNPO),
+    RECALL,
+    _per_example(RECALL, "npo", "NPO", selective.selective_npo, NPO),
+):
+    register(selected, *BOTH)
 register(
     Method(
         "unpact_blind",

@@ -27,7 +27,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unpact_lens.attribution import Attribution, TopK, attribute_many
-from unpact_lens.attribution.key_tokens import words_of
 from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.qa import QA, Corpus
 from unpact_lens.errors import InputError, nearest
@@ -53,7 +52,11 @@ def token_weights(
         per_answer_token: contributions C, nats.
         key: rows of C that are KeyTokens.
     """
-    raw = per_answer_token[list(key)].sum(0).clamp(min=0)
+    return _largest_1(per_answer_token[list(key)].sum(0).clamp(min=0))
+
+
+def _largest_1(raw: Float[Tensor, " answer"]) -> Float[Tensor, " answer"]:
+    """The same numbers, of which the largest is 1; all 0 stay 0."""
     largest = raw.max()
     return raw / largest if largest > 0 else raw
 
@@ -128,8 +131,7 @@ def recalled_weights(
     raw = torch.zeros_like(read)
     raw[seen] = (read[seen] - hidden).clamp(min=0)
     raw[copies] = 0
-    largest = raw.max() if len(raw) else raw.sum()
-    return raw / largest if largest > 0 else raw
+    return _largest_1(raw)
 
 
 def weigh_recalled(job: Job) -> None:
@@ -144,16 +146,12 @@ def weigh_recalled(job: Job) -> None:
     for row, item, a in zip(job.data.rows, items, found, strict=True):
         spans = character_spans(job.before, row.answer, item.answer)
         keys = a.key_tokens(rule)
-        echo = copied(spans, item.answer, words_of(a, keys.indices))
+        echo = copied(spans, item.answer, keys.words)
         answer = tuple(t for t, gone in zip(row.answer, echo.tolist(), strict=True) if not gone)
         rows.append(dataclasses.replace(_without(row, keys.indices), answer=answer))
         seen.append(~echo)
         copies.append(copied(spans, item.answer, WORD.findall(item.prompt)))
-    told = [i for i, row in enumerate(rows) if row.answer]
-    hidden = [torch.empty(0)] * len(rows)
-    for i, log_probs in zip(told, score_rows(job.before, [rows[i] for i in told]), strict=True):
-        hidden[i] = log_probs
-    parts = zip(job.data.log_probs, hidden, seen, copies, strict=True)
+    parts = zip(job.data.log_probs, score_rows(job.before, rows), seen, copies, strict=True)
     job.data.weights = [recalled_weights(*part).float() for part in parts]
 
 
