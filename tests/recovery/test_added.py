@@ -9,7 +9,7 @@ from tests.evaluation.world import benchmark, retrained, trained, untrained
 from unpact_lens.attribution import TopK
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_right
-from unpact_lens.recovery import ADDED, add_probes, check_added, recovery_plan, run_plan
+from unpact_lens.recovery import ADDED, add_probes, check_added, plan_added, recovery_plan, run_plan
 from unpact_lens.recovery.emphasis import key_words
 from unpact_lens.recovery.lens import lens_ranks, read_out_early
 from unpact_lens.recovery.patched import WHERE, patched_answers, unrelated_fact
@@ -92,6 +92,42 @@ def test_another_language_counts_what_the_model_before_answers_in_it():
     assert found.rate("translation_es").n == 2
 
 
+class Silent:
+    """A model that must not be asked."""
+
+    def __init__(self, model):
+        self.cfg, self.tokenizer = model.cfg, model.tokenizer
+
+
+def test_planned_answers_equal_those_asked_each_time_and_no_model_is_asked_for_them_again(run, more):
+    plan, recovery = run
+    planned = plan_added(plan, before=trained(), control=retrained(), probes=PLAIN_ENGLISH)
+    assert set(planned.added_before) == {
+        p for p in more.probes if p not in recovery.probes and not p.endswith("after_keys")
+    }
+    again = add_probes(recovery, planned, retrained(), before=trained(), control=retrained(), probes=PLAIN_ENGLISH)
+    for part in ("right_before", "right_after", "right_control", "asked"):
+        assert torch.equal(getattr(again, part), getattr(more, part))
+    known = ["attention", "quantize_8", "logit_lens"]
+    quick = add_probes(recovery, planned, retrained(), before=trained(), control=Silent(retrained()), probes=known)
+    assert torch.equal(row(quick, "attention", "right_control"), row(more, "attention", "right_control"))
+
+
+def test_a_translation_is_planned_as_it_is_asked(run):
+    bench = benchmark()
+    told = tuple(replace(q, meta={"translations": {"es": f"{q.prompt}?"}}) for q in bench.forget)
+    asked = replace(bench, forget=told)
+    plan = recovery_plan(asked, before=trained(), control=retrained(), probes=(), progress=False)
+    recovery = run_plan(untrained(), plan, progress=False)
+    models = {"before": trained(), "control": retrained()}
+    one, two = (
+        add_probes(recovery, p, untrained(), **models, probes=["translation_es"])
+        for p in (plan, plan_added(plan, **models, probes=["translation_es"]))
+    )
+    for part in ("right_before", "right_after", "right_control", "asked"):
+        assert torch.equal(getattr(one, part), getattr(two, part))
+
+
 def test_bad_input_is_named(run, more):
     plan, recovery = run
     models = {"before": trained(), "control": retrained()}
@@ -103,6 +139,11 @@ def test_bad_input_is_named(run, more):
         add_probes(more, plan, retrained(), **models, probes=["quantize_8"])
     with pytest.raises(InputError, match="'translation_es' is not run: no forget fact of benchmark 'village'"):
         add_probes(recovery, plan, retrained(), **models, probes=["translation_es"])
+    with pytest.raises(InputError, match="unknown probe 'quantise_8'; did you mean 'quantize_8'"):
+        plan_added(plan, **models, probes=["quantise_8"])
+    with pytest.raises(InputError, match=r"gain=2\.0, but the plan was answered at gain=4\.0"):
+        add_probes(recovery, plan_added(plan, **models, probes=["attention"], gain=4.0), retrained(), **models,
+                   probes=["attention"], gain=2.0)  # fmt: skip
     with pytest.raises(InputError, match="the headline 'repeat_question' takes none; use 'focus_list'"):
         check_added(["after_keys"], headline="repeat_question")
 

@@ -1,6 +1,6 @@
 """Does what was forgotten come back: emphasis, prefill, relearning, patching and more, each beside its controls."""
 
-from unpact_lens.recovery.added import ADDED, add_probes, check_added
+from unpact_lens.recovery.added import ADDED, add_probes, check_added, plan_added
 from unpact_lens.recovery.attention import attend_to, scale_attention
 from unpact_lens.recovery.emphasis import check_templates
 from unpact_lens.recovery.leak import Leak, leak, leak_at_k, leak_emphasised
@@ -27,6 +27,7 @@ __all__ = [
     "leak_emphasised",
     "lens_ranks",
     "patched_answers",
+    "plan_added",
     "quantized",
     "read_out_early",
     "recover",

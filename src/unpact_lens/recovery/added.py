@@ -52,7 +52,7 @@ class Scene:
     Attributes:
         plan: whose facts, key words and ways to ask are taken.
         before: the model before unlearning.
-        after: the unlearned model.
+        after: the unlearned model; None where only probes that do not hang on it are wanted.
         common: the facts that count.
         gain: of the attention.
     """
@@ -124,6 +124,38 @@ def check_added(probes: Sequence[str], *, headline: str = HEADLINE, bench: Bench
                 )
 
 
+def plan_added(
+    plan: RecoveryPlan, *, before: Any, control: Any = None, probes: Sequence[str], gain: float = GAIN
+) -> RecoveryPlan:
+    """The same plan with what the models that do not change answer to added probes.
+
+    `add_probes` asks them else for each unlearned model again. Left out is `after_keys`, whose words are those of the
+    unlearned model.
+
+    Args:
+        plan: of `recovery_plan`.
+        before: the model before unlearning.
+        control: the retrain model; None where there is none.
+        probes: of `ADDED`.
+        gain: of the attention.
+
+    Returns:
+        A plan for any number of `run_plan` and `add_probes`.
+
+    Raises:
+        InputError: if a probe is unknown or cannot be asked (see `check_added`).
+    """
+    check_added(probes, headline=plan.headline, bench=plan.bench)
+    scene = Scene(plan, before, None, torch.zeros_like(plan.plain_before), gain)
+    rows = [row for name in probes if name != AFTER_KEYS for row in BUILDERS[name](scene)]
+    return replace(
+        plan,
+        added_before={name: answer(before) & asked for name, asked, answer in rows},
+        added_control={} if control is None else {name: answer(control) & asked for name, asked, answer in rows},
+        settings={**plan.settings, "gain": gain},
+    )
+
+
 def add_probes(
     recovery: Recovery,
     plan: RecoveryPlan,
@@ -132,9 +164,11 @@ def add_probes(
     control: Any = None,
     before: Any,
     probes: Sequence[str],
-    gain: float = GAIN,
+    gain: float | None = None,
 ) -> Recovery:
     """The same recovery with further rows.
+
+    For several unlearned models, ask the models that do not change once: `plan_added`.
 
     Args:
         recovery: of `run_plan` with this plan and this model.
@@ -143,14 +177,14 @@ def add_probes(
         control: the retrain model; needed if the recovery has one.
         before: the model before unlearning.
         probes: of `ADDED`.
-        gain: of the attention.
+        gain: of the attention; None for that of the plan, or `GAIN`.
 
     Returns:
         A recovery whose first rows are those given.
 
     Raises:
-        InputError: if a probe is unknown, there already or cannot be asked (see `check_added`), or the retrain model
-            is missing.
+        InputError: if a probe is unknown, there already or cannot be asked (see `check_added`), the retrain model is
+            missing, or the plan was answered at another gain.
     """
     check_added(probes, headline=plan.headline, bench=plan.bench)
     for name in probes:
@@ -158,13 +192,18 @@ def add_probes(
             raise InputError(f"probe {name!r} is in this recovery already")
     if recovery.right_control is not None and control is None:
         raise InputError("this recovery was run beside a retrain model; give it again: control=…")
+    planned = plan.settings.get("gain", GAIN)
+    if gain is not None and plan.added_before and gain != planned:
+        raise InputError(f"gain={gain}, but the plan was answered at gain={planned}; leave gain out, or plan anew")
+    gain = planned if gain is None else gain
     scene = Scene(plan, before, model, recovery.common, gain)
     rows = [row for name in probes for row in BUILDERS[name](scene)]
     nothing = torch.zeros(len(rows), len(recovery.never_items), dtype=torch.bool)
     asked = torch.stack([a for _, a, _ in rows]) if rows else torch.zeros(0, len(recovery.items), dtype=torch.bool)
 
-    def right(of: Any) -> Tensor:
-        return torch.stack([answer(of) for _, _, answer in rows]) & asked if rows else asked
+    def right(of: Any, known: Mapping[str, Tensor]) -> Tensor:
+        found = [known[name] if name in known else answer(of) for name, _, answer in rows]
+        return torch.stack(found) & asked if rows else asked
 
     controls = recovery.right_control
     return replace(
@@ -172,9 +211,9 @@ def add_probes(
         probes=(*recovery.probes, *(name for name, _, _ in rows)),
         families=(*recovery.families, *(added_family(name) for name, _, _ in rows)),
         asked=torch.cat([recovery.asked, asked]),
-        right_before=torch.cat([recovery.right_before, right(before)]),
-        right_after=torch.cat([recovery.right_after, right(model)]),
-        right_control=None if controls is None else torch.cat([controls, right(control)]),
+        right_before=torch.cat([recovery.right_before, right(before, plan.added_before)]),
+        right_after=torch.cat([recovery.right_after, right(model, {})]),
+        right_control=None if controls is None else torch.cat([controls, right(control, plan.added_control)]),
         never_asked=torch.cat([recovery.never_asked, nothing]),
         never_right=torch.cat([recovery.never_right, nothing]),
         settings={**recovery.settings, "gain": gain},
@@ -310,14 +349,16 @@ def _asked_in_words(scene: Scene, prompts: Mapping[str, Sequence[str]], *, opene
         sheet = Sheet(scene.items, (name,), (tuple(texts),), (openings,))
         given_away = sheet.leaking()
         leaking = torch.tensor([q.id in given_away for q in scene.items])
-        known = ask_sheet(scene.before, sheet, sheet.asked & ~leaking, scene.bench, scene.budget)[0]
+        known = scene.plan.added_before.get(name)
+        if known is None:
+            known = ask_sheet(scene.before, sheet, sheet.asked & ~leaking, scene.bench, scene.budget)[0][0]
 
         def answer(model: Any, sheet: Sheet = sheet, known: Tensor = known) -> Tensor:
             if model is scene.before:
-                return known[0]
-            return ask_sheet(model, sheet, known, scene.bench, scene.budget)[0][0]
+                return known
+            return ask_sheet(model, sheet, known[None], scene.bench, scene.budget)[0][0]
 
-        rows.append((name, known[0], answer))
+        rows.append((name, known, answer))
     return rows
 
 

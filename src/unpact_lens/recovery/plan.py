@@ -35,6 +35,7 @@ class RecoveryPlan(Result):
         taught: which facts relearning teaches; all False without that probe.
         relearn: settings of relearning; None without that probe.
         settings: rule, seed, batch budget and the like.
+        added_before, added_control: the same of added probes, by row; what is missing is asked when it is needed.
     """
 
     bench: Benchmark
@@ -52,6 +53,8 @@ class RecoveryPlan(Result):
     taught: Bool[Tensor, " item"]
     relearn: dict[str, Any] | None
     settings: dict[str, Any] = field(default_factory=dict)
+    added_before: dict[str, Bool[Tensor, " item"]] = field(default_factory=dict)
+    added_control: dict[str, Bool[Tensor, " item"]] = field(default_factory=dict)
 
     @property
     def compared(self) -> tuple[str, ...]:

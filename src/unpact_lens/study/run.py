@@ -194,8 +194,14 @@ class Workspace:
     def plan(self) -> RecoveryPlan:
         """Every prompt of the recovery probes, and what the model before and the control answer."""
         self.step("planning recovery")
-        part = self.fingerprint("plan", asdict(self.bench), self.config.recovery.model_dump())
-        return self.kept("plan", part, self._plan)
+        options = self.config.recovery
+        part = self.fingerprint("plan", asdict(self.bench), options.model_dump())
+
+        def planned() -> RecoveryPlan:
+            models = {"before": self.model, "control": self.control}
+            return recovery.plan_added(self._plan(), **models, probes=options.added, gain=options.gain)
+
+        return self.kept("plan", part, planned)
 
     def _plan(self, after: Any = None) -> RecoveryPlan:
         options = self.config.recovery
