@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -105,7 +105,7 @@ def focus_study(
         found, trajectory, trained = [], [], []
         looks = partial(_looks, space, groups=groups, draws=draws, by_head=by_head)
         if space.control is not None:
-            found += looks(space.control, RETRAIN, 0)
+            found += looks(partial(_given, space.control), RETRAIN, 0, weights=model_hash(space.control))
         for seed in config.seeds:
             runs: list[Unlearned] = []
             for method in config.methods:
@@ -113,16 +113,32 @@ def focus_study(
                 path = unlearned.history.focus(TopK(config.contributions.key_tokens))
                 path = path.drop(columns="about").assign(method=method.name, seed=seed)
                 trajectory += [{str(k): v for k, v in row.items()} for row in path.to_dict("records")]
-                found += looks(unlearned.model, method.name, seed)
+                after = unlearned.model
+                found += looks(partial(_given, after), method.name, seed, weights=model_hash(after))
                 runs.append(unlearned)
             rows = [_trained(u) for u in runs]
             settings = {name: max(row[name] for row in rows) for name in ("lr", "steps")}
             trained += [*rows, {"model": UNRELATED, "seed": seed, **settings, "forget_score": None, "stopped": ""}]
-            batch = max(u.config["batch_size"] for u in runs)
-            step(f"{UNRELATED}: training further")
-            more = relearned(space.model, space.bench.general, space.bench, seed=seed, batch_size=batch, **settings)
-            found += looks(more, UNRELATED, seed)
+            recipe = {**settings, "batch_size": max(u.config["batch_size"] for u in runs), "seed": seed}
+            further = space.fingerprint("further", asdict(space.bench), recipe)
+            found += looks(_further(space, recipe), UNRELATED, seed, weights=further)
         return FocusStudy(config.model_dump(mode="json"), tuple(found), tuple(trajectory), tuple(trained))
+
+
+def _given(model: Any) -> Any:
+    """A model that is there already, where `_looks` takes one that may have to be made."""
+    return model
+
+
+def _further(space: Workspace, recipe: Mapping[str, Any]) -> Callable[[], Any]:
+    """The control on unrelated text, trained once when it is first asked for."""
+
+    @cache
+    def made() -> Any:
+        space.step(f"{UNRELATED}: training further")
+        return relearned(space.model, space.bench.general, space.bench, **recipe)
+
+    return made
 
 
 def _trained(unlearned: Unlearned) -> dict[str, Any]:
@@ -190,23 +206,27 @@ def unlearned_model(
 
 def _looks(
     space: Workspace,
-    after: Any,
+    after: Callable[[], Any],
     name: str,
     seed: int,
     *,
+    weights: str,
     groups: dict[str, list[QA]],
     draws: int,
     by_head: Sequence[str],
 ) -> list[FocusShift]:
-    """One model on every group of facts, from disk where that is finished there."""
-    rule, bench, weights = TopK(space.config.contributions.key_tokens), space.bench, model_hash(after)
+    """One model on every group of facts, from disk where that is finished there; it is made only for what is not.
+
+    `weights` tells models apart that differ: a hash of them, or of all that they come from.
+    """
+    rule, bench = TopK(space.config.contributions.key_tokens), space.bench
     found = []
     for group, items in groups.items():
 
         def run(group: str = group, items: list[QA] = items) -> FocusShift:
             space.step(f"{name}: focus on {group} facts")
             return focus_shift(
-                space.model, after, items, model=name, seed=seed, group=group, rule=rule, draws=draws,
+                space.model, after(), items, model=name, seed=seed, group=group, rule=rule, draws=draws,
                 by_head=group in by_head, chat=bench.chat, prefill=bench.prefill,
             )  # fmt: skip
 
