@@ -30,7 +30,7 @@ LIMIT = 40  # questions of each of TOFU's sets: all of the forget set
 WEIGHTED = ("unpact_select_gdr", "unpact_recall_gdr", "wga_gdr", "satimp_gdr")
 MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
             "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
-            "model utility": ("model utility", "")}  # fmt: skip
+            "rouge, real authors": ("rouge", "real_authors"), "model utility": ("model utility", "")}  # fmt: skip
 
 here = Path(__file__).parent
 runs = here / "runs"
