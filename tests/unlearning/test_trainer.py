@@ -86,7 +86,7 @@ def largest_difference(ours, expected):
     [
         ("gpt2", True, torch.float64, 1e-10),
         ("gpt2", False, torch.float64, 1e-10),
-        ("llama", True, torch.float32, 1e-5),  # HF computes norms and rotations in fp32 whatever the weights are
+        ("llama", True, torch.float32, 3e-5),  # HF computes norms and rotations in fp32 whatever the weights are
         ("pythia", False, torch.float64, 1e-5),
     ],
 )
