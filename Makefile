@@ -44,6 +44,7 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 	$(BIN)/python experiments/forgetting/tokens.py
 	$(BIN)/python experiments/forgetting/shares.py
 	$(BIN)/python experiments/forgetting/parts.py
+	$(BIN)/python experiments/forgetting/rmu.py
 	$(BIN)/python experiments/focus/run.py
 	$(BIN)/python experiments/dilemma/run.py
 	$(BIN)/python experiments/sensitivity/run.py

@@ -108,10 +108,10 @@ def test_share_tables_are_those_of_the_results(path):
     assert path.with_suffix(".html").is_file()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*/parts.csv")), ids=str)
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*/parts.csv"), *ROOT.glob("*/rmu.csv")]), ids=str)
 def test_tables_of_parts_are_those_of_the_results(path):
     shown = pd.read_csv(path).drop(columns=["seeds", "against"]).set_index("method")
-    assert read_block(path.parent / "README.md", "parts") == to_markdown(shown).strip()
+    assert read_block(path.parent / "README.md", path.stem) == to_markdown(shown).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/frontier-*.csv")), ids=str)
