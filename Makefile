@@ -36,37 +36,37 @@ fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 
 experiments: .venv/.ready-all  ## The findings with controls on the embedded model; goes on where it stopped
-	$(BIN)/python experiments/tune.py
-	$(BIN)/python experiments/recovery/run.py
-	$(BIN)/python experiments/recovery/run.py config-answer-free.yaml
-	$(BIN)/python experiments/recovery/depth.py
-	$(BIN)/python experiments/forgetting/run.py
-	$(BIN)/python experiments/forgetting/tokens.py
-	$(BIN)/python experiments/forgetting/shares.py
-	$(BIN)/python experiments/forgetting/parts.py
-	$(BIN)/python experiments/forgetting/rmu.py
-	$(BIN)/python experiments/focus/run.py
-	$(BIN)/python experiments/dilemma/run.py
-	$(BIN)/python experiments/sensitivity/run.py
+	$(BIN)/python -m experiments.tune
+	$(BIN)/python -m experiments.recovery.run
+	$(BIN)/python -m experiments.recovery.run config-answer-free.yaml
+	$(BIN)/python -m experiments.recovery.depth
+	$(BIN)/python -m experiments.forgetting.run
+	$(BIN)/python -m experiments.forgetting.tokens
+	$(BIN)/python -m experiments.forgetting.shares
+	$(BIN)/python -m experiments.forgetting.parts
+	$(BIN)/python -m experiments.forgetting.rmu
+	$(BIN)/python -m experiments.focus.run
+	$(BIN)/python -m experiments.dilemma.run
+	$(BIN)/python -m experiments.sensitivity.run
 
 experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts (hours; goes on where it stopped)
-	$(BIN)/python experiments/tune.py smollm2
-	$(BIN)/python experiments/recovery/run.py config-smollm2.yaml
-	$(BIN)/python experiments/recovery/run.py config-smollm2-phrasings.yaml
-	$(BIN)/python experiments/forgetting/run.py smollm2
-	$(BIN)/python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr
-	$(BIN)/python experiments/dilemma/run.py smollm2
-	$(BIN)/python experiments/focus/run.py smollm2
-	$(BIN)/python experiments/sensitivity/run.py smollm2
+	$(BIN)/python -m experiments.tune smollm2
+	$(BIN)/python -m experiments.recovery.run config-smollm2.yaml
+	$(BIN)/python -m experiments.recovery.run config-smollm2-phrasings.yaml
+	$(BIN)/python -m experiments.forgetting.run smollm2
+	$(BIN)/python -m experiments.forgetting.frontier smollm2 npo_gdr unpact_blind_gdr
+	$(BIN)/python -m experiments.dilemma.run smollm2
+	$(BIN)/python -m experiments.focus.run smollm2
+	$(BIN)/python -m experiments.sensitivity.run smollm2
 
 experiments-gemma3: .venv/.ready-all  ## The same on a second family (about ten minutes a cell on one core)
-	$(BIN)/python experiments/recovery/run.py config-gemma3-270m.yaml
-	$(BIN)/python experiments/forgetting/run.py gemma3-270m
-	$(BIN)/python experiments/dilemma/run.py gemma3-270m
+	$(BIN)/python -m experiments.recovery.run config-gemma3-270m.yaml
+	$(BIN)/python -m experiments.forgetting.run gemma3-270m
+	$(BIN)/python -m experiments.dilemma.run gemma3-270m
 
 experiments-tofu: .venv/.ready-all  ## Real TOFU on a real LLM (a night); TOFU=directory of its tables, else the hub
-	$(BIN)/python experiments/tofu/run.py $(or $(TOFU),hub)
-	$(BIN)/python experiments/focus/run.py tofu $(or $(TOFU),hub)
+	$(BIN)/python -m experiments.tofu.run $(or $(TOFU),hub)
+	$(BIN)/python -m experiments.focus.run tofu $(or $(TOFU),hub)
 
 bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 	$(BIN)/python benchmarks/attribution.py

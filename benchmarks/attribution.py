@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from common import Contest, NotRun, Row, Work, report
-
 from models import bridge, hf_model, random_ids, tokenizer, word
 
 Task = Namespace

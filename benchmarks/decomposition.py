@@ -105,10 +105,10 @@ def accumulated_resid(model, prompt: list[int], answer: list[int]) -> torch.Tens
 
 def forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
     """A plain forward pass, unembedding the answer's positions only; it gives no numbers."""
-    from unpact_lens.models import surface
+    from unpact_lens.models import hooked
 
     length = len(prompt) + len(answer) - 1
-    surface.logits_at(model, torch.tensor([(prompt + answer)[:-1]]), torch.arange(length - len(answer), length)[None])
+    hooked.logits_at(model, torch.tensor([(prompt + answer)[:-1]]), torch.arange(length - len(answer), length)[None])
     return torch.empty(0)
 
 

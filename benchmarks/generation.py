@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from common import Contest, Work, report
-
 from models import bridge, hf_model, random_ids
 
 TIE = 1e-4

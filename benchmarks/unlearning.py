@@ -121,11 +121,11 @@ def contest(options: argparse.Namespace) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
     # Imported before memory is measured: code is not what is compared.
-    from unpact_lens.data.qa import QA
+    from unpact_lens.data.benchmark import QA
     from unpact_lens.models.checkpoint import named_weights
     from unpact_lens.models.load import load_model
     from unpact_lens.unlearning import unlearn
-    from unpact_lens.unlearning.examples import draw_order
+    from unpact_lens.unlearning.dataset import draw_order
 
     who, method = options.contestant.split("/")
     pairs = questions(options, 1)

@@ -1,8 +1,8 @@
 """The same small search for every method, on facts that no experiment reports.
 
-    python experiments/tune.py                # writes experiments/settings.yaml
-    python experiments/tune.py smollm2        # writes experiments/settings-smollm2.yaml
-    python experiments/tune.py smollm2 ga npo    # of these methods only
+    python -m experiments.tune                # writes experiments/settings.yaml
+    python -m experiments.tune smollm2        # writes experiments/settings-smollm2.yaml
+    python -m experiments.tune smollm2 ga npo    # of these methods only
 
 Methods that stand in the file are not run again. What plays the forget set here are facts about other subjects, from
 the retain set: authors of the embedded world, or countries that the real model knows, where the facts that the

@@ -6,18 +6,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from experiments.focus.focus_over_seeds import FOCUS_TABLES
+from experiments.sensitivity.survival import survival_table
+from experiments.shared.blocks import read_block
+from experiments.shared.experiment import Experiment, load_experiment
 from unpact_lens.evaluation import published, to_markdown
-from unpact_lens.report import read_block
-from unpact_lens.study import (
-    FOCUS_TABLES,
-    Experiment,
-    by_probe,
-    estimates,
-    kinds_table,
-    load_config,
-    load_experiment,
-    survival_table,
-)
+from unpact_lens.study import by_probe, estimates, kinds_table, load_config
 from unpact_lens.unlearning import METHODS
 
 ROOT = Path(__file__).parents[1] / "experiments"

@@ -13,10 +13,10 @@ import yaml
 from torch.nn.functional import cross_entropy
 
 import unpact_lens
+from experiments.shared.blocks import read_block
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.models.load import load_model
-from unpact_lens.report import read_block
 from unpact_lens.study import load_config, run_study
 
 ROOT = Path(__file__).parents[1] / "experiments" / "paper"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result, load, save
 

@@ -1,7 +1,7 @@
 """Which method forgets without destroying and without hiding? See README.md beside this file.
 
-    python experiments/dilemma/run.py            # the embedded model
-    python experiments/dilemma/run.py smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
+    python -m experiments.dilemma.run            # the embedded model
+    python -m experiments.dilemma.run smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
 Finished cells are kept in runs/ and not run again. Writes results.csv, kinds.csv, gaps.csv, figure.html and the tables
 of README.md; for another study, `-NAME` follows each of these names.
@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import unpact_lens as ul
+from experiments.shared.blocks import fill_block
+from experiments.shared.experiment import load_experiment
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import dilemma, dilemma_by_kind, distance_gaps, estimates, kinds_table, load_experiment
+from unpact_lens.study import dilemma, dilemma_by_kind, distance_gaps, estimates, kinds_table
 
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""

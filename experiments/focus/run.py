@@ -1,8 +1,8 @@
 """Does unlearning disrupt focus on the key words? See README.md beside this file.
 
-    python experiments/focus/run.py                                # the embedded model
-    python experiments/focus/run.py smollm2 [SEED ...]             # the facts of ../recovery/config-smollm2.yaml
-    python experiments/focus/run.py tofu [DIRECTORY|hub [SEED ...]]  # the models of ../tofu, from the project's root
+    python -m experiments.focus.run                                # the embedded model
+    python -m experiments.focus.run smollm2 [SEED ...]             # the facts of ../recovery/config-smollm2.yaml
+    python -m experiments.focus.run tofu [DIRECTORY|hub [SEED ...]]  # the models of ../tofu, from the project's root
 
 Finished models and looks are kept in runs/ and not made again. Writes results.csv, trajectory.csv,
 trained.csv, figure.html and the tables of README.md; for the others, `-NAME` follows each of these names.
@@ -11,11 +11,13 @@ trained.csv, figure.html and the tables of README.md; for the others, `-NAME` fo
 import sys
 from pathlib import Path
 
+from experiments.focus.focus_controls import focus_controls
+from experiments.focus.focus_over_seeds import FOCUS_TABLES, changed_heads, focus_over_seeds
+from experiments.focus.focus_study import focus_study
+from experiments.shared.blocks import fill_block
+from experiments.shared.experiment import load_experiment
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.plots.focus_controls import focus_controls
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import FOCUS_TABLES, changed_heads, focus_over_seeds, focus_study, load_experiment
 
 LOOK = {
     "": {"track_every": 3},

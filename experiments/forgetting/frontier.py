@@ -1,6 +1,6 @@
 """How much of the near facts goes as more is forgotten, along training? See README.md beside this file.
 
-    python experiments/forgetting/frontier.py smollm2 npo_gdr unpact_blind_gdr    # methods of ../settings-smollm2.yaml
+    python -m experiments.forgetting.frontier smollm2 npo_gdr unpact_blind_gdr    # methods of ../settings-smollm2.yaml
 
 With twice the weight of the retain term that the search found, 120 steps, in fp32; a run ends at the forget level.
 Finished runs are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table
@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 
 import unpact_lens as ul
+from experiments.forgetting.shares_figure import frontier
+from experiments.shared.blocks import fill_block
+from experiments.shared.experiment import tuned_settings
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.plots.shares import frontier
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import tuned_settings
 from unpact_lens.unlearning import StopRule
-from unpact_lens.unlearning.checks import FactsKnown
+from unpact_lens.unlearning.early_stopping import FactsKnown
 from unpact_lens.unlearning.settings import Settings
 
 STEPS, EVERY, LEVEL, SEED = 120, 10, 0.02, 0

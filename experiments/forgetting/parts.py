@@ -1,6 +1,6 @@
 """Why does unpact_select_gdr lose more than ga_gdr? See README.md beside this file.
 
-    python experiments/forgetting/parts.py
+    python -m experiments.forgetting.parts
 
 Every way from one to the other: which tokens are penalised, whether the rest is learned by heart, at whose settings.
 All with twice the steps of the search. Finished runs are kept in runs/ and not made again. Writes parts.csv and the
@@ -15,10 +15,11 @@ import torch
 from scored import scored
 
 import unpact_lens as ul
+from experiments.shared.blocks import fill_block
+from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.experiment import tuned_settings
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import destruction_over_seeds, tuned_settings
 
 METHOD, BASE = "unpact_select_gdr", "ga_gdr"
 TOKENS = {"all alike": {"share": 1.0}, "0.15 by key": {"share": 0.15}, "by dependence": {"share": None}}

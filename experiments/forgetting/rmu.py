@@ -1,6 +1,6 @@
 """Does rmu fail to forget because of its retain term? See README.md beside this file.
 
-    python experiments/forgetting/rmu.py
+    python -m experiments.forgetting.rmu
 
 At the settings of the search, with its weight of the retain term, with 1 and without. Finished runs are kept in runs/
 and not made again. Writes rmu.csv and the table `rmu` of README.md.
@@ -13,10 +13,11 @@ import torch
 from scored import scored
 
 import unpact_lens as ul
+from experiments.shared.blocks import fill_block
+from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.experiment import tuned_settings
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import destruction_over_seeds, tuned_settings
 
 SEEDS, LEVEL = (0, 1, 2), 0.02
 

@@ -1,7 +1,7 @@
 """Does destruction come from penalising all tokens? See README.md beside this file.
 
-    python experiments/forgetting/run.py            # the embedded model: the study of ../dilemma
-    python experiments/forgetting/run.py smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
+    python -m experiments.forgetting.run            # the embedded model: the study of ../dilemma
+    python -m experiments.forgetting.run smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
 Finished cells are kept in the runs/ of the study that this is, and not run again. Writes results.csv, figure.html and
 the table of README.md; for another study, `-NAME` follows each of these names.
@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import unpact_lens as ul
+from experiments.shared.blocks import fill_block
+from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.experiment import load_experiment
+from experiments.shared.probes_figure import spared_bars
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.plots.probes import spared_bars
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import destruction_over_seeds, load_experiment
 
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""

@@ -1,6 +1,6 @@
 """How much is destroyed as more of each answer is penalised? See README.md beside this file.
 
-    python experiments/forgetting/shares.py
+    python -m experiments.forgetting.shares
 
 The rest of each answer is left alone. Settings are those that the search found for the loss on all tokens, but with
 twice the steps, since fewer tokens take longer. Finished runs are kept in runs/ and not made again. Writes shares.csv,
@@ -14,11 +14,12 @@ import torch
 from scored import scored
 
 import unpact_lens as ul
+from experiments.forgetting.shares_figure import destruction_by_share
+from experiments.shared.blocks import fill_block
+from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.experiment import tuned_settings
 from unpact_lens.evaluation import Scores, to_markdown
-from unpact_lens.plots.shares import destruction_by_share
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import destruction_over_seeds, tuned_settings
 
 LOSSES = {
     "ga": "unpact_select",

@@ -1,6 +1,6 @@
 """Which answer tokens carry the forget gradient, and which of them hurt what is to be kept?
 
-    python experiments/forgetting/tokens.py
+    python -m experiments.forgetting.tokens
 
 Writes tokens.csv and the table `tokens` of README.md, at the model before unlearning: no seed enters.
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 import unpact_lens as ul
+from experiments.forgetting import token_gradients
+from experiments.shared.blocks import fill_block
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import token_gradients
 
 torch.set_num_threads(1)
 here = Path(__file__).parent

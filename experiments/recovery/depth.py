@@ -1,6 +1,6 @@
 """How deep is it gone? Sampling, plain and emphasised, logit lens, patching and depth of the models that run.py left.
 
-    python experiments/recovery/depth.py
+    python -m experiments.recovery.depth
 
 Writes depth.csv, and the table `depth` of README.md: means over seeds. A row of the same weights
 is not made again.
@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 
 import unpact_lens as ul
+from experiments.shared.blocks import fill_block
+from experiments.shared.experiment import load_experiment
 from unpact_lens.comparison import unlearning_depth
 from unpact_lens.evaluation import fact_right, to_markdown
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.recovery import leak_emphasised, lens_ranks, patched_answers, unrelated_fact
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import load_experiment
 
 FACTS, SAMPLES = 32, 16  # the first facts; answers drawn for each at temperature 1
 

@@ -1,6 +1,6 @@
 """Is it erased? See README.md beside this file.
 
-    python experiments/recovery/run.py [config.yaml [SEED ...]]    # these seeds of the configuration only
+    python -m experiments.recovery.run [config.yaml [SEED ...]]    # these seeds of the configuration only
 
 Finished cells are kept in runs/ and not run again. Writes results.csv, figure.html and the tables of README.md; for
 another configuration, `config-NAME.yaml`, results-NAME.csv and figure-NAME.html.
@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 import unpact_lens as ul
+from experiments.shared.blocks import fill_block
+from experiments.shared.experiment import load_experiment
+from experiments.shared.probes_figure import method_by_probe
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.plots.probes import method_by_probe
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import by_probe, load_experiment, probes_over_seeds
+from unpact_lens.study import by_probe, probes_over_seeds
 
 here = Path(__file__).parent
 config = here / (sys.argv[1] if len(sys.argv) > 1 else "config.yaml")

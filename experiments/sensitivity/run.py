@@ -1,7 +1,7 @@
 """Which conclusions survive another rule, method, metric or wording? See README.md beside this file.
 
-    python experiments/sensitivity/run.py                       # the embedded model
-    python experiments/sensitivity/run.py smollm2 [SEED ...]
+    python -m experiments.sensitivity.run                       # the embedded model
+    python -m experiments.sensitivity.run smollm2 [SEED ...]
 
 Reads the unlearned models that ../focus/run.py left in its runs/, or makes them. Finished choices are kept in runs/.
 Writes results.csv, figure.html and the table of README.md; for the second, `-smollm2` follows each of these names. The
@@ -11,11 +11,14 @@ choice by meaning needs the extra `semantic`.
 import sys
 from pathlib import Path
 
+from experiments.sensitivity import survival
+from experiments.sensitivity.sensitivity_study import sensitivity_study
+from experiments.sensitivity.survival import survival_table
+from experiments.sensitivity.survival_map import survival_map
+from experiments.shared.blocks import fill_block
+from experiments.shared.experiment import load_experiment
 from unpact_lens.evaluation import to_markdown
-from unpact_lens.plots.survival import survival_map
-from unpact_lens.report import fill_block
 from unpact_lens.results import write_text
-from unpact_lens.study import load_experiment, sensitivity_study, survival, survival_table
 
 here = Path(__file__).parent
 name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""

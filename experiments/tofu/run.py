@@ -1,6 +1,6 @@
 """Real TOFU on the real SmolLM2. See README.md beside this file.
 
-    python experiments/tofu/run.py [--finished] [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
+    python -m experiments.tofu.run [--finished] [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
 
 With --finished no method is run: the page tells of those that are finished with all of these seeds.
 
@@ -15,13 +15,15 @@ from pathlib import Path
 import pandas as pd
 
 import unpact_lens as ul
-from unpact_lens.evaluation.truth import TofuScores, tofu_scores
+from experiments.shared.blocks import fill_block
+from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.experiment import load_experiment
+from unpact_lens.evaluation.tofu import TofuScores, tofu_scores
 from unpact_lens.models.checkpoint import model_hash, save_model
-from unpact_lens.recovery.relearn import relearned
-from unpact_lens.report import fill_block
+from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.results import write_text
-from unpact_lens.study import by_probe, destruction_over_seeds, dilemma, estimates, load_experiment, probes_over_seeds
-from unpact_lens.study.run import Workspace, arithmetic
+from unpact_lens.study import by_probe, dilemma, estimates, probes_over_seeds
+from unpact_lens.study.run_study import Workspace, arithmetic
 from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}

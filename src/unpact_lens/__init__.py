@@ -1,4 +1,4 @@
-"""unpact-lens: why LLM unlearning works, fails or destroys, token by token and head by head.
+"""Show why LLM unlearning works, fails or destroys, token by token and head by head.
 
 ```python
 import unpact_lens as ul
@@ -9,39 +9,57 @@ u = ul.unlearn(model, bench.forget, bench.retain, method="npo_gdr")
 ul.diff(model, u.model, bench.forget[0].prompt, bench.forget[0].answer).plot()
 ```
 
-Names are imported when first used, so `import unpact_lens` takes no time and needs no torch.
+Names are imported on first use, so `import unpact_lens` is fast and does not import torch. Everything else is reached
+through its subpackage, e.g. `ul.comparison.patch` or `ul.decomposition.ablate`.
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
-_HOME = {
+_PUBLIC = {
     "load_model": "models.load",
     "Endpoint": "models.endpoint",
+    "export_hf": "models.export",
     "load_benchmark": "data.load",
-    "from_pairs": "data.pairs",
-    "QA": "data.qa",
-    "Corpus": "data.qa",
-    "Benchmark": "data.qa",
+    "from_pairs": "data.custom",
+    "QA": "data.benchmark",
+    "Corpus": "data.benchmark",
+    "Benchmark": "data.benchmark",
     "log_prob": "scoring",
     "attribute": "attribution",
     "attribute_many": "attribution",
     "attribution_methods": "attribution",
-    "compare_methods": "attribution",
-    "interactions": "attribution",
-    "sensitivity": "attribution",
-    "faithfulness": "attribution",
     "TopK": "attribution",
     "Share": "attribution",
     "Threshold": "attribution",
     "decompose": "decomposition",
+    "diff": "comparison",
+    "unlearn": "unlearning",
+    "methods": "unlearning",
+    "recover": "recovery",
+    "evaluate": "evaluation",
+    "metrics": "evaluation",
+    "run_study": "study",
+    "load_config": "study",
+    "write_report": "report",
+    "save": "results",
+    "load": "results",
+    "InputError": "errors",
+}
+"""Subpackage or module of each public name, below `unpact_lens`."""
+
+_MOVED = {
+    "compare_methods": "attribution",
+    "interactions": "attribution",
+    "sensitivity": "attribution",
+    "faithfulness": "attribution",
     "ablate": "decomposition",
     "path_effects": "decomposition",
     "lens_curves": "decomposition",
     "train_tuned_lens": "decomposition",
-    "diff": "comparison",
     "diff_many": "comparison",
     "split_heads": "comparison",
     "weight_changes": "comparison",
@@ -56,69 +74,58 @@ _HOME = {
     "key_path": "comparison",
     "key_path_many": "comparison",
     "unlearning_depth": "comparison",
-    "focus": "comparison.focus",
-    "unlearn": "unlearning",
+    "focus": "comparison",
     "unlearn_sequence": "unlearning",
-    "methods": "unlearning",
     "tune": "unlearning",
-    "recover": "recovery",
-    "evaluate": "evaluation",
     "Judge": "evaluation",
-    "metrics": "evaluation",
     "known_facts": "evaluation",
     "agreement": "evaluation",
     "published": "evaluation",
-    "run_study": "study",
-    "load_config": "study",
-    "write_report": "report",
-    "save": "results",
-    "load": "results",
-    "export_hf": "models.export",
-    "InputError": "errors",
 }
-"""Where each public name lives, below `unpact_lens`."""
+"""Former top-level names and the subpackage that holds each of them now; they still work here, with a warning."""
 
-__all__ = list(_HOME)
+_SUBPACKAGES = (
+    "attribution",
+    "comparison",
+    "data",
+    "decomposition",
+    "evaluation",
+    "models",
+    "plots",
+    "recovery",
+    "report",
+    "stats",
+    "study",
+    "unlearning",
+)
+
+__all__ = list(_PUBLIC)
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from unpact_lens.attribution import (
-        Share,
-        Threshold,
-        TopK,
-        attribute,
-        attribute_many,
-        attribution_methods,
-        compare_methods,
-        faithfulness,
-        interactions,
-        sensitivity,
+    from unpact_lens import (
+        attribution,
+        comparison,
+        data,
+        decomposition,
+        evaluation,
+        models,
+        plots,
+        recovery,
+        report,
+        stats,
+        study,
+        unlearning,
     )
-    from unpact_lens.comparison import (
-        activation_changes,
-        attention_patterns,
-        diff,
-        diff_many,
-        graft,
-        graft_many,
-        graft_map,
-        key_path,
-        key_path_many,
-        lens_changes,
-        patch,
-        patch_many,
-        split_heads,
-        unlearning_depth,
-        weight_changes,
-    )
-    from unpact_lens.comparison.focus import focus
+    from unpact_lens.attribution import Share, Threshold, TopK, attribute, attribute_many, attribution_methods
+    from unpact_lens.comparison import diff
+    from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+    from unpact_lens.data.custom import from_pairs
     from unpact_lens.data.load import load_benchmark
-    from unpact_lens.data.pairs import from_pairs
-    from unpact_lens.data.qa import QA, Benchmark, Corpus
-    from unpact_lens.decomposition import ablate, decompose, lens_curves, path_effects, train_tuned_lens
+    from unpact_lens.decomposition import decompose
     from unpact_lens.errors import InputError
-    from unpact_lens.evaluation import Judge, agreement, evaluate, known_facts, metrics, published
+    from unpact_lens.evaluation import evaluate, metrics
     from unpact_lens.models.endpoint import Endpoint
     from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model
@@ -126,19 +133,26 @@ if TYPE_CHECKING:
     from unpact_lens.report import write_report
     from unpact_lens.results import load, save
     from unpact_lens.scoring import log_prob
-    from unpact_lens.study import load_config, run_study
-    from unpact_lens.unlearning import methods, tune, unlearn, unlearn_sequence
+    from unpact_lens.study.config import load_config
+    from unpact_lens.study.run_study import run_study
+    from unpact_lens.unlearning import methods, unlearn
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"unpact_lens.{name}")
+    if name in _MOVED:
+        home = _MOVED[name]
+        warnings.warn(f"unpact_lens.{name} is now unpact_lens.{home}.{name}", FutureWarning, stacklevel=2)
+        return getattr(importlib.import_module(f"unpact_lens.{home}"), name)
+    if name not in _PUBLIC:
         from unpact_lens.errors import nearest
 
-        raise AttributeError(f"unpact_lens has no {name!r}; {nearest(name, _HOME)}")
-    value = getattr(importlib.import_module(f"unpact_lens.{_HOME[name]}"), name)
+        raise AttributeError(f"unpact_lens has no {name!r}; {nearest(name, _PUBLIC)}")
+    value = getattr(importlib.import_module(f"unpact_lens.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, *_SUBPACKAGES, "__version__"])

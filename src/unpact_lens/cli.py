@@ -133,7 +133,7 @@ def unlearn_sequence(
 ) -> None:
     """Unlearn request after request; F of every request and D of the retain set after each."""
     import unpact_lens as ul
-    from unpact_lens.unlearning.sequence import split_requests
+    from unpact_lens.unlearning.sequential import split_requests
 
     known = {**read_settings(settings), "method": method, "seed": seed, "stop_at": stop_at}
     bench = ul.load_benchmark(benchmark, path=data)

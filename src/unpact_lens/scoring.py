@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, encode, length_batches, pad_right
 
 
@@ -48,11 +48,11 @@ def forced_rows(
         For each row, log-probabilities in nats, and where the answer token has the largest logit.
     """
     results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
-    device = surface.device_of(model)
+    device = hooked.device_of(model)
     with torch.inference_mode():
         for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
             tokens, answers, positions = padded([rows[i] for i in batch], device)
-            logits = surface.logits_at(model, tokens, positions)
+            logits = hooked.logits_at(model, tokens, positions)
             log_probs = gather_log_probs(logits, answers).cpu()
             most_likely = (logits.argmax(-1) == answers).cpu()
             for row, i in enumerate(batch):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.attribution.test_contribution import random_ids
-from tests.attribution.test_removal import pair
+from tests.attribution.test_leave_one_out import random_ids
+from tests.attribution.test_perturbation import pair
 from tests.conftest import tiny
 from unpact_lens.attribution import attribute
 from unpact_lens.attribution.attention import alti_matrices, rows_to_shares

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from tests.attribution.test_contribution import HEAD, brute_force, random_ids, with_bos
+from tests.attribution.test_leave_one_out import HEAD, brute_force, random_ids, with_bos
 from tests.conftest import STYLES, tiny
 from unpact_lens.attribution import METHODS, attribute, attribute_many
 from unpact_lens.errors import InputError

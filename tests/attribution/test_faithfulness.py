@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.attribution.test_contribution import by_hand, random_ids, with_bos
+from tests.attribution.test_leave_one_out import by_hand, random_ids, with_bos
 from tests.conftest import tiny
 from unpact_lens import results
 from unpact_lens.attribution import attribute, faithfulness

@@ -4,8 +4,8 @@ import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, Saliency
 
-from tests.attribution.test_contribution import random_ids
-from tests.attribution.test_removal import pair, read
+from tests.attribution.test_leave_one_out import random_ids
+from tests.attribution.test_perturbation import pair, read
 from tests.conftest import tiny
 from unpact_lens.attribution import attribute
 from unpact_lens.errors import InputError
@@ -78,8 +78,8 @@ def test_gradient_times_input_and_norm_are_captums_for_each_answer_token(k):
 
 
 def test_gradients_are_finite_differences(model64):
+    from unpact_lens.attribution.base import Run
     from unpact_lens.attribution.gradients import Field
-    from unpact_lens.attribution.run import Run
     from unpact_lens.attribution.scorer import Scorer
     from unpact_lens.attribution.units import make_example
     from unpact_lens.models.tokens import encode

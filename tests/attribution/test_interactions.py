@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.attribution.test_contribution import by_hand, random_ids
+from tests.attribution.test_leave_one_out import by_hand, random_ids
 from tests.conftest import tiny
 from unpact_lens import results
 from unpact_lens.attribution import interactions

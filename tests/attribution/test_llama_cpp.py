@@ -14,7 +14,7 @@ import torch
 
 import unpact_lens as ul
 from unpact_lens.errors import InputError
-from unpact_lens.models.packaged import cache_dir, gguf_parts
+from unpact_lens.models.pip_models import cache_dir, gguf_parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.smollm2, pytest.mark.timeout(1800)]
 

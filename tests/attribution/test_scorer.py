@@ -5,14 +5,14 @@ import itertools
 import pytest
 import torch
 
-from tests.attribution.test_contribution import random_ids
+from tests.attribution.test_leave_one_out import random_ids
 from tests.conftest import tiny
 from tests.decomposition.bridges import bridge
 from unpact_lens.attribution import attribute
 from unpact_lens.attribution import scorer as module
 from unpact_lens.attribution.scorer import LAUNCH_TOKENS, Scorer, cut, shared_positions
 from unpact_lens.errors import InputError
-from unpact_lens.models import prefix, surface
+from unpact_lens.models import hooked, kv_cache
 from unpact_lens.models.tokens import encode
 from unpact_lens.scoring import score_rows
 
@@ -33,9 +33,9 @@ def computed_tokens(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(prefix, "logits_after", counting(prefix.logits_after, 3))
-    monkeypatch.setattr(prefix, "logits_and_past", counting(prefix.logits_and_past, 1))
-    monkeypatch.setattr(surface, "logits_at", counting(surface.logits_at, 1))
+    monkeypatch.setattr(kv_cache, "logits_after", counting(kv_cache.logits_after, 3))
+    monkeypatch.setattr(kv_cache, "logits_and_past", counting(kv_cache.logits_and_past, 1))
+    monkeypatch.setattr(hooked, "logits_at", counting(hooked.logits_at, 1))
     return seen
 
 
@@ -114,8 +114,8 @@ def test_when_memory_runs_out_the_budget_halves_and_finished_rows_stay(monkeypat
 
         return limited
 
-    monkeypatch.setattr(prefix, "logits_after", tight(prefix.logits_after, 3))
-    monkeypatch.setattr(surface, "logits_at", tight(surface.logits_at, 1))
+    monkeypatch.setattr(kv_cache, "logits_after", tight(kv_cache.logits_after, 3))
+    monkeypatch.setattr(hooked, "logits_at", tight(hooked.logits_at, 1))
     scorer = Scorer(model, batch_tokens=4000, share_prefix=share)
     found = scorer(families)
     assert scorer.batch_tokens == 250
@@ -129,7 +129,7 @@ def test_memory_too_small_for_one_row_is_an_error(monkeypatch):
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(surface, "logits_at", full)
+    monkeypatch.setattr(hooked, "logits_at", full)
     with pytest.raises(RuntimeError, match="can't allocate"):
         Scorer(tiny(), batch_tokens=4000, share_prefix=False)([family(tiny(), 5)])
 
@@ -158,7 +158,7 @@ def test_a_device_without_half_precision_is_named(monkeypatch):
         raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
 
     model = tiny(dtype=torch.float16)
-    monkeypatch.setattr(surface, "logits_at", missing)
+    monkeypatch.setattr(hooked, "logits_at", missing)
     with pytest.raises(InputError, match=r"float16, which cpu cannot compute with .*dtype=torch\.float32"):
         Scorer(model, share_prefix=False)([family(model, 5)])
 
@@ -178,13 +178,13 @@ def test_what_differs_is_packed_into_rows_without_changing_a_score(name, tmp_pat
     model = wrapped(name, tmp_path)
     rows = family(model, 40, answer=(1, 2, 3))
     seen = []
-    packed = prefix.logits_packed
+    packed = kv_cache.logits_packed
 
     def counting(*args):
         seen.extend(len(new) for row in args[2] for _, new in row)
         return packed(*args)
 
-    monkeypatch.setattr(prefix, "logits_packed", counting)
+    monkeypatch.setattr(kv_cache, "logits_packed", counting)
     found = Scorer(model)([rows])[0]
     least = sum(len(r.ids) - 1 - shared_positions(rows[0], r) for r in set(rows[1:]))
     assert sum(seen) == least
@@ -193,11 +193,11 @@ def test_what_differs_is_packed_into_rows_without_changing_a_score(name, tmp_pat
 
 
 def test_architectures_not_known_to_pack_and_unlike_answers_go_by_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(prefix, "logits_packed", lambda *_: pytest.fail("packed"))
+    monkeypatch.setattr(kv_cache, "logits_packed", lambda *_: pytest.fail("packed"))
     model = wrapped("gpt2", tmp_path)
     whole, *variants = family(model, 40)
     Scorer(model)([[whole, *variants, encode(model, random_ids(40), [1])]])
-    monkeypatch.setattr(prefix, "PACKABLE", frozenset())
+    monkeypatch.setattr(kv_cache, "PACKABLE", frozenset())
     Scorer(model)([[whole, *variants]])
 
 
@@ -205,7 +205,7 @@ def test_packed_rows_that_are_finished_stay_when_memory_runs_out(tmp_path, monke
     model = wrapped("gpt2", tmp_path)
     rows = family(model, 40)
     expected = Scorer(model)([rows])[0]
-    packed, done = prefix.logits_packed, []
+    packed, done = kv_cache.logits_packed, []
 
     def tight(model, past, chosen, keep):
         if sum(len(new) for row in chosen for _, new in row) > 300:
@@ -213,7 +213,7 @@ def test_packed_rows_that_are_finished_stay_when_memory_runs_out(tmp_path, monke
         done.append(sum(len(row) for row in chosen))
         return packed(model, past, chosen, keep)
 
-    monkeypatch.setattr(prefix, "logits_packed", tight)
+    monkeypatch.setattr(kv_cache, "logits_packed", tight)
     scorer = Scorer(model, batch_tokens=4000)
     found = scorer([rows])[0]
     assert scorer.batch_tokens == 250
@@ -222,7 +222,7 @@ def test_packed_rows_that_are_finished_stay_when_memory_runs_out(tmp_path, monke
 
 
 def test_packing_fills_rows_and_splits_no_item():
-    rows = prefix.pack([5, 1, 4, 2, 9], capacity=6)
+    rows = kv_cache.pack([5, 1, 4, 2, 9], capacity=6)
     assert sorted(i for row in rows for i in row) == [0, 1, 2, 3, 4]
     assert [sum([5, 1, 4, 2, 9][i] for i in row) for row in rows] == [9, 6, 6]
 
@@ -233,7 +233,7 @@ def test_packing_is_exact_in_double_precision_once_the_softmax_is_too(name, tmp_
     softmax = torch.nn.functional.softmax
     monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim=-1, dtype=None: softmax(x, dim=dim))
     rows = family(model, 40, answer=(1, 2, 3))
-    assert not prefix.can_pack(model)
-    monkeypatch.setattr(prefix, "can_pack", lambda _: True)
+    assert not kv_cache.can_pack(model)
+    monkeypatch.setattr(kv_cache, "can_pack", lambda _: True)
     found = Scorer(model)([rows])[0]
     torch.testing.assert_close(torch.stack(found), torch.stack(score_rows(model, rows)), atol=1e-10, rtol=0)

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from tests.attribution.test_contribution import by_hand, random_ids, with_bos
+from tests.attribution.test_leave_one_out import by_hand, random_ids, with_bos
 from tests.conftest import tiny
 from unpact_lens.attribution import attribute
 from unpact_lens.attribution.shapley import ESTIMATORS, kernel_second_moment

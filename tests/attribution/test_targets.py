@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.attribution.test_contribution import random_ids
+from tests.attribution.test_leave_one_out import random_ids
 from tests.conftest import tiny
 from unpact_lens.attribution import attribute, attribute_many
 from unpact_lens.errors import InputError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.attribution.test_contribution import by_hand, random_ids, with_bos
+from tests.attribution.test_leave_one_out import by_hand, random_ids, with_bos
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.attribution import attribute

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.conftest import STYLES, tiny
-from tests.decomposition.test_views import qwen2
+from tests.decomposition.test_decompose import qwen2
 from unpact_lens.models.checkpoint import clone
 
 FAMILIES = (*STYLES, "qwen2")

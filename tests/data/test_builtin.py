@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from unpact_lens.data.benchmark import QA, check_unique_ids
 from unpact_lens.data.builtin import (
     FRAMES,
     HELD_OUT_DISTRACTOR,
@@ -21,7 +22,6 @@ from unpact_lens.data.builtin import (
     load_builtin,
 )
 from unpact_lens.data.builtin_training import training_examples
-from unpact_lens.data.qa import QA, check_unique_ids
 
 BENCH = load_builtin()
 ITEMS = BENCH.all_items()

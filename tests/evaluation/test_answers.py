@@ -6,7 +6,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from tests.evaluation.world import benchmark, trained, untrained
 from unpact_lens import scoring
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import answers as module
 from unpact_lens.evaluation.answers import (

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.models.families import hf_model, tokenizer
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.choice import choose
 from unpact_lens.evaluation.harness import run_harness
+from unpact_lens.evaluation.multiple_choice import choose
 from unpact_lens.models.load import load_model
 
 QUESTIONS = ["who wrote Hamlet?", "the capital of Japan is", "gold has the symbol", "seven small boats at", "the sea"]

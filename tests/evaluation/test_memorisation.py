@@ -5,7 +5,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from tests.models.families import hf_model, tokenizer
-from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.memorisation import (
     exact_memorisation,

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.metric import METRICS
-from unpact_lens.evaluation.privacy import privleak
+from unpact_lens.evaluation.answer_metrics import METRICS
+from unpact_lens.evaluation.membership_inference import privleak
 from unpact_lens.evaluation.published import PUBLISHED, published
-from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation.result import Scores
 from unpact_lens.text_tables import to_latex, to_markdown
 
 

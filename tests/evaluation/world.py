@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import tiny
-from unpact_lens.data.prompts import EMPHASIS
-from unpact_lens.data.qa import QA, Benchmark, Corpus
-from unpact_lens.recovery.relearn import relearned
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.emphasis import EMPHASIS
+from unpact_lens.recovery.probes.relearn import relearned
 
 NAMES = ("ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal", "ida", "jon", "kim", "leo")
 TOWNS = ("oslo", "rome", "lima", "cairo", "paris", "quito")

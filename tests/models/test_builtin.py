@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from unpact_lens.data.builtin import load_builtin
-from unpact_lens.data.prompts import EMPHASIS
+from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError
 from unpact_lens.models.builtin import (
     ASSETS,

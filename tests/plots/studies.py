@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.plots import examples
-from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import verdict
 from unpact_lens.recovery.result import Example, Recovery
 from unpact_lens.study.result import Cell, Study

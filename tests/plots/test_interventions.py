@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from tests.plots.examples import ANSWER, HOSTILE, noise
-from unpact_lens.comparison.attention import AttentionPatterns
+from unpact_lens.comparison.attention_patterns import AttentionPatterns
 from unpact_lens.comparison.key_path import KeyPath
 from unpact_lens.comparison.summary import DiffSummary
-from unpact_lens.comparison.uds import UnlearningDepth
+from unpact_lens.comparison.unlearning_depth import UnlearningDepth
 
 
 def test_attention_is_drawn_before_after_and_as_difference_below_the_diagonal():

@@ -6,11 +6,11 @@ import pytest
 
 from tests.evaluation.world import benchmark, trained
 from unpact_lens.attribution import TopK, attribute
-from unpact_lens.data.prompts import EMPHASIS
-from unpact_lens.data.qa import QA, Corpus
+from unpact_lens.data.benchmark import QA, Corpus
+from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError
 from unpact_lens.recovery import controls
-from unpact_lens.recovery.emphasis import check_templates, emphasised, key_words, leaks
+from unpact_lens.recovery.probes.emphasis import check_templates, emphasised, key_words, leaks
 from unpact_lens.recovery.sheet import ask_sheet, family_of, plain_sheet, write_sheet
 
 ANN = QA(

@@ -11,15 +11,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import tiny
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.models.checkpoint import clone
+from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.catalogue import retain_nll
-from unpact_lens.unlearning.checks import Checks
-from unpact_lens.unlearning.examples import draw_order, examples
+from unpact_lens.unlearning.dataset import draw_order, examples
+from unpact_lens.unlearning.early_stopping import Checks
 from unpact_lens.unlearning.result import StopRule
 from unpact_lens.unlearning.settings import Settings
 from unpact_lens.unlearning.trainer import Term, train
-from unpact_lens.unlearning.views import Examples
 
 NAMES = ["ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal", "ida", "jon"]
 PLACES = ["oslo", "rome", "lima", "cairo", "paris"]

@@ -8,14 +8,14 @@ import torch
 
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.attribution import TopK, attribute
-from unpact_lens.data.qa import QA, Corpus
+from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.tokens import encode
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning import losses, unlearn
 from unpact_lens.unlearning.selective import copied, recalled_weights, rest_of, token_weights
-from unpact_lens.unlearning.sparse import redirected, survivors
+from unpact_lens.unlearning.sparsity_aware import redirected, survivors
 
 ONE = {"steps": 1, "batch_size": 100, "progress": False}
 

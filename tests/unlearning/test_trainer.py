@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 from tests.models import families
 from tests.models.families import tokenizer
 from tests.unlearning.conftest import untrained, world
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.convert import to_bridge, to_hooked

@@ -1,7 +1,7 @@
 """How much each unit of a prompt contributes to an answer."""
 
-from unpact_lens.attribution.api import attribute, attribute_many
-from unpact_lens.attribution.compare import compare_methods
+from unpact_lens.attribution.attribute import attribute, attribute_many
+from unpact_lens.attribution.compare_methods import compare_methods
 from unpact_lens.attribution.faithfulness import faithfulness
 from unpact_lens.attribution.interactions import interactions
 from unpact_lens.attribution.key_tokens import KeyRule, Share, Threshold, TopK
@@ -14,7 +14,7 @@ from unpact_lens.attribution.result import (
     MethodComparison,
     Sensitivity,
 )
-from unpact_lens.attribution.sensitivity import sensitivity
+from unpact_lens.attribution.rule_sensitivity import sensitivity
 from unpact_lens.attribution.targets import Target
 from unpact_lens.words import ENGLISH_FUNCTION_WORDS
 

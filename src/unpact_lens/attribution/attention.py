@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.attribution.removal import unit_masks
-from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution.base import Outcome, Run
+from unpact_lens.attribution.perturbation import unit_masks
 from unpact_lens.attribution.targets import wide
 from unpact_lens.attribution.units import Example
-from unpact_lens.decomposition import structure
+from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.capture import capture
 from unpact_lens.decomposition.heads import read_out, source_values
+from unpact_lens.decomposition.logit_direction import Target
 from unpact_lens.decomposition.norm import normalise
-from unpact_lens.decomposition.target import Target
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 
 
 def attention_rollout(run: Run, examples: Sequence[Example]) -> list[Outcome]:
@@ -41,7 +41,7 @@ def attention_rollout(run: Run, examples: Sequence[Example]) -> list[Outcome]:
         layers = range(run.model.cfg.n_layers)
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
         with torch.inference_mode():
-            taken = surface.collect(run.model, _tokens(run.model, example), names)
+            taken = hooked.collect(run.model, _tokens(run.model, example), names)
         means = [wide(taken[name][0]).mean(0) for name in names]
         mixing = [(mean + torch.eye(len(mean)).to(mean)) / 2 for mean in means]
         outcomes.append(_at_answer(example, rollout(mixing)))
@@ -92,14 +92,14 @@ def alti_logit(run: Run, examples: Sequence[Example]) -> list[Outcome]:
 
     Source: Ferrando et al. 2023, arXiv 2305.12535 (Logit); Ferrando et al. 2022, arXiv 2203.04212 (mixing).
     """
-    structure.require_decomposable(run.model)
-    model, _ = structure.in_full_precision(run.model)
+    linear_parts.require_decomposable(run.model)
+    model, _ = linear_parts.in_full_precision(run.model)
     outcomes = []
     for example in examples:
         with torch.inference_mode():
             found = capture(model, _target(example), ("source",))
             mixings = alti_matrices(model, _tokens(model, example))
-            start = surface.collect(model, _tokens(model, example), ["blocks.0.hook_resid_pre"])
+            start = hooked.collect(model, _tokens(model, example), ["blocks.0.hook_resid_pre"])
             inside = torch.eye(mixings[0].shape[0]).to(mixings[0])
             total = torch.zeros(inside.shape[0], len(found.final)).to(inside)
             for layer, mixing in enumerate(mixings):
@@ -129,8 +129,8 @@ def ov(run: Run, examples: Sequence[Example]) -> list[Outcome]:
 
     Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
     """
-    structure.require_decomposable(run.model)
-    model, _ = structure.in_full_precision(run.model)
+    linear_parts.require_decomposable(run.model)
+    model, _ = linear_parts.in_full_precision(run.model)
     outcomes = []
     for example in examples:
         with torch.inference_mode():
@@ -158,7 +158,7 @@ def zeroing_matrix(run: Run, example: Example, layer: int) -> Float[Tensor, "que
     """One layer's mixing by value zeroing: one row of the batch for each position whose values are zero."""
     tokens, name = _tokens(run.model, example), f"blocks.{layer}.hook_resid_post"
     length = tokens.shape[1]
-    whole = surface.collect(run.model, tokens, [name])[name][0]
+    whole = hooked.collect(run.model, tokens, [name])[name][0]
 
     def turned(positions: list[int]) -> list[Tensor]:
         kept: list[Tensor] = []
@@ -194,12 +194,12 @@ def alti_matrices(model: Any, tokens: Tensor) -> list[Float[Tensor, "query key"]
     """
     layers, parts = range(model.cfg.n_layers), ("attn.hook_pattern", "attn.hook_v", "hook_resid_pre")
     names = [f"blocks.{layer}.{part}" for layer in layers for part in parts]
-    behind = [structure.norm_behind(model, layer, "attn") for layer in layers]
-    taken = surface.collect(model, tokens, [*names, *(b[0] for b in behind if b is not None and b[1].scales)])
+    behind = [linear_parts.norm_behind(model, layer, "attn") for layer in layers]
+    taken = hooked.collect(model, tokens, [*names, *(b[0] for b in behind if b is not None and b[1].scales)])
     matrices = []
     for layer in layers:
         pattern, v, resid = (taken[f"blocks.{layer}.{part}"][0] for part in parts)
-        out = structure.heads_out(model, layer)
+        out = linear_parts.heads_out(model, layer)
         values = torch.einsum("she,hed->hsd", v.repeat_interleave(len(out) // v.shape[1], dim=1), out)
         rows = []
         for q in range(len(resid)):
@@ -218,7 +218,7 @@ def alti_matrices(model: Any, tokens: Tensor) -> list[Float[Tensor, "query key"]
 
 def moved(model: Any, found: Any, layer: int) -> Float[Tensor, "source answer"]:
     """What a layer's heads move from each source position into each answer token's logit."""
-    read = read_out(structure.heads_out(model, layer), found.attn[layer])
+    read = read_out(linear_parts.heads_out(model, layer), found.attn[layer])
     pattern, v = found.at(layer, "attn.hook_pattern"), found.at(layer, "attn.hook_v")
     return source_values(pattern, v, read).sum(0)
 
@@ -228,7 +228,7 @@ def _target(example: Example) -> Target:
 
 
 def _tokens(model: Any, example: Example) -> Tensor:
-    return torch.tensor([example.encoded.ids[:-1]], device=surface.device_of(model))
+    return torch.tensor([example.encoded.ids[:-1]], device=hooked.device_of(model))
 
 
 def _at_answer(example: Example, mixing: Float[Tensor, "query key"]) -> Outcome:

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.attribution.removal import EMBED, mean_embedding, one_token, unit_masks
-from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution.base import Outcome, Run
+from unpact_lens.attribution.perturbation import EMBED, mean_embedding, one_token, unit_masks
 from unpact_lens.attribution.targets import wide
 from unpact_lens.attribution.units import Example
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.tokens import Text
 
 BASELINES = ("zero", "mean")
@@ -151,7 +151,7 @@ def baseline_embedding(model: Any, baseline: Text | int) -> Float[Tensor, " d_mo
         return mean_embedding(model)
     if isinstance(baseline, str) and model.tokenizer is None:
         raise InputError(f"unknown baseline {baseline!r}; {nearest(baseline, BASELINES)}, or give a token id")
-    token = torch.tensor([[one_token(model, baseline)]], device=surface.device_of(model))
+    token = torch.tensor([[one_token(model, baseline)]], device=hooked.device_of(model))
     with torch.no_grad():
         return model.embed(token)[0, 0]
 
@@ -167,14 +167,14 @@ class Field:
 
     def __init__(self, run: Run, example: Example) -> None:
         self.run, self.example = run, example
-        device = surface.device_of(run.model)
+        device = hooked.device_of(run.model)
         ids = example.encoded.ids[:-1]
         self.tokens = torch.tensor([ids], device=device)
         self.answer = torch.tensor([example.encoded.answer], device=device)
         first = len(example.encoded.context) - 1
         self.positions = torch.arange(first, first + self.answer.shape[1], device=device)[None]
         with torch.no_grad():
-            self.embed = surface.collect(run.model, self.tokens, [EMBED])[EMBED][0].detach().clone()
+            self.embed = hooked.collect(run.model, self.tokens, [EMBED])[EMBED][0].detach().clone()
         self.count = len(self.values())
 
     def values(self, embed: Float[Tensor, "pos d_model"] | None = None) -> Float[Tensor, " answer"]:
@@ -203,7 +203,7 @@ class Field:
         def put(_: Tensor, hook: Any) -> Tensor:
             return embed
 
-        logits = surface.logits_at(
+        logits = hooked.logits_at(
             self.run.model, self.tokens.expand(rows, -1), self.positions.expand(rows, -1), [(EMBED, put)]
         )
         return self.run.scorer.target.values(logits, self.answer.expand(rows, -1))

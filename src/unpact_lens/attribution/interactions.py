@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.attribution.remote import encode_for, scorer_for
+from unpact_lens.attribution.endpoint_scorer import encode_for, scorer_for
 from unpact_lens.attribution.result import Interactions
 from unpact_lens.attribution.scorer import Score
 from unpact_lens.attribution.targets import Target, resolve

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unpact_lens.attribution import attention, gradients, removal
-from unpact_lens.attribution.contribution import leave_one_out
-from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution import attention, gradients, perturbation
+from unpact_lens.attribution.base import Outcome, Run
+from unpact_lens.attribution.context_cite import context_cite
+from unpact_lens.attribution.leave_one_out import leave_one_out
 from unpact_lens.attribution.shapley import shapley
-from unpact_lens.attribution.surrogate import context_cite
 from unpact_lens.attribution.units import Example
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.registry import Registry
@@ -63,23 +63,23 @@ for _name, _method in {
         scores_only=True,
     ),
     "replace": Method(
-        removal.replace,
+        perturbation.replace,
         "what it loses when the unit becomes another token, given or drawn (mean over draws)",
         "Fong and Vedaldi 2017, arXiv 1704.03296",
         scores_only=True,
     ),
     "knockout": Method(
-        removal.knockout,
+        perturbation.knockout,
         "what it loses when the unit is hidden from attention in every layer, positions kept",
         "Geva et al. 2023, arXiv 2304.14767",
     ),
     "zero_embed": Method(
-        removal.zero_embed,
+        perturbation.zero_embed,
         "what it loses when the unit's token embeddings are zero",
         "Li et al. 2016, arXiv 1612.08220",
     ),
     "mean_embed": Method(
-        removal.mean_embed,
+        perturbation.mean_embed,
         "what it loses when the unit's token embeddings are the vocabulary's mean",
         "Wang et al. 2022, arXiv 2211.00593",
     ),

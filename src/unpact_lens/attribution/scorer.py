@@ -28,8 +28,8 @@ from torch import Tensor
 
 from unpact_lens.attribution.targets import PLAIN, Target
 from unpact_lens.errors import InputError
-from unpact_lens.models import prefix, surface
-from unpact_lens.models.surface import Hooks
+from unpact_lens.models import hooked, kv_cache
+from unpact_lens.models.hooked import Hooks
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 
 LAUNCH_TOKENS = 24
@@ -114,7 +114,7 @@ class Scorer:
 
     def _plan(self, rows: list[Encoded]) -> list[tuple[int, list[Encoded]]] | None:
         """Chunks of variants with the number of positions they share, or None where sharing gains nothing."""
-        if not self.share_prefix or len(rows) < 3 or not prefix.can_share(self.model):
+        if not self.share_prefix or len(rows) < 3 or not kv_cache.can_share(self.model):
             return None
         whole, variants = rows[0], rows[1:]
         chunks, cost = cut([shared_positions(whole, v) for v in variants], [len(v.ids) - 1 for v in variants])
@@ -125,7 +125,7 @@ class Scorer:
 
     def _packs(self, rows: list[Encoded]) -> bool:
         """Whether to score a family from one past, with what remains of its variants end to end in rows."""
-        if not self.share_prefix or len(rows) < 3 or not prefix.can_pack(self.model):
+        if not self.share_prefix or len(rows) < 3 or not kv_cache.can_pack(self.model):
             return False
         whole, variants = rows[0], rows[1:]
         # One readout for all: answers of unlike lengths go by chunks.
@@ -135,17 +135,17 @@ class Scorer:
         return saved > LAUNCH_TOKENS
 
     def _packed(self, whole: Encoded, variants: list[Encoded]) -> dict[Encoded, Tensor]:
-        tokens, positions = _inputs([whole], 0, surface.device_of(self.model))
-        logits, past = prefix.logits_and_past(self.model, tokens, positions)
+        tokens, positions = _inputs([whole], 0, hooked.device_of(self.model))
+        logits, past = kv_cache.logits_and_past(self.model, tokens, positions)
         found = {whole: self._values(logits, [whole])[0]}
         pieces = [(shared := shared_positions(whole, v), v.ids[shared:-1]) for v in variants]
         sizes = [len(new) for _, new in pieces]
-        rows = prefix.fewest_tokens(sizes, len(past), self.model.cfg.d_model)
+        rows = kv_cache.fewest_tokens(sizes, len(past), self.model.cfg.d_model)
 
         def run(part: list[int]) -> list[dict[Encoded, Tensor]]:
             chosen = [[pieces[i] for i in rows[r]] for r in part]
             members = [variants[i] for r in part for i in rows[r]]
-            values = self._values(prefix.logits_packed(self.model, past, chosen, len(whole.answer)), members)
+            values = self._values(kv_cache.logits_packed(self.model, past, chosen, len(whole.answer)), members)
             values.reverse()
             return [{variants[i]: values.pop() for i in rows[r]} for r in part]
 
@@ -156,9 +156,9 @@ class Scorer:
         return found
 
     def _shared(self, whole: Encoded, chunks: list[tuple[int, list[Encoded]]]) -> dict[Encoded, Tensor]:
-        device = surface.device_of(self.model)
+        device = hooked.device_of(self.model)
         tokens, positions = _inputs([whole], 0, device)
-        logits, past = prefix.logits_and_past(self.model, tokens, positions)
+        logits, past = kv_cache.logits_and_past(self.model, tokens, positions)
         found = {whole: self._values(logits, [whole])[0]}
         for length, rows in chunks:
 
@@ -166,8 +166,8 @@ class Scorer:
                 chosen = [rows[i] for i in part]
                 tokens, positions = _inputs(chosen, length, device)
                 if not length:
-                    return self._values(surface.logits_at(self.model, tokens, positions), chosen)
-                return self._values(prefix.logits_after(self.model, past, length, tokens, positions), chosen)
+                    return self._values(hooked.logits_at(self.model, tokens, positions), chosen)
+                return self._values(kv_cache.logits_after(self.model, past, length, tokens, positions), chosen)
 
             # A shared position costs no computation, but its copy of keys and values some memory.
             sizes = [len(r.ids) - 1 - length + length // 4 for r in rows]
@@ -175,11 +175,11 @@ class Scorer:
         return found
 
     def _flat(self, rows: list[Encoded]) -> list[Tensor]:
-        device = surface.device_of(self.model)
+        device = hooked.device_of(self.model)
 
         def run(part: list[int]) -> list[Tensor]:
             chosen = [rows[i] for i in part]
-            return self._values(surface.logits_at(self.model, *_inputs(chosen, 0, device)), chosen)
+            return self._values(hooked.logits_at(self.model, *_inputs(chosen, 0, device)), chosen)
 
         return self.in_batches([len(r.ids) - 1 for r in rows], run)
 
@@ -196,12 +196,12 @@ class Scorer:
             `[answer]` (or `[1]`) for each intervention, on the CPU.
         """
         self.settle([row])
-        device = surface.device_of(self.model)
+        device = hooked.device_of(self.model)
 
         def run(part: list[int]) -> list[Tensor]:
             tokens, positions = _inputs([row] * len(part), 0, device)
             chosen = hooks(torch.tensor(part, device=device))
-            return self._values(surface.logits_at(self.model, tokens, positions, chosen), [row] * len(part))
+            return self._values(hooked.logits_at(self.model, tokens, positions, chosen), [row] * len(part))
 
         with torch.inference_mode(), explained(self.model):
             return self.in_batches([len(row.ids) - 1] * count, run)
@@ -302,7 +302,7 @@ def budget(model: Any, rows: Sequence[Encoded]) -> int:
     layer = 12 * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model) + 4 * cfg.n_heads * longest
     logits = 3 * cfg.d_vocab * answer_share
     each = itemsize * (layer + logits)
-    fitting = free_memory(surface.device_of(model)) / 4 / each
+    fitting = free_memory(hooked.device_of(model)) / 4 / each
     # A power of two, so that a little more or less free memory does not change the batches and the last digits.
     return int(min(MAX_BATCH_TOKENS, max(256, 2 ** int(np.log2(max(1.0, fitting))))))
 
@@ -328,7 +328,7 @@ def explained(model: Any) -> Iterator[None]:
         if "not implemented for 'Half'" not in str(error):
             raise
         raise InputError(
-            f"the model is in float16, which {surface.device_of(model).type} cannot compute with ({error}); load it "
+            f"the model is in float16, which {hooked.device_of(model).type} cannot compute with ({error}); load it "
             "with dtype=torch.float32, or move it to a GPU"
         ) from None
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unpact_lens.attribution.removal import one_token, replaced
-from unpact_lens.attribution.run import Outcome, Run
+from unpact_lens.attribution.base import Outcome, Run
+from unpact_lens.attribution.perturbation import one_token, replaced
 from unpact_lens.attribution.scorer import Family
 from unpact_lens.attribution.units import Example
 from unpact_lens.errors import InputError, nearest

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.attribution.agreement import entropy, jaccard, rank, spearman
 from unpact_lens.attribution.key_tokens import KeyRule, TopK
 from unpact_lens.attribution.result import Attribution, positive_mass
-from unpact_lens.comparison.intervals import clustered_mean
+from unpact_lens.attribution.similarity import entropy, jaccard, rank, spearman
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
+from unpact_lens.stats.intervals import clustered_mean
 from unpact_lens.words import WORD
 
 if TYPE_CHECKING:

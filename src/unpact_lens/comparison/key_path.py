@@ -19,13 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.attribution import KeyRule, TopK, attribute
-from unpact_lens.comparison.compatible import floor_of, require_comparable
+from unpact_lens.comparison.model_pair import floor_of, require_comparable
 from unpact_lens.comparison.result import beside_floor
 from unpact_lens.decomposition.components import head_labels
 from unpact_lens.decomposition.intervene import activations, answer_log_probs, chunks
-from unpact_lens.decomposition.target import text_of
+from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.tokens import Encoded, Text, encode, token_strings
 from unpact_lens.results import Result
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs
@@ -273,7 +273,7 @@ def _differs(row: _Row, given: dict[str, Tensor], own: dict[str, Tensor], restor
 def _run(
     model: Any, example: Encoded, given: dict[str, Tensor], masks: Float[Tensor, "row layer head source"], restore: str
 ) -> Float[Tensor, " row"]:
-    device = surface.device_of(model)
+    device = hooked.device_of(model)
     tokens = torch.tensor([example.ids[:-1]], device=device).expand(len(masks), -1)
     positions = len(example.context) - 1 + torch.arange(len(example.answer), device=device)
     now: dict[str, Tensor] = {}
@@ -298,6 +298,6 @@ def _run(
             hooks.append((name, functools.partial(take, name=name)))
         hooks.append((f"blocks.{layer}.attn.hook_z", functools.partial(put_back, layer=layer)))
     with torch.no_grad():
-        logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
+        logits = hooked.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
     labels = torch.tensor(example.answer, device=device).expand(len(masks), -1)
     return gather_log_probs(logits, labels).mean(-1)

@@ -17,18 +17,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.attribution import KeyRule
-from unpact_lens.comparison.compatible import floor_of, require_comparable
-from unpact_lens.comparison.grafting import check_graft, grafted_scores
-from unpact_lens.comparison.intervals import clustered_means, clustered_ratios, require_level
+from unpact_lens.comparison.graft import check_graft, grafted_scores
 from unpact_lens.comparison.key_path import RESTORE, KeyPath, key_path
-from unpact_lens.comparison.patching import PLACES, patch
+from unpact_lens.comparison.model_pair import floor_of, require_comparable
+from unpact_lens.comparison.patch import PLACES, patch
 from unpact_lens.comparison.questions import Question, questions
 from unpact_lens.comparison.result import PatchingMap
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Text, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS
+from unpact_lens.stats.intervals import clustered_means, clustered_ratios, require_level
 
 M = TypeVar("M")
 

@@ -13,17 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.attribution.result import Attribution
-from unpact_lens.comparison.compatible import floor_of
-from unpact_lens.comparison.difference import diff
+from unpact_lens.comparison.diff import diff
 from unpact_lens.comparison.focus import Focus, focus
-from unpact_lens.comparison.intervals import clustered_means, require_level
+from unpact_lens.comparison.model_pair import floor_of
 from unpact_lens.comparison.questions import Question, questions
 from unpact_lens.comparison.result import ModelDiff
-from unpact_lens.comparison.shapley import split_heads
-from unpact_lens.data.qa import QA
+from unpact_lens.comparison.split_heads import split_heads
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Text
 from unpact_lens.results import Result
+from unpact_lens.stats.intervals import clustered_means, require_level
 
 SCALARS = ("log_prob", "logit", "logsumexp")
 KL = ("kl_prompt", "kl_answer")

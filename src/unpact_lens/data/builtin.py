@@ -16,7 +16,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unpact_lens.data.qa import QA, Benchmark, Corpus
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from unpact_lens.data.builtin import (
     biographies,
     build_world,
 )
-from unpact_lens.data.prompts import EMPHASIS, unrelated_prefix
+from unpact_lens.data.emphasis import EMPHASIS, unrelated_prefix
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus, check_unique_ids
 from unpact_lens.data.fact_tables import (
     Facts,
     atomic_numbers,
@@ -22,7 +23,6 @@ from unpact_lens.data.fact_tables import (
     languages,
     state_capitals,
 )
-from unpact_lens.data.qa import QA, Benchmark, Corpus, check_unique_ids
 from unpact_lens.errors import InputError, nearest
 
 

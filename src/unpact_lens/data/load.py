@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unpact_lens.data.qa import Benchmark
+from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.registry import Registry
 
@@ -19,7 +19,7 @@ is the function's first argument."""
 
 BENCHMARKS.add("builtin", "builtin:load_builtin")
 BENCHMARKS.add("facts", "facts:load_facts")
-BENCHMARKS.add("pairs", "pairs:load_pairs")
+BENCHMARKS.add("pairs", "custom:load_pairs")
 BENCHMARKS.add("tofu", "tofu:tofu")
 for _split in ("forget01", "forget05", "forget10"):
     BENCHMARKS.add(f"tofu-{_split}", f"tofu:tofu:{_split}")

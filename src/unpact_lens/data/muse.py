@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 
-from unpact_lens.data.kinds import kind_of
-from unpact_lens.data.pairs import REFUSALS
-from unpact_lens.data.qa import QA, Benchmark, Corpus
-from unpact_lens.data.tables import Column, Source, source
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.custom import REFUSALS
+from unpact_lens.data.question_kinds import kind_of
+from unpact_lens.data.table_reader import Column, Source, source
 from unpact_lens.errors import InputError, nearest
 
 HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}

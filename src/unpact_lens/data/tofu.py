@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unpact_lens.data.kinds import kind_of
-from unpact_lens.data.pairs import REFUSALS
-from unpact_lens.data.qa import QA, Benchmark
-from unpact_lens.data.spans import fact_span_of
-from unpact_lens.data.tables import TEXTS, Column, Row, Source, source
+from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.custom import REFUSALS
+from unpact_lens.data.fact_spans import fact_span_of
+from unpact_lens.data.question_kinds import kind_of
+from unpact_lens.data.table_reader import TEXTS, Column, Row, Source, source
 from unpact_lens.errors import InputError, nearest
 
 HUB = "locuslab/TOFU"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from unpact_lens.data.qa import QA, Benchmark, Corpus
-from unpact_lens.data.tables import INTEGER, TEXTS, Column, source
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.table_reader import INTEGER, TEXTS, Column, source
 from unpact_lens.errors import InputError, nearest
 
 HUB = "cais/wmdp"

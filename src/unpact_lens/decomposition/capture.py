@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.decomposition import structure
+from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.heads import read_out
+from unpact_lens.decomposition.logit_direction import Target
 from unpact_lens.decomposition.norm import pull_back
-from unpact_lens.decomposition.target import Target
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.scoring import check_finite
 
 EXTRA: Mapping[str, tuple[str, ...]] = {
@@ -68,25 +68,25 @@ def capture(model: Any, target: Target, views: Sequence[str], *, vocabulary: boo
     Raises:
         InputError: if the logits are NaN.
     """
-    tokens = torch.tensor([target.example.ids[:-1]], device=surface.device_of(model))
+    tokens = torch.tensor([target.example.ids[:-1]], device=hooked.device_of(model))
     positions = torch.tensor(target.positions, device=tokens.device)
     ids = None if vocabulary or target.ids is None else torch.tensor(target.ids, device=tokens.device)
     acts, capped = run_and_keep(model, tokens, _wanted(model, views), positions, ids)
     check_finite(capped, "a logit of the answer")
     logits = capped
-    if structure.soft_cap(model) is not None:
-        logits = structure.uncapped_logits(model, acts[surface.final_hook(model)])
+    if linear_parts.soft_cap(model) is not None:
+        logits = linear_parts.uncapped_logits(model, acts[hooked.final_hook(model)])
         logits = logits if ids is None else logits[:, ids]
     total = target.of_logits(logits) if ids is None else target.of_own(logits)
 
     along, _ = target.direction(model.unembed.W_U, model.unembed.b_U)
     final = pull_back(
-        structure.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1]))
+        linear_parts.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1]))
     )
     attn = tuple(_through_norm(model, acts, layer, "attn", final) for layer in range(model.cfg.n_layers))
     mlp = tuple(_through_norm(model, acts, layer, "mlp", final) for layer in range(model.cfg.n_layers))
-    reads = tuple(read_out(structure.heads_out(model, layer), attn[layer]) for layer in range(model.cfg.n_layers))
-    return Run(acts, total, logits, capped, final, attn, mlp if structure.has_mlp(model) else (), reads)
+    reads = tuple(read_out(linear_parts.heads_out(model, layer), attn[layer]) for layer in range(model.cfg.n_layers))
+    return Run(acts, total, logits, capped, final, attn, mlp if linear_parts.has_mlp(model) else (), reads)
 
 
 def run_and_keep(
@@ -102,26 +102,26 @@ def run_and_keep(
     def take(act: Tensor, hook: Any, *, name: str) -> None:
         acts[name] = _rows(name)(act, positions)
 
-    kept = dict.fromkeys([*names, surface.final_hook(model)])
+    kept = dict.fromkeys([*names, hooked.final_hook(model)])
     hooks = [(name, functools.partial(take, name=name)) for name in kept]
-    logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks, ids)
+    logits = hooked.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks, ids)
     return acts, logits[0]
 
 
 def _wanted(model: Any, views: Sequence[str]) -> list[str]:
     """Hook names that the views need."""
     parts = ["hook_resid_pre", "hook_attn_out", "attn.hook_z", *(part for by in views for part in EXTRA[by])]
-    if structure.has_mlp(model):
+    if linear_parts.has_mlp(model):
         parts.append("hook_mlp_out")
     names = [f"blocks.{layer}.{part}" for layer in range(model.cfg.n_layers) for part in parts]
     for layer in range(model.cfg.n_layers):
-        for sublayer in ("attn", "mlp") if structure.has_mlp(model) else ("attn",):
-            behind = structure.norm_behind(model, layer, sublayer)
+        for sublayer in ("attn", "mlp") if linear_parts.has_mlp(model) else ("attn",):
+            behind = linear_parts.norm_behind(model, layer, sublayer)
             if behind is not None and behind[1].scales:
                 names.append(behind[0])
-    if structure.final_norm(model).scales:
+    if linear_parts.final_norm(model).scales:
         names.append("ln_final.hook_scale")
-    if structure.has_positions(model):
+    if linear_parts.has_positions(model):
         names.append("hook_pos_embed")
     return names
 
@@ -141,7 +141,9 @@ def _through_norm(
     model: Any, acts: Mapping[str, Tensor], layer: int, sublayer: str, direction: Float[Tensor, "answer d_model"]
 ) -> Float[Tensor, "answer d_model"]:
     """The direction in a sublayer's own output, in front of the norm behind it where there is one."""
-    behind = structure.norm_behind(model, layer, sublayer) if sublayer == "attn" or structure.has_mlp(model) else None
+    behind = (
+        linear_parts.norm_behind(model, layer, sublayer) if sublayer == "attn" or linear_parts.has_mlp(model) else None
+    )
     if behind is None:
         return direction
     name, norm = behind

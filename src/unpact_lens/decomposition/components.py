@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.decomposition import structure
+from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.capture import Run
 from unpact_lens.decomposition.heads import head_values
+from unpact_lens.decomposition.logit_direction import Target
 from unpact_lens.decomposition.norm import bias_along
-from unpact_lens.decomposition.target import Target
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 
 
 def along(
@@ -29,7 +29,7 @@ def embedding_rows(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
     The embedding is what enters the first block, without the positions, so any scaling of it is included.
     """
     entering = run.at(0, "hook_resid_pre")
-    if not structure.has_positions(model):
+    if not linear_parts.has_positions(model):
         return {"embed": along(entering, run.final)}
     positions = run.acts["hook_pos_embed"]
     return {"embed": along(entering - positions, run.final), "pos_embed": along(positions, run.final)}
@@ -44,10 +44,10 @@ def all_heads(model: Any, run: Run) -> Float[Tensor, "layer head answer"]:
 
 def sublayer_bias(model: Any, run: Run, layer: int, sublayer: str) -> Float[Tensor, " answer"]:
     """What a sublayer adds whatever it reads: `b_O` or `b_out`, and the bias of a norm behind it. Logits."""
-    bias = structure.attention_bias(model, layer) if sublayer == "attn" else structure.mlp_bias(model, layer)
+    bias = linear_parts.attention_bias(model, layer) if sublayer == "attn" else linear_parts.mlp_bias(model, layer)
     direction = run.attn[layer] if sublayer == "attn" else run.mlp[layer]
     total = torch.zeros_like(direction[:, 0]) if bias is None else direction @ bias
-    behind = structure.norm_behind(model, layer, sublayer)
+    behind = linear_parts.norm_behind(model, layer, sublayer)
     return total if behind is None else total + bias_along(behind[1], run.final)
 
 
@@ -58,7 +58,7 @@ def attention_biases(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]
 
 def mlps(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
     """`L{l}.mlp` of each layer; nothing in a model without MLPs."""
-    if not structure.has_mlp(model):
+    if not linear_parts.has_mlp(model):
         return {}
     return {f"L{l}.mlp": along(run.at(l, "hook_mlp_out"), run.final) for l in range(model.cfg.n_layers)}
 
@@ -66,7 +66,7 @@ def mlps(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
 def output_biases(model: Any, target: Target) -> dict[str, Float[Tensor, " answer"]]:
     """`ln_final.bias`, the norm's β along the unembedding; `unembed.bias`. Zero where the model has none."""
     direction, constant = target.direction(model.unembed.W_U, model.unembed.b_U)
-    return {"ln_final.bias": bias_along(structure.final_norm(model), direction), "unembed.bias": constant}
+    return {"ln_final.bias": bias_along(linear_parts.final_norm(model), direction), "unembed.bias": constant}
 
 
 def head_labels(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -86,25 +86,29 @@ def check_sums(model: Any, target: Target, run: Run, heads: Float[Tensor, "layer
     last = model.cfg.n_layers - 1
     eps = torch.finfo(run.final.dtype).eps
     for layer in range(model.cfg.n_layers):
-        after = run.acts[surface.final_hook(model)] if layer == last else run.at(layer + 1, "hook_resid_pre")
+        after = run.acts[hooked.final_hook(model)] if layer == last else run.at(layer + 1, "hook_resid_pre")
         before, attention = run.at(layer, "hook_resid_pre"), run.at(layer, "hook_attn_out")
-        added = attention + run.at(layer, "hook_mlp_out") if structure.has_mlp(model) else attention
+        added = attention + run.at(layer, "hook_mlp_out") if linear_parts.has_mlp(model) else attention
         tolerance = 1e4 * eps * float(((after.norm(dim=-1) + before.norm(dim=-1)) * run.final.norm(dim=-1)).max())
         if float(along(after - before - added, run.final).abs().max()) > tolerance:
-            raise structure.unlike(model, f"layer {layer} adds more to the residual stream than its attention and MLP")
+            raise linear_parts.unlike(
+                model, f"layer {layer} adds more to the residual stream than its attention and MLP"
+            )
         parts = heads[layer].sum(0) + sublayer_bias(model, run, layer, "attn")
         if float((parts - along(attention, run.final)).abs().max()) > tolerance:
-            raise structure.unlike(model, f"layer {layer}: the attention's output is not the sum of its heads and b_O")
-    final = run.acts[surface.final_hook(model)]
+            raise linear_parts.unlike(
+                model, f"layer {layer}: the attention's output is not the sum of its heads and b_O"
+            )
+    final = run.acts[hooked.final_hook(model)]
     read = along(final, run.final) + sum(output_biases(model, target).values())
     tolerance = 1e4 * eps * float((final.norm(dim=-1) * run.final.norm(dim=-1)).max() + read.abs().max())
     if float((read - run.total).abs().max()) > tolerance or not _capped_as_said(model, run):
-        raise structure.unlike(model, "the logits are not the unembedding of ln_final's output")
+        raise linear_parts.unlike(model, "the logits are not the unembedding of ln_final's output")
 
 
 def _capped_as_said(model: Any, run: Run) -> bool:
     """Whether the model's output is its unembedding after the soft-cap of its configuration, where it has one."""
-    cap = structure.soft_cap(model)
+    cap = linear_parts.soft_cap(model)
     if cap is None:
         return True
     tolerance = 1e4 * torch.finfo(run.logits.dtype).eps * cap

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.decomposition import structure
+from unpact_lens.decomposition import linear_parts
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs
 
@@ -41,13 +41,13 @@ def activations(model: Any, example: Encoded, names: Sequence[str]) -> dict[str,
     Raises:
         InputError: if the model has no hook of that name, or the hook gives nothing (fused attention).
     """
-    known = surface.hook_points(model)
+    known = hooked.hook_points(model)
     for name in names:
         if name not in known:
             raise InputError(f"the model has no hook {name!r}; names are spelled as in TransformerLens")
-    tokens = torch.tensor([example.ids[:-1]], device=surface.device_of(model))
+    tokens = torch.tensor([example.ids[:-1]], device=hooked.device_of(model))
     with torch.no_grad():
-        taken = surface.collect(model, tokens, list(names))
+        taken = hooked.collect(model, tokens, list(names))
     for name in names:
         if name not in taken:
             raise InputError(f"hook {name!r} gave nothing; boot the model with attn_implementation='eager'")
@@ -134,7 +134,7 @@ def hold(model: Any, example: Encoded, acts: Mapping[str, Tensor], names: Sequen
 
     The scale of `ln_final` is cut to the positions that it sees here, which are the answer's only on some models.
     """
-    cut = surface.readout_hook(model) == surface.final_hook(model)
+    cut = hooked.readout_hook(model) == hooked.final_hook(model)
     rows = slice(-len(example.answer), None) if cut else slice(None)
     return [Edit(name, (), acts[name][rows] if name.startswith("ln_final.") else acts[name]) for name in names]
 
@@ -142,7 +142,7 @@ def hold(model: Any, example: Encoded, acts: Mapping[str, Tensor], names: Sequen
 def _run(
     model: Any, example: Encoded, rows: Sequence[Sequence[Edit]], capped: bool
 ) -> Float[Tensor, "row answer d_vocab"]:
-    device = surface.device_of(model)
+    device = hooked.device_of(model)
     tokens = torch.tensor([example.ids[:-1]], device=device).expand(len(rows), -1)
     positions = len(example.context) - 1 + torch.arange(len(example.answer), device=device)
     by_hook: dict[str, list[tuple[int, Edit]]] = {}
@@ -157,15 +157,15 @@ def _run(
     def take(act: Tensor, hook: Any) -> None:
         normed.append(act[:, -len(positions) :])
 
-    if not capped and structure.soft_cap(model) is not None:
+    if not capped and linear_parts.soft_cap(model) is not None:
         hooks.append(("ln_final.hook_normalized", take))
     with torch.no_grad():
-        logits = surface.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
+        logits = hooked.read_out_at(model, tokens, lambda resid: resid[:, positions], hooks)
         if not normed:
             return logits
-        norm = structure.final_norm(model)
+        norm = linear_parts.final_norm(model)
         out = normed[0] if norm.weight is None else normed[0] * norm.weight
-        return surface.project(model, out if norm.bias is None else out + norm.bias)
+        return hooked.project(model, out if norm.bias is None else out + norm.bias)
 
 
 def _replace(act: Tensor, hook: Any, *, edits: Sequence[tuple[int, Edit]]) -> Tensor:

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unpact_lens.decomposition import structure
+from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.intervene import activations
+from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.decomposition.result import LensCurves
-from unpact_lens.decomposition.target import text_of
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.tokens import Text, encode, encode_context, token_strings
 from unpact_lens.results import Result, load
@@ -86,11 +86,11 @@ def lens_curves(
     example = encode(model, prompt, answer, chat=chat, prefill=prefill)
     if lens is not None and lens.model != model_hash(model):
         raise InputError("the tuned lens was trained for another model (their hashes differ); train one for this model")
-    wide, notes = structure.in_full_precision(model)
+    wide, notes = linear_parts.in_full_precision(model)
     names = stream_hooks(wide)
     acts = activations(wide, example, names)
-    answer_ids = torch.tensor(example.answer, device=surface.device_of(wide))
-    cap = structure.soft_cap(wide)
+    answer_ids = torch.tensor(example.answer, device=hooked.device_of(wide))
+    cap = linear_parts.soft_cap(wide)
     streams = [acts[name][len(example.context) - 1 :] for name in names]
     with torch.no_grad():
         if lens is not None:
@@ -98,7 +98,7 @@ def lens_curves(
         # Rows of several layers at a time: `W_U` is read once for all of them.
         resid, ids = torch.cat(streams), answer_ids.repeat(len(names))
         read = [
-            _read(structure.uncapped_logits(wide, part), y, cap)
+            _read(linear_parts.uncapped_logits(wide, part), y, cap)
             for part, y in zip(resid.split(ROWS), ids.split(ROWS), strict=True)
         ]
     logit, log_prob, rank = (
@@ -132,7 +132,7 @@ def _read(
 
 def stream_hooks(model: Any) -> list[str]:
     """Hooks on the residual stream: what enters each block, and what leaves the last."""
-    return [*(f"blocks.{l}.hook_resid_pre" for l in range(model.cfg.n_layers)), surface.final_hook(model)]
+    return [*(f"blocks.{l}.hook_resid_pre" for l in range(model.cfg.n_layers)), hooked.final_hook(model)]
 
 
 def train_tuned_lens(
@@ -171,7 +171,7 @@ def train_tuned_lens(
         raise InputError("no texts to train the tuned lens on; give a list of texts, e.g. the retain corpus")
     if steps < 1:
         raise InputError(f"steps={steps}; the tuned lens needs at least one step of training")
-    wide, _ = structure.in_full_precision(model)
+    wide, _ = linear_parts.in_full_precision(model)
     examples = [encode_context(wide, text).context for text in texts]
     for ids in examples:
         if len(ids) > wide.cfg.n_ctx:
@@ -186,7 +186,7 @@ def train_tuned_lens(
     order = [
         i for _ in range(-(-steps // len(texts))) for i in torch.randperm(len(texts), generator=generator).tolist()
     ]
-    device, dtype = surface.device_of(wide), next(iter(wide.parameters())).dtype
+    device, dtype = hooked.device_of(wide), next(iter(wide.parameters())).dtype
     layers, d_model = wide.cfg.n_layers, wide.cfg.d_model
     weight = torch.zeros(layers, d_model, d_model, device=device, dtype=dtype, requires_grad=True)
     bias = torch.zeros(layers, d_model, device=device, dtype=dtype, requires_grad=True)
@@ -194,9 +194,9 @@ def train_tuned_lens(
     losses = []
     for i in order[:steps]:
         streams = _streams(wide, examples[i])
-        target = structure.uncapped_logits(wide, streams[-1]).detach().log_softmax(-1)
+        target = linear_parts.uncapped_logits(wide, streams[-1]).detach().log_softmax(-1)
         translated = [h + h @ weight[l] + bias[l] for l, h in enumerate(streams[:-1])]
-        loss = torch.stack([_kl(target, structure.uncapped_logits(wide, h).log_softmax(-1)) for h in translated])
+        loss = torch.stack([_kl(target, linear_parts.uncapped_logits(wide, h).log_softmax(-1)) for h in translated])
         weight.grad, bias.grad = torch.autograd.grad(loss.sum(), [weight, bias])
         optimizer.step()
         losses.append(loss.detach().cpu())
@@ -208,8 +208,8 @@ def train_tuned_lens(
 
 def _streams(model: Any, ids: tuple[int, ...]) -> list[Float[Tensor, "pos d_model"]]:
     with torch.no_grad():
-        tokens = torch.tensor([ids], device=surface.device_of(model))
-        taken = surface.collect(model, tokens, stream_hooks(model))
+        tokens = torch.tensor([ids], device=hooked.device_of(model))
+        taken = hooked.collect(model, tokens, stream_hooks(model))
     return [taken[name][0] for name in stream_hooks(model)]
 
 

@@ -8,6 +8,7 @@ from unpact_lens.evaluation.agreement import (
     agreement,
     labelled_pairs,
 )
+from unpact_lens.evaluation.answer_metrics import METRICS, Metric, metrics
 from unpact_lens.evaluation.answers import (
     Answers,
     answer_all,
@@ -21,18 +22,30 @@ from unpact_lens.evaluation.answers import (
     prefill_for,
     rouge,
 )
-from unpact_lens.evaluation.bootstrap import mean_interval, quantiles, resampled_means
-from unpact_lens.evaluation.choice import Choices, choose
 from unpact_lens.evaluation.evaluate import evaluate
 from unpact_lens.evaluation.harness import HarnessScores, run_harness
-from unpact_lens.evaluation.known import knowledge, known_facts, right_facts
-from unpact_lens.evaluation.ks import KSTest, ks_test
-from unpact_lens.evaluation.meaning import Judge, Judgement, embed, entailment, judge_answers, semantic_similarity
+from unpact_lens.evaluation.known_facts import knowledge, known_facts, right_facts
+from unpact_lens.evaluation.membership_inference import Membership, auc, membership, muse_auc, privacy_leakage, privleak
 from unpact_lens.evaluation.memorisation import Memorisation, exact_memorisation, extraction_strength, knowmem, verbmem
-from unpact_lens.evaluation.metric import METRICS, Metric, metrics
-from unpact_lens.evaluation.privacy import Membership, auc, membership, muse_auc, privacy_leakage, privleak
+from unpact_lens.evaluation.multiple_choice import Choices, choose
+from unpact_lens.evaluation.perplexity import perplexity, score_texts
 from unpact_lens.evaluation.published import PUBLISHED, Published, published
-from unpact_lens.evaluation.rates import (
+from unpact_lens.evaluation.result import Scores
+from unpact_lens.evaluation.semantic import Judge, Judgement, embed, entailment, judge_answers, semantic_similarity
+from unpact_lens.evaluation.tofu import (
+    TofuScores,
+    forget_quality,
+    log_truth_ratio,
+    model_utility,
+    option_probability,
+    tofu_scores,
+    truth_ratio_forget,
+    truth_ratio_keep,
+)
+from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
+from unpact_lens.stats.bootstrap import mean_interval, quantiles, resampled_means
+from unpact_lens.stats.ks import KSTest, ks_test
+from unpact_lens.stats.rates import (
     Contrast,
     Difference,
     Estimate,
@@ -45,19 +58,6 @@ from unpact_lens.evaluation.rates import (
     paired_score_interval,
     wilson,
 )
-from unpact_lens.evaluation.scores import Scores
-from unpact_lens.evaluation.text import perplexity, score_texts
-from unpact_lens.evaluation.truth import (
-    TofuScores,
-    forget_quality,
-    log_truth_ratio,
-    model_utility,
-    option_probability,
-    tofu_scores,
-    truth_ratio_forget,
-    truth_ratio_keep,
-)
-from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
 from unpact_lens.text_tables import to_latex, to_markdown
 
 __all__ = [

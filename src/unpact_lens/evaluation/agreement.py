@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unpact_lens.data.qa import QA
+from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import exact_match, holds_fact, rouge
-from unpact_lens.evaluation.meaning import SAME_MEANING, embedder_installed, semantic_similarity
-from unpact_lens.evaluation.privacy import auc
-from unpact_lens.evaluation.rates import wilson
+from unpact_lens.evaluation.membership_inference import auc
+from unpact_lens.evaluation.semantic import SAME_MEANING, embedder_installed, semantic_similarity
 from unpact_lens.registry import Registry
 from unpact_lens.results import Result, read_json, storable
+from unpact_lens.stats.rates import wilson
 
 LABELLED = Path(__file__).parent / "assets" / "answer_pairs.json"
 

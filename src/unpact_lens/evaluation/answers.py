@@ -20,7 +20,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
 from unpact_lens.attribution.units import character_spans
-from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, text_ids

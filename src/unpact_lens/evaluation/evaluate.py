@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from unpact_lens.data.qa import Benchmark, check_unique_ids
+from unpact_lens.data.benchmark import Benchmark, check_unique_ids
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answer_metrics import METRICS, Metric
 from unpact_lens.evaluation.answers import answer_all
-from unpact_lens.evaluation.meaning import Judge
-from unpact_lens.evaluation.metric import METRICS, Metric
-from unpact_lens.evaluation.scores import FACT, Scores
-from unpact_lens.evaluation.text import TextScores, score_texts
-from unpact_lens.evaluation.whole import Whole
+from unpact_lens.evaluation.benchmark_metrics import Whole
+from unpact_lens.evaluation.perplexity import TextScores, score_texts
+from unpact_lens.evaluation.result import FACT, Scores
+from unpact_lens.evaluation.semantic import Judge
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
-from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, text_ids

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation.result import Scores
 from unpact_lens.registry import Registry
 from unpact_lens.results import Result
 

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.rates import Estimate
 from unpact_lens.results import Result
+from unpact_lens.stats.rates import Estimate
 
 EPSILON = 0.1
 """How much remaining knowledge, destruction or excess recovery is tolerated."""

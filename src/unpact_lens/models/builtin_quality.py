@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from unpact_lens.data.benchmark import QA
 from unpact_lens.data.builtin import load_builtin
-from unpact_lens.data.prompts import EMPHASIS, Template, unrelated_prefix
-from unpact_lens.data.qa import QA
+from unpact_lens.data.emphasis import EMPHASIS, Template, unrelated_prefix
 from unpact_lens.models.generate import generate_answers
 
 Ways = dict[str, Callable[[QA], Sequence[str]]]

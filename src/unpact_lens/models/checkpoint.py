@@ -25,7 +25,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.results import digest, read_json, write_json
 
@@ -57,7 +57,7 @@ def named_weights(model: Any) -> dict[str, Tensor]:
 
     A bridge of a model with a fused query-key-value matrix reads its three parts, and only these are given.
     """
-    if surface.is_bridge(model):
+    if hooked.is_bridge(model):
         return {name: tensor.detach() for name, tensor in model.state_dict().items()}
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
 
@@ -83,7 +83,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.exists() and not is_checkpoint(target) and (target.is_file() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not a saved model; give another directory")
-    bridge = surface.is_bridge(model)
+    bridge = hooked.is_bridge(model)
     with fresh_directory(target) as directory:
         tensors = {name: t.cpu().contiguous().clone() for name, t in named_weights(model).items()}
         save_file(tensors, directory / "model.safetensors")

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
+from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.models.convert import FAMILIES
 from unpact_lens.models.progress import progress_if_terminal
@@ -63,7 +63,7 @@ def export_hf(model: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not _is_export(target)):
         raise InputError(f"{target} exists and is not an exported model; give another directory")
-    config, state = _from_bridge(model) if surface.is_bridge(model) else _from_hooked(model)
+    config, state = _from_bridge(model) if hooked.is_bridge(model) else _from_hooked(model)
     setattr(config, MARK, 1)
     hf = _build(config, state, model.cfg.dtype)
     _check_logits(model, hf)
@@ -98,7 +98,7 @@ def _check_logits(model: Any, hf: Any) -> None:
     length = min(PROBE_TOKENS, model.cfg.n_ctx)
     ids = (torch.arange(length) * 7919 + 1)[None] % model.cfg.d_vocab
     with torch.inference_mode():
-        ours = model(ids.to(surface.device_of(model)), return_type="logits").float().cpu()
+        ours = model(ids.to(hooked.device_of(model)), return_type="logits").float().cpu()
         theirs = hf(ids).logits.float()
     scale = TOLERANCE if model.cfg.dtype in (torch.float32, torch.float64) else 0.05
     difference = float((ours - theirs).abs().max())

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from unpact_lens.errors import InputError
-from unpact_lens.models import surface
-from unpact_lens.models.surface import Hooks
+from unpact_lens.models import hooked
+from unpact_lens.models.hooked import Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
 
 CACHED_PER_TOKEN = 4
@@ -69,7 +69,7 @@ def greedy(
         room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]
         for batch in length_batches(room, batch_tokens):
             rows = list(batch)
-            stepper = (_Together if surface.members_of(model) else _Stepper)(model, [contexts[i] for i in rows])
+            stepper = (_Together if hooked.members_of(model) else _Stepper)(model, [contexts[i] for i in rows])
             width = max(len(contexts[i]) for i in rows)
             new = stepper.start(prompt_hooks(rows, width) if prompt_hooks else ())
             for _ in range(max_new_tokens):
@@ -177,8 +177,8 @@ class _Stepper:
 
     def __init__(self, model: Any, contexts: Sequence[Sequence[int]]) -> None:
         self.model = model
-        self.bridge = surface.is_bridge(model)
-        device = surface.device_of(model)
+        self.bridge = hooked.is_bridge(model)
+        device = hooked.device_of(model)
         width = max(len(c) for c in contexts)
         self.tokens = torch.tensor([[*([0] * (width - len(c))), *c] for c in contexts], device=device)
         self.mask = torch.tensor([[*([0] * (width - len(c))), *([1] * len(c))] for c in contexts], device=device)
@@ -227,9 +227,9 @@ class _Stepper:
         def last(resid: Float[Tensor, "batch new d_model"], hook: Any) -> Float[Tensor, "batch 1 d_model"]:
             return resid[:, -1:]
 
-        hooks = [*looking, (surface.readout_hook(self.model), last)]
+        hooks = [*looking, (hooked.readout_hook(self.model), last)]
         if self.bridge:
-            logits, self.cache = surface.run_with_hooks(
+            logits, self.cache = hooked.run_with_hooks(
                 self.model,
                 tokens,
                 return_type="logits_and_cache",
@@ -239,7 +239,7 @@ class _Stepper:
                 use_cache=True,
             )
         else:
-            logits = surface.run_with_hooks(
+            logits = hooked.run_with_hooks(
                 self.model, tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask, past_kv_cache=self.cache
             )
         return logits[:, -1]
@@ -250,7 +250,7 @@ class _Together:
 
     def __init__(self, model: Any, contexts: Sequence[Sequence[int]]) -> None:
         self.model = model
-        self.parts = [_Stepper(member, contexts) for member in surface.members_of(model)]
+        self.parts = [_Stepper(member, contexts) for member in hooked.members_of(model)]
 
     def start(self, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
         """Run the prompts, with interventions in every member; the first new token of each row."""
@@ -264,7 +264,7 @@ class _Together:
             finals.append(resid[:, -1:])
 
         for part in self.parts:
-            part.read(new, [*hooks, (surface.final_hook(part.model), take)])
+            part.read(new, [*hooks, (hooked.final_hook(part.model), take)])
         return most_likely(self.model.combine(finals)[:, -1])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:

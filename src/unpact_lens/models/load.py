@@ -18,10 +18,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.adapter import check_adapter, merge_adapter
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
-from unpact_lens.models.packaged import PACKAGED, packaged_directory
+from unpact_lens.models.lora_checkpoint import check_adapter, merge_adapter
+from unpact_lens.models.pip_models import PACKAGED, packaged_directory
 from unpact_lens.models.progress import progress_if_terminal
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json

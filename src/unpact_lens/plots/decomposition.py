@@ -15,7 +15,7 @@ from unpact_lens.plots import theme
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from unpact_lens.comparison.lenses import LensChanges
+    from unpact_lens.comparison.lens_changes import LensChanges
     from unpact_lens.decomposition import Decomposition, LensCurves
 
 MAX_BARS = 40

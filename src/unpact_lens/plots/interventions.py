@@ -13,9 +13,9 @@ from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_he
 from unpact_lens.plots.summary import whiskers
 
 if TYPE_CHECKING:
-    from unpact_lens.comparison.attention import AttentionPatterns
+    from unpact_lens.comparison.attention_patterns import AttentionPatterns
     from unpact_lens.comparison.key_path import KeyPath
-    from unpact_lens.comparison.uds import UnlearningDepth
+    from unpact_lens.comparison.unlearning_depth import UnlearningDepth
 
 
 def attention_patterns(patterns: AttentionPatterns) -> go.Figure:

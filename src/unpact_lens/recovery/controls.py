@@ -10,10 +10,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from unpact_lens.data.prompts import EMPHASIS, unrelated_prefix
-from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.emphasis import EMPHASIS, unrelated_prefix
 from unpact_lens.evaluation.answers import holds_fact
-from unpact_lens.recovery.emphasis import emphasised
+from unpact_lens.recovery.probes.emphasis import emphasised
 from unpact_lens.words import WORD
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.recovery.plan import RecoveryPlan
-from unpact_lens.recovery.relearn import relearned
+from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.recovery.result import RELEARN, Example
 from unpact_lens.recovery.sheet import Sheet, ask_sheet, plain_sheet
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from unpact_lens.data.qa import Benchmark
+from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.recovery.result import WRONG_SUBJECT
 from unpact_lens.recovery.sheet import Sheet
 from unpact_lens.results import Result

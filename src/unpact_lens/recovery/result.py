@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.evaluation.rates import Contrast, Difference, Estimate, Rate, holm, paired_difference
 from unpact_lens.results import Result, storable
+from unpact_lens.stats.rates import Contrast, Difference, Estimate, Rate, holm, paired_difference
 
 EMPHASIS_FAMILY, CONTROL_FAMILY, PROBE_FAMILY = "emphasis", "control", "probe"
 

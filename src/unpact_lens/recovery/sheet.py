@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from unpact_lens.data.prompts import EMPHASIS
-from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.evaluation.answers import ask, fact_right, prefill_for
 from unpact_lens.recovery import controls
-from unpact_lens.recovery.emphasis import emphasised, leaks
+from unpact_lens.recovery.probes.emphasis import emphasised, leaks
 from unpact_lens.recovery.result import (
     CONTROL_FAMILY,
     EMPHASIS_FAMILY,

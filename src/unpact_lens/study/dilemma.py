@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.evaluation.bootstrap import quantiles, resampled_means
-from unpact_lens.evaluation.rates import Difference, MeanRate, paired_difference
-from unpact_lens.evaluation.scores import Scores, kept_groups
+from unpact_lens.evaluation.result import Scores, kept_groups
 from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
 from unpact_lens.results import Result
+from unpact_lens.stats.bootstrap import quantiles, resampled_means
+from unpact_lens.stats.rates import Difference, MeanRate, paired_difference
+from unpact_lens.study.pooled import beyond, estimates
 from unpact_lens.study.result import Cell, Study
-from unpact_lens.study.seeds import beyond, estimates
 
 NAN = float("nan")
 

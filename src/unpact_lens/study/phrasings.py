@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unpact_lens.data.qa import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from unpact_lens.comparison.focus import Focus
 from unpact_lens.comparison.result import ModelDiff
-from unpact_lens.evaluation.rates import Estimate, Rate
-from unpact_lens.evaluation.scores import Scores
+from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict
 from unpact_lens.recovery.result import Recovery
 from unpact_lens.results import Result
+from unpact_lens.stats.rates import Estimate, Rate
 from unpact_lens.unlearning.result import History
 
 

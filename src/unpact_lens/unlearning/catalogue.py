@@ -9,13 +9,13 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
-from unpact_lens.unlearning import losses, preparation, selective
-from unpact_lens.unlearning.inference import Ensemble, offset
+from unpact_lens.unlearning import losses, prepare, selective
+from unpact_lens.unlearning.batch import View
+from unpact_lens.unlearning.ensembles import Ensemble, offset
 from unpact_lens.unlearning.methods import METHODS, Method, Options
-from unpact_lens.unlearning.preparation import REFUSALS
-from unpact_lens.unlearning.sparse import SparseUpdate
+from unpact_lens.unlearning.prepare import REFUSALS
+from unpact_lens.unlearning.sparsity_aware import SparseUpdate
 from unpact_lens.unlearning.trainer import Loss
-from unpact_lens.unlearning.views import View
 
 
 def retain_nll(view: View, options: Options) -> Tensor:
@@ -142,7 +142,7 @@ register(
         "TOFU, Maini et al. 2024, arXiv 2401.06121",
         forget=lambda v, o: losses.nll(v.log_probs, v.mask),
         options={"refusals": REFUSALS},
-        prepare=preparation.train_on_refusals,
+        prepare=prepare.train_on_refusals,
         note="each example keeps the refusal that was drawn for it.",
     ),
     *BOTH,
@@ -156,7 +156,7 @@ register(
         forget=dpo_loss,
         per="example",
         options={**PAIRS, "refusals": REFUSALS},
-        prepare=preparation.pair_with_refusals,
+        prepare=prepare.pair_with_refusals,
         note="public toolkits multiply by 2/β: scale=2/beta.",
     ),
     *BOTH,
@@ -170,7 +170,7 @@ register(
         forget=dpo_loss,
         per="example",
         options={**PAIRS, "alternatives": None, "n_alternatives": 1},
-        prepare=preparation.pair_with_alternatives,
+        prepare=prepare.pair_with_alternatives,
         note="alternatives: those given, else the item's perturbed answers, else answers of other items of its kind.",
     ),
     *BOTH,
@@ -184,7 +184,7 @@ register(
         forget=dpo_loss,
         per="example",
         options={**PAIRS, "alternatives": None, "n_alternatives": 5},
-        prepare=preparation.pair_with_alternatives,
+        prepare=prepare.pair_with_alternatives,
         note="the source lets an instruction-tuned model write the alternatives; here they are given, or the item's "
         "perturbed answers, or answers of other items of its kind. The source adds a retain term: altpo_gdr.",
     ),
@@ -211,7 +211,7 @@ register(
         "Eldan and Russinovich 2023, arXiv 2310.02238; MUSE, arXiv 2407.06460",
         forget=whp_loss,
         options={"strength": 5.0, "reinforce_steps": 50, "reinforce_lr": 1e-5},
-        prepare=preparation.reinforce,
+        prepare=prepare.reinforce,
         note="no replacement of names by generic words, as in MUSE. `inference.whp` predicts so without training.",
     ),
     *BOTH,
@@ -227,7 +227,7 @@ METHODS.add(
         retain=rmu_retain_loss,
         defaults={"lr": 5e-5, "batch_size": 4, "steps": 150, "alpha": 1200.0},
         options={"layer": None, "c": 6.5},
-        prepare=preparation.choose_direction,
+        prepare=prepare.choose_direction,
         note="layer None is 7/32 of the depth, as 7 in Zephyr; trains mlp.W_out of that layer and the two below only "
         "(modules= changes it). On questions, the positions that predict answer tokens count.",
     ),
@@ -303,7 +303,7 @@ METHODS.add(
         "Eldan and Russinovich 2023, arXiv 2310.02238; MUSE, arXiv 2407.06460",
         forget=lambda v, o: losses.nll(v.log_probs, v.mask),
         options={"strength": 5.0, "reinforce_steps": 50, "reinforce_lr": 1e-5},
-        prepare=preparation.reinforce,
+        prepare=prepare.reinforce,
         note="the result is two models that predict together; it can be scored, asked and attributed, not decomposed.",
         kind="inference",
     ),

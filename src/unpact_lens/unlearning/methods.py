@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from unpact_lens.registry import Registry
-from unpact_lens.unlearning.preparation import Job
+from unpact_lens.unlearning.prepare import Job
 from unpact_lens.unlearning.trainer import Loss, UpdateRule
 
 Options = Mapping[str, Any]

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from unpact_lens.attribution import Attribution, TopK, attribute_many
 from unpact_lens.attribution.units import character_spans
-from unpact_lens.data.qa import QA, Corpus
+from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning import losses
-from unpact_lens.unlearning.preparation import Job
-from unpact_lens.unlearning.views import Examples, View
+from unpact_lens.unlearning.batch import Examples, View
+from unpact_lens.unlearning.prepare import Job
 from unpact_lens.words import WORD
 
 PICKS = ("key", "chance")

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models import surface
-from unpact_lens.unlearning.checks import Checks
-from unpact_lens.unlearning.memory import economical
-from unpact_lens.unlearning.resume import Checkpoints
+from unpact_lens.models import hooked
+from unpact_lens.unlearning.batch import Examples, View
+from unpact_lens.unlearning.checkpointing import Checkpoints
+from unpact_lens.unlearning.early_stopping import Checks
+from unpact_lens.unlearning.precision import economical
 from unpact_lens.unlearning.settings import Settings, schedule_factor
-from unpact_lens.unlearning.views import Examples, View
 
 Loss = Callable[[View, Mapping[str, Any]], Tensor]
 
@@ -116,7 +116,7 @@ def train(
         eps=settings.eps,
         weight_decay=settings.weight_decay,
         # On a CPU the fused update is several times as fast; on CUDA torch's own choice is.
-        fused=True if surface.device_of(model).type == "cpu" else None,
+        fused=True if hooked.device_of(model).type == "cpu" else None,
     )
     last_good = [p.detach().clone() for p in params.values()]
 
@@ -235,7 +235,7 @@ def readable_names(model: Any) -> dict[str, str]:
             own = readable_names(part)
             short |= {id(p): f"parts.{i}.{own[n]}" for n, p in part.named_parameters()}
         return {n: short.get(id(p)) or n for n, p in named.items()}
-    if not surface.is_bridge(model):
+    if not hooked.is_bridge(model):
         return {n: n for n in named}
     known: dict[Any, str] = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}
     return {n: known.get((p.data_ptr(), p.shape)) or n for n, p in named.items()}
@@ -257,7 +257,7 @@ class TiedEmbedding:
         self.pairs: list[tuple[Parameter, Parameter]] = []
         parts = {f"parts.{i}.": m for i, m in enumerate(getattr(model, "parts", ()))} or {"": model}
         for prefix, part in parts.items():
-            if not getattr(part, "tied_embeddings", False) or surface.is_bridge(part):
+            if not getattr(part, "tied_embeddings", False) or hooked.is_bridge(part):
                 continue
             embed, unembed = f"{prefix}embed.W_E", f"{prefix}unembed.W_U"
             if embed in params or unembed in params:

@@ -1,0 +1,1 @@
+"""Run the experiments whose results the documentation reports."""

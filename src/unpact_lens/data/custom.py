@@ -1,0 +1,140 @@
+"""A benchmark from the user's own questions and answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+
+from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, check_unique_ids
+from unpact_lens.data.question_kinds import kind_of
+from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, read_table
+from unpact_lens.errors import InputError
+
+REFUSALS = (
+    " I don't know.",
+    " I'm not sure about that.",
+    " I have no information about this.",
+    " I cannot answer that question.",
+    " That is something I don't know.",
+)
+"""Answers that decline, for benchmarks whose source has none."""
+
+SCHEMA = {
+    "prompt": Column(),
+    "answer": Column(),
+    "group": Column(required=False),
+    "kind": Column(required=False),
+    "id": Column(required=False),
+    "subject": Column(required=False),
+    "fact": Column(required=False),
+    "wrong_subject": Column(required=False),
+    "paraphrases": Column(TEXTS, required=False),
+    "perturbed": Column(TEXTS, required=False),
+    "choices": Column(TEXTS, required=False),
+}
+"""Columns that are read. `fact` is the part of the answer that carries the fact; the others are fields of `QA`."""
+
+
+def from_pairs(source: str | os.PathLike[str] | pd.DataFrame, *, name: str = "pairs", **options: Any) -> Benchmark:
+    """A benchmark from a table of questions and answers.
+
+    Only `prompt` (or `question`) and `answer` are needed. Without a `group` an item is to be forgotten; `"retain"` may
+    be written for `"far"`. Without a `kind` the rule in `kinds.py` decides. An answer is given one leading space if it
+    has no leading blank, since prompt and answer are tokenised apart.
+
+    Args:
+        source: a csv, json, jsonl or parquet file, or a DataFrame. In a csv, lists are written as JSON.
+        name: what the benchmark is called.
+        **options: further fields of `Benchmark`, e.g. `chat=True`.
+
+    Raises:
+        InputError: naming file, row and column that does not fit, or an option that `Benchmark` does not have.
+
+    >>> from_pairs(pd.DataFrame({"question": ["Where is Oslo?"], "answer": ["Norway"]})).forget[0].answer
+    ' Norway'
+    """
+    known = {f.name for f in fields(Benchmark)} - {"name", "forget", "retain", "general", "unknown"}
+    if unknown := sorted(options.keys() - known):
+        raise InputError(f"unknown option {unknown[0]!r} of from_pairs; known are {', '.join(sorted(known))}")
+    where = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
+    items = [_item(row, number, where) for number, row in enumerate(_rows(source, where), start=1)]
+    check_unique_ids(items)
+    return Benchmark(
+        name=name,
+        forget=tuple(q for q in items if q.group == "forget"),
+        retain=tuple(q for q in items if q.group in ("near", "far")),
+        general=tuple(q for q in items if q.group == "general"),
+        unknown=tuple(q for q in items if q.group == "unknown"),
+        **{"refusals": REFUSALS, **options},
+    )
+
+
+def load_pairs(
+    *,
+    path: str | os.PathLike[str] | None = None,
+    name: str = "pairs",
+    chat: bool = False,
+    prefill: str = "",
+    max_new_tokens: int = 24,
+) -> Benchmark:
+    """`from_pairs` by name: `load_benchmark("pairs", path="my.csv")`.
+
+    Args:
+        path: the table.
+        name: what the benchmark is called.
+        chat: whether prompts go through the tokenizer's chat template.
+        prefill: what each answer is made to start with; may hold `{subject}`.
+        max_new_tokens: how long an answer may get when generated.
+
+    Raises:
+        InputError: if no path is given, or as `from_pairs`.
+    """
+    if path is None:
+        raise InputError("benchmark 'pairs' is a table of your own; give path=<a csv, json, jsonl or parquet file>")
+    return from_pairs(path, name=name, chat=chat, prefill=prefill, max_new_tokens=max_new_tokens)
+
+
+def _rows(source: str | os.PathLike[str] | pd.DataFrame, where: str) -> Sequence[Row]:
+    either = {**SCHEMA, "prompt": Column(required=False), "question": Column(required=False)}
+    if isinstance(source, pd.DataFrame):
+        rows = check_rows(source.to_dict("records"), either, where)
+    else:
+        rows = read_table(source, either)
+    for number, row in enumerate(rows, start=1):
+        row["prompt"] = row["prompt"] or row.pop("question")
+        if row["prompt"] is None:
+            raise InputError(f"{where}, row {number}: neither 'prompt' nor 'question' is given")
+    return rows
+
+
+def _item(row: Row, number: int, where: str) -> QA:
+    answer = row["answer"] if row["answer"][:1].isspace() else f" {row['answer']}"
+    group = {"retain": "far", None: "forget"}.get(row["group"], row["group"])
+    if group not in GROUPS:
+        raise InputError(
+            f"{where}, row {number}: column 'group' is {group!r}; known are {', '.join((*GROUPS, 'retain'))}"
+        )
+    return QA(
+        prompt=row["prompt"],
+        answer=answer,
+        paraphrases=row["paraphrases"] or (),
+        kind=row["kind"] or kind_of(row["prompt"], answer),
+        id=row["id"] or f"row {number}",
+        subject=row["subject"] or f"row {number}",
+        fact_span=_span(row["fact"], answer, f"{where}, row {number}") if row["fact"] else None,
+        group=group,
+        wrong_subject=row["wrong_subject"],
+        perturbed=row["perturbed"] or (),
+        choices=row["choices"] or (),
+    )
+
+
+def _span(fact: str, answer: str, where: str) -> tuple[int, int]:
+    start = answer.rfind(fact)
+    if start < 0:
+        raise InputError(f"{where}: column 'fact' {fact!r} does not stand in the answer {answer!r:.80}")
+    return start, start + len(fact)

@@ -1,0 +1,63 @@
+"""Hold how a model is asked: the options that every public call shares, checked once and passed on as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from unpact_lens.errors import InputError
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, encode, encode_context
+
+
+class AskingOptions(TypedDict, total=False):
+    """Keyword arguments that every public call which asks a model accepts.
+
+    Attributes:
+        chat: Wrap the prompt in the tokenizer's chat template. Default False.
+        prefill: Answer prefix, text or ids, given to the model and not scored. Default: none.
+        max_new_tokens: Largest number of tokens to generate, where the call generates. Default 24.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+    """
+
+    chat: bool
+    prefill: Text
+    max_new_tokens: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Options of `AskingOptions` with their defaults, checked.
+
+    Attributes:
+        chat: Wrap the prompt in the tokenizer's chat template.
+        prefill: Answer prefix, text or ids, given to the model and not scored.
+        max_new_tokens: Largest number of tokens to generate.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+
+    Raises:
+        InputError: If `max_new_tokens` or `batch_tokens` is not a positive whole number.
+    """
+
+    chat: bool = False
+    prefill: Text = ""
+    max_new_tokens: int = 24
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r}; give a positive whole number of tokens")
+
+    def but(self, **changes: Any) -> Asking:
+        """Return a copy with some options replaced."""
+        return replace(self, **changes)
+
+    def encode(self, model: Any, prompt: Text, answer: Text) -> Encoded:
+        """Tokenise a prompt and its answer; see `unpact_lens.models.tokens.encode` for the errors."""
+        return encode(model, prompt, answer, chat=self.chat, prefill=self.prefill)
+
+    def encode_context(self, model: Any, prompt: Text) -> Encoded:
+        """Tokenise a prompt whose answer will be generated."""
+        return encode_context(model, prompt, chat=self.chat, prefill=self.prefill)

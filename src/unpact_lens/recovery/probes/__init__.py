@@ -1,0 +1,1 @@
+"""Probe an unlearned model for forgotten facts, one probe a file."""

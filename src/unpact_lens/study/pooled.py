@@ -1,0 +1,200 @@
+"""A study's seeds taken together: what each probe brought back, by method, with intervals over subjects and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from unpact_lens.errors import InputError
+from unpact_lens.recovery.result import (
+    EMPHASIS_FAMILY,
+    PARAPHRASE,
+    UNRELATED,
+    WRONG_SUBJECT,
+    Recovery,
+    own_control,
+    stand_in_row,
+    without_controls,
+)
+from unpact_lens.stats.rates import Difference, holm, paired_difference
+from unpact_lens.study.result import HasCells
+
+NAN = float("nan")
+
+NET = {"net_paraphrase": PARAPHRASE, "net_unrelated": UNRELATED, "net_wrong_subject": WRONG_SUBJECT}
+"""Columns over a control prompt that is the same for every row; the last two stand for emphasis only, whose words the
+control prompts follow."""
+
+
+def probes_over_seeds(study: HasCells) -> pd.DataFrame:
+    """One row a method and probe, all seeds together.
+
+    A fact counts in the seeds in which it is in the common set, with its mean over them. Intervals come from a paired
+    bootstrap that draws subjects and seeds. `excess` is over the retrain model under the same probe; where there is
+    none, over what the unlearned model itself says when the prompt is about the wrong subject (for a patch: with the
+    states of an unrelated fact). `net_random` is over the same with random words, an unrelated fact or the wrong
+    subject in its place, `net_paraphrase` over a mere paraphrase; for emphasis, `net_unrelated` and
+    `net_wrong_subject` over unrelated text of the same length and over the same question about somebody else; `p` of
+    McNemar over facts and seeds is Holm-adjusted over the rows of a method.
+
+    Args:
+        study: with a retrain model, or with facts that have a wrong subject.
+
+    Returns:
+        Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for each of `excess` and
+        of the `net_…` its value, `_low`, `_high` and `_p`; undefined ones are NaN.
+
+    Raises:
+        InputError: if the study has neither, or its seeds differ in facts or probes.
+    """
+    rows: list[dict[str, Any]] = []
+    for method in dict.fromkeys(c.method for c in study.cells):
+        recoveries = [c.recovery for c in study.cells if c.method == method]
+        rows += _method_rows(method, recoveries)
+    return pd.DataFrame(rows)
+
+
+def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, Any]]:
+    first = recoveries[0]
+    if any((r.items, r.probes) != (first.items, first.probes) for r in recoveries):
+        raise InputError(f"{method}: its seeds were asked different facts or probes; run them as one study")
+    common = torch.stack([r.common for r in recoveries])
+    right = torch.stack([r.right_after for r in recoveries])
+    control, answerable = beyond(method, recoveries, right)
+
+    def against(i: int, other: Tensor, asked: Tensor) -> Difference:
+        return paired_difference(right[:, i], other, first.subjects, among=common & asked)
+
+    found: list[dict[str, Any]] = []
+    nets: dict[str, dict[str, Difference]] = {name: {} for name in ("excess", "net_random", *NET)}
+    for i, probe in enumerate(first.probes):
+        asked = torch.stack([r.asked[i] for r in recoveries])
+        rate = against(i, torch.zeros_like(right[:, i]), asked)
+        of_control = paired_difference(
+            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked & answerable[:, i]
+        )
+        found.append(
+            {
+                "method": method, "seeds": len(recoveries), "probe": probe, "family": first.families[i], "n": rate.n,
+                "R": rate.value, "R_low": rate.low, "R_high": rate.high, "control": of_control.value,
+            }
+        )  # fmt: skip
+        nets["excess"][probe] = against(i, control[:, i], asked & answerable[:, i])
+        own = own_control(first.probes, probe)
+        for name, row in (("net_random", own), *NET.items()):
+            follows = name in ("net_random", "net_paraphrase") or first.families[i] == EMPHASIS_FAMILY
+            if row in first.probes and row != probe and follows:
+                j = first.probes.index(row)
+                nets[name][probe] = against(i, right[:, j], asked & torch.stack([r.asked[j] for r in recoveries]))
+    for name, differences in nets.items():
+        adjusted = holm({probe: d.p for probe, d in differences.items()})
+        for entry in found:
+            d = differences.get(entry["probe"])
+            low, high = d.interval(d.n) if d else (NAN, NAN)
+            entry |= {name: d.value if d else NAN, f"{name}_low": low, f"{name}_high": high}
+            entry[f"{name}_p"] = adjusted[entry["probe"]] if d else None
+    return found
+
+
+def beyond(
+    method: str, recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
+) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, "seed probe item"]]:
+    """What the excess of each row is taken over, and of which facts it was asked.
+
+    The retrain model's answers under that row; without one, the unlearned model's own where the prompt is about the
+    wrong subject (for a patch: with the states of an unrelated fact).
+
+    Args:
+        method: for the error.
+        recoveries: one a seed, of the same facts and probes.
+        right: what is right after, under each row.
+
+    Raises:
+        InputError: if there is neither a retrain model nor a wrong subject.
+    """
+    first = recoveries[0]
+    given = [r.right_control for r in recoveries if r.right_control is not None]
+    if len(given) == len(recoveries):
+        return torch.stack(given), torch.ones_like(right)
+    if WRONG_SUBJECT not in first.probes:
+        raise InputError(
+            f"{method}: excess needs a retrain model or a wrong subject; give the study a control, or facts that have "
+            "a wrong_subject"
+        )
+    rows = [first.probes.index(stand_in_row(first.probes, p)) for p in first.probes]
+    return right[:, rows], torch.stack([r.asked[rows] for r in recoveries])
+
+
+def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -> pd.DataFrame:
+    """Method × probe, `value [low, high]` in each cell; empty where it is undefined.
+
+    Args:
+        frame: of `probes_over_seeds`, with a column `variant` if there are several.
+        value: `R`, `excess`, or one of the `net_…`.
+        probes: which, in this order; None for all.
+
+    Raises:
+        InputError: if a probe is not in the frame.
+    """
+    index = [c for c in ("variant", "method") if c in frame]
+    chosen = list(dict.fromkeys(frame["probe"])) if probes is None else list(probes)
+    missing = next((p for p in chosen if p not in set(frame["probe"])), None)
+    if missing is not None:
+        raise InputError(f"probe {missing!r} is not in the table; it has {', '.join(dict.fromkeys(frame['probe']))}")
+
+    shown = frame.assign(cell=estimates(frame)[value])
+    order = list(dict.fromkeys(zip(*(shown[c] for c in index), strict=True)))
+    table = shown.pivot_table(index=index, columns="probe", values="cell", aggfunc="first", sort=False)[chosen]
+    return table.reindex(order if len(index) > 1 else [k[0] for k in order]).reset_index()
+
+
+def estimates(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for reading: each column with a `_low` and a `_high` beside it becomes `value [low, high]`.
+
+    Args:
+        frame: any table; what is undefined is left empty.
+
+    >>> estimates(pd.DataFrame({"D": [0.5, NAN], "D_low": [0.4, NAN], "D_high": [0.6, NAN], "n": [3, 0]}))
+                       D  n
+    0  0.50 [0.40, 0.60]  3
+    1                     0
+    """
+    shown: dict[str, Any] = {}
+    for name in frame.columns:
+        if name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in frame:
+            continue
+        if f"{name}_low" not in frame:
+            shown[name] = frame[name]
+            continue
+        rows = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+        shown[name] = [with_interval(*row) for row in rows]
+    return pd.DataFrame(shown, index=frame.index)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """An estimate for reading; empty where it is undefined.
+
+    >>> with_interval(0.5, 0.4, 0.6)
+    '0.50 [0.40, 0.60]'
+    """
+    return "" if pd.isna(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def by_probe(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Probe × method, `value [low, high]` in each cell: `wide` turned, for a page.
+
+    Controls are left out, but for the paraphrase.
+
+    Args:
+        frame: of `probes_over_seeds`, with a column `variant` if there are several; each becomes a block of columns.
+        value: `R`, `excess`, or one of the `net_…`.
+    """
+    table = wide(frame, value, without_controls(frame))
+    names = table["method"] + ", " + table["variant"] if "variant" in table else table["method"]
+    turned = table.drop(columns=["variant", "method"], errors="ignore").T
+    return turned.set_axis(list(names), axis=1).rename_axis("probe").reset_index()

@@ -1,0 +1,58 @@
+"""Items say what they are, and refuse what they cannot be."""
+
+import pytest
+
+from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, Corpus, check_unique_ids
+from unpact_lens.errors import InputError
+from unpact_lens.results import Result, load
+
+
+def test_the_fact_is_its_span_and_the_opening_stands_before_it():
+    qa = QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21))
+    assert (qa.fact, qa.opening) == ("Oslo", " Ann was born in")
+    plain = QA("The capital of Japan is", " Tokyo")
+    assert (plain.fact, plain.opening) == ("Tokyo", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": " "}, "QA 'x': the prompt is empty"),
+        ({"answer": ""}, "QA 'x': the answer is empty"),
+        ({"group": "kept"}, f"QA 'x': group 'kept' is not one of {', '.join(GROUPS)}"),
+        ({"fact_span": (2, 2)}, r"QA 'x': fact_span \(2, 2\) lies outside its answer of 3 characters"),
+        ({"fact_span": (0, 4)}, r"QA 'x': fact_span \(0, 4\) lies outside"),
+    ],
+)
+def test_bad_items_are_named(fields, message):
+    with pytest.raises(InputError, match=message):
+        QA(**{"prompt": "p", "answer": " an", "id": "x", **fields})
+
+
+def test_groups_of_a_benchmark():
+    items = {group: QA("p", " a", id=group, group=group) for group in GROUPS}
+    bench = Benchmark(
+        name="b",
+        forget=(items["forget"],),
+        retain=(items["far"], items["near"]),
+        general=(items["general"],),
+        unknown=(items["unknown"],),
+        plain_text=Corpus(("one", "two")),
+    )
+    assert bench.near == (items["near"],)
+    assert bench.far == (items["far"],)
+    assert [q.id for q in bench.all_items()] == ["forget", "far", "near", "general", "unknown"]
+    check_unique_ids(bench.all_items())
+    with pytest.raises(InputError, match="QA id 'far' occurs twice"):
+        check_unique_ids((*bench.retain, items["far"]))
+
+
+def test_items_can_be_saved_within_a_result(tmp_path):
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True, eq=False)
+    class Asked(Result):
+        items: tuple[QA, ...]
+
+    qa = QA("p", " a b", paraphrases=("q", "r"), fact_span=(3, 4), group="near", meta={"n": (1, 2)})
+    assert load(Asked((qa,)).save(tmp_path / "r")).items == (qa,)

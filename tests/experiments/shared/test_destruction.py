@@ -1,0 +1,102 @@
+"""Destruction of a method against its baseline's, on the same facts."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.forgetting.shares_figure import destruction_by_share, frontier
+from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.probes_figure import spared_bars
+from unpact_lens.errors import InputError
+
+
+@dataclass
+class Scores:
+    right: torch.Tensor
+    right_before = torch.tensor([True, True, True, True, True, False])
+    groups = ("forget", "forget", "near", "near", "far", "far")
+    subjects = ("a", "b", "c", "d", "e", "f")
+
+
+@dataclass
+class Cell:
+    method: str
+    scores: Scores
+
+
+@dataclass
+class Study:
+    cells: tuple
+
+
+def cell(method, *right):
+    return Cell(method, Scores(torch.tensor(right, dtype=torch.bool)))
+
+
+STUDY = Study(
+    (
+        cell("ga", 0, 0, 0, 0, 0, 0),
+        cell("ga", 0, 1, 0, 1, 0, 0),
+        cell("select", 0, 0, 1, 1, 0, 0),
+        cell("select", 0, 0, 1, 1, 1, 0),
+    )
+)
+
+
+def test_rates_and_what_is_spared_by_hand():
+    frame = destruction_over_seeds(STUDY, {"select": "ga"}).set_index("method")
+    assert frame.loc["ga", ["F", "D_near", "D_far", "D"]].tolist() == [0.75, 0.75, 1.0, 0.875]
+    assert frame.loc["select", ["F", "D_near", "D_far", "D"]].tolist() == [1.0, 0.0, 0.5, 0.25]
+    assert frame.loc["select", "spared"] == pytest.approx((2.5 - 0.5) / 3)  # over the three retain facts known before
+    assert frame.loc["select", "against"] == "ga"
+    assert frame["spared"].isna()["ga"]
+
+
+def test_without_near_facts_destruction_is_that_of_far_ones():
+    cells = tuple(cell("ga", *row) for row in ((0, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 0)))
+    for c in cells:
+        c.scores.groups = ("forget", "forget", "far", "far", "far", "far")
+    row = destruction_over_seeds(Study(cells), {}).iloc[0]
+    assert math.isnan(row["D_near"])
+    assert row["D"] == row["D_far"] == pytest.approx(2.5 / 3)
+
+
+def test_an_unknown_baseline_is_named():
+    with pytest.raises(InputError, match="method 'gd' is not in the study; known are 'ga', 'select'"):
+        destruction_over_seeds(STUDY, {"select": "gd"})
+
+
+def test_the_figure_shows_what_is_spared_and_its_interval():
+    trace = spared_bars(destruction_over_seeds(STUDY, {"select": "ga"})).data[0]
+    assert list(trace.y) == ["select against ga"]
+    assert trace.x[0] == pytest.approx(2 / 3)
+    assert trace.error_x.array[0] >= 0 <= trace.error_x.arrayminus[0]
+
+
+def test_the_figure_by_share_ends_both_lines_at_all_tokens_and_marks_what_did_not_forget():
+    study = Study(
+        (
+            cell("ga, 0.5 by key", 0, 0, 1, 1, 1, 0),
+            cell("ga, 0.5 by chance", 1, 0, 0, 1, 1, 0),
+            cell("ga, all", 0, 0, 0, 0, 0, 0),
+        )
+    )
+    arms = {"loss": "ga", "share": [0.5, 0.5, 1.0], "pick": ["key", "chance", "key"]}
+    fig = destruction_by_share(destruction_over_seeds(study, {}).assign(**arms))
+    key, chance = fig.data
+    assert list(key.x) == list(chance.x) == [0.5, 1.0]
+    assert list(key.y) == [0.0, 1.0]
+    assert list(chance.y) == [0.5, 1.0]
+    assert list(key.marker.symbol) == ["circle", "circle"]
+    assert list(chance.marker.symbol) == ["circle-open", "circle"]
+    assert [annotation.text for annotation in fig.layout.annotations] == ["ga"]
+
+
+def test_the_frontier_has_a_line_a_method_in_the_order_of_training():
+    looks = {"method": ["ga", "ga", "npo"], "step": [0, 5, 0], "F": [0.0, 0.9, 0.1], "D_near": [0.0, 0.6, 0.2]}
+    ga, npo = frontier(pd.DataFrame(looks)).data
+    assert (ga.name, list(ga.x), list(ga.y)) == ("ga", [0.0, 0.9], [0.0, 0.6])
+    assert (npo.name, list(npo.customdata[:, 0])) == ("npo", [0])

@@ -1,0 +1,84 @@
+"""Adapters that PEFT wrote are merged exactly, or refused with the reason."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tests.models.families import hf_model, save, tokenizer
+from unpact_lens.errors import InputError
+from unpact_lens.models import lora_checkpoint as module
+from unpact_lens.models.load import load_model
+
+IDS = torch.randint(0, 320, (2, 12), generator=torch.Generator().manual_seed(3))
+TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["c_attn", "c_fc"]}
+
+
+def logits(model):
+    with torch.inference_mode():
+        out = model(IDS)
+    return getattr(out, "logits", out)
+
+
+def adapted(hf, family, directory):
+    """The base with a random adapter on it, saved; the PEFT model."""
+    peft = get_peft_model(hf, LoraConfig(r=3, lora_alpha=7, target_modules=TARGETS[family], init_lora_weights=False))
+    peft.save_pretrained(directory)
+    return peft.eval()
+
+
+@pytest.mark.parametrize("family", list(TARGETS))
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_a_merged_adapter_gives_the_logits_of_peft(family, wrap, tmp_path):
+    base, hf = save(tmp_path / "base", family)
+    plain = logits(hf)
+    expected = logits(adapted(hf, family, tmp_path / "adapter"))
+    model = load_model(base, wrap=wrap, adapter=tmp_path / "adapter")
+    torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
+    assert (expected - plain).abs().max() > 0.01
+
+
+def test_what_is_merged_is_scale_times_b_a(tmp_path):
+    hf = hf_model("llama").double()
+    peft = adapted(hf_model("llama"), "llama", tmp_path)
+    layer = peft.base_model.model.model.layers[1].mlp.down_proj
+    merged = module.merge_adapter(hf, module.check_adapter(tmp_path)).model.layers[1].mlp.down_proj.weight
+    b, a = (m["default"].weight.double() for m in (layer.lora_B, layer.lora_A))
+    torch.testing.assert_close(
+        merged, hf.model.layers[1].mlp.down_proj.weight + 7 / 3 * b @ a, atol=1e-6, rtol=0
+    )  # adapters are stored in fp32
+
+
+def test_a_live_base_is_not_changed(tmp_path):
+    hf = hf_model("llama")
+    adapted(hf_model("llama"), "llama", tmp_path)
+    before = {n: p.clone() for n, p in hf.named_parameters()}
+    merged = load_model(hf, tokenizer=tokenizer(), adapter=tmp_path)
+    assert all(torch.equal(p, before[n]) for n, p in hf.named_parameters())
+    assert (logits(merged) - logits(hf)).abs().max() > 0.01
+
+
+def test_bad_input_is_named(tmp_path, monkeypatch):
+    base, hf = save(tmp_path / "base", "llama")
+    adapted(hf, "llama", tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"adapter .*base has no adapter_config\.json; give the directory that PEFT"):
+        load_model(base, adapter=base)
+    with pytest.raises(InputError, match="adapter= needs a Hugging Face model as its base; 'builtin' is a hooked one"):
+        load_model("builtin", adapter=tmp_path / "adapter")
+    with pytest.raises(InputError, match="does not fit this model"):
+        load_model(save(tmp_path / "other", "gpt2")[0], adapter=tmp_path / "adapter")
+    wider = save(tmp_path / "wider", "llama", intermediate_size=64)[0]
+    with pytest.raises(InputError, match="does not fit this model"):
+        load_model(wider, adapter=tmp_path / "adapter")
+    deeper = save(tmp_path / "deeper", "llama", num_hidden_layers=3)[0]
+    with pytest.raises(InputError, match="does not fit this model"):
+        load_model(deeper, adapter=tmp_path / "adapter")
+    with monkeypatch.context() as patched:
+        patched.setattr(module.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"needs the package peft: pip install \"unpact-lens\[lora\]\""):
+            load_model(base, adapter=tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"pickled weights only \(adapter_model\.bin\), which can run code when read"):
+        load_model(base, adapter=tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 3

@@ -1,0 +1,42 @@
+"""The lens reads each block out at the position before the fact; after the last block it is the model itself."""
+
+import pytest
+import torch
+
+from tests.evaluation.world import benchmark, retrained, trained
+from unpact_lens.decomposition import lens_curves
+from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answers import answer_all
+from unpact_lens.recovery.probes.logit_lens import lens_ranks, read_out_early, token_rank
+
+BENCH = benchmark()
+
+
+@pytest.mark.parametrize("model", [trained, retrained])
+def test_after_the_last_block_it_is_the_models_own_choice(model):
+    answers = answer_all(model(), BENCH.forget, bench=BENCH)
+    own = [bool(right[start]) for right, (start, _) in zip(answers.token_right, answers.fact_tokens, strict=True)]
+    assert (lens_ranks(model(), BENCH.forget, bench=BENCH)[:, -1] == 1).tolist() == own
+
+
+def test_ranks_are_those_of_the_lens_curves():
+    ranks = lens_ranks(retrained(), BENCH.forget, bench=BENCH)
+    for qa, own in zip(BENCH.forget, ranks, strict=True):
+        curves = lens_curves(retrained(), qa.prompt, qa.answer)
+        first = len(qa.opening.split())  # a token a word
+        assert torch.equal(curves.rank[1:, first] + 1, own)
+
+
+def test_rank_counts_what_is_more_likely():
+    logits = torch.tensor([[0.1, 3.0, 2.0], [5.0, 4.0, 4.0]])
+    assert token_rank(logits, torch.tensor([2, 2])).tolist() == [2, 2]
+
+
+def test_only_blocks_short_of_the_last_count():
+    ranks = torch.tensor([[4, 1, 9], [4, 2, 1], [1, 7, 1]])
+    assert read_out_early(ranks).tolist() == [True, False, True]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="no questions; give the facts"):
+        lens_ranks(trained(), (), bench=BENCH)

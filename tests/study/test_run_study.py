@@ -1,0 +1,192 @@
+"""A study that was interrupted and resumed gives what one that was not gives, and reruns nothing that is finished."""
+
+import dataclasses
+import importlib
+import shutil
+
+import pytest
+import torch
+
+import unpact_lens as ul
+from unpact_lens import recovery
+from unpact_lens.data.load import load_benchmark
+from unpact_lens.errors import InputError
+from unpact_lens.models import generate
+from unpact_lens.models.tokens import length_batches
+from unpact_lens.study import load_config, run_study
+
+run_module = importlib.import_module("unpact_lens.study.run_study")
+
+CONFIG = {
+    "name": "small",
+    "model": "builtin",
+    "control": "builtin-retrain",
+    "benchmark": "builtin",
+    "contributions": {"forget": 2, "retain": 1},
+    "diff_examples": 1,
+    "forget_level": 0.1,
+    "recovery": {"probes": ["prefill"]},
+    "methods": [
+        {"name": "ga", "settings": {"lr": 5e-4, "steps": 6, "batch_size": 8, "check_every": 2}},
+        {"name": "task_vector", "settings": {"lr": 5e-4, "steps": 4, "batch_size": 8}},
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_benchmark():
+    """The embedded world, cut to what a test can afford."""
+
+    def small(name, **options):
+        bench = load_benchmark(name, **options)
+        kept = {"retain": (*bench.near[:6], *bench.far[:6]), "general": bench.general[:4], "unknown": bench.unknown[:4]}
+        return dataclasses.replace(bench, forget=bench.forget[:12], **kept)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run_module, "load_benchmark", small)
+    torch.set_num_threads(1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run_study(load_config(CONFIG), folder, progress=False)
+
+
+def without_times(study):
+    cells = tuple(dataclasses.replace(c, seconds=0.0) for c in study.cells)
+    return dataclasses.replace(study, cells=cells, seconds=0.0)
+
+
+def test_a_study_leaves_results_table_and_report(finished):
+    folder, study = finished
+    assert ul.load(folder) == study
+    table = study.to_frame()
+    assert list(table["method"]) == ["ga", "task_vector"]
+    assert len((folder / "table.csv").read_text().splitlines()) == 3
+    assert "<html" in (folder / "report.html").read_text()
+    for cell, (_, row) in zip(study.cells, table.iterrows(), strict=True):
+        assert row["F"] == cell.scores.forgetting.value
+        assert row["D"] == pytest.approx((row["D_near"] + row["D_far"]) / 2)
+        assert row["F_low"] <= row["F"] <= row["F_high"]
+        assert row["verdict"] == str(cell.verdict)
+
+
+def test_the_diffs_of_a_study_sum_exactly(finished):
+    for cell in finished[1].cells:
+        for diff in cell.diffs:
+            torch.testing.assert_close(diff.delta_components.sum(0), diff.delta_logit, atol=1e-4, rtol=0)
+
+
+def test_the_bound_on_a_forward_pass_reaches_every_answer(tmp_path, monkeypatch):
+    budgets = set()
+
+    def batches(lengths, batch_tokens):
+        budgets.add(batch_tokens)
+        return length_batches(lengths, batch_tokens)
+
+    monkeypatch.setattr(generate, "length_batches", batches)
+    space = run_module.Workspace(load_config(CONFIG, batch_tokens=700, known_only=True), tmp_path, lambda text: None)
+    assert space.before
+    assert space.control_scores
+    assert recovery.run_plan(space.model, space.plan, progress=False)
+    assert budgets == {700}
+
+
+def test_a_finished_study_is_only_read(finished, monkeypatch):
+    folder, study = finished
+    monkeypatch.setattr(run_module.unlearning, "unlearn", lambda *a, **k: pytest.fail("a finished cell was run again"))
+    assert run_study(load_config(CONFIG), folder, progress=False) == study
+
+
+def test_a_cell_counts_as_finished_with_just_its_settings_and_seed(finished):
+    config = load_config(CONFIG)
+    space = run_module.Workspace(config, finished[0], lambda text: None)
+    ga = config.methods[0]
+    assert space.finished(ga, config.seeds[0])
+    assert not space.finished(ga, config.seeds[-1] + 1)
+    assert not space.finished(ga.model_copy(update={"settings": {**ga.settings, "steps": 7}}), config.seeds[0])
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
+    unlearn, calls = run_module.unlearning.unlearn, []
+
+    def killed_at_the_second(*args, **kwargs):
+        calls.append(kwargs["method"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return unlearn(*args, **kwargs)
+
+    monkeypatch.setattr(run_module.unlearning, "unlearn", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(load_config(CONFIG), tmp_path, progress=False)
+    assert not (tmp_path / "result.json").exists()
+    resumed = run_study(load_config(CONFIG), tmp_path, progress=False)
+    assert calls == ["ga", "task_vector", "task_vector"]
+    assert without_times(resumed) == without_times(finished[1])
+
+
+def test_a_changed_configuration_never_reads_old_cells(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "copy")
+    calls = []
+    unlearn = run_module.unlearning.unlearn
+    monkeypatch.setattr(
+        run_module.unlearning, "unlearn", lambda *a, **k: (calls.append(k["method"]), unlearn(*a, **k))[1]
+    )
+    changed = {**CONFIG, "methods": [{**CONFIG["methods"][0], "settings": {"lr": 1e-4, "steps": 2, "batch_size": 8}}]}
+    run_study(load_config(changed), tmp_path / "copy", progress=False)
+    assert calls == ["ga"]
+
+
+@pytest.mark.slow
+def test_key_tokens_of_each_unlearned_model_make_a_plan_for_it_alone(tmp_path):
+    asked = {"key_tokens": "after", "templates": ["focus_list"], "probes": [], "added": ["after_keys"]}
+    study = run_study(
+        load_config({**CONFIG, "methods": CONFIG["methods"][:1], "recovery": asked}), tmp_path, progress=False
+    )
+    recovery = study.cells[0].recovery
+    assert recovery.settings["key_tokens"] == "after"
+    assert not (tmp_path / "plan").exists()
+    assert "Key tokens are the unlearned model's, taken towards the gold answer" in study.notes[-1]
+    # Both rows emphasise the same words, those of the unlearned model, and so have the same answers.
+    asked_of = recovery.asked[recovery.probes.index("after_keys")] & recovery.common
+    rows = [recovery.right_after[recovery.probes.index(p)][asked_of] for p in ("focus_list", "after_keys")]
+    assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": [{"name": "npo_grd"}]}, "did you mean 'npo_gdr'"),
+        ({"methods": [{"name": "ga", "settings": {"larning_rate": 1}}]}, "unknown setting 'larning_rate'"),
+        ({"recovery": {"headline": "focus"}}, "focus"),
+        ({"recovery": {"templates": ["bold"]}}, "bold"),
+        ({"recovery": {"probes": ["prefil"]}}, "prefil"),
+        ({"recovery": {"added": ["logit_len"]}}, "unknown probe 'logit_len'; did you mean 'logit_lens'"),
+        ({"recovery": {"added": ["after_keys"], "headline": "repeat_question"}}, "emphasises words, but the headline"),
+        ({"benchmark": "bultin"}, "did you mean 'builtin'"),
+        ({"control": "builtin-retran"}, "did you mean 'builtin-retrain'"),
+    ],
+)
+def test_bad_names_are_refused_before_any_training(tmp_path, change, message, monkeypatch):
+    monkeypatch.setattr(run_module.unlearning, "unlearn", lambda *a, **k: pytest.fail("training had started"))
+    with pytest.raises(InputError, match=message):
+        run_study(load_config({**CONFIG, **change}), tmp_path, progress=False)
+
+
+def test_threads_and_precision_hold_while_a_study_runs():
+    config = load_config({**CONFIG, "threads": 2, "matmul_precision": "medium"})
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    with run_module.arithmetic(config):
+        assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "medium")
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+
+
+def test_another_precision_makes_another_cell(tmp_path):
+    spaces = [
+        run_module.Workspace(load_config({**CONFIG, "matmul_precision": p}), tmp_path, print)
+        for p in ("high", "medium")
+    ]
+    assert len({space.fingerprint("plan") for space in spaces}) == 2

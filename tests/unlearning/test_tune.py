@@ -1,0 +1,96 @@
+"""A search keeps all trials, takes the best of those that reach the level, and repeats by its seed."""
+
+import sys
+
+import pytest
+
+from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.generate import generate_answers
+from unpact_lens.results import load
+from unpact_lens.unlearning import StopRule, tune, unlearn
+
+FIXED = {"steps": 16, "check_every": 2, "batch_size": 6}
+
+
+@pytest.fixture
+def bench(facts):
+    return Benchmark("toy", tuple(facts[0]), tuple(facts[1]), max_new_tokens=8)
+
+
+def test_the_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
+    before = model_hash(learned)
+    space = {"lr": (1e-4, 1e-2), "alpha": (0.1, 3.0)}
+    t = tune("ga_gdr", learned, bench, budget=6, level=0.34, space=space, seed=0, **FIXED)
+    assert model_hash(learned) == before
+    assert len(t.trials) == 6
+    assert all(1e-4 <= r["lr"] <= 1e-2 and 0.1 <= r["alpha"] <= 3 for r in t.trials)
+    assert {r["reached"] for r in t.trials} == {True, False}  # the space holds both, or the test tells nothing
+    for r in t.trials:
+        assert r["reached"] == (r["forget_score"] <= 0.34)
+        assert r["reached"] == (r["stopped"] == "forget level reached")
+        assert r["reached"] or r["value"] == 1 + r["forget_score"]
+    reached = [r for r in t.trials if r["reached"]]
+    assert t.value == min(r["value"] for r in reached)
+    u = unlearn(learned, bench, method="ga_gdr", seed=0, stop_at=StopRule(0.34), progress=False, **FIXED, **t.best)
+    answers = generate_answers(u.model, [q.prompt for q in bench.retain], max_new_tokens=8)
+    wrong = [q.fact not in a.split() for a, q in zip(answers, bench.retain, strict=True)]
+    assert t.value == pytest.approx(sum(wrong) / len(wrong))
+    assert max(r["step"] for r in u.history.rows) == next(r["steps_run"] for r in reached if r["lr"] == t.best["lr"])
+    frame = t.to_frame()
+    assert frame.iloc[0].lr == t.best["lr"]
+    assert frame.reached.tolist() == sorted(frame.reached, reverse=True)
+    assert load(t.save(tmp_path / "tuning")) == t
+
+
+def test_the_objective_is_minimised_among_runs_that_reach_the_level(learned, bench):
+    """Even if it is larger than what a run that misses the level counts."""
+    seen = []
+
+    def objective(u):
+        seen.append(u.config["lr"])
+        return 100 - u.config["lr"]
+
+    t = tune("ga", learned, bench, budget=5, level=0.34, objective=objective, space={"lr": (1e-5, 1e-2)}, **FIXED)
+    assert 0 < len(seen) < 5
+    assert t.best == {"lr": max(seen)}
+    assert t.value == 100 - max(seen)
+    assert t.to_frame().lr[0] == max(seen)
+
+
+def test_the_same_seed_repeats_the_search_and_whole_numbers_stay_whole(learned, bench):
+    settings = {"budget": 2, "level": 0.0, "space": {"lr": (1e-6, 2e-6), "steps": (1, 3)}}
+    one, two, other = (tune("ga", learned, bench, seed=s, **settings) for s in (0, 0, 1))
+    assert one == two
+    assert one.trials[0]["lr"] != other.trials[0]["lr"]
+    assert all(isinstance(r["steps"], int) and r["steps"] == r["steps_run"] <= 3 for r in one.trials)
+    assert one.value == 2.0  # nothing is forgotten at such a rate: 1 + a forget score of 1
+
+
+def test_alpha_is_searched_only_where_there_is_a_retain_term(learned, bench):
+    assert set(tune("ga", learned, bench, budget=1, **FIXED).best) == {"lr"}
+    assert set(tune("ga_gdr", learned, bench, budget=1, **FIXED).best) == {"lr", "alpha"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": 0}, "budget=0; give a positive number of runs"),
+        ({"method": "gaa"}, "unknown unlearning method 'gaa'"),
+        ({"space": {"lrr": (1e-5, 1e-3)}}, "unknown setting 'lrr'"),
+        ({"space": {"lr": (1e-3, 1e-5)}}, r"space\['lr'\]=\(0.001, 1e-05\); give \(low, high\) with 0 < low < high"),
+        ({"space": {"alpha": (0.0, 1.0)}}, "give .low, high. with 0 < low < high"),
+        ({"level": 2.0}, "forget level 2.0 is not a share"),
+    ],
+)
+def test_bad_input_is_named_before_any_run(learned, bench, change, message):
+    given = {"method": "ga_gdr", **change}
+    with pytest.raises(InputError, match=message):
+        tune(given.pop("method"), learned, bench, **given)
+
+
+def test_without_optuna_it_says_what_to_install(learned, bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r'tune\(\) needs Optuna; install it with: pip install "unpact-lens\[tune\]"'):
+        tune("ga", learned, bench)

@@ -1,0 +1,282 @@
+"""`unlearn` reaches its level, says why it stopped, keeps what it did, and names bad input."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from tests.unlearning.conftest import untrained, world
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.generate import generate_answers
+from unpact_lens.models.tokens import encode
+from unpact_lens.results import load
+from unpact_lens.scoring import log_prob, score_rows
+from unpact_lens.unlearning import StopRule, methods, unlearn
+from unpact_lens.unlearning.ensembles import Together
+from unpact_lens.unlearning.task_vector import set_negated, smallest_coefficient, task_vector
+
+QUICK = {"lr": 1e-3, "steps": 60, "check_every": 2, "progress": False}
+NAMES = tuple(methods().name)
+DEMO = ("ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "task_vector")
+
+
+def share_known(model, items):
+    answers = generate_answers(model, [q.prompt for q in items], max_new_tokens=8)
+    return sum(q.fact in a.split() for a, q in zip(answers, items, strict=True)) / len(items)
+
+
+@pytest.mark.parametrize("method", DEMO)
+def test_methods_stop_at_the_forgetting_level(learned, facts, method):
+    forget, retain = facts
+    assert share_known(learned, forget) == 1
+    u = unlearn(learned, forget, retain, method=method, stop_at=0.2, **QUICK)
+    assert u.stopped == "forget level reached"
+    assert u.forget_score == share_known(u.model, forget) <= 0.2
+    scored = [r["forget_score"] for r in u.history.rows if "forget_score" in r]
+    if method != "task_vector":  # a sweep goes on below the level to find the smallest coefficient
+        assert scored[0] == 1
+        assert all(s > 0.2 for s in scored[:-1])
+        assert len(u.history.rows) < 60
+
+
+def test_a_task_vector_takes_the_smallest_coefficient_that_reaches_the_level(learned, facts):
+    u = unlearn(learned, facts[0], method="task_vector", stop_at=0.2, **QUICK)
+    tried = [(r["coefficient"], r["forget_score"]) for r in u.history.rows if "coefficient" in r]
+    taken = tried[-1][0]
+    assert taken == min(a for a, s in tried if s <= 0.2)
+    assert max(a for a, s in tried if s > 0.2) > taken / 1.06
+
+
+def test_a_task_vector_is_linear_and_zero_is_the_identity(learned, facts):
+    once, twice, zero = (
+        unlearn(learned, facts[0], method="task_vector", coefficient=a, lr=1e-3, steps=3, progress=False).model
+        for a in (1.0, 2.0, 0.0)
+    )
+    assert model_hash(zero) == model_hash(learned)
+    start = dict(learned.named_parameters())
+    for (name, a), (_, b) in zip(once.named_parameters(), twice.named_parameters(), strict=True):
+        torch.testing.assert_close(b - start[name], 2 * (a - start[name]), atol=1e-6, rtol=0)
+    assert not torch.equal(once.unembed.W_U, learned.unembed.W_U)
+
+
+def test_negating_the_vector_of_a_fine_tuned_model_mirrors_it():
+    before, after = untrained(seed=0), untrained(seed=1)
+    mirrored = untrained(seed=2)
+    set_negated(mirrored, before, task_vector(before, after), 1.0)
+    torch.testing.assert_close(mirrored.embed.W_E, 2 * before.embed.W_E - after.embed.W_E, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("threshold", [0.003, 0.4, 1.0, 7.7, 200.0])
+def test_the_search_finds_the_threshold_of_a_monotone_condition(threshold):
+    found = smallest_coefficient(lambda a: a >= threshold, tolerance=0.02)
+    assert threshold <= found <= threshold * 1.02
+
+
+def test_the_search_says_when_nothing_reaches():
+    assert smallest_coefficient(lambda a: a > 300, largest=256.0) is None
+
+
+def test_a_level_out_of_a_task_vectors_reach_is_reported(learned, facts):
+    u = unlearn(learned, facts[0], method="task_vector", stop_at=0.0, forget_score=lambda m: 1.0, steps=1,
+                progress=False, max_coefficient=4.0)  # fmt: skip
+    assert u.stopped == "no coefficient reaches the forget level"
+    assert u.history.rows[-1]["coefficient"] == 4.0
+
+
+def test_it_stops_below_a_retain_floor(learned, facts):
+    forget, retain = facts
+    u = unlearn(learned, forget, retain, method="ga", stop_at=StopRule(retain=0.95), **QUICK)
+    assert u.stopped == "retain floor reached"
+    assert share_known(u.model, retain) < 0.95
+
+
+def test_the_step_budget_ends_what_reaches_no_level(learned, facts):
+    u = unlearn(learned, facts[0], method="ga", stop_at=0.0, steps=2, lr=1e-9, progress=False)
+    assert u.stopped == "step budget used up"
+    assert u.forget_score == 1
+    assert [r["step"] for r in u.history.rows] == [0, 1, 2]
+
+
+def test_a_score_of_the_users_own_decides(learned, facts):
+    calls = []
+
+    def score(model):
+        calls.append(model)
+        return 1.0 if len(calls) < 3 else 0.0
+
+    u = unlearn(
+        learned, facts[0], method="ga", stop_at=0.5, forget_score=score, check_every=4, steps=50, progress=False
+    )
+    assert [r["step"] for r in u.history.rows if "forget_score" in r] == [0, 4, 8]
+    assert u.stopped == "forget level reached"
+
+
+def test_a_model_that_has_forgotten_already_is_left_alone(learned, facts):
+    u = unlearn(learned, facts[0], method="ga", stop_at=0.5, forget_score=lambda m: 0.1, progress=False)
+    assert model_hash(u.model) == model_hash(learned)
+
+
+def test_no_two_methods_give_the_same_weights(learned, facts):
+    """Models that predict together have no weights to set side by side; no two predict the same."""
+    forget, retain = facts
+    settings = {"lr": 1e-3, "steps": 3, "batch_size": 4, "progress": False}
+    small = {"small": untrained(n_layers=1, dtype=torch.float32, n_ctx=32)}
+    after = {
+        m: unlearn(learned, forget, retain, method=m, **settings, **(small if m.startswith("offset") else {})).model
+        for m in NAMES
+    }
+    rows = [encode(learned, q.prompt, q.answer) for q in forget]
+    predicted = {m: torch.cat(score_rows(model, rows)) for m, model in after.items()}
+    for a, b in itertools.combinations(NAMES, 2):
+        if isinstance(after[a], Together) or isinstance(after[b], Together):
+            gap = float((predicted[a] - predicted[b]).abs().max())
+        else:
+            gap = max(
+                float((p - q).detach().abs().max())
+                for p, q in zip(after[a].parameters(), after[b].parameters(), strict=True)
+            )
+        assert gap > 1e-4, (a, b)
+
+
+def test_terms_are_logged_and_weighed(learned, facts):
+    forget, retain = facts
+    u = unlearn(learned, forget, retain, method="ga_gdr", gamma=0.5, alpha=2.0, steps=2, progress=False)
+    frame = u.to_frame()
+    assert (frame.loss - (0.5 * frame.forget + 2.0 * frame.retain)).abs().max() < 1e-9
+    assert (frame.grad_norm > 0).all()
+    assert u.history.retain_order.shape[0] == 2
+
+
+def test_npo_is_scaled_by_length_against_the_retain_term(learned, facts):
+    forget, retain = facts
+    u = unlearn(learned, forget, retain, method="npo_gdr", steps=1, batch_size=6, progress=False)
+    row = u.history.rows[0]
+    assert row["forget"] == pytest.approx(20 * 0.693147, abs=1e-4)  # (2/0.1) log 2 where the model is the reference
+    assert row["loss"] == pytest.approx(row["forget"] / 5 + row["retain"], abs=1e-5)  # answers are 5 tokens long
+    bare = unlearn(learned, forget, retain, method="npo_gdr", steps=1, batch_size=6, length_scale=False, progress=False)
+    assert bare.history.rows[0]["loss"] == pytest.approx(row["forget"] + row["retain"], abs=1e-5)
+
+
+def pieces(model, text):
+    ids = model.tokenizer(text)["input_ids"]
+    return [ids[i : i + 32] for i in range(0, len(ids), 32)]
+
+
+def test_raw_text_is_unlearned_token_by_token(learned):
+    corpus = Corpus(("ann was born . the town was rome . " * 8, "bob"), name="news")
+    u = unlearn(learned, corpus, method="ga", steps=2, batch_size=8, progress=False)
+    # 72 tokens in chunks of 32 (the context); one token alone predicts nothing
+    assert u.history.forget_order.shape == (2, 3)
+    scores = [log_prob(learned, [t], rest).item() * len(rest) for t, *rest in pieces(learned, corpus.texts[0])]
+    assert u.history.rows[0]["forget"] == pytest.approx(sum(scores) / (72 - 3), abs=1e-5)
+
+
+def test_raw_text_is_cut_into_pieces_of_the_length_asked_for(learned):
+    text = "ann was born . the town was rome . " * 8
+    u = unlearn(learned, Corpus((text,)), method="ga", steps=1, batch_size=20, chunk_tokens=10, progress=False)
+    ids = learned.tokenizer(text)["input_ids"]
+    parts = [ids[i : i + 10] for i in range(0, len(ids), 10)]
+    assert u.history.forget_order.shape == (1, len(parts))
+    scores = [log_prob(learned, [t], rest).item() * len(rest) for t, *rest in parts]
+    assert u.history.rows[0]["forget"] == pytest.approx(sum(scores) / sum(len(p) - 1 for p in parts), abs=1e-5)
+
+
+def test_chat_prompts_are_trained_on_as_the_template_says(learned, facts):
+    forget = facts[0]
+    learned.tokenizer = copy.deepcopy(learned.tokenizer)
+    learned.tokenizer.chat_template = (
+        "{% for m in messages %}tell {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}.{% endif %}"
+    )
+    u = unlearn(learned, forget, method="ga", chat=True, steps=1, batch_size=10, progress=False)
+    by_hand = [QA(f"tell {q.prompt} .", q.answer) for q in forget]
+    plain = unlearn(learned, by_hand, method="ga", steps=1, batch_size=10, progress=False)
+    asked = unlearn(learned, forget, method="ga", steps=1, batch_size=10, progress=False)
+    assert u.history.rows[0]["forget"] == pytest.approx(plain.history.rows[0]["forget"], abs=1e-5)
+    assert abs(u.history.rows[0]["forget"] - asked.history.rows[0]["forget"]) > 1e-3
+
+
+def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
+    u = unlearn(learned, *facts, method="npo_gdr", steps=2, stop_at=0.0, progress=False)
+    again = load(u.save(tmp_path / "run"))
+    assert again == u
+    tokens = torch.arange(10)[None]
+    assert torch.equal(again.model(tokens), u.model(tokens))
+    assert again.config["beta"] == 0.1
+    assert again.config["steps"] == 2
+    other = unlearn(learned, *facts, method="npo_gdr", steps=2, stop_at=0.0, lr=1e-4, progress=False)
+    assert other != u
+
+
+def test_a_benchmark_brings_its_retain_set_and_form(learned, facts):
+    forget, retain = facts
+    bench = Benchmark("toy", tuple(forget), tuple(retain), prefill=" the", max_new_tokens=8)
+    u = unlearn(learned, bench, method="ga_gdr", steps=1, progress=False)
+    assert u.history.retain_order is not None
+    assert (u.config["prefill"], u.config["max_new_tokens"]) == (" the", 8)
+
+
+def test_prefill_names_the_subject(learned, facts):
+    plain = unlearn(learned, facts[0], method="ga", steps=1, prefill="the town of {subject}", progress=False)
+    named = [unlearn(learned, [q], method="ga", steps=1, prefill=f"the town of {q.subject}", progress=False)
+             for q in facts[0]]  # fmt: skip
+    assert plain.history.rows[0]["forget"] == pytest.approx(
+        sum(u.history.rows[0]["forget"] for u in named) / len(named), abs=1e-5
+    )
+
+
+def test_methods_are_listed_with_formula_and_source():
+    table = methods()
+    assert {"ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "task_vector"} <= set(table.name)
+    assert table.line.str.len().gt(10).all()
+    assert table.source.str.contains("arXiv").all()
+    assert table.set_index("name").needs_retain[["ga", "ga_gdr", "npo_klr"]].tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "npo-gdr"}, "unknown unlearning method 'npo-gdr'; did you mean 'npo_gdr'"),
+        ({"forget": []}, "the forget set is empty; give at least one QA"),
+        ({"retain": None}, "method 'npo_gdr' needs a retain set; give retain=, or use 'npo'"),
+        ({"retain": []}, "needs a retain set"),
+        ({"learning_rate": 1e-3}, "unknown setting 'learning_rate'"),
+        ({"betta": 1.0}, "unknown setting 'betta'; did you mean 'beta'"),
+        ({"modules": "blocks.7"}, "modules pattern 'blocks.7' matches no parameter"),
+        ({"schedule": "cosinus"}, "unknown schedule 'cosinus'; did you mean 'cosine'"),
+        ({"batch_size": 0}, "batch_size=0; give a whole number of at least 1"),
+        ({"lr": float("nan")}, "lr=nan; give a finite number"),
+        ({"chunk_tokens": 1}, "chunk_tokens=1; give a whole number of at least 2"),
+        ({"clip": -1.0}, "clip=-1.0; give a positive norm"),
+        ({"phrasings": "both"}, "phrasings='both'; use 'headline' or 'all'"),
+        ({"stop_at": 3.0}, "forget level 3.0 is not a share"),
+        ({"forget": Corpus(("ann was born",)), "stop_at": 0.1}, "no questions to score; give forget_score="),
+        ({"forget": [QA("where was ann born", " oslo" * 40, id="long")]}, r"item long: prompt and answer are 4 \+ 40"),
+        ({"retain": [QA("where", " oslo" * 40)]}, r"retain item 0: prompt and answer are"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_before_any_training(learned, facts, change, message):
+    given = {"forget": facts[0], "retain": facts[1], "method": "npo_gdr", "progress": False, **change}
+    with pytest.raises(InputError, match=message):
+        unlearn(learned, given.pop("forget"), given.pop("retain"), **given)
+
+
+def test_overlap_is_warned_of_and_refused_when_total(learned, facts):
+    forget, retain = facts
+    with pytest.warns(UserWarning, match="2 of 6 forget items stand in the retain set as well"):
+        unlearn(learned, forget, [*retain, *forget[:2]], method="ga_gdr", steps=1, progress=False)
+    with pytest.raises(InputError, match="all 6 forget items stand in the retain set as well"):
+        unlearn(learned, forget, [*retain, *forget], method="ga_gdr", steps=1, progress=False)
+
+
+def test_facts_nobody_knows_have_no_level(learned, facts):
+    unknown = [QA(q.prompt, " xanadu") for q in facts[0]]
+    with pytest.raises(InputError, match="none of the 6 facts is answered right before unlearning"):
+        unlearn(learned, unknown, facts[1], method="ga_gdr", stop_at=0.1, progress=False)
+
+
+def test_world_has_what_the_tests_need():
+    forget, retain = world()
+    assert (len(forget), len(retain)) == (6, 14)
