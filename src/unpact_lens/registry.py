@@ -1,7 +1,9 @@
-"""A table of named things, which answers a wrong name with the nearest right ones."""
+"""Hold named entries of one kind (methods, metrics, probes, data sets) and find them by file."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -11,43 +13,54 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """An ordered mapping from a name to what it stands for, with helpful errors.
+    """Map a name to its entry, in the order of registration.
 
     Args:
-        noun: what an entry is called in an error, e.g. `"unlearning method"`.
+        noun: Name of an entry in error messages, e.g. `"unlearning method"`.
+        package: Package whose modules register the entries, e.g. `"unpact_lens.data"`. All its modules are imported
+            when an entry is first looked up, so adding an entry takes one file. If None, nothing is imported.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(self, noun: str, package: str | None = None) -> None:
         self.noun = noun
+        self._package = package
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> T:
         """Register `entry` under `name` and return it.
 
         Raises:
-            ValueError: if the name is taken.
+            ValueError: If the name is taken.
         """
         if name in self._entries:
             raise ValueError(f"{self.noun} {name!r} is registered already")
         self._entries[name] = entry
         return entry
 
+    def _found(self) -> dict[str, T]:
+        """Return all entries, after importing the package that registers them."""
+        if self._package is not None:
+            name, self._package = self._package, None
+            for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+                importlib.import_module(f"{name}.{module.name}")
+        return self._entries
+
     def __getitem__(self, name: str) -> T:
-        """The entry of that name.
+        """Return the entry of that name.
 
         Raises:
-            InputError: if there is none; the message offers the nearest names.
+            InputError: If there is none. The message offers the nearest names.
         """
         try:
-            return self._entries[name]
+            return self._found()[name]
         except (KeyError, TypeError):
             raise InputError(f"unknown {self.noun} {name!r}; {nearest(str(name), self._entries)}") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._found()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._found())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._found())
