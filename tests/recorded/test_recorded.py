@@ -1,0 +1,113 @@
+"""The outputs of every public function are those recorded before the layout of the package was redrawn."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.recorded.calls import ATTRIBUTIONS, CALLS, PUBLIC, UNLEARNING, WHOLE
+from tests.recorded.record import outputs, read
+
+ATOL, RTOL = 1e-6, 1e-5
+"""Allowed: `ATOL` times the largest value of a tensor, and `RTOL` of each value."""
+
+TRAINED = 1e-4
+# AdamW divides by the root of a mean square: where a gradient is nearly zero, rounding alone moves a weight by a
+# step's size, and rounding differs from one CPU to another. On one CPU these are bitwise alike.
+LOOSER = {"unlearn": TRAINED, "unlearn_sequence": TRAINED, "tune": TRAINED, "train_tuned_lens": TRAINED,
+          "lens_curves": TRAINED, "lens_changes": TRAINED, "load": TRAINED, "recover": TRAINED, "recovery": TRAINED,
+          "run_study": TRAINED, "study": TRAINED}  # fmt: skip
+"""By call, or by the part of its name before the first dot: a tolerance that takes the place of both."""
+
+NOISE = 1e-6
+"""Values below this are sums that cancel, whose rounding is all there is to them."""
+
+RENAMED: dict[str, str] = {}
+"""Recorded path, as `call|path`, to the path where the same value stands now; None in its place drops the value."""
+
+SLOW_SECONDS = 10.0
+
+
+@cache
+def recorded() -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Read the fixture once."""
+    return read()
+
+
+def _names() -> list[Any]:
+    values, seconds = recorded()
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=[slow] if seconds[name] > SLOW_SECONDS else []) for name in values]
+
+
+def difference(expected: Any, got: Any, atol: float, rtol: float) -> str:
+    """Say how two values differ; nothing where they are alike within the tolerance."""
+    if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
+        if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+            at = next((i for i, (e, g) in enumerate(zip(expected, got, strict=True)) if e != g), None)
+            return "" if at is None else f"item {at}: expected {expected[at]!r}, got {got[at]!r}"
+        return "" if type(expected) is type(got) and expected == got else f"expected {expected!r}, got {got!r}"
+    if expected.shape != got.shape:
+        return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+    if expected.dtype == torch.bool or got.dtype == torch.bool:
+        unlike = (expected.double() != got.double()) | (expected.dtype != got.dtype)
+        return f"expected {expected.tolist()}, got {got.tolist()}" if bool(unlike.any()) else ""
+    wide, other = expected.double(), got.double()
+    finite = wide[wide.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    allowed = max(atol * scale, atol * NOISE) + rtol * wide.abs().nan_to_num(0.0, 0.0, 0.0)
+    same = (wide == other) | (wide.isnan() & other.isnan()) | ((wide - other).abs() <= allowed)
+    if bool(same.all()):
+        return ""
+    at = int((~same).reshape(-1).nonzero()[0])
+    e, g = float(wide.reshape(-1)[at]), float(other.reshape(-1)[at])
+    return f"value {at} of {wide.numel()} ({int((~same).sum())} differ): expected {e:.9g}, got {g:.9g}"
+
+
+def compare(name: str, found: dict[str, Any]) -> list[str]:
+    """List every recorded value of a call that `found` lacks or has otherwise."""
+    looser = LOOSER.get(name, LOOSER.get(name.partition(".")[0]))
+    atol, rtol = (ATOL, RTOL) if looser is None else (looser, looser)
+    wrong = []
+    for path, expected in recorded()[0][name].items():
+        now = RENAMED.get(f"{name}|{path}", path)
+        if now not in found:
+            wrong.append(f"{path}: missing")
+        elif said := difference(expected, found[now], atol, rtol):
+            wrong.append(f"{path}: {said}")
+    return wrong
+
+
+@pytest.mark.parametrize("name", _names())
+def test_outputs_equal_the_recorded_ones(name: str) -> None:
+    wrong = compare(name, outputs(name))
+    shown = "\n".join(wrong[:12])
+    assert not wrong, f"{name}: {len(wrong)} of {len(recorded()[0][name])} recorded values differ\n{shown}"
+
+
+def test_every_public_name_is_recorded() -> None:
+    assert set(CALLS) == set(recorded()[0])
+    assert set(PUBLIC) <= {name.partition(".")[0] for name in CALLS}
+
+
+def test_every_method_and_metric_is_recorded() -> None:
+    values = recorded()[0]
+    assert {f"unlearn.{m}" for m in UNLEARNING} <= set(values)
+    assert {m for m in values["methods"]["name"]} <= set(UNLEARNING)
+    assert values["attribution_methods"][""] == list(ATTRIBUTIONS)
+    asked = {*WHOLE, "judge", *values["evaluate.default"]["before/metrics"], "perplexity"}
+    needs_a_download = {"semantic_similarity", "entailment"}
+    assert set(values["metrics"]["metric"]) - asked == needs_a_download
+
+
+def test_a_change_is_seen_and_named() -> None:
+    tensor = torch.tensor([1.0, 2.0, float("nan")], dtype=torch.float64)
+    assert not difference(tensor, tensor + 1e-6, ATOL, RTOL)
+    assert "value 0 of 3" in difference(tensor, tensor + 1e-4, ATOL, RTOL)
+    assert "expected 'a', got 'b'" in difference("a", "b", ATOL, RTOL)
+    assert "item 1" in difference(["a", "b"], ["a", "c"], ATOL, RTOL)
+    assert difference(torch.tensor([True]), torch.tensor([False]), ATOL, RTOL)
