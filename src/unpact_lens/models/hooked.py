@@ -1,75 +1,121 @@
-"""What the analysis asks of a model: the part of TransformerLens that all its kinds of model share.
+"""Define what the analysis needs from a model: the interface that both kinds of TransformerLens model share.
 
-Everything above `models/` is written against this file, so that a `HookedTransformer` and a `TransformerBridge` (and
-what comes after them) are worked with alike, and a change in TransformerLens is a change in this package only.
+Everything above `models/` is written against this file. A `HookedTransformer` and a `TransformerBridge` are therefore
+used alike, and a change in TransformerLens changes this package only.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import alias_generation
 
 from unpact_lens.errors import InputError, nearest
 
-Hooks = Sequence[tuple[str, Callable[..., Any]]]
-"""Interventions as TransformerLens takes them: hook name and function of the activation."""
+Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
+"""Interventions as TransformerLens takes them: pairs of a hook name and a function of the activation and the hook."""
 
 HOOK_POINTS = "_unpact_hook_points"
-"""Where a bridge keeps its hook points by name."""
+"""Attribute in which a bridge's hook points are kept by name."""
+
+
+class ModelConfig(Protocol):
+    """The fields of a model's TransformerLens configuration that the analysis reads."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    dtype: torch.dtype
+    default_prepend_bos: bool
+    attention_dir: str
+    positional_embedding_type: str
+    normalization_type: str
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that the analysis uses."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    # ruff: noqa: D102
+    def __call__(self, text: str | list[str], **options: object) -> dict[str, Any]: ...
+
+    def decode(self, ids: list[int], **options: object) -> str: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: object) -> str: ...
+
+    def get_vocab(self) -> dict[str, int]: ...
+
+    def save_pretrained(self, directory: str | Path) -> object: ...
 
 
 @runtime_checkable
 class HookedModel(Protocol):
     """A causal language model with TransformerLens hook points.
 
-    Satisfied by `transformer_lens.HookedTransformer` and `transformer_lens.model_bridge.TransformerBridge`.
+    `transformer_lens.HookedTransformer` and `transformer_lens.model_bridge.TransformerBridge` satisfy it, and so does
+    an ensemble (`unpact_lens.unlearning.ensembles`). Weights and submodules go by their TransformerLens names, e.g.
+    `blocks`, `ln_final`, `unembed`, `W_U`.
+
+    Attributes:
+        cfg: Configuration.
+        tokenizer: Tokenizer, or None for a model that takes token ids only.
+        training: Whether the model is in training mode.
     """
 
-    cfg: Any
-    tokenizer: Any
+    cfg: ModelConfig
+    tokenizer: Tokenizer | None
+    training: bool
 
-    # ruff: noqa: D102
     def __call__(self, input: Tensor, /, **kwargs: Any) -> Any: ...
 
     def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def parameters(self) -> Any: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
-    def named_parameters(self) -> Any: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
 
-    def state_dict(self) -> Any: ...
+    if TYPE_CHECKING:  # not checked at run time: a bridge's properties are slow, and an ensemble has no blocks
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 def is_bridge(model: object) -> bool:
-    """Whether `model` is a `TransformerBridge`; a `HookedTransformer` is not."""
+    """Return whether `model` is a `TransformerBridge`."""
     return type(model).__name__ == "TransformerBridge"
 
 
-def members_of(model: object) -> tuple[Any, ...]:
-    """The models that predict together where `model` stands for several (an ensemble); else none."""
+def members_of(model: object) -> tuple[HookedModel, ...]:
+    """Return the members of an ensemble, or `()` for a single model."""
     return tuple(getattr(model, "members", ()))
 
 
-def device_of(model: Any) -> torch.device:
-    """The device that the model's weights stand on."""
+def device_of(model: HookedModel) -> torch.device:
+    """Return the device of the model's weights."""
     return next(iter(model.parameters())).device
 
 
-def hook_points(model: Any) -> dict[str, Any]:
-    """The model's hook points by every name that they go by, aliases included.
+def hook_points(model: HookedModel) -> dict[str, HookPoint]:
+    """Return the model's hook points by all their names, aliases included.
 
-    A bridge resolves its thousands of aliases anew each time that it is asked; here that is done once for each state
-    of its registry.
+    A bridge resolves thousands of aliases at each access. This function resolves them once for each state of the
+    bridge's registry.
     """
-    points: dict[str, Any]
+    points: dict[str, HookPoint]
     if not is_bridge(model):
         points = model.hook_dict
         return points
@@ -82,112 +128,126 @@ def hook_points(model: Any) -> dict[str, Any]:
     return points
 
 
-def run_with_hooks(model: Any, tokens: Int[Tensor, "batch pos"], fwd_hooks: Hooks = (), **kwargs: Any) -> Any:
-    """What `model.run_with_hooks` gives, with forward hooks only; on a bridge without resolving all its names again.
+def run_with_hooks(model: HookedModel, tokens: Int[Tensor, "batch pos"], fwd_hooks: Hooks = (), **kwargs: Any) -> Any:
+    """Run the model with forward hooks, as `model.run_with_hooks` does.
+
+    On a bridge, hook names are looked up in `hook_points` and not resolved again.
 
     Args:
-        model: a hooked causal model.
-        tokens: input ids.
-        fwd_hooks: interventions, `(hook name, function)` as TransformerLens takes them.
-        **kwargs: of the model's call, e.g. `return_type`.
+        model: Hooked causal model.
+        tokens: Input ids.
+        fwd_hooks: Interventions, pairs of a hook name and a function.
+        **kwargs: Further arguments of the model's call, e.g. `return_type`.
+
+    Returns:
+        The output of the model's call; its type depends on `return_type`.
 
     Raises:
-        InputError: if a bridge has no hook of that name.
-        ValueError: if a hook is one that a bridge's configuration turns off.
+        InputError: If a bridge has no hook of that name.
+        ValueError: If a bridge's configuration turns the hook off.
     """
     if not is_bridge(model) or model.compatibility_mode or kwargs.get("stop_at_layer") is not None:
         return model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks), **kwargs)
-    points, level, hooked = hook_points(model), model.context_level + 1, []
-    model.context_level = level
+    bridge: Any = model
+    points, level = hook_points(bridge), bridge.context_level + 1
+    hooked: list[HookPoint] = []
+    bridge.context_level = level
     try:
         for name, function in fwd_hooks:
-            if name not in points:  # a bridge itself passes over it in silence
+            if name not in points:  # a bridge would ignore it without a message
                 raise InputError(f"the model has no hook {name!r}; {nearest(name, points)}")
-            model.check_hooks_to_add(points[name].name or name)
+            bridge.check_hooks_to_add(points[name].name or name)
             points[name].add_hook(function, level=level)
             hooked.append(points[name])
-        return model(tokens, **kwargs)
+        return bridge(tokens, **kwargs)
     finally:
         for point in hooked:
             point.remove_hooks(level=level)
-        model.context_level -= 1
+        bridge.context_level -= 1
 
 
-def final_hook(model: Any) -> str:
-    """Name of the hook on the residual stream after the last block, before `ln_final`."""
+def final_hook(model: HookedModel) -> str:
+    """Return the name of the hook on the residual stream between the last block and `ln_final`."""
     return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
 
 
-def readout_hook(model: Any) -> str:
-    """Name of the last hook before the unembedding at which positions may be dropped.
+def readout_hook(model: HookedModel) -> str:
+    """Return the name of the last hook before the unembedding at which positions may be dropped.
 
-    On a bridge that is the unembedding's own input: some architectures (GPT-2) put the residual stream back into the
-    shape of the input ids after `ln_final`, and would fail if positions were missing there.
+    On a bridge this is the input of the unembedding. Some architectures (GPT-2) reshape the residual stream after
+    `ln_final` to the shape of the input ids, which fails if positions were dropped earlier.
     """
     return "unembed.hook_in" if is_bridge(model) else final_hook(model)
 
 
 def logits_at(
-    model: Any,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     positions: Int[Tensor, "batch keep"],
     hooks: Hooks = (),
 ) -> Float[Tensor, "batch keep d_vocab"]:
-    """Next-token logits at chosen positions only; the unembedding of the others is never computed.
+    """Compute next-token logits at chosen positions; the other positions are not unembedded.
 
-    Rows may be padded on the right: a causal model's answer does not see what follows it, so no mask is needed.
+    Rows may be padded on the right. A causal model does not see what follows a position, so no mask is needed.
 
     Args:
-        model: a hooked causal model.
-        tokens: input ids.
-        positions: for each row, the positions whose logits are wanted.
-        hooks: interventions, `(hook name, function)` as TransformerLens takes them.
+        model: Hooked causal model.
+        tokens: Input ids.
+        positions: For each row, the positions whose logits are wanted.
+        hooks: Interventions, pairs of a hook name and a function.
 
     Returns:
-        Logits (after the model's final soft-cap, if it has one).
+        Logits, after the model's final soft-cap if it has one.
     """
-    index = positions.to(tokens.device)
-    return read_out_at(
-        model, tokens, lambda resid: resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1])), hooks
-    )
+    return read_out_at(model, tokens, functools.partial(take_positions, index=positions.to(tokens.device)), hooks)
+
+
+def take_positions(
+    resid: Float[Tensor, "batch pos d"], index: Int[Tensor, "batch keep"]
+) -> Float[Tensor, "batch keep d"]:
+    """Return the vectors at each row's own positions."""
+    return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))  # index: [batch, keep] -> [batch, keep, d]
 
 
 def read_out_at(
-    model: Any,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     keep: Callable[[Tensor], Tensor],
     hooks: Hooks = (),
     ids: Int[Tensor, " column"] | None = None,
 ) -> Float[Tensor, "batch keep column"]:
-    """Next-token logits of what `keep` leaves of the final residual stream `[batch, pos, d_model]`.
+    """Compute next-token logits of the part of the final residual stream that `keep` returns.
 
-    A `HookedTransformer` is run up to its last block, and unembedded here: its own unembedding copies `W_U` at each
-    call, which on a short prompt takes longer than all its blocks.
+    A `HookedTransformer` runs up to its last block and is unembedded here. Its own unembedding copies `W_U` at each
+    call, which takes longer than all blocks when the prompt is short.
 
     Args:
-        model: a hooked causal model.
-        tokens: input ids.
-        keep: the positions whose logits are wanted, e.g. `lambda resid: resid[:, -1:]`.
-        hooks: interventions, `(hook name, function)` as TransformerLens takes them.
-        ids: tokens whose logits are wanted, one column each; the whole vocabulary by default.
+        model: Hooked causal model.
+        tokens: Input ids.
+        keep: Selection from the final residual stream `[batch, pos, d_model]`, e.g. `lambda resid: resid[:, -1:]`.
+        hooks: Interventions, pairs of a hook name and a function.
+        ids: Tokens whose logits are wanted, one column each. If None, the whole vocabulary.
+
+    Returns:
+        Logits, after the model's final soft-cap if it has one.
     """
     if not _copies_unembedding(model):
 
-        def drop(resid: Tensor, hook: Any) -> Tensor:
+        def drop(resid: Tensor, hook: object) -> Tensor:
             return keep(resid)
 
         logits = run_with_hooks(model, tokens, [*hooks, (readout_hook(model), drop)], return_type="logits")
         return logits if ids is None else logits[..., ids]
     with model.hooks(fwd_hooks=list(hooks)):
-        resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))
+        resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))  # [batch, keep, d_model]
         return _soft_capped(model, project(model, model.ln_final(resid), ids))
 
 
-def _copies_unembedding(model: Any) -> bool:
-    """Whether `model` is a `HookedTransformer` whose unembedding can be done without its copy of `W_U`.
+def _copies_unembedding(model: HookedModel) -> bool:
+    """Return whether `model` is a `HookedTransformer` whose unembedding works without its copy of `W_U`.
 
-    In half precision the copy is what makes its sums those of transformers, so there it stays; and an unembedding
-    whose `forward` someone has replaced is left to do what they want.
+    In half precision the copy is kept, because the sums then equal those of transformers. An unembedding whose
+    `forward` was replaced is called as it is.
     """
     return (
         type(model).__name__ == "HookedTransformer"
@@ -199,74 +259,80 @@ def _copies_unembedding(model: Any) -> bool:
 
 
 def project(
-    model: Any, normed: Float[Tensor, "batch pos d_model"], ids: Int[Tensor, " column"] | None = None
+    model: HookedModel, normed: Float[Tensor, "batch pos d_model"], ids: Int[Tensor, " column"] | None = None
 ) -> Float[Tensor, "batch pos column"]:
-    """Logits before a final soft-cap, from the output of `ln_final`; equal to `model.unembed`, without its copy.
+    """Compute logits before a final soft-cap from the output of `ln_final`.
 
-    With `ids`, only theirs are computed, where that can be done.
+    The result equals `model.unembed(normed)`, without the copy of `W_U` where possible.
+
+    Args:
+        model: Hooked causal model.
+        normed: Output of `ln_final`.
+        ids: Tokens whose logits are wanted, one column each. If None, the whole vocabulary.
     """
     if not _copies_unembedding(model):
         logits = model.unembed(normed)
         return logits if ids is None else logits[..., ids]
     part = model.unembed
-    weight, bias = (part.W_U, part.b_U) if ids is None else (part.W_U[:, ids], part.b_U[ids])
-    return part.hook_out(torch.nn.functional.linear(part.hook_in(normed), weight.T, bias))
+    weight, bias = (part.W_U, part.b_U) if ids is None else (part.W_U[:, ids], part.b_U[ids])  # [d_model, column]
+    return part.hook_out(nn.functional.linear(part.hook_in(normed), weight.T, bias))
 
 
-def _soft_capped(model: Any, logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
-    """The model's final soft-cap, where it has one."""
+def _soft_capped(model: HookedModel, logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
+    """Apply the model's final soft-cap, if it has one."""
     cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
-def final_residual(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after the last block, before `ln_final`; nothing is unembedded but one position."""
+def final_residual(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """Return the residual stream between the last block and `ln_final`; only one position is unembedded."""
     kept: list[Tensor] = []
 
-    def take(resid: Tensor, hook: Any) -> None:
+    def take(resid: Tensor, hook: object) -> None:
         kept.append(resid)
 
     read_out_at(model, tokens, lambda resid: resid[:, :1], [(final_hook(model), take)])
     return kept[0]
 
 
-def unembed(model: Any, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-    """Logits from a final residual: `ln_final`, unembedding, and the model's final soft-cap if it has one."""
-    flat = resid.reshape(1, -1, resid.shape[-1])
+def unembed(model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    """Compute logits from a final residual: `ln_final`, unembedding, and the final soft-cap if there is one."""
+    flat = resid.reshape(1, -1, resid.shape[-1])  # [*batch, d_model] -> [1, n, d_model]
     logits = _soft_capped(model, project(model, model.ln_final(flat)))
-    return logits.reshape(*resid.shape[:-1], logits.shape[-1])
+    return logits.reshape(*resid.shape[:-1], logits.shape[-1])  # [1, n, d_vocab] -> [*batch, d_vocab]
 
 
 def collect(
-    model: Any,
+    model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     names: list[str],
     then: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Activations at the named hooks, and nothing else, from one forward pass.
+    """Return the activations at the named hooks from one forward pass, and store no others.
 
-    The unembedding, of a large vocabulary the longest step of all, is spared as far as it can be.
+    The unembedding is skipped or reduced to one position where possible. With a large vocabulary it is the slowest
+    step.
 
     Args:
-        model: a hooked causal model.
-        tokens: input ids.
-        names: hook names, as TransformerLens spells them.
-        then: applied to each activation as it is taken, e.g. to keep some positions.
+        model: Hooked causal model.
+        tokens: Input ids.
+        names: Hook names, as TransformerLens spells them.
+        then: Function applied to each activation when it is taken, e.g. to keep some positions.
 
     Returns:
-        One tensor a name; gradients are kept if they are on.
+        One tensor for each name. Gradients are kept if they are enabled.
     """
     taken: dict[str, Tensor] = {}
 
-    def take(act: Tensor, hook: Any, *, name: str) -> None:
+    def take(act: Tensor, hook: object, *, name: str) -> None:
         taken[name] = act if then is None else then(act)
 
-    hooks: list[tuple[str, Callable[..., Any]]] = [(name, functools.partial(take, name=name)) for name in names]
+    hooks: list[tuple[str, Callable[..., Tensor | None]]] = [(n, functools.partial(take, name=n)) for n in names]
     spared = not any(name.startswith("unembed.") for name in names)
     if spared and _copies_unembedding(model):
-        model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # up to `ln_final`: nothing is unembedded
+        model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # stops after `ln_final`
     elif spared and is_bridge(model):
-        read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)  # a bridge cannot stop before it
+        read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)  # a bridge cannot stop before the unembedding
     else:
         run_with_hooks(model, tokens, hooks, return_type="logits")
     return taken
