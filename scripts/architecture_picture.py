@@ -1,7 +1,8 @@
 """Draw the packages of unpact-lens and their imports as docs/images/architecture.svg.
 
 The arrows are read from the source: package A points to package B when a module of A imports a module of B. Arrows that
-follow from others are left out, and so are those to `stats` and `results`, which every package may import. Run `python scripts/architecture_picture.py`.
+follow from others are left out, and so are those to `stats` and `results`, which every package may import.
+Run `python scripts/architecture_picture.py`.
 """
 
 from __future__ import annotations
