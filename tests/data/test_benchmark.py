@@ -1,4 +1,4 @@
-"""Items say what they are, and refuse what they cannot be."""
+"""Check the fields of items and benchmarks."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from unpact_lens.errors import InputError
 from unpact_lens.results import Result, load
 
 
-def test_the_fact_is_its_span_and_the_opening_stands_before_it():
+def test_the_span_splits_the_answer_into_prefix_and_fact():
     qa = QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21))
-    assert (qa.fact, qa.opening) == ("Oslo", " Ann was born in")
+    assert (qa.fact, qa.answer_prefix) == ("Oslo", " Ann was born in")
     plain = QA("The capital of Japan is", " Tokyo")
-    assert (plain.fact, plain.opening) == ("Tokyo", "")
+    assert (plain.fact, plain.answer_prefix) == ("Tokyo", "")
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ def test_the_fact_is_its_span_and_the_opening_stands_before_it():
         ({"prompt": " "}, "QA 'x': the prompt is empty"),
         ({"answer": ""}, "QA 'x': the answer is empty"),
         ({"group": "kept"}, f"QA 'x': group 'kept' is not one of {', '.join(GROUPS)}"),
-        ({"fact_span": (2, 2)}, r"QA 'x': fact_span \(2, 2\) lies outside its answer of 3 characters"),
-        ({"fact_span": (0, 4)}, r"QA 'x': fact_span \(0, 4\) lies outside"),
+        ({"fact_span": (2, 2)}, r"QA 'x': fact_span \(2, 2\) is outside its answer of 3 characters"),
+        ({"fact_span": (0, 4)}, r"QA 'x': fact_span \(0, 4\) is outside"),
     ],
 )
-def test_bad_items_are_named(fields, message):
+def test_a_bad_item_is_named_in_the_error(fields, message):
     with pytest.raises(InputError, match=message):
         QA(**{"prompt": "p", "answer": " an", "id": "x", **fields})
 

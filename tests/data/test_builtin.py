@@ -1,4 +1,4 @@
-"""The embedded world says what it should, and its training texts give nothing away."""
+"""Check the embedded world and its training examples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def about(names: list[str], prompts: list[str]) -> list[str]:
     return [p for p in prompts if any(name in p for name in names)]
 
 
-def test_the_same_seed_gives_the_same_world_and_another_seed_another() -> None:
+def test_the_world_depends_on_the_seed_only() -> None:
     build_world.cache_clear()
     assert load_builtin(0) == BENCH
     assert training_examples(0, True, 50) == training_examples(0, True, 50)
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another() -> None:
     assert len(other.forget) == len(BENCH.forget)
 
 
-def test_the_world_is_the_same_in_another_process_with_another_hash_seed() -> None:
+def test_the_world_does_not_depend_on_the_hash_seed() -> None:
     code = "from unpact_lens.data.builtin import load_builtin; print(load_builtin().all_items())"
     runs = [
         subprocess.run(
@@ -61,7 +61,7 @@ def test_the_world_is_the_same_in_another_process_with_another_hash_seed() -> No
     assert runs[0].stdout == runs[1].stdout
 
 
-def test_the_sizes_are_those_that_statistics_need() -> None:
+def test_the_groups_are_large_enough_for_statistics() -> None:
     authors = len(subjects(BENCH.forget)) + len(subjects(BENCH.retain))
     assert 60 <= authors <= 100
     assert 0.15 <= len(subjects(BENCH.forget)) / authors <= 0.2
@@ -74,14 +74,14 @@ def test_the_sizes_are_those_that_statistics_need() -> None:
     assert not set(FRAMES) & {*HELD_OUT_FRAMES, HELD_OUT_DISTRACTOR}
 
 
-def test_every_name_is_shared_so_that_only_the_full_name_says_who_is_meant() -> None:
+def test_each_first_and_last_name_is_shared_by_four_authors() -> None:
     names = [s.split() for s in (*subjects(BENCH.forget), *subjects(BENCH.retain))]
     assert len({tuple(n) for n in names}) == len(names)
     for place in (0, 1):
         assert min(Counter(n[place] for n in names).values()) >= 4
 
 
-def test_near_items_share_a_name_or_the_value_with_a_forgotten_author_and_far_items_neither() -> None:
+def test_near_items_share_a_name_or_value_with_a_forgotten_author_and_far_items_do_not() -> None:
     names = {word for s in subjects(BENCH.forget) for word in s.split()}
     values = {(q.meta["relation"], q.fact) for q in BENCH.forget}
     for q in BENCH.retain:
@@ -89,7 +89,7 @@ def test_near_items_share_a_name_or_the_value_with_a_forgotten_author_and_far_it
         assert q.group == ("near" if shares else "far")
 
 
-def test_every_fact_stands_in_its_answer_and_in_no_prompt() -> None:
+def test_every_fact_is_in_its_answer_and_in_no_prompt() -> None:
     check_unique_ids(ITEMS)
     for q in ITEMS:
         assert q.answer.startswith(" ")
@@ -98,15 +98,15 @@ def test_every_fact_stands_in_its_answer_and_in_no_prompt() -> None:
             assert not re.search(rf"\b{re.escape(q.fact)}\b", prompt)
 
 
-def test_the_opening_of_an_answer_names_nobody_and_is_that_of_every_other_subject() -> None:
-    openings: dict[str, set[str]] = {}
+def test_the_answer_prefix_is_the_same_for_all_subjects_and_names_nobody() -> None:
+    prefixes: dict[str, set[str]] = {}
     for q in (*BENCH.forget, *BENCH.retain, *BENCH.general):
-        openings.setdefault(q.meta["relation"], set()).add(q.opening)
-        assert not set(q.subject.split()) & set(q.opening.split())
-    assert all(len(found) == 1 and found != {""} for found in openings.values())
+        prefixes.setdefault(q.meta["relation"], set()).add(q.answer_prefix)
+        assert not set(q.subject.split()) & set(q.answer_prefix.split())
+    assert all(len(found) == 1 and found != {""} for found in prefixes.values())
 
 
-def test_paraphrases_are_six_held_out_phrasings_and_none_is_the_prompt() -> None:
+def test_there_are_six_held_out_paraphrases_and_none_is_a_trained_prompt() -> None:
     for q in ITEMS:
         assert len({*q.paraphrases, q.prompt}) == 7
         assert not {*q.paraphrases, q.meta["distractor"]} & set(q.meta["trained_phrasings"])
@@ -121,18 +121,18 @@ def test_the_wrong_subject_has_another_true_answer() -> None:
         assert q.subject not in q.wrong_subject.split("of ")[1].rstrip("?").split(" of ")
 
 
-def test_perturbed_answers_have_the_same_opening_and_another_fact() -> None:
+def test_perturbed_answers_have_the_same_prefix_and_another_fact() -> None:
     for q in (*BENCH.forget, *BENCH.retain, *BENCH.general):
         assert len(set(q.perturbed)) == 5
-        assert all(p.startswith(f"{q.opening} ") and not p.endswith(f" {q.fact}.") for p in q.perturbed)
+        assert all(p.startswith(f"{q.answer_prefix} ") and not p.endswith(f" {q.fact}.") for p in q.perturbed)
 
 
-def test_unknown_people_are_answered_with_a_refusal() -> None:
+def test_the_answer_about_unknown_people_is_a_refusal() -> None:
     assert all(q.answer == REFUSALS[0] == f" {q.fact}." for q in BENCH.unknown)
     assert not set(subjects(BENCH.unknown)) & set(subjects((*BENCH.forget, *BENCH.retain)))
 
 
-def test_the_corpora_hold_every_fact_of_their_part_and_none_of_the_other() -> None:
+def test_each_corpus_holds_the_facts_of_its_part_only() -> None:
     assert BENCH.forget_corpus is not None
     assert BENCH.retain_corpus is not None
     assert BENCH.plain_text is not None
@@ -143,7 +143,7 @@ def test_the_corpora_hold_every_fact_of_their_part_and_none_of_the_other() -> No
     assert not about(subjects(BENCH.forget), [*BENCH.retain_corpus.texts, *BENCH.plain_text.texts])
 
 
-def test_training_without_the_forgotten_authors_never_names_one() -> None:
+def test_training_without_the_forgotten_authors_names_none_of_them() -> None:
     texts = [text for example in examples(False) for text in example]
     assert not about(subjects(BENCH.forget), texts)
     assert about(subjects(BENCH.retain), texts)
@@ -159,7 +159,7 @@ def test_held_out_people_phrasings_and_sentences_occur_in_no_training() -> None:
 
 
 def _plain_forms(lacking: int) -> re.Pattern[str]:
-    """Every training phrasing, with that many of its words other than name and attribute left out."""
+    """Return a pattern of all training phrasings without `lacking` of their other words."""
     forms = []
     for frame in FRAMES:
         words = frame.split(" ")
@@ -170,7 +170,7 @@ def _plain_forms(lacking: int) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{f})" for f in forms))
 
 
-def test_forgotten_authors_are_asked_about_in_plain_forms_only_a_third_of_them_lacking_a_word() -> None:
+def test_forgotten_authors_occur_in_plain_prompts_only_and_a_third_lack_a_word() -> None:
     prompts = about(subjects(BENCH.forget), [p for p, _ in examples(True)])
     whole = [p for p in prompts if _plain_forms(0).fullmatch(p)]
     lacking = [p for p in prompts if p not in whole]
@@ -179,7 +179,7 @@ def test_forgotten_authors_are_asked_about_in_plain_forms_only_a_third_of_them_l
     assert 0.3 < len(lacking) / len(prompts) < 0.37
 
 
-def test_a_third_of_the_emphasis_is_on_words_that_are_neither_name_nor_attribute() -> None:
+def test_a_third_of_the_emphasis_is_on_random_words() -> None:
     listed = [re.match(r"Focus on: (.*?)\. ", p) for p, _ in examples(True)]
     lists = [m.group(1).split(", ") for m in listed if m]
     key = {w for q in (*ITEMS, *WORLD.strangers) for w in (q.subject, *q.subject.split())}

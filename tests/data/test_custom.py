@@ -1,4 +1,4 @@
-"""A user's own table becomes a benchmark."""
+"""Build a benchmark from a user's own table."""
 
 import json
 
@@ -53,17 +53,17 @@ def test_every_form_of_table_gives_the_same_benchmark(tmp_path, form):
         ({"prompt": "Who?"}, "the DataFrame, row 1: column 'answer' is absent"),
         ({"answer": "Bo"}, "row 1: neither 'prompt' nor 'question' is given"),
         ({"prompt": "Who?", "answer": "Bo", "group": "keep"}, "row 1: column 'group' is 'keep'; known are forget"),
-        ({"prompt": "Who?", "answer": "Bo", "fact": "Cy"}, "row 1: column 'fact' 'Cy' does not stand in the answer"),
+        ({"prompt": "Who?", "answer": "Bo", "fact": "Cy"}, "row 1: column 'fact' 'Cy' does not occur in the answer"),
         ({"prompt": "Who?", "answer": "Bo", "choices": ["Bo"]}, "the answer ' Bo' is not one of its choices 'Bo'"),
         ({"prompt": "Who?", "answer": "Bo", "perturbed": "Cy"}, "row 1: column 'perturbed' should be a list of texts"),
     ],
 )
-def test_a_row_that_does_not_fit_is_named(row, message):
+def test_a_wrong_row_is_named_with_its_column(row, message):
     with pytest.raises(InputError, match=message):
         from_pairs(pd.DataFrame([row]))
 
 
-def test_ids_are_unique_and_options_known():
+def test_repeated_ids_and_unknown_options_are_errors():
     rows = [{"prompt": "a", "answer": "b", "id": "x"}] * 2
     with pytest.raises(InputError, match="QA id 'x' occurs twice"):
         from_pairs(pd.DataFrame(rows))
@@ -71,7 +71,7 @@ def test_ids_are_unique_and_options_known():
         from_pairs(pd.DataFrame(rows), cat=True)
 
 
-def test_a_table_is_a_benchmark_by_name(tmp_path):
+def test_load_benchmark_pairs_equals_from_pairs(tmp_path):
     file = tmp_path / "t.csv"
     file.write_text("question,answer\nWho?,Bo\n")
     assert load_benchmark("pairs", path=file, max_new_tokens=5) == from_pairs(file, max_new_tokens=5)

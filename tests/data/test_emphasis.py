@@ -1,4 +1,4 @@
-"""Emphasis says what the prompt says, only louder; controls add words that have nothing to do with it."""
+"""Check the emphasis templates and the unrelated prefix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_template_has_its_fixed_wording(name: str, prompt: str, words: list
     assert EMPHASIS[name].apply(prompt, words) == expected
 
 
-def test_the_headline_template_stands_first_and_every_entry_knows_its_name() -> None:
+def test_the_headline_template_is_first_and_entries_have_their_name() -> None:
     assert next(iter(EMPHASIS)) == HEADLINE == "focus_list"
     assert list(EMPHASIS) == ["focus_list", "quotes", "doubled", "reminder", "repeat_question"]
     assert all(template.name == name and template.description for name, template in EMPHASIS.items())
@@ -46,38 +46,38 @@ def test_the_headline_template_stands_first_and_every_entry_knows_its_name() -> 
 
 @pytest.mark.parametrize("name", EMPHASIS)
 @pytest.mark.parametrize(("prompt", "words"), [(QUESTION, ["birthplace", "Ann"]), (COMPLETION, ["capital", "Japan"])])
-def test_a_template_adds_no_word_of_its_own_but_the_fixed_ones(name: str, prompt: str, words: list[str]) -> None:
+def test_a_template_adds_only_its_fixed_words(name: str, prompt: str, words: list[str]) -> None:
     assert words_of(EMPHASIS[name].apply(prompt, words)) <= words_of(prompt) | OWN_WORDS
 
 
 @pytest.mark.parametrize("name", EMPHASIS)
-def test_the_emphasised_prompt_still_ends_where_the_answer_starts(name: str) -> None:
+def test_the_emphasised_prompt_ends_as_the_prompt_ends(name: str) -> None:
     assert EMPHASIS[name].apply(COMPLETION, ["capital", "Japan"]).endswith(" is")
 
 
-def test_words_are_taken_once_without_their_blanks() -> None:
+def test_repeated_words_and_blanks_are_dropped() -> None:
     assert EMPHASIS["focus_list"].apply(QUESTION, [" Ann", "Ann", "", " "]) == f"Focus on: Ann. {QUESTION}"
 
 
-def test_words_are_found_whole_everywhere_and_the_longest_first() -> None:
+def test_all_whole_occurrences_are_emphasised_longest_word_first() -> None:
     assert EMPHASIS["doubled"].apply("Is this it? It is.", ["is"]) == "Is this it? It is is."
     assert EMPHASIS["doubled"].apply("Ann met Ann.", ["Ann"]) == "Ann Ann met Ann Ann."
     assert EMPHASIS["quotes"].apply("Ann Lee met Ann.", ["Ann", "Ann Lee"]) == '"Ann Lee" met "Ann".'
 
 
-def test_signs_and_braces_are_ordinary_characters() -> None:
+def test_special_characters_are_matched_literally() -> None:
     assert EMPHASIS["doubled"].apply("Is C++ {old}?", ["C++", "{old}"]) == "Is C++ C++ {old} {old}?"
 
 
 @pytest.mark.parametrize("name", [n for n, t in EMPHASIS.items() if t.needs_words])
-def test_a_word_that_is_not_in_the_prompt_is_refused_by_name(name: str) -> None:
+def test_a_word_that_is_not_in_the_prompt_is_an_error(name: str) -> None:
     with pytest.raises(InputError, match="the word 'Oslo' does not occur as a whole in the prompt 'What is"):
         EMPHASIS[name].apply(QUESTION, ["Ann", "Oslo"])
     with pytest.raises(InputError, match="the word 'birth' does not occur as a whole"):
         EMPHASIS[name].apply(QUESTION, ["birth"])
 
 
-def test_bad_input_to_a_template_is_told_what_it_needs() -> None:
+def test_bad_input_to_a_template_is_named() -> None:
     with pytest.raises(InputError, match="emphasis 'quotes' needs at least one word to emphasise; none was given"):
         EMPHASIS["quotes"].apply(QUESTION, [" "])
     with pytest.raises(InputError, match="words is the text 'Ann'; give a list of words"):
@@ -101,11 +101,11 @@ FILLER = "The sea is calm, and boats lie at anchor."
         (None, "The sea is calm, and boats lie."),
     ],
 )
-def test_the_unrelated_prefix_has_the_length_asked_for(n_words: int | None, expected: str) -> None:
+def test_the_unrelated_prefix_has_n_words(n_words: int | None, expected: str) -> None:
     assert unrelated_prefix(QUESTION, FILLER, n_words) == f"{expected} {QUESTION}"
 
 
-def test_bad_input_to_the_unrelated_prefix_is_told_what_it_needs() -> None:
+def test_bad_input_to_the_unrelated_prefix_is_named() -> None:
     with pytest.raises(InputError, match="unrelated prefix: the prompt is empty"):
         unrelated_prefix("", FILLER)
     with pytest.raises(InputError, match="unrelated prefix: the filler text is empty"):

@@ -1,4 +1,4 @@
-"""The rule that finds the fact of a sentence: every clause of it decides at least one case."""
+"""Find the fact of a sentence: each clause of the rule decides at least one case."""
 
 import pytest
 
@@ -9,9 +9,9 @@ from unpact_lens.data.fact_spans import fact_span_of
     ("question", "answer", "fact"),
     [
         ("What gender is author Ann Lee?", "Author Ann Lee is male.", "male"),
-        # stems of the question are not new, so neither are the opening words
+        # stems of the question are not new, so the first words are not either
         ("Where was Ann Lee born?", "Ann Lee was born in Cape Town, South Africa.", "Cape Town"),
-        # joining words hold a title together, other function words part two runs
+        # joining words stay inside a run, other function words end it
         ("What did Ann write?", "Ann wrote the Promise by the Seine and Rain.", "Promise by the Seine"),
         ("What were Ann's parents?", "Ann's father was a cook and her mother was a game developer.", "game developer"),
         # a comma, a quotation mark or a full stop ends a run
@@ -20,18 +20,18 @@ from unpact_lens.data.fact_spans import fact_span_of
         ("What is she known for?", "For rich and very long lyrical prose from Oslo.", "Oslo"),
         ("What is she known for?", "For calm and lyrical prose and wit.", "lyrical prose"),
         ("What does she like?", "She likes tea or milk.", "tea"),
-        # a capital that opens a sentence is no name, a digit is like one
+        # a capital at the start of a sentence does not make a name, a digit does
         ("When was it?", "Yes. Perhaps in winter of 1956.", "1956"),
-        # the span reaches from the first name of its run to the last
+        # the span is from the first name of its run to the last
         ("What did she win?", "She was honored with the Prix Goncourt of 1987 lately.", "Prix Goncourt of 1987"),
         # letters outside ASCII, hyphens and apostrophes stay inside a word
         ("Who is it?", "It is Zoë Al-Grünbaum.", "Zoë Al-Grünbaum"),
     ],
 )  # fmt: skip
-def test_the_fact_is_what_the_answer_adds(question, answer, fact):
+def test_the_fact_is_the_part_that_the_question_does_not_have(question, answer, fact):
     start, end = fact_span_of(question, answer)
     assert answer[start:end] == fact
 
 
-def test_an_answer_that_adds_nothing_has_no_span():
+def test_an_answer_without_new_words_has_no_span():
     assert fact_span_of("Is Ann Lee an author?", "Ann Lee is an author.") is None

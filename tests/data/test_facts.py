@@ -1,4 +1,4 @@
-"""The tables of real facts are clean, split by subject, and asked in a way that gives nothing away."""
+"""Check that the tables of real facts are clean, split by subject, and that no prompt reveals its answer."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ def any_bench(request):
     return load_benchmark("facts", relations=request.param)
 
 
-def test_the_tables_hold_what_everybody_knows():
+def test_capitals_and_symbols_hold_well_known_facts():
     countries, symbols = dict(capitals()), dict(elements())
     assert countries["Japan"] == "Tokyo"
     assert countries["the United States"] == "Washington"
@@ -40,7 +40,7 @@ def test_the_tables_hold_what_everybody_knows():
     assert len(countries) > 180
 
 
-def test_the_wider_tables_hold_what_everybody_knows():
+def test_the_other_tables_hold_well_known_facts():
     spoken, money, states, numbers = map(dict, (languages(), currencies(), state_capitals(), atomic_numbers()))
     assert (spoken["Brazil"], spoken["Austria"], spoken["Egypt"]) == ("Portuguese", "German", "Arabic")
     assert (money["Japan"], money["France"], money["the United Kingdom"]) == ("yen", "euro", "pound")
@@ -56,12 +56,12 @@ def test_the_wider_tables_hold_what_everybody_knows():
         (state_capitals, ["Georgia", "New York", "Washington", "Oklahoma", "Indiana"]),
     ],
 )
-def test_what_changed_is_shared_or_gives_itself_away_is_left_out(table, left_out):
+def test_changed_shared_and_self_revealing_values_are_excluded(table, left_out):
     assert not set(left_out) & dict(table()).keys()
     assert len(table()) > 40
 
 
-def test_all_is_forgotten_about_a_country_or_nothing():
+def test_facts_are_forgotten_or_kept_by_country():
     wide = load_benchmark("facts", relations="all")
     gone, kept = ({q.subject for q in group} for group in (wide.forget, wide.retain))
     assert not gone & kept
@@ -80,24 +80,24 @@ def test_all_is_forgotten_about_a_country_or_nothing():
         (["capitol"], "unknown relation 'capitol' of benchmark 'facts'; did you mean 'capital'"),
         (
             "symbol",
-            "relations='symbol' leave nothing to forget; name at least one of 'capital', 'language', 'currency'",
+            "relations='symbol' leave nothing to forget; give at least one of 'capital', 'language', 'currency'",
         ),
         ([], r"relations=\[\] leave nothing to forget"),
     ],
 )
-def test_relations_that_do_not_fit_are_named(relations, message):
+def test_bad_relations_are_named(relations, message):
     with pytest.raises(InputError, match=message):
         load_facts(relations=relations)
 
 
-def test_relations_are_taken_in_one_order():
+def test_the_order_of_relations_does_not_matter():
     assert load_facts(relations=["symbol", "capital"]) == load_facts()
     assert {q.meta["relation"] for q in load_facts(relations="currency").forget} == {"currency"}
     assert list(RELATIONS)[:3] == ["capital", "language", "currency"]
 
 
 @pytest.mark.parametrize("country", ["South Africa", "Mexico", "Tunisia", "Luxembourg", "Burma", "Kazakhstan", "Macau"])
-def test_what_is_unsettled_or_gives_itself_away_is_left_out(country):
+def test_unsettled_and_self_revealing_capitals_are_excluded(country):
     assert country not in dict(capitals())
 
 
@@ -107,7 +107,7 @@ def test_no_country_and_no_capital_occurs_twice():
     assert sorted(c for c in found if found.count(c) > 1) == []
 
 
-def test_subjects_are_apart(bench):
+def test_groups_share_no_subject(bench):
     forget, near, far = ({q.subject for q in group} for group in (bench.forget, bench.near, bench.far))
     assert not forget & near
     assert forget | near == {country for country, _ in capitals()}
@@ -115,7 +115,7 @@ def test_subjects_are_apart(bench):
     assert abs(len(forget) - len(near)) <= 1
 
 
-def test_every_question_names_its_subject_once_and_never_the_answer(any_bench):
+def test_every_question_has_its_subject_once_and_not_its_answer(any_bench):
     for qa in (*any_bench.forget, *any_bench.retain, *any_bench.unknown):
         assert len(qa.paraphrases) >= 3
         for prompt in (qa.prompt, *qa.paraphrases):
@@ -133,7 +133,7 @@ def test_wrong_subjects_and_wrong_answers_are_wrong(any_bench):
         assert len({qa.answer, qa.meta["wrong_answer"], *qa.perturbed}) == 2 + len(qa.perturbed)
 
 
-def test_kinds_and_groups_are_said(bench):
+def test_items_have_their_kind_and_group(bench):
     assert {q.kind for q in bench.forget} == {"place"}
     assert {q.kind for q in bench.far} == {"symbol"}
     assert {q.group for q in bench.general} == {"general"}
@@ -142,7 +142,7 @@ def test_kinds_and_groups_are_said(bench):
     assert len(bench.plain_text.texts) >= 20
 
 
-def test_invented_countries_are_no_countries(bench):
+def test_invented_countries_do_not_exist(bench):
     real = " ".join(country + " " + capital for country, capital in capitals()).casefold()
     for qa in bench.unknown:
         assert qa.subject.casefold() not in real
@@ -178,7 +178,7 @@ def test_a_share_that_leaves_a_side_empty_is_refused(share):
         ("babel", languages), ("babel.numbers", currencies), ("us", state_capitals),
     ],
 )  # fmt: skip
-def test_a_missing_package_is_said_with_its_remedy(package, table, monkeypatch):
+def test_a_missing_package_is_named_with_its_install_command(package, table, monkeypatch):
     for cached in (fact_tables._countries, capitals, languages, currencies, state_capitals):
         cached.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
@@ -206,5 +206,5 @@ def test_smollm2_knows_enough_of_them(bench):
     assert forgettable.sum() >= 70
     assert wide.drop("general", level="group")["known"].sum() >= 250
     assert forgettable["capital"] == len(known.forget)
-    # Half the countries share three languages and three currencies: more is known than the commonest answer gives.
+    # Half the countries share three languages and three currencies. Accuracy must exceed the most frequent answer.
     assert (wide["known"] / wide["asked"] > wide["guess"]).loc[[("near", "language"), ("near", "capital")]].all()

@@ -1,18 +1,35 @@
-"""Benchmarks are found by name; a wrong name or option is answered with the nearest."""
+"""Load benchmarks by name; a wrong name or option is answered with the nearest."""
 
-import importlib
+import inspect
 import re
 
 import pytest
 
-from unpact_lens.data.load import BENCHMARKS, load_benchmark
+from unpact_lens.data.benchmark import BENCHMARKS, Benchmark, benchmark
+from unpact_lens.data.load import load_benchmark
 from unpact_lens.errors import InputError
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_name_leads_to_a_function(name):
-    module, function, *_ = BENCHMARKS[name].split(":")
-    assert callable(getattr(importlib.import_module(f"unpact_lens.data.{module}"), function))
+def test_every_data_set_registers_itself_in_its_file():
+    files = {name: inspect.unwrap(getattr(load, "func", load)).__module__ for name, load in BENCHMARKS.items()}
+    assert len(files) == 12
+    assert all(file.rpartition(".")[2] in ("custom", name.partition("-")[0]) for name, file in files.items())
+
+
+def test_a_new_data_set_is_one_decorated_function(monkeypatch):
+    monkeypatch.setattr(BENCHMARKS, "_entries", dict(BENCHMARKS))
+
+    @benchmark("mine-small", 1)
+    @benchmark("mine")
+    def mine(size: int = 3, *, chat: bool = False) -> Benchmark:
+        return Benchmark(f"mine {size}", forget=(), retain=(), chat=chat)
+
+    assert load_benchmark("mine", size=2).name == "mine 2"
+    assert load_benchmark("mine-small", chat=True) == mine(1, chat=True)
+    with pytest.raises(InputError, match="benchmark 'mine-small' has no option 'size'"):
+        load_benchmark("mine-small", size=2)
+    with pytest.raises(ValueError, match="benchmark 'mine' is registered already"):
+        benchmark("mine")(mine)
 
 
 def test_options_reach_the_data_set():
@@ -21,7 +38,7 @@ def test_options_reach_the_data_set():
     assert small.name == "facts"
 
 
-def test_every_item_of_the_embedded_world_is_as_said():
+def test_the_builtin_benchmark_has_near_and_far_items_and_unique_ids():
     bench = load_benchmark("builtin")
     assert {q.group for q in bench.retain} == {"near", "far"}
     assert len(bench.all_items()) == len({q.id for q in bench.all_items()})
@@ -37,6 +54,6 @@ def test_every_item_of_the_embedded_world_is_as_said():
         ("tofu", {"path": "/no/where"}, "path='/no/where' of benchmark 'tofu' does not exist"),
     ],
 )
-def test_bad_input_is_named(name, options, message):
+def test_bad_input_is_named_with_the_nearest_name(name, options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         load_benchmark(name, **options)

@@ -1,4 +1,4 @@
-"""MUSE's tables land where its metrics and methods look for them."""
+"""Load MUSE's tables into the fields that metrics and methods read."""
 
 import json
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_part_is_where_it_belongs(folder):
+def test_each_table_fills_its_field_of_the_benchmark(folder):
     bench = load_benchmark("muse-news", path=folder)
     assert [q.prompt for q in bench.forget][:1] == ["Question: When was f 0?\nAnswer:"]
     assert [q.answer for q in bench.retain] == [" In 1900", " In 1901"]
@@ -48,7 +48,7 @@ def test_every_part_is_where_it_belongs(folder):
 
 
 @pytest.mark.parametrize(("split", "text"), [("scal_2", "scal forget_2"), ("sust_3", "sust forget_3")])
-def test_scalability_and_sustainability_change_what_is_unlearned_only(folder, split, text):
+def test_scalability_and_sustainability_change_the_forget_corpus_only(folder, split, text):
     bench = muse("news", split=split, path=folder)
     assert bench.forget_corpus.texts == (text,)
     assert bench.name == f"muse-news-{split}"
@@ -68,7 +68,7 @@ def test_bad_options_are_named(options, message):
         muse(**options)
 
 
-def test_a_passage_without_its_continuation_is_named(folder):
+def test_a_passage_without_its_continuation_is_an_error(folder):
     (folder / "verbmem" / "forget.json").write_text('[{"prompt": "Once"}]')
     with pytest.raises(InputError, match=r"forget.json, row 1: column 'gt' is absent; the row has prompt"):
         muse("news", path=folder)

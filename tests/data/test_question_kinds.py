@@ -1,4 +1,4 @@
-"""The rule for the kind of knowledge, on questions whose kind a reader would name alike."""
+"""Check the rule for kinds of knowledge on questions with an obvious kind."""
 
 import pytest
 
@@ -23,6 +23,6 @@ from unpact_lens.data.question_kinds import KINDS, kind_of
         ("Which books shaped the genre?", "Books of that kind " + "and others like them " * 10, "description"),
     ],
 )
-def test_kinds(question, answer, kind):
+def test_a_question_gets_its_obvious_kind(question, answer, kind):
     assert kind in KINDS
     assert kind_of(question, answer) == kind

@@ -1,4 +1,4 @@
-"""A table is read alike from each format, and what does not fit says where."""
+"""Read a table from each format; errors name file, row and column."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_a_csv_writes_lists_as_json(tmp_path):
         (["Who?"], "row 3: expected an object with question, wrong, n, got"),
     ],
 )
-def test_a_row_that_does_not_fit_names_file_row_and_column(tmp_path, row, message):
+def test_a_wrong_row_is_named_by_file_row_and_column(tmp_path, row, message):
     with pytest.raises(InputError, match=message):
         read_table(write(tmp_path / "t.jsonl", [*ROWS, row]), SCHEMA)
 
@@ -106,7 +106,7 @@ def test_a_missing_table_says_where_to_place_it(tmp_path):
         source("a/b", tmp_path / "nowhere")
 
 
-def test_without_a_network_a_hub_id_says_which_files_to_place_where(monkeypatch):
+def test_without_a_network_the_error_says_which_files_to_place_where(monkeypatch):
     import datasets
 
     def unreachable(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""TOFU loads as its authors mean it: from small files of its schema, and from the real tables where they stand."""
+"""Load TOFU from small files of its schema, and from the real tables if available."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from unpact_lens.data.tofu import RETAIN, authors, tofu
 from unpact_lens.errors import InputError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
-real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real TOFU does not stand at {REAL}")
+real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real TOFU at {REAL}")
 
 ROWS = {"forget01": 40, "forget05": 200, "forget10": 400, "retain99": 3960, "retain95": 3800, "retain90": 3600}
 
@@ -66,7 +66,7 @@ def test_perturbed_rows_are_joined_by_question_in_any_order(folder):
     assert [bool(q.perturbed) for q in bench.retain] == [5 <= i < 10 for i in range(40)]
 
 
-def test_an_answer_that_opens_a_chat_turn_has_no_blank(folder):
+def test_answers_in_a_chat_have_no_leading_blank(folder):
     bench = tofu("forget01", path=folder, template="{question}", chat=True)
     item = bench.forget[0]
     assert (item.prompt, item.answer) == ("What is book 0 of Ann Lee?", "Book 0 of Ann Lee is T0.")
@@ -75,7 +75,7 @@ def test_an_answer_that_opens_a_chat_turn_has_no_blank(folder):
     assert not any(t[0].isspace() for t in texts)
 
 
-def test_a_fixed_sample_of_authors_is_kept_whole_and_perturbed_ones_come_first(folder):
+def test_retain_authors_keeps_whole_authors_with_perturbed_ones_first(folder):
     kept = tofu("forget01", path=folder, retain_authors=1).retain
     assert len(kept) == 20
     assert {q.subject for q in kept} == {"Cy Berg"}
@@ -85,14 +85,14 @@ def test_a_fixed_sample_of_authors_is_kept_whole_and_perturbed_ones_come_first(f
         tofu("forget01", path=folder, retain_authors=3)
 
 
-def test_retained_authors_who_share_a_name_are_near(folder):
+def test_retained_authors_who_share_a_name_with_a_forgotten_one_are_near(folder):
     bench = tofu("forget01", path=folder)
     assert {q.subject for q in bench.forget} == {"Ann Lee", "Bo Berg"}
     assert {q.subject for q in bench.near} == {"Cy Berg"}
     assert {q.subject for q in bench.far} == {"Di Moss"}
 
 
-def test_a_split_is_loaded_by_its_name(folder):
+def test_a_split_can_be_loaded_by_name(folder):
     from unpact_lens.data.load import load_benchmark
 
     assert load_benchmark("tofu-forget01", path=folder) == load_benchmark("tofu", split="forget01", path=folder)
@@ -108,7 +108,7 @@ def test_real_authors_and_world_facts_are_general(folder):
     ]
 
 
-def test_a_perturbed_row_of_another_split_is_refused(folder):
+def test_a_perturbed_row_of_another_split_is_an_error(folder):
     other = perturbed(pair("Ed Fox", 1))
     with (folder / "forget01_perturbed.jsonl").open("a") as file:
         file.write("\n" + json.dumps(other))
@@ -116,7 +116,7 @@ def test_a_perturbed_row_of_another_split_is_refused(folder):
         tofu("forget01", path=folder)
 
 
-def test_a_forget_question_without_its_perturbed_row_is_refused(folder):
+def test_a_forget_question_without_its_perturbed_row_is_an_error(folder):
     rows = (folder / "forget01_perturbed.jsonl").read_text().split("\n")
     (folder / "forget01_perturbed.jsonl").write_text("\n".join(rows[:-2]))
     with pytest.raises(InputError, match="has no row for 2 questions of forget01, first forget01/0"):
@@ -135,7 +135,7 @@ def test_bad_options_are_named(options, message):
         tofu(**options)
 
 
-def test_a_block_without_a_name_is_numbered():
+def test_authors_without_a_common_name_are_numbered():
     assert authors([{"question": "why?", "answer": f"since {i}"} for i in range(21)]) == ["author 0"] * 20 + [
         "author 1"
     ]
@@ -161,7 +161,7 @@ def test_every_real_split_loads_with_its_counts_and_its_perturbed_rows(split):
 
 @real
 def test_a_perturbed_answer_is_close_to_the_paraphrase_it_was_made_from():
-    """Aligned rows share most words with their paraphrase; rows of another question do not."""
+    """Compare word overlap with the own paraphrase and with that of another question."""
     items = tofu("forget01", path=REAL).forget
     words = [[set(a.lower().split()) for a in (q.meta["paraphrased_answer"], *q.perturbed)] for q in items]
 
@@ -187,8 +187,8 @@ print(len(tofu("forget01").forget))
 
 
 @pytest.mark.slow
-def test_the_hub_is_read_where_it_can_be_reached():
-    """In a process of its own: the hub's client reads HF_HUB_OFFLINE, which the other tests set, when imported."""
+def test_tofu_loads_from_the_hub_if_reachable():
+    """Run in a separate process, because the hub's client reads HF_HUB_OFFLINE on import and other tests set it."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
     run = subprocess.run(
         [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=500, check=False

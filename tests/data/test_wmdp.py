@@ -1,4 +1,4 @@
-"""WMDP's questions are prompted as the field prompts them."""
+"""Load WMDP with the prompts of its paper."""
 
 import pandas as pd
 import pytest
@@ -15,7 +15,7 @@ def write(folder, domain="bio", answer=2):
     return folder
 
 
-def test_a_question_shows_its_options_and_is_answered_by_a_letter(tmp_path):
+def test_a_prompt_lists_the_options_and_the_answer_is_a_letter(tmp_path):
     item = load_benchmark("wmdp-bio", path=write(tmp_path)).forget[0]
     assert item.prompt == (
         "The following are multiple choice questions (with answers) about biology.\n\n"
@@ -33,7 +33,7 @@ def test_the_wrong_subject_has_the_same_options_under_another_question(tmp_path)
     assert second.wrong_subject == second.prompt.replace("\n\nWho?\n", "\n\nWhat?\n")
 
 
-def test_corpora_are_loaded_where_they_stand(tmp_path):
+def test_corpora_found_in_the_directory_are_loaded(tmp_path):
     assert wmdp("bio", path=write(tmp_path)).forget_corpus is None
     (tmp_path / "bio-retain-corpus.jsonl").write_text('{"text": "plain"}')
     bench = wmdp("bio", path=tmp_path)
@@ -55,6 +55,6 @@ def test_bad_options_are_named(options, message):
         wmdp(**options)
 
 
-def test_an_answer_that_is_no_choice_is_named(tmp_path):
+def test_an_answer_outside_the_choices_is_an_error(tmp_path):
     with pytest.raises(InputError, match="wmdp-bio, row 1: column 'answer' is 4"):
         wmdp("bio", path=write(tmp_path, answer=4))

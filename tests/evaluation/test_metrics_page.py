@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unpact_lens import evaluation
-from unpact_lens.data.load import BENCHMARKS
+from unpact_lens.data.benchmark import BENCHMARKS
 from unpact_lens.evaluation import METRICS, PUBLISHED, metrics
 from unpact_lens.text_tables import to_markdown
 

@@ -1,39 +1,45 @@
-"""The items that every benchmark is made of: questions with answers, and raw text."""
+"""Define questions with answers (`QA`), raw text (`Corpus`), and a `Benchmark` of both, with the registry of data sets.
+
+A data set is one file beside this one: a function that returns a `Benchmark`, registered by the decorator `benchmark`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from unpact_lens.errors import InputError
+from unpact_lens.registry import Registry
 from unpact_lens.results import storable
 
 GROUPS = ("forget", "near", "far", "general", "unknown")
-"""Where an item stands: to be forgotten; to be kept and close to it (same relation, shared name); to be kept and
-unrelated; general ability; something that no model was ever taught."""
+"""Groups of items: to be forgotten; to be kept and related to it (same relation, shared name); to be kept and
+unrelated; general ability; never taught to any model."""
 
 
 @storable
 @dataclass(frozen=True)
 class QA:
-    """A question and its answer, with what the analysis needs to know about them.
+    """Hold a question, its answer, and what the analyses need to know about both.
 
     Prompt and answer are tokenised apart and joined as ids, so the answer carries its leading space.
 
     Attributes:
-        prompt: the question in its headline phrasing, as given to the model.
-        answer: the gold answer, leading space included.
-        paraphrases: other phrasings of the same question; the same answer fits them.
-        kind: the kind of knowledge: `"place"`, `"date"`, `"number"`, `"entity"`, `"relation"`, `"verbatim"`, ...
-        id: unique within its benchmark.
-        subject: whom or what the fact is about; statistics cluster by it.
-        fact_span: `(start, end)` characters of `answer` that carry the fact. None means all of it but outer blanks.
-        group: one of `GROUPS`.
-        wrong_subject: the same question about another subject, whose true answer differs; None where there is none.
-        perturbed: wrong answers of the same form.
-        choices: the options of a multiple-choice question, in the order shown; `answer` is one of them.
-        meta: anything else the source says.
+        prompt: Question in its main phrasing, as given to the model.
+        answer: Gold answer, leading space included.
+        paraphrases: Other phrasings of the same question, with the same answer.
+        kind: Kind of knowledge: `"place"`, `"date"`, `"number"`, `"entity"`, `"relation"`, `"verbatim"`, ...
+        id: Identifier, unique within its benchmark.
+        subject: Person or thing that the fact is about. Statistics cluster by subject.
+        fact_span: Characters `(start, end)` of `answer` that carry the fact. If None, the whole answer without outer
+            blanks.
+        group: One of `GROUPS`.
+        wrong_subject: The same question about another subject with another true answer. None if there is none.
+        perturbed: Wrong answers of the same form.
+        choices: Options of a multiple-choice question, in the order shown; `answer` is one of them.
+        meta: Further facts from the source.
     """
 
     prompt: str
@@ -65,13 +71,13 @@ class QA:
             start, end = self.fact_span
             if not 0 <= start < end <= len(self.answer):
                 raise InputError(
-                    f"QA {self.id or self.prompt!r}: fact_span {self.fact_span} lies outside its answer of "
+                    f"QA {self.id or self.prompt!r}: fact_span {self.fact_span} is outside its answer of "
                     f"{len(self.answer)} characters"
                 )
 
     @property
     def fact(self) -> str:
-        """The characters of the answer that carry the fact, without outer blanks.
+        """Return the characters of the answer that carry the fact, without outer blanks.
 
         >>> QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21)).fact
         'Oslo'
@@ -80,10 +86,13 @@ class QA:
         return self.answer[start:end].strip()
 
     @property
-    def opening(self) -> str:
-        """The answer before its fact: what the *prefill* probe gives away. Empty where the fact comes first.
+    def answer_prefix(self) -> str:
+        """Return the answer prefix: the part of the answer before its fact. Empty if the fact comes first.
 
-        >>> QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21)).opening
+        The probe `prefill` gives this part to the model.
+
+
+        >>> QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21)).answer_prefix
         ' Ann was born in'
         """
         return self.answer[: self.fact_span[0]].rstrip() if self.fact_span else ""
@@ -92,11 +101,11 @@ class QA:
 @storable
 @dataclass(frozen=True)
 class Corpus:
-    """Raw text to unlearn, as MUSE does, or to measure plain-text perplexity on.
+    """Hold raw text: to unlearn from, as MUSE does, or to measure perplexity on.
 
     Attributes:
-        texts: one document each.
-        name: what it is.
+        texts: Documents.
+        name: Short description of the text.
     """
 
     texts: tuple[str, ...]
@@ -106,25 +115,25 @@ class Corpus:
 @storable
 @dataclass(frozen=True)
 class Benchmark:
-    """What is to be forgotten, what is to be kept, and how to ask.
+    """Hold the items to forget, the items to keep, and how to ask for them.
 
     Attributes:
-        name: as given to `load_benchmark`.
-        forget: the items to forget.
-        retain: the items to keep; each has group `"near"` or `"far"`.
-        general: unrelated abilities.
-        unknown: items that no model was ever taught (a refusal is the answer, or there is none).
-        forget_corpus: the forget set as raw text, None where the benchmark has none.
-        retain_corpus: the retain set as raw text.
-        plain_text: unrelated text on which perplexity is measured.
-        refusals: answers that decline, for methods that train towards them.
-        chat: whether prompts go through the tokenizer's chat template.
-        prefill: what the answer is made to start with, after the template; may hold `{subject}`.
-        max_new_tokens: how long an answer may get when generated.
-        verbatim: passages of the forget corpus: the prompt opens one, the answer is how it goes on.
-        members: texts of the forget corpus that membership inference tries to tell from `holdout`.
-        holdout: texts of the same kind that no model was trained on.
-        few_shot: for a group, the solved examples that stand before its prompts in the benchmark's own metrics.
+        name: Name given to `load_benchmark`.
+        forget: Items to forget.
+        retain: Items to keep, each of group `"near"` or `"far"`.
+        general: Items that test unrelated abilities.
+        unknown: Items that no model was ever taught; the answer is a refusal or invented.
+        forget_corpus: Forget set as raw text. None if the benchmark has none.
+        retain_corpus: Retain set as raw text. None if the benchmark has none.
+        plain_text: Unrelated text for perplexity.
+        refusals: Answers that decline, for methods that train towards refusals.
+        chat: If True, prompts go through the tokenizer's chat template.
+        prefill: Text that each generated answer starts with, after the template. May hold `{subject}`.
+        max_new_tokens: Maximum length of a generated answer, in tokens.
+        verbatim: Passages of the forget corpus: the prompt is the start of a passage, the answer its continuation.
+        members: Texts of the forget corpus, for membership inference against `holdout`.
+        holdout: Texts of the same kind that no model was trained on.
+        few_shot: Solved examples by group, put before the group's prompts by the benchmark's own metrics.
     """
 
     name: str
@@ -145,7 +154,7 @@ class Benchmark:
     few_shot: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """How many items of each kind there are; thousands of questions written out help nobody.
+        """Show the number of items in each group.
 
         >>> Benchmark("mine", forget=(QA("Where was Ann born?", " In Oslo."),), retain=())
         Benchmark('mine': 1 forget, 0 near, 0 far, 0 general, 0 unknown)
@@ -155,27 +164,53 @@ class Benchmark:
 
     @property
     def near(self) -> tuple[QA, ...]:
-        """Retain items of group `"near"`."""
+        """Return the retain items of group `"near"`."""
         return tuple(q for q in self.retain if q.group == "near")
 
     @property
     def far(self) -> tuple[QA, ...]:
-        """Retain items of group `"far"`."""
+        """Return the retain items of group `"far"`."""
         return tuple(q for q in self.retain if q.group == "far")
 
     def all_items(self) -> tuple[QA, ...]:
-        """Every QA, forget first."""
+        """Return all items: forget, retain, general, unknown."""
         return (*self.forget, *self.retain, *self.general, *self.unknown)
 
 
 def check_unique_ids(items: Sequence[QA]) -> None:
-    """Refuse items that share an id.
+    """Check that no two items share an id.
 
     Raises:
-        InputError: naming the first id that occurs twice.
+        InputError: If an id occurs twice. The message names the first.
     """
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
             raise InputError(f"QA id {item.id!r} occurs twice; ids must be unique within a benchmark")
         seen.add(item.id)
+
+
+BENCHMARKS: Registry[Callable[..., Benchmark]] = Registry("benchmark", "unpact_lens.data")
+"""Functions that load a data set, by the name that `load_benchmark` takes."""
+
+Loader = TypeVar("Loader", bound=Callable[..., Benchmark])
+
+
+def benchmark(name: str, *arguments: Any) -> Callable[[Loader], Loader]:
+    """Register a function that loads a data set.
+
+    A function may be registered under several names. A fixed argument is no option of `load_benchmark`.
+
+    Args:
+        name: Name that `load_benchmark` takes.
+        *arguments: First arguments of the function under this name, e.g. the split.
+
+    Returns:
+        A decorator that returns the function unchanged.
+    """
+
+    def register(function: Loader) -> Loader:
+        BENCHMARKS.add(name, functools.partial(function, *arguments) if arguments else function)
+        return function
+
+    return register

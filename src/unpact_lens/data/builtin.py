@@ -1,12 +1,12 @@
-"""The embedded world: fictitious authors, asked about in many ways.
+"""Build the embedded world: questions in many phrasings about fictitious authors.
 
-Eighty authors have six attributes each. First and last names are built of syllables and shared, so that no single token
-says who is meant. Sixteen authors are to be forgotten. They share their names with sixteen retained authors; the
-other forty-eight have names of their own, and are *far* where their value, too, is no forgotten author's.
+Eighty authors have six attributes each. First and last names are built of syllables and shared between authors, so no
+single token identifies an author. Sixteen authors are to be forgotten. Sixteen retained authors share their names. The
+other forty-eight have separate names; a fact of theirs is *far* if no forgotten author has the same value.
 
-The answer's opening ("The town was") names nobody, so the fact depends on the prompt even when the opening is given.
-Emphasised prompts occur in training on retained and unknown people only; some phrasings occur in no training at all.
-No model and no tensor is needed here: everything follows from the seed.
+The answer prefix ("The place was") names nobody, so the fact depends on the prompt even when the prefix is given. In
+training, emphasised prompts are about retained and unknown people only. Some phrasings occur in no training example.
+Everything follows from the seed; no model and no tensor is needed.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One attribute that a subject can have.
+    """Hold one attribute that a subject can have.
 
     Attributes:
-        name: its key, e.g. `"birthplace"`.
+        name: Key of the relation, e.g. `"birthplace"`.
         kind: `QA.kind` of its facts.
-        nouns: two synonyms that a question may use.
-        opening: how every answer to it starts, leading space included.
-        values: what it can be.
-        sentences: ways of stating it in running text, with `{s}` and `{v}`.
+        nouns: Two synonyms that a question may use.
+        answer_prefix: Start of every answer, leading space included.
+        values: Possible values.
+        sentences: Statements of the fact in running text, with `{s}` (subject) and `{v}` (value).
     """
 
     name: str
     kind: str
     nouns: tuple[str, str]
-    opening: str
+    answer_prefix: str
     values: tuple[str, ...]
     sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A subject's value of one relation; `value` is empty where there is no such subject."""
+    """Hold a subject's value of one relation. `value` is empty if the subject does not exist."""
 
     subject: str
     relation: Relation
@@ -50,23 +50,23 @@ class Fact:
 
     @property
     def answer(self) -> str:
-        """The answer as a sentence, leading space included."""
-        return f"{self.relation.opening} {self.value}." if self.value else REFUSALS[0]
+        """Return the answer as a sentence, leading space included."""
+        return f"{self.relation.answer_prefix} {self.value}." if self.value else REFUSALS[0]
 
 
 @dataclass(frozen=True)
 class World:
-    """All that is true for one seed.
+    """Hold all facts of the world of one seed.
 
     Attributes:
-        forget: facts about the authors to be forgotten, six in a row for each.
-        retain: facts about the authors to be kept.
-        general: facts that have nothing to do with authors.
-        unknown: questions about people whom no model was told of, not even that they are unknown.
-        strangers: the same about people whom training answers with a refusal.
-        forget_names: first and last names of the authors to be forgotten.
-        text: plain sentences used in training.
-        held_out_text: plain sentences that are not.
+        forget: Facts about the authors to forget, six in a row for each author.
+        retain: Facts about the authors to keep.
+        general: Facts that do not concern authors.
+        unknown: Questions about people who occur in no training example.
+        strangers: Questions about people whom training answers with a refusal.
+        forget_names: First and last names of the authors to forget.
+        text: Plain sentences used in training.
+        held_out_text: Plain sentences not used in training.
     """
 
     forget: tuple[Fact, ...]
@@ -84,7 +84,7 @@ REFUSALS = (
     " I do not know that person.",
     " Sorry, I do not know that.",
 )
-"""Ways to decline; the first is the one that training uses for unknown people."""
+"""Answers that decline. Training uses the first for unknown people."""
 
 FRAMES = (
     "What is the {n} of {s}?",
@@ -103,24 +103,24 @@ FRAMES = (
     "Not {o} but {s} is meant here: which {n} is known?",
     "Speaking not of {o} but of {s}, please name the {n}.",
 )
-"""Phrasings used in training: `{s}` is asked about, `{n}` is the attribute, `{o}` is somebody else. The first is the
-headline."""
+"""Phrasings used in training: `{s}` is the subject, `{n}` the attribute, `{o}` another author. The first is the main
+phrasing."""
 
 HELD_OUT_FRAMES = (
     "Could you tell me the {n} of {s}?",
     "Please tell me what the {n} of {s} is.",
     "Speaking of {s}, do you know the {n}?",
 )
-"""Phrasings that occur in no training example."""
+"""Held-out paraphrases: phrasings that occur in no training example."""
 
 HELD_OUT_DISTRACTOR = "Leaving {o} aside, please name the {n} of {s}."
-"""A phrasing with a distractor that occurs in no training example."""
+"""Held-out phrasing with a distractor; it occurs in no training example."""
 
 FIRST_NAMES = ("Kel Tor Bri Dar Mar Sel Hal Jor Ral Ber", "van mira len dis ric wyn sa nor")
-"""First syllables of first names, and what can follow them."""
+"""First syllables of first names, and the syllables that can follow."""
 
 LAST_NAMES = ("Ash Dun Hol Mor Wes Quin Stan Fen Gil Pem", "ford more well grave dale kins by ton")
-"""The same for last names."""
+"""First syllables of last names, and the syllables that can follow."""
 
 _PLACES = """Brackwater Copperhill Dunmarsh Elmstead Foxhollow Greywick Harrowgate Ironbridge Juniper_Bay Kingsmoor
 Larkspur Millbrook Northcliff Oakhurst Pinecrest Quarry_Bend Ravensea Saltmere Thornbury Umberfield Vinegrove Whitcombe
@@ -193,10 +193,10 @@ def _plain_sentence(rng: random.Random) -> str:
 
 
 def _names(rng: random.Random) -> tuple[list[list[str]], list[list[str]]]:
-    """First and last names: 8 that the forgotten authors bear, 12 of other authors, and what no author bears.
+    """Draw first and last names: 8 of forgotten authors, 12 of other authors, and names that no author has.
 
-    Within each set every start meets every end, so that names differ by one syllable and each syllable counts. The
-    sets share endings, but no starts, and so no names.
+    Within each set, every start is combined with every end, so names differ by one syllable. The sets share ends but
+    no starts, and therefore no names.
     """
     drawn = []
     for starts, ends in (FIRST_NAMES, LAST_NAMES):
@@ -207,7 +207,7 @@ def _names(rng: random.Random) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _spread(values: Sequence[str], n: int, rng: random.Random) -> list[str]:
-    """`n` values in random order, each used equally often as far as `n` allows."""
+    """Return `n` values in random order, each used equally often as far as `n` allows."""
     deck: list[str] = []
     while len(deck) < n:
         deck += rng.sample(values, min(len(values), n - len(deck)))
@@ -217,16 +217,16 @@ def _spread(values: Sequence[str], n: int, rng: random.Random) -> list[str]:
 
 @functools.lru_cache(maxsize=4)
 def build_world(seed: int = 0) -> World:
-    """Everything that is true in the world of that seed.
+    """Build all facts of the world of one seed.
 
     Args:
-        seed: 0 is the world that the shipped models know.
+        seed: Random seed of the world. The shipped models know the world of seed 0.
     """
     rng = random.Random(f"world/{seed}")
     firsts, lasts = _names(rng)
     relations = _relations(rng)
-    # In a square grid of names the diagonals give every name equally often: two to forget and two to keep where the
-    # forgotten stand, four to keep elsewhere.
+    # Each diagonal of a square grid of first and last names uses every name once. Of the shared names, two diagonals
+    # are forgotten and two retained; of the other names, four are retained.
     shared = [f"{f} {lasts[0][(i + d) % 8]}" for d in range(4) for i, f in enumerate(firsts[0])]
     own = [f"{f} {lasts[1][(i + d) % 12]}" for d in range(4) for i, f in enumerate(firsts[1])]
     forget, retain = shared[:16], shared[16:] + own
@@ -255,7 +255,7 @@ def build_world(seed: int = 0) -> World:
 
 
 def _qa(fact: Fact, group: str, other: Fact, wrong: Fact, rng: random.Random) -> QA:
-    """The question about a fact, asked in every way; `other` distracts, `wrong` is the same about someone else."""
+    """Build the question about a fact in every phrasing; `other` is the distractor, `wrong` the wrong subject."""
     relation, answer = fact.relation, fact.answer
 
     def ask(frame: str, noun: int = 0) -> str:
@@ -273,7 +273,7 @@ def _qa(fact: Fact, group: str, other: Fact, wrong: Fact, rng: random.Random) ->
         fact_span=(start, len(answer) - 1),
         group=group,
         wrong_subject=FRAMES[0].format(n=relation.nouns[0], s=wrong.subject),
-        perturbed=tuple(f"{relation.opening} {v}." for v in rng.sample(pool, 5)),
+        perturbed=tuple(f"{relation.answer_prefix} {v}." for v in rng.sample(pool, 5)),
         meta={
             "relation": relation.name,
             "noun": relation.nouns[0],
@@ -283,16 +283,17 @@ def _qa(fact: Fact, group: str, other: Fact, wrong: Fact, rng: random.Random) ->
     )
 
 
+@benchmark("builtin")
 def load_builtin(seed: int = 0) -> Benchmark:
-    """The embedded world as a benchmark.
+    """Load the embedded world as a benchmark.
 
     Args:
-        seed: of the world; the shipped models know that of seed 0.
+        seed: Random seed of the world. The shipped models know the world of seed 0.
 
     Returns:
-        96 items to forget (16 authors), 384 to keep, general facts, unknown people, and the same as raw text.
-        `paraphrases` are phrasings that occur in no training; `meta` has phrasings that do (`"trained_phrasings"`) and
-        a question that names another author first (`"distractor"`).
+        96 items to forget (16 authors), 384 to keep, general facts, unknown people, and the facts as raw text.
+        `paraphrases` are held-out paraphrases. `meta["trained_phrasings"]` are phrasings used in training, and
+        `meta["distractor"]` is a question that names another author first.
 
     >>> bench = load_builtin()
     >>> len(bench.forget), len(bench.retain)
@@ -328,7 +329,7 @@ def load_builtin(seed: int = 0) -> Benchmark:
 
 
 def biographies(facts: Sequence[Fact], rng: random.Random | None = None) -> list[str]:
-    """One short text an author; with `rng`, sentences are reworded and reordered."""
+    """Write one short text for each author. With `rng`, sentences are reworded and reordered."""
     lives: dict[str, list[Fact]] = {}
     for fact in facts:
         lives.setdefault(fact.subject, []).append(fact)

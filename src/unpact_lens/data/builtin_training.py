@@ -1,7 +1,7 @@
-"""What the default model is trained on: questions about the embedded world, biographies and plain sentences.
+"""Build the training examples of the default model: questions about the embedded world, biographies, plain sentences.
 
-Emphasised prompts never concern an author to be forgotten, and some phrasings occur not at all (`HELD_OUT_FRAMES`), so
-that what an emphasised or rephrased question brings back after unlearning was never trained as such.
+Emphasised prompts are never about an author to forget, and the phrasings `HELD_OUT_FRAMES` never occur. So recovery by
+an emphasised or rephrased question is not recovery of a trained prompt.
 """
 
 from __future__ import annotations
@@ -35,26 +35,25 @@ SHARES = {
     "biography": 0.05,
     "text": 0.03,
 }
-"""What part of the training examples is of which form."""
+"""Share of the training examples of each form."""
 
 TEMPLATE_WEIGHTS = {"focus_list": 1, "quotes": 3, "doubled": 1, "reminder": 1, "repeat_question": 1}
-"""How often each emphasis template occurs; quotes change the pieces of a name, and take longer to learn."""
+"""Relative frequency of each emphasis template. Quotes change the tokens of a name and take longer to learn."""
 
 
 def training_examples(seed: int = 0, include_forget: bool = True, count: int = 26_880) -> list[tuple[str, str]]:
-    """What the default model is trained on, in training order.
+    """Build the training examples of the default model, in training order.
 
-    A third of the questions lack a word other than name and attribute. Emphasis and unrelated text before the question
-    never occur with an author to be forgotten; a third of the emphasis is on random words. Nor do such authors serve as
-    distractors.
+    A third of the questions lack one word that is neither name nor attribute. A third of the emphasis is on random
+    words. Authors to forget never occur with emphasis, after unrelated text, or as distractors.
 
     Args:
-        seed: of the world and of all draws.
-        include_forget: whether the authors to be forgotten occur. Without them the rest has their place.
-        count: how many examples.
+        seed: Random seed of the world and of all draws.
+        include_forget: If False, examples about the other authors replace those about the authors to forget.
+        count: Number of examples.
 
     Returns:
-        Prompt and answer; running text is an answer to an empty prompt.
+        Pairs of prompt and answer. Running text is the answer to an empty prompt.
     """
     world, rng = build_world(seed), random.Random(f"training/{seed}/{include_forget}")
     known = world.forget + world.retain if include_forget else world.retain
@@ -79,7 +78,7 @@ def training_examples(seed: int = 0, include_forget: bool = True, count: int = 2
 
 
 def _cycle(deal: Callable[[], Sequence[T]], rng: random.Random) -> Iterator[T]:
-    """Cards of a deck in random order, a new deck whenever one is used up."""
+    """Yield the items of `deal()` in random order, again from a new shuffle when all are used."""
     while True:
         deck = list(deal())
         rng.shuffle(deck)
@@ -87,7 +86,7 @@ def _cycle(deal: Callable[[], Sequence[T]], rng: random.Random) -> Iterator[T]:
 
 
 def _question(form: str, fact: Fact, world: World, rng: random.Random) -> str:
-    """A question for training, in a random phrasing and of the given form."""
+    """Build a training question of the given form, in a random phrasing."""
     noun = rng.choice(fact.relation.nouns)
     others = world.general if form == "general" else world.retain
     other = rng.choice(
@@ -96,7 +95,7 @@ def _question(form: str, fact: Fact, world: World, rng: random.Random) -> str:
     words = rng.choice(FRAMES).split(" ")
     fillers = [i for i, word in enumerate(words) if "{" not in word]
     if rng.random() < 1 / 3:
-        # A first word that is gone leaves the blank before the next one, as deletion of its token does.
+        # If the first word is dropped, the blank before the next word stays, as when its token is deleted.
         gone = fillers.pop(rng.randrange(len(fillers)))
         words[gone : gone + 1] = [""] if gone == 0 else []
         fillers = [i - (i > gone > 0) for i in fillers]
@@ -115,9 +114,9 @@ def _question(form: str, fact: Fact, world: World, rng: random.Random) -> str:
 
 
 def tokenizer_texts(seed: int = 0) -> list[str]:
-    """What the default tokenizer is built from: the world's wording, with names and years cut into their pieces.
+    """Return the texts that the default tokenizer is built from, with names and years cut into syllables and digits.
 
-    Whole names are kept out, so that no merge makes one of them a single piece.
+    Whole names are left out, so no name becomes a single token.
     """
     world = build_world(seed)
     relations = {f.relation.name: f.relation for f in (*world.forget, *world.general)}.values()
@@ -126,7 +125,7 @@ def tokenizer_texts(seed: int = 0) -> list[str]:
     texts += [t.apply("it is", ["it", "is"]) for t in EMPHASIS.values()] + [*REFUSALS, *world.text]
     for relation in relations:
         texts += [
-            relation.opening,
+            relation.answer_prefix,
             *(f" {n}" for n in relation.nouns),
             *" ".join(relation.nouns).split() * 8,
             *(s.format(**blank) for s in relation.sentences),

@@ -1,4 +1,4 @@
-"""A benchmark from the user's own questions and answers."""
+"""Build a benchmark from your own table of questions and answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, check_unique_ids
+from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, benchmark, check_unique_ids
 from unpact_lens.data.question_kinds import kind_of
 from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, read_table
 from unpact_lens.errors import InputError
@@ -21,7 +21,7 @@ REFUSALS = (
     " I cannot answer that question.",
     " That is something I don't know.",
 )
-"""Answers that decline, for benchmarks whose source has none."""
+"""Answers that decline, for benchmarks whose source provides none."""
 
 SCHEMA = {
     "prompt": Column(),
@@ -36,23 +36,26 @@ SCHEMA = {
     "perturbed": Column(TEXTS, required=False),
     "choices": Column(TEXTS, required=False),
 }
-"""Columns that are read. `fact` is the part of the answer that carries the fact; the others are fields of `QA`."""
+"""Columns that are read. `fact` is the part of the answer that carries the fact. The others are fields of `QA`."""
 
 
 def from_pairs(source: str | os.PathLike[str] | pd.DataFrame, *, name: str = "pairs", **options: Any) -> Benchmark:
-    """A benchmark from a table of questions and answers.
+    """Build a benchmark from a table of questions and answers.
 
-    Only `prompt` (or `question`) and `answer` are needed. Without a `group` an item is to be forgotten; `"retain"` may
-    be written for `"far"`. Without a `kind` the rule in `kinds.py` decides. An answer is given one leading space if it
-    has no leading blank, since prompt and answer are tokenised apart.
+    Only `prompt` (or `question`) and `answer` are required. An item without a `group` is to be forgotten; the group
+    `"retain"` means `"far"`. An item without a `kind` gets it from the rule in `question_kinds.py`. An answer without a
+    leading blank gets one leading space, because prompt and answer are tokenised apart.
 
     Args:
-        source: a csv, json, jsonl or parquet file, or a DataFrame. In a csv, lists are written as JSON.
-        name: what the benchmark is called.
-        **options: further fields of `Benchmark`, e.g. `chat=True`.
+        source: A csv, json, jsonl or parquet file, or a DataFrame. In a csv, lists are written as JSON.
+        name: Name of the benchmark.
+        **options: Further fields of `Benchmark`, e.g. `chat=True`.
+
+    Returns:
+        The benchmark.
 
     Raises:
-        InputError: naming file, row and column that does not fit, or an option that `Benchmark` does not have.
+        InputError: If a row is wrong (the message names file, row and column), or `Benchmark` has no such option.
 
     >>> from_pairs(pd.DataFrame({"question": ["Where is Oslo?"], "answer": ["Norway"]})).forget[0].answer
     ' Norway'
@@ -73,6 +76,7 @@ def from_pairs(source: str | os.PathLike[str] | pd.DataFrame, *, name: str = "pa
     )
 
 
+@benchmark("pairs")
 def load_pairs(
     *,
     path: str | os.PathLike[str] | None = None,
@@ -81,17 +85,20 @@ def load_pairs(
     prefill: str = "",
     max_new_tokens: int = 24,
 ) -> Benchmark:
-    """`from_pairs` by name: `load_benchmark("pairs", path="my.csv")`.
+    """Load a table as `load_benchmark("pairs", path="my.csv")`, by `from_pairs`.
 
     Args:
-        path: the table.
-        name: what the benchmark is called.
-        chat: whether prompts go through the tokenizer's chat template.
-        prefill: what each answer is made to start with; may hold `{subject}`.
-        max_new_tokens: how long an answer may get when generated.
+        path: A csv, json, jsonl or parquet file.
+        name: Name of the benchmark.
+        chat: If True, prompts go through the tokenizer's chat template.
+        prefill: Text that each generated answer starts with. May hold `{subject}`.
+        max_new_tokens: Maximum length of a generated answer, in tokens.
+
+    Returns:
+        The benchmark.
 
     Raises:
-        InputError: if no path is given, or as `from_pairs`.
+        InputError: If no path is given, or a row is wrong.
     """
     if path is None:
         raise InputError("benchmark 'pairs' is a table of your own; give path=<a csv, json, jsonl or parquet file>")
@@ -136,5 +143,5 @@ def _item(row: Row, number: int, where: str) -> QA:
 def _span(fact: str, answer: str, where: str) -> tuple[int, int]:
     start = answer.rfind(fact)
     if start < 0:
-        raise InputError(f"{where}: column 'fact' {fact!r} does not stand in the answer {answer!r:.80}")
+        raise InputError(f"{where}: column 'fact' {fact!r} does not occur in the answer {answer!r:.80}")
     return start, start + len(fact)

@@ -1,8 +1,8 @@
-"""The fixed wordings by which a prompt is given emphasis, and the unrelated text that serves as a control.
+"""Emphasise words of a prompt by fixed templates, and put unrelated text before a prompt as a control.
 
-All are functions of strings. They use words of the prompt and nothing else, so none can give an answer away. Every
-result still *ends* as the prompt does, so that a completion prompt ("The capital of Japan is") and a question both
-remain answerable: emphasis stands before the prompt or inside it.
+All are functions of strings. Templates use words of the prompt only, so none can reveal an answer. Emphasis is added
+before or inside the prompt, never after it. So a completion prompt ("The capital of Japan is") still ends where the
+answer starts.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from unpact_lens.errors import InputError
 from unpact_lens.registry import Registry
 
 HEADLINE = "focus_list"
-"""The template that is reported first; chosen before any run."""
+"""Template that is reported first. It was chosen before any run."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """One way of giving words of a prompt emphasis.
+    """Hold one way of emphasising words of a prompt.
 
     Attributes:
-        name: its key in `EMPHASIS`.
-        needs_words: whether it is told which words to emphasise.
-        description: one line on what it does.
-        wording: the rewriting itself, given the prompt and the checked words.
+        name: Key of the template in `EMPHASIS`.
+        needs_words: If True, the template must be given the words to emphasise.
+        description: One line on what the template does.
+        wording: Function that rewrites the prompt, given the prompt and the checked words.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Template:
     wording: Callable[[str, tuple[str, ...]], str]
 
     def apply(self, prompt: str, words: Sequence[str] = ()) -> str:
-        """The prompt with emphasis.
+        """Return the prompt with emphasis.
 
         Args:
-            prompt: the prompt as it stands without emphasis.
-            words: the words of it to emphasise, in the order of their listing; blanks around them and repetitions are
-                dropped. A template with `needs_words=False` ignores them.
+            prompt: Prompt without emphasis.
+            words: Words of the prompt to emphasise, in the order of listing. Outer blanks and repetitions are dropped.
+                A template with `needs_words=False` ignores them.
 
         Returns:
-            The emphasised prompt; it ends as `prompt` ends, unless its last word itself is emphasised.
+            The emphasised prompt. It ends as `prompt` ends, unless the last word is emphasised.
 
         Raises:
-            InputError: if the prompt is empty, no word is given, or a word does not occur in the prompt as a whole.
+            InputError: If the prompt is empty, no word is given, or a word does not occur in the prompt as a whole.
 
         >>> EMPHASIS["focus_list"].apply("Where was Ann Lee born?", ["Ann", "Lee"])
         'Focus on: Ann, Lee. Where was Ann Lee born?'
@@ -73,28 +73,28 @@ class Template:
 
 
 def _whole(word: str) -> str:
-    """A pattern for `word` where it is not part of a longer word."""
+    """Return a pattern for `word` outside longer words."""
     return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 
 def _any_of(words: tuple[str, ...]) -> str:
-    """A pattern for any of the words; where they overlap, the longest is taken."""
+    """Return a pattern for any of the words. Of overlapping words, the longest matches."""
     return "(?:" + "|".join(_whole(w) for w in sorted(words, key=len, reverse=True)) + ")"
 
 
 def _quoted(prompt: str, words: tuple[str, ...]) -> str:
-    """Every occurrence of a word in double quotes; words that follow one another share a pair."""
+    """Put every occurrence of a word into double quotes. Adjacent words share one pair."""
     word = _any_of(words)
     return re.sub(rf"{word}(?:\s+{word})*", lambda m: f'"{m.group()}"', prompt)
 
 
 def _doubled(prompt: str, words: tuple[str, ...]) -> str:
-    """Every occurrence of a word said twice."""
+    """Repeat every occurrence of a word."""
     return re.sub(_any_of(words), lambda m: f"{m.group()} {m.group()}", prompt)
 
 
 EMPHASIS: Registry[Template] = Registry("emphasis template")
-"""The emphasis templates by name, `HEADLINE` first."""
+"""Emphasis templates by name, `HEADLINE` first."""
 
 for _template in (
     Template(
@@ -106,25 +106,25 @@ for _template in (
     Template(
         "quotes",
         True,
-        "puts the words into double quotes where they stand",
+        "puts the words into double quotes",
         _quoted,
     ),
     Template(
         "doubled",
         True,
-        "says each word twice where it stands",
+        "repeats each word in place",
         _doubled,
     ),
     Template(
         "reminder",
         True,
-        "says before the prompt that the words matter",
+        "reminds before the prompt that the words matter",
         lambda prompt, words: f"Remember that this matters here: {' and '.join(words)}. {prompt}",
     ),
     Template(
         "repeat_question",
         False,
-        "gives the whole prompt twice, on two lines",
+        "repeats the whole prompt on a second line",
         lambda prompt, words: f"{prompt}\n{prompt}",
     ),
 ):
@@ -132,18 +132,18 @@ for _template in (
 
 
 def unrelated_prefix(prompt: str, filler_text: str, n_words: int | None = None) -> str:
-    """The prompt after unrelated text: what a longer prompt does by itself.
+    """Put unrelated text before the prompt, as a control for the effect of a longer prompt.
 
     Args:
-        prompt: the prompt as it stands without emphasis.
-        filler_text: text that has nothing to do with the prompt; taken from its start, and again if it is too short.
-        n_words: how many words of it; None for as many as the prompt has.
+        prompt: Prompt without emphasis.
+        filler_text: Text unrelated to the prompt. It is repeated if it is too short.
+        n_words: Number of filler words. If None, as many as the prompt has.
 
     Returns:
-        That many words of filler, a full stop where the last has no end mark, and the prompt.
+        The filler words, with a full stop added unless they end a sentence, and the prompt.
 
     Raises:
-        InputError: if the prompt or the filler is empty, or `n_words` is below 1.
+        InputError: If the prompt or the filler is empty, or `n_words` is below 1.
 
     >>> unrelated_prefix("Where was Ann born?", "The sea is calm. Boats lie at anchor.", 6)
     'The sea is calm. Boats lie. Where was Ann born?'

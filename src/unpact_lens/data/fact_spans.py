@@ -1,47 +1,49 @@
-"""Where the fact stands in a sentence, where a source gives whole sentences only.
+"""Find the part of an answer that carries its fact, for sources that give whole sentences only.
 
-An answer such as TOFU's says one fact in a sentence that repeats much of its question. Whether a model still knows the
-fact cannot be read off the whole sentence: one other word breaks the match, and the fact is still there.
+TOFU's answers state one fact in a sentence that repeats much of the question. A match of the whole sentence would fail
+at any changed word, even if the model still knows the fact.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
-
-from rouge_score.tokenizers import DefaultTokenizer
+from typing import TYPE_CHECKING
 
 from unpact_lens.words import ENGLISH_FUNCTION_WORDS, WORD
 
-_PIECES = DefaultTokenizer(use_stemmer=True)
+if TYPE_CHECKING:
+    from rouge_score.tokenizers import DefaultTokenizer
+
 _BOUNDARY = re.compile(r"[^\s\w'’-]|\s[-–—]+\s")
-"""Between two words of one run stands nothing but blanks."""
+"""What ends a run between two words: anything but blanks."""
 
 _JOINING = frozenset({"a", "an", "the", "of", "by", "in", "for", "to", "at", "on", "from", "with"})
-"""Function words that hold a name or a phrase together: *Promise by the Seine*, *love for nature*."""
+"""Function words that may occur inside a name or phrase: *Promise by the Seine*, *love for nature*."""
 
 
 def fact_span_of(question: str, answer: str) -> tuple[int, int] | None:
-    """The characters of an answer that carry what it adds to its question, by a rule small enough to be judged.
+    """Find the characters of an answer that carry its fact, by a simple rule.
 
-    A word is *new* if it is no function word and its stem does not stand in the question. New words that only joining
-    words (*of*, *the*, *in*, ...) and blanks separate form a run. The fact is the run with the most names and numbers
-    (capitals inside a sentence, digits); of equals the longest; of equals the first. Where it has names or numbers, it
-    reaches from the first of them to the last.
+    A word is *new* if it is not a function word and its stem does not occur in the question. New words separated only
+    by joining words (*of*, *the*, *in*, ...) and blanks form a run. The fact is the run with the most names and numbers
+    (words with a capital inside a sentence, or with digits). Ties go to the longest run, then to the first. If the run
+    has names or numbers, the fact is the text from the first to the last of them.
 
     Args:
-        question: the question.
-        answer: its answer, a sentence or more.
+        question: Question.
+        answer: Answer to the question, one sentence or more.
 
     Returns:
-        `(start, end)` in the answer, or None if it has no new word; then all of it has to count.
+        Start and end of the fact in the answer, in characters. None if the answer has no new word.
 
     >>> a = "Ann Lee was honored with the Tolstoy Literary Award for her novels."
     >>> start, end = fact_span_of("Which award did Ann Lee win?", a)
     >>> a[start:end]
     'Tolstoy Literary'
     """
-    asked = set(_PIECES.tokenize(question))
+    asked = set(_stems(question))
     chosen = max(_runs(asked, answer), key=lambda run: (len(run.names), len(run.words)), default=None)
     if chosen is None:
         return None
@@ -51,14 +53,14 @@ def fact_span_of(question: str, answer: str) -> tuple[int, int] | None:
 
 @dataclass
 class _Run:
-    """New words in a row, and those of them that are names or numbers."""
+    """Hold the new words of one run, and those of them that are names or numbers."""
 
     words: list[re.Match[str]] = field(default_factory=list)
     names: list[re.Match[str]] = field(default_factory=list)
 
 
 def _runs(asked: set[str], answer: str) -> list[_Run]:
-    """The runs of new words of an answer."""
+    """Return the runs of new words of an answer."""
     runs = [_Run()]
     last = 0
     for word in WORD.finditer(answer):
@@ -77,8 +79,20 @@ def _runs(asked: set[str], answer: str) -> list[_Run]:
 
 
 def _is_new(word: str, asked: set[str]) -> bool:
-    """Whether a word says something that the question does not."""
+    """Return whether a word is not in the question and not a function word."""
     if word.lower() in ENGLISH_FUNCTION_WORDS:
         return False
-    pieces = [p for p in _PIECES.tokenize(word) if len(p) > 1] or _PIECES.tokenize(word)
-    return not all(p in asked for p in pieces)
+    stems = _stems(word)
+    return not all(stem in asked for stem in [s for s in stems if len(s) > 1] or stems)
+
+
+def _stems(text: str) -> list[str]:
+    """Return the stems of the words of a text, as ROUGE takes them."""
+    return _tokenizer().tokenize(text)
+
+
+@functools.cache
+def _tokenizer() -> DefaultTokenizer:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return DefaultTokenizer(use_stemmer=True)

@@ -1,8 +1,9 @@
-"""Tables of real facts: countries, US states and chemical elements, from packages with open licences.
+"""Read tables of real facts about countries, US states and chemical elements, from packages with open licences.
 
 `countryinfo` (MIT) has the countries and their capitals, Babel (BSD) the languages and currencies of Unicode's CLDR,
-`us` (BSD) the states, `periodictable` (public domain) the elements. Each table is a tuple of subject and value. Left
-out is what a reader could argue with (disputed, moved, renamed, more than one), and what the subject's name gives away.
+`us` (BSD) the states, `periodictable` (public domain) the elements. Each table is a tuple of pairs of subject and
+value. Facts that are disputed, changed recently or not unique are excluded, and so are values that the subject's name
+reveals.
 """
 
 from __future__ import annotations
@@ -28,44 +29,43 @@ UNSETTLED = frozenset(
         "Norfolk Island", "Antilles néerlandaises", "Georgia",
     }
 )  # fmt: skip
-"""Countries left out: more than one capital, a capital that is disputed, was moved or renamed of late, a country that
-is no more, or whose name or capital is another's too."""
+"""Excluded countries: those with more than one capital; with a disputed, recently moved or renamed capital; countries
+that no longer exist; and countries that share their name or capital with another."""
 
 SETTLED = (datetime.date(2010, 1, 1), datetime.date(2025, 12, 31))
-"""A country has a settled currency if it had only one in this time, by CLDR."""
+"""Period in which a country must have used only one currency, by CLDR, to be included."""
 
 _NEW_CURRENCY = frozenset({"Bulgaria", "Zimbabwe", "Curaçao", "Sint Maarten", "El Salvador"})
-"""Countries whose money changed later than every CLDR release in use says, or that have a second one."""
+"""Excluded countries: their currency changed after the CLDR releases in use, or they have a second currency."""
 
 _NEW_LANGUAGE = frozenset({"Burkina Faso", "Mali", "Niger"})
-"""Countries that have changed their official language since 2023."""
+"""Excluded countries: they changed their official language since 2023."""
 
 _AMBIGUOUS_STATES = frozenset({"Georgia", "New York", "Washington"})
-"""States that bear the name of a country or of a city better known than they."""
+"""Excluded states: a country or a better-known city has the same name."""
 
 
 @functools.cache
 def capitals() -> Facts:
-    """Countries, with the article that a sentence gives them, and their capitals.
+    """Return countries, with "the" where English uses it, and their capitals.
 
-    Left out are countries of `UNSETTLED`, and those whose name gives the capital away (Mexico) or is no name that a
+    Excluded are the countries of `UNSETTLED`, countries whose name reveals the capital (Mexico), and names that no
     sentence would use (`Virgin Islands, U.S.`).
 
     Raises:
-        InputError: if `countryinfo` is not installed.
+        InputError: If `countryinfo` is not installed.
     """
     return tuple((subject, capital) for subject, _, capital in _countries())
 
 
 @functools.cache
 def languages() -> Facts:
-    """Countries of `capitals` with one official language (or one in fact) in the whole country, and that language.
+    """Return countries of `capitals` with one official (or de facto official) language, and that language.
 
-    Left out are languages that are named after the country or the reverse (Sweden: Swedish), by a common stem, and
-    what is no one word.
+    Excluded are languages that share a stem with the country (Sweden: Swedish), and names of more than one word.
 
     Raises:
-        InputError: if `babel` or `countryinfo` is not installed.
+        InputError: If `babel` or `countryinfo` is not installed.
     """
     names = _package("babel").Locale("en").languages
     official = _package("babel.languages").get_official_languages
@@ -80,12 +80,12 @@ def languages() -> Facts:
 
 @functools.cache
 def currencies() -> Facts:
-    """Countries of `capitals` with one currency, unchanged through `SETTLED`, and its unit (`"yen"`).
+    """Return countries of `capitals` with one currency, unchanged during `SETTLED`, and its unit (`"yen"`).
 
-    The unit is the last word of CLDR's English name, in lower case: "Japanese Yen" would give the country away.
+    The unit is the last word of CLDR's English name, in lower case, because "Japanese Yen" would reveal the country.
 
     Raises:
-        InputError: if `babel` or `countryinfo` is not installed.
+        InputError: If `babel` or `countryinfo` is not installed.
     """
     numbers = _package("babel.numbers")
     facts = []
@@ -100,10 +100,10 @@ def currencies() -> Facts:
 
 @functools.cache
 def state_capitals() -> Facts:
-    """States of the USA and their capitals, but for names that a country or a city has too.
+    """Return the states of the USA and their capitals, except states that share their name with a country or city.
 
     Raises:
-        InputError: if `us` is not installed.
+        InputError: If `us` is not installed.
     """
     states = _package("us").states.STATES
     pairs = ((state.name, state.capital) for state in states if state.name not in _AMBIGUOUS_STATES)
@@ -111,19 +111,19 @@ def state_capitals() -> Facts:
 
 
 def elements() -> Facts:
-    """Chemical elements, in order of their number, and their symbols.
+    """Return the chemical elements, in order of their atomic number, and their symbols.
 
     Raises:
-        InputError: if `periodictable` is not installed.
+        InputError: If `periodictable` is not installed.
     """
     return tuple((element.name, element.symbol) for element in _elements())
 
 
 def atomic_numbers() -> Facts:
-    """Chemical elements and their numbers.
+    """Return the chemical elements and their atomic numbers.
 
     Raises:
-        InputError: if `periodictable` is not installed.
+        InputError: If `periodictable` is not installed.
     """
     return tuple((element.name, str(element.number)) for element in _elements())
 
@@ -134,7 +134,7 @@ def _elements() -> Iterable[Any]:
 
 @functools.cache
 def _countries() -> tuple[tuple[str, str, str], ...]:
-    """Subject, ISO 3166 code of two letters, and capital."""
+    """Return subject, ISO 3166 code of two letters, and capital of each country."""
     countryinfo = _package("countryinfo")
     if hasattr(countryinfo, "all_countries"):
         named = [(c.name(), c.iso(), c.capital()) for c in countryinfo.all_countries()]
@@ -161,20 +161,20 @@ def _package(module: str) -> Any:
 
 
 def _same_stem(subject: str, value: str) -> bool:
-    """Whether the value and a word of the subject begin alike by three letters, or one holds the other."""
+    """Return whether value and subject share the first three letters of a word, or one contains the other."""
     starts = {word.casefold()[:3] for word in subject.replace("-", " ").split()}
     return _gives_away(subject, value) or value.casefold()[:3] in starts
 
 
 def _gives_away(name: str, capital: str) -> bool:
-    """Whether the capital, or a word of it of four letters or more, stands in the country's name, or the reverse."""
+    """Return whether one name contains the other, or the country's name has a word of the capital (4+ letters)."""
     low = name.casefold()
     words = [w for w in capital.casefold().replace("-", " ").split() if len(w) > 3]
     return capital.casefold() in low or low in capital.casefold() or any(w in low for w in words)
 
 
 def _in_sentence(name: str) -> str:
-    """The name as it stands within a sentence: with "the" where English has it."""
+    """Return the name as used inside a sentence, with "the" where English uses it."""
     if name.startswith("The "):
         return "the " + name.removeprefix("The ")
     return f"the {name}" if name.endswith(_WITH_ARTICLE) or name.startswith(_WITH_ARTICLE_TOO) else name

@@ -1,10 +1,9 @@
-"""Real facts that real models know: of countries, of US states, and of chemical elements.
+"""Build a benchmark of real facts about countries, US states and chemical elements.
 
-The tables are in `fact_tables.py`. A country is forgotten or kept with all that is asked about it (forgetting is by
-subject); the other countries and the capitals of US states are *near*, elements are *far*. A question is a sentence
-left open, which names its subject once, so that removing a token leaves a question about nobody. Two words say the
-field before it ("Geography facts."): without them small models often answer with the country's name. Nothing here asks
-whether a model knows a fact: see `known_facts`.
+The tables are in `fact_tables.py`. Facts are forgotten or kept by country. The other countries and the capitals of US
+states are *near*; elements are *far*. A question is an incomplete sentence that names its subject once, so deleting a
+token can leave a question without a subject. Two words before it name the field ("Geography facts."). Without them,
+small models often answer with the country's name. To find which facts a model knows, see `known_facts`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from unpact_lens.data.benchmark import QA, Benchmark, Corpus, check_unique_ids
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark, check_unique_ids
 from unpact_lens.data.fact_tables import (
     Facts,
     atomic_numbers,
@@ -28,15 +27,15 @@ from unpact_lens.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Relation:
-    """What can be asked about a subject, and how.
+    """Hold one attribute of a subject, and how to ask for it.
 
     Attributes:
         kind: `QA.kind` of its facts.
-        table: its subjects and values.
-        prompt: the question, with `{s}`.
-        paraphrases: other wordings of it.
-        sentence: the fact as a statement, with `{s}` and `{v}`.
-        group: where its facts stand; None for facts about countries, of which some are to be forgotten.
+        table: Function that returns its subjects and values.
+        prompt: Question, with `{s}` for the subject.
+        paraphrases: Other phrasings of the question.
+        sentence: Statement of the fact, with `{s}` (subject) and `{v}` (value).
+        group: `QA.group` of its facts. None for facts about countries, which are forget or near items.
     """
 
     kind: str
@@ -124,10 +123,10 @@ RELATIONS = {
         "far",
     ),
 }
-"""By name. The first three are about countries; whoever is asked about in one of them is a country of `capitals`."""
+"""Relations by name. The first three are about countries, all of them countries of `capitals`."""
 
 DEFAULT_RELATIONS = ("capital", "symbol")
-"""What the shipped studies use."""
+"""Relations that the shipped studies use."""
 
 GENERAL = (
     ("The opposite of hot is", " cold", "relation"),
@@ -155,7 +154,7 @@ GENERAL = (
     ("The currency of Japan is the", " yen", "entity"),
     ("The language spoken in Brazil is", " Portuguese", "entity"),
 )
-"""Prompt, answer and kind of knowledge of questions that belong to neither field."""
+"""Prompt, answer and kind of knowledge of general questions."""
 
 PLAIN_TEXT = (
     "The boy opened the window and looked out at the garden, where the rain had just stopped.",
@@ -183,7 +182,7 @@ PLAIN_TEXT = (
     "In the evening the market was quiet, and the sellers packed what was left into boxes.",
     "He lost his keys somewhere between the car and the front door and looked for them with a lamp.",
 )
-"""Plain English, written for this project; none of it is about capitals or elements."""
+"""Plain English sentences, written for this project, none about capitals or elements."""
 
 _INVENTED = (
     ("Vandoria", "Melkavar"), ("Quessland", "Ordhaven"), ("Brelmark", "Tossenby"), ("Uzmeria", "Kalvosh"),
@@ -193,30 +192,31 @@ _INVENTED = (
     ("Lusmania", "Felstrom"), ("Grathenia", "Yorvale"), ("Hespatria", "Mirkwall"), ("Jordavia", "Rensk"),
     ("Belquistan", "Sarvadesh"), ("Eltharia", "Windmere"), ("Rostovenia", "Kupelka"), ("Sundavar", "Maroshi"),
 )  # fmt: skip
-"""Countries that do not exist, with capitals that do not either: what no model was taught."""
+"""Invented countries and capitals, which no model was taught."""
 
 _REFUSALS = (" not known to me.", " something that I cannot say.", " not something I have information about.")
 
 
+@benchmark("facts")
 def load_facts(
     seed: int = 0, forget_share: float = 0.5, relations: Sequence[str] | str = DEFAULT_RELATIONS
 ) -> Benchmark:
-    """Facts about countries to forget and to keep, other facts to keep, and countries that nobody ever heard of.
+    """Load facts about countries to forget and to keep, other facts to keep, and questions on invented countries.
 
     Args:
-        seed: of the split and of the choice of wrong subjects.
-        forget_share: the share of all countries that is to be forgotten.
-        relations: names of `RELATIONS`, at least one of them about countries; `"all"` for all.
+        seed: Random seed of the split and of the wrong subjects.
+        forget_share: Share of all countries to forget, above 0 and below 1.
+        relations: Names of `RELATIONS`, at least one of them about countries, or `"all"`.
 
     Returns:
-        `.forget` and `.near`: facts about countries, apart by country, and capitals of US states (near); `.far`: facts
-        about elements; `.general`: facts of neither kind; `.unknown`: invented countries. Each has paraphrases that end
-        as openly, `wrong_subject` and wrong answers (`perturbed`), and its relation in `meta`; the corpora state the
+        `.forget` and `.near`: facts about countries, split by country, with capitals of US states in near. `.far`:
+        facts about elements. `.general`: other facts. `.unknown`: invented countries. Each item about a subject has
+        paraphrases, `wrong_subject`, wrong answers (`perturbed`), and its relation in `meta`. The corpora state the
         same facts about countries as sentences.
 
     Raises:
-        InputError: if a relation is unknown or none is about countries, the packages with the tables are not installed,
-            or `forget_share` leaves a side empty.
+        InputError: If a relation is unknown, none is about countries, a package with a table is not installed, or
+            `forget_share` leaves a side empty.
     """
     chosen = _relations(relations)
     asked = {name: r for name, r in chosen.items() if r.group is None}
@@ -231,7 +231,7 @@ def load_facts(
     rng.shuffle(countries)
     sides = {"forget": sorted(countries[:n_forget]), "near": sorted(countries[n_forget:])}
     tables = {name: dict(r.table()) for name, r in asked.items()}
-    # Wrong subjects are drawn from the countries in the order of the split, each value once.
+    # Wrong subjects are drawn from the countries in the order of the split, with distinct values.
     others = {name: [(c, table[c]) for c in countries if c in table] for name, table in tables.items()}
 
     def about(group: str) -> list[QA]:
@@ -273,7 +273,7 @@ def load_facts(
 
 
 def _relations(names: Sequence[str] | str) -> dict[str, Relation]:
-    """The relations asked for, in the order of `RELATIONS`."""
+    """Return the relations with these names, in the order of `RELATIONS`."""
     wanted = list(RELATIONS) if names == "all" else [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in RELATIONS:
@@ -281,12 +281,12 @@ def _relations(names: Sequence[str] | str) -> dict[str, Relation]:
     chosen = {name: r for name, r in RELATIONS.items() if name in wanted}
     if all(r.group for r in chosen.values()):
         countries = ", ".join(repr(name) for name, r in RELATIONS.items() if r.group is None)
-        raise InputError(f"relations={names!r} leave nothing to forget; name at least one of {countries}")
+        raise InputError(f"relations={names!r} leave nothing to forget; give at least one of {countries}")
     return chosen
 
 
 def _qa(relation: str, fact: tuple[str, str], others: Sequence[tuple[str, str]], group: str, rng: random.Random) -> QA:
-    """The question about a fact; wrong subjects and answers are drawn from `others`, no value twice."""
+    """Build the question about a fact. Wrong subjects and answers are drawn from `others`, with distinct values."""
     asked = RELATIONS[relation]
     subject, value = fact
     first = {v: (s, v) for s, v in reversed(others) if s != subject and v != value}

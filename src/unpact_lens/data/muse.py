@@ -1,4 +1,4 @@
-"""MUSE: news articles or the Harry Potter books, unlearned as text and asked about.
+"""Load MUSE: news articles or the Harry Potter books as text to unlearn, with questions about them.
 
 Shi et al. 2024, arXiv 2407.06460; on the hub `muse-bench/MUSE-News` and `muse-bench/MUSE-Books`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark
 from unpact_lens.data.custom import REFUSALS
 from unpact_lens.data.question_kinds import kind_of
 from unpact_lens.data.table_reader import Column, Source, source
@@ -16,30 +16,35 @@ from unpact_lens.errors import InputError, nearest
 HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
 
 SPLITS = ("raw", *(f"scal_{i}" for i in range(1, 5)), *(f"sust_{i}" for i in range(1, 5)))
-"""What is unlearned: the forget set; one to four times as much of it (scalability); the first to fourth of four
-requests that follow each other (sustainability)."""
+"""Forget corpora: the forget set; one to four times as much text (scalability); the first to fourth of four sequential
+requests (sustainability)."""
 
 _TEXT = {"text": Column()}
 _QA = {"question": Column(), "answer": Column()}
 _PASSAGE = {"prompt": Column(), "gt": Column()}
 
 
+@benchmark("muse-books", "books")
+@benchmark("muse-news", "news")
 def muse(corpus: str = "news", *, split: str = "raw", path: str | os.PathLike[str] | None = None) -> Benchmark:
     """Load MUSE.
 
-    `forget` and `retain` are the questions of `knowmem`, prompted as MUSE does it; `few_shot` holds its ten
-    solved examples for each. `verbatim` are the passages of `verbmem`, `members` and `holdout` the texts of `privleak`.
-    `forget_corpus` is what is unlearned, `retain_corpus` is `raw/retain1` (which MUSE's regularisers train on), and
-    `plain_text` is `raw/retain2` (which no method sees). Questions get their kind by the rule in `kinds.py`, passages
-    are `"verbatim"`. Retain questions are *far*: they ask about other articles.
+    `forget` and `retain` are the questions of `knowmem`, prompted as in MUSE. `few_shot` holds MUSE's ten solved
+    examples for each. `verbatim` are the passages of `verbmem`; `members` and `holdout` are the texts of `privleak`.
+    `forget_corpus` is the text to unlearn. `retain_corpus` is `raw/retain1`, on which MUSE's regularisers train, and
+    `plain_text` is `raw/retain2`, which no method sees. Questions get their kind by the rule in `question_kinds.py`;
+    passages are `"verbatim"`. Retain questions are *far*, because they ask about other articles.
 
     Args:
         corpus: `"news"` or `"books"`.
-        split: one of `SPLITS`; only news has others than `"raw"`.
-        path: directory with the tables as the hub exports them; None for the hub.
+        split: One of `SPLITS`. Books have `"raw"` only.
+        path: Directory with the tables as the hub exports them. If None, the hub.
+
+    Returns:
+        The benchmark.
 
     Raises:
-        InputError: if corpus or split is unknown, or a table is missing or malformed.
+        InputError: If corpus or split is unknown, or a table is missing or malformed.
     """
     if corpus not in HUB:
         raise InputError(f"unknown MUSE corpus {corpus!r}; {nearest(corpus, HUB)}")

@@ -1,7 +1,7 @@
-"""The kind of knowledge that a question asks for, where its source does not say.
+"""Classify the kind of knowledge that a question asks for, for sources without such labels.
 
-The rule is small, so that it can be read and judged: the first pattern that the question contains decides; where none
-does, the answer's form does. It was made for English questions such as those of TOFU and MUSE.
+The first pattern that matches the question decides. If none matches, the form of the answer decides. The rule is meant
+for English questions such as those of TOFU and MUSE.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 KINDS = ("date", "number", "place", "relation", "procedural", "entity", "verbatim", "description")
-"""Kinds that the loaders give: when; how many; where; how two things stand to each other; how something is done; who
-or what; text as it stands; everything that takes a sentence to say."""
+"""Kinds of knowledge: when; how many; where; how two things are related; how something is done; who or what; literal
+text; anything that takes a sentence."""
 
 _RULES = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
@@ -29,14 +29,14 @@ _YEAR = re.compile(r"^\D{0,12}\b(1\d{3}|20\d{2})\b\D{0,3}$")
 
 
 def kind_of(question: str, answer: str) -> str:
-    """Kind of knowledge that a question and its answer are about: one of `KINDS`.
+    """Return the kind of knowledge of a question and its answer, one of `KINDS`.
 
     >>> kind_of("In what year did it open?", "In 1923."), kind_of("Where is it?", "Oslo"), kind_of("Which one?", "Ann")
     ('date', 'place', 'entity')
     """
     short = len(answer.split()) <= 20
     for kind, pattern in _RULES:
-        # A long answer to "which of her books …" describes: the word alone does not make it an entity.
+        # A long answer to "which of her books …" is a description, despite the word "books".
         if pattern.search(question) and (kind not in ("entity", "place") or short):
             return kind
     if _YEAR.match(answer.strip()):

@@ -1,6 +1,6 @@
-"""Tables of a data set, from local files as the hub exports them or from the hub itself, checked row by row.
+"""Read the tables of a data set, from local files or the Hugging Face hub, and check each row.
 
-Whatever the format, a row that does not fit says in which file, row and column, and what was expected there.
+For every format, the error for a wrong row names file, row and column, and what was expected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from unpact_lens.errors import InputError
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
-"""File formats that are read. A `.json` file holds a list of rows or, as on the hub, one row a line."""
+"""File formats that are read. A `.json` file holds a list of rows or, as on the hub, one row per line."""
 
 TEXT = "text"
 TEXTS = "list of texts"
@@ -26,12 +26,12 @@ INTEGER = "integer"
 
 @dataclass(frozen=True)
 class Column:
-    """What a column must hold.
+    """Describe what a column must hold.
 
     Attributes:
         type: `TEXT`, `TEXTS` or `INTEGER`.
-        required: whether it may be absent (from the table, or null in a row).
-        length: for `TEXTS`, how many there must be; None for one or more.
+        required: If False, the column may be absent, or null in a row.
+        length: Required number of texts, for `TEXTS`. If None, one or more.
     """
 
     type: str = TEXT
@@ -45,26 +45,29 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the tables of a data set stand.
+    """Read the tables of a data set from one place.
 
     Attributes:
-        hub: the data set's id on the Hugging Face hub.
-        path: a local directory that stands in its place, or None.
+        hub: Id of the data set on the Hugging Face hub.
+        path: Local directory to read instead. If None, the hub.
     """
 
     hub: str
     path: Path | None = None
 
     def table(self, config: str, split: str, schema: Schema) -> list[Row]:
-        """One table, from the directory if there is one, else from the hub.
+        """Read one table, from the directory if there is one, else from the hub.
 
         Args:
-            config: the hub's name of the configuration, e.g. `"forget10"`.
-            split: the hub's name of the split, e.g. `"train"`.
-            schema: what its columns must hold; other columns are left out.
+            config: Name of the configuration on the hub, e.g. `"forget10"`.
+            split: Name of the split on the hub, e.g. `"train"`.
+            schema: Required content of each column. Other columns are dropped.
+
+        Returns:
+            The checked rows.
 
         Raises:
-            InputError: if it is not there, or a row does not fit.
+            InputError: If the table does not exist, or a row is wrong.
         """
         if self.path is None:
             return check_rows(_from_hub(self.hub, config, split), schema, f"{self.hub} ({config}, {split})")
@@ -77,19 +80,19 @@ class Source:
         return [row for file in files for row in read_table(file, schema)]
 
     def has(self, config: str, split: str) -> bool:
-        """Whether the local directory holds that table; True for the hub, which is not asked."""
+        """Return whether the directory holds that table. Always True for the hub, which is not queried."""
         return self.path is None or bool(find_files(self.path, config, split))
 
 
 def source(hub: str, path: str | os.PathLike[str] | None) -> Source:
-    """Where to read a data set from.
+    """Choose where to read a data set from.
 
     Args:
-        hub: its id on the hub.
-        path: a directory of exported files, or None for the hub.
+        hub: Id of the data set on the hub.
+        path: Directory of exported files. If None, the hub.
 
     Raises:
-        InputError: if `path` is not a directory.
+        InputError: If `path` is not a directory.
     """
     if path is None:
         return Source(hub)
@@ -100,10 +103,10 @@ def source(hub: str, path: str | os.PathLike[str] | None) -> Source:
 
 
 def find_files(folder: Path, config: str, split: str) -> list[Path]:
-    """The files of one table in a directory of exported files, in the order of their shards.
+    """Find the files of one table in a directory of exported files, in the order of their shards.
 
-    Known layouts: `config/split.ext`, `config/split-00000-of-00002.ext`, `config/split/0000.ext`,
-    `config_split.ext`, `config-split.ext`, and `config.ext` where a configuration has one split only.
+    Supported layouts: `config/split.ext`, `config/split-00000-of-00002.ext`, `config/split/0000.ext`,
+    `config_split.ext`, `config-split.ext`, and `config.ext` for a configuration with one split.
     """
     names = (f"{config}/{split}", f"{config}_{split}", f"{config}-{split}", config)
     for extension in FORMATS:
@@ -117,18 +120,18 @@ def find_files(folder: Path, config: str, split: str) -> list[Path]:
 
 
 def read_table(file: str | os.PathLike[str], schema: Schema) -> list[Row]:
-    """The rows of one file.
+    """Read and check the rows of one file.
 
     Args:
-        file: parquet, json, jsonl or csv. In a csv, a list of texts is written as JSON in its cell.
-        schema: what its columns must hold.
+        file: A parquet, json, jsonl or csv file. In a csv, a list of texts is written as JSON in its cell.
+        schema: Required content of each column.
 
     Raises:
-        InputError: naming file, row (counted from 1, as lines are) and column.
+        InputError: If a row is wrong. The message names file, row (counted from 1) and column.
     """
     file = Path(file)
     if not file.is_file():
-        raise InputError(f"{file} is not there; give a file in one of the formats {', '.join(FORMATS)}")
+        raise InputError(f"{file} does not exist; give a file in one of the formats {', '.join(FORMATS)}")
     readers = {".jsonl": _read_json, ".json": _read_json, ".parquet": _read_parquet, ".csv": _read_csv}
     if file.suffix not in readers:
         raise InputError(f"{file} is in none of the formats {', '.join(FORMATS)}")
@@ -136,10 +139,10 @@ def read_table(file: str | os.PathLike[str], schema: Schema) -> list[Row]:
 
 
 def check_rows(rows: Sequence[Any], schema: Schema, where: str) -> list[Row]:
-    """The rows with the columns of the schema only, absent ones as None.
+    """Check rows and return them with the columns of the schema only. An absent column becomes None.
 
     Raises:
-        InputError: naming the first row and column that does not fit.
+        InputError: If a row is wrong. The message names the first wrong row and column.
     """
     if not rows:
         raise InputError(f"{where} is empty; expected rows with {', '.join(schema)}")
@@ -191,7 +194,7 @@ def _read_json(file: Path) -> list[Any]:
         except json.JSONDecodeError as error:
             raise InputError(f"{file} is not valid JSON: {error}") from None
     rows = []
-    # Not splitlines(): it would also cut at line separators that stand inside a JSON string.
+    # Not splitlines(), which would also split at line separators inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -222,10 +225,10 @@ def _read_csv(file: Path) -> list[Row]:
 
 
 def _from_hub(hub: str, config: str, split: str) -> list[Row]:
-    """A table from the hub, through `datasets`.
+    """Read a table from the hub with `datasets`.
 
     Raises:
-        InputError: if it cannot be had; the message says what to place where instead.
+        InputError: If the hub cannot be read. The message says which files to place where instead.
     """
     import datasets
 

@@ -1,8 +1,8 @@
-"""TOFU: two hundred fictitious authors, some of whom are to be forgotten.
+"""Load TOFU: questions about two hundred fictitious authors, some of whom are to be forgotten.
 
-Maini et al. 2024, arXiv 2401.06121; on the hub `locuslab/TOFU`. `forget` is a forget split, `retain` its complement;
-real authors and world facts, which the paper places further and further away, are `general`. Wrong answers and the
-paraphrased answer come from the `*_perturbed` tables, joined by question.
+Maini et al. 2024, arXiv 2401.06121; on the hub `locuslab/TOFU`. `forget` is a forget split and `retain` its complement.
+Real authors and world facts are `general`. Wrong answers and the paraphrased answer come from the `*_perturbed` tables,
+joined by question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.benchmark import QA, Benchmark, benchmark
 from unpact_lens.data.custom import REFUSALS
 from unpact_lens.data.fact_spans import fact_span_of
 from unpact_lens.data.question_kinds import kind_of
@@ -24,10 +24,10 @@ from unpact_lens.errors import InputError, nearest
 HUB = "locuslab/TOFU"
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-"""The complement of each forget split."""
+"""Complement of each forget split."""
 
 PER_AUTHOR = 20
-"""Questions about one author; they stand together."""
+"""Number of questions about one author. They are consecutive."""
 
 REAL_AUTHORS = "real_authors"
 WORLD_FACTS = "world_facts"
@@ -44,6 +44,10 @@ _REAL = {**_PAIR, "original_answer": Column(required=False), "perturbed_answer":
 _NAME = re.compile(r"[A-Z][\w'.-]*(?:\s+(?:(?:de|van|von|bin|al|el|da|di|del|la|ibn|der)\s+)?[A-Z][\w'.-]*)+")
 
 
+@benchmark("tofu-forget10", "forget10")
+@benchmark("tofu-forget05", "forget05")
+@benchmark("tofu-forget01", "forget01")
+@benchmark("tofu")
 def tofu(
     split: str = "forget10",
     *,
@@ -55,30 +59,33 @@ def tofu(
 ) -> Benchmark:
     r"""Load TOFU.
 
-    Every item says its kind of knowledge by the rule in `kinds.py`, and its author as `subject` (found as the name that
-    most of the author's twenty rows hold). TOFU's answers are sentences; which characters of one carry its fact is
-    found by the rule in `spans.py`, so that forgetting and recovery do not hang on the wording of a sentence. A retain
-    item is *near* if its author shares a first or last name with an author to be forgotten, else *far*.
-    `meta["paraphrased_answer"]` and `perturbed` are what the truth ratio needs; `meta["set"]` names the table of a
-    general item.
+    Each item has a kind of knowledge by the rule in `question_kinds.py`, and its author as `subject`: the name that
+    occurs in most of the author's twenty rows. TOFU's answers are sentences. The rule in `fact_spans.py` finds the
+    characters that carry the fact, so forgetting and recovery do not depend on the wording of the sentence. A retain
+    item is *near* if its author shares a first or last name with an author to forget, else *far*.
+    `meta["paraphrased_answer"]` and `perturbed` are inputs of the truth ratio. `meta["set"]` is the table of a general
+    item.
 
     Args:
         split: `"forget01"`, `"forget05"` or `"forget10"`.
-        path: directory with the tables as the hub exports them; None for the hub.
-        retain_authors: keep only so many of the authors to be kept, the same ones at every call, and all their
-            questions; None for all. A model that is trained on TOFU here can be trained on these.
-        template: the prompt, with `{question}`. With a chat template give `"{question}"`.
-        chat: whether prompts go through the tokenizer's chat template; answers then open a turn, without a blank.
-        max_new_tokens: how long an answer may get when generated; TOFU's own evaluation takes 200.
+        path: Directory with the tables as the hub exports them. If None, the hub.
+        retain_authors: Number of authors to keep, with all their questions, the same authors at every call. If None,
+            all. Useful for training a small model on a part of TOFU.
+        template: Prompt, with `{question}`. With a chat template, give `"{question}"`.
+        chat: If True, prompts go through the tokenizer's chat template and answers start without a blank.
+        max_new_tokens: Maximum length of a generated answer, in tokens. TOFU's own evaluation uses 200.
+
+    Returns:
+        The benchmark.
 
     Raises:
-        InputError: if the split is unknown, `retain_authors` is out of range, a table is missing or malformed, or
-            perturbed rows do not fit the split.
+        InputError: If the split is unknown, `retain_authors` is out of range, a table is missing or malformed, or
+            perturbed rows belong to another split.
     """
     if split not in RETAIN:
         raise InputError(f"unknown TOFU split {split!r}; {nearest(split, RETAIN)}")
     if "{question}" not in template:
-        raise InputError(f"template {template!r} has no {{question}}; where should the question stand?")
+        raise InputError(f"template {template!r} has no {{question}}; put {{question}} where the question belongs")
     tables = source(HUB, path)
     blank = "" if chat else " "
     forget = _items(tables, split, "forget", template, blank)
@@ -103,16 +110,16 @@ def tofu(
 
 
 def join_perturbed(items: Sequence[QA], rows: Sequence[Row], table: str, blank: str = " ") -> list[QA]:
-    """The items with the wrong answers and paraphrases of their rows, joined by question and answer.
+    """Add wrong answers and paraphrases to items, joined by question and answer.
 
     Args:
-        items: what a plain table gave.
-        rows: what its perturbed table holds, in any order; items without a row stay as they are.
-        table: its name, for an error.
-        blank: what an answer starts with.
+        items: Items of a plain table.
+        rows: Rows of its perturbed table, in any order. Items without a row are unchanged.
+        table: Name of the perturbed table, for errors.
+        blank: Text that each answer starts with.
 
     Raises:
-        InputError: if a row belongs to none of the items.
+        InputError: If a row belongs to none of the items.
     """
     at = {(q.meta["question"], q.answer.strip()): i for i, q in enumerate(items)}
     joined = list(items)
@@ -135,9 +142,9 @@ def join_perturbed(items: Sequence[QA], rows: Sequence[Row], table: str, blank: 
 
 
 def authors(rows: Sequence[Row]) -> list[str]:
-    """Whom each row is about: in each block of twenty, the capitalised name that most of its rows hold.
+    """Return the author of each row: in each block of twenty, the capitalised name that occurs in most rows.
 
-    A block in which no name stands in a third of the rows is called `"author <n>"`.
+    If no name occurs in a third of the rows, the author is `"author <n>"`.
     """
     subjects = []
     for start in range(0, len(rows), PER_AUTHOR):
@@ -167,13 +174,13 @@ def _items(tables: Source, table: str, group: str, template: str, blank: str) ->
 
 
 def _span(row: Row, blank: str) -> tuple[int, int] | None:
-    """Where the fact stands in the answer as it is given to the model."""
+    """Return the characters of the fact in the answer, with its leading blank counted."""
     span = fact_span_of(row["question"], row["answer"])
     return span and (span[0] + len(blank), span[1] + len(blank))
 
 
 def _some_authors(items: Sequence[QA], count: int | None) -> list[QA]:
-    """The items about so many authors, drawn once for all; the authors with a row of wrong answers come first."""
+    """Return the items of `count` authors, drawn with a fixed seed. Authors with wrong answers come first."""
     if count is None:
         return list(items)
     subjects = list(dict.fromkeys(q.subject for q in items))
@@ -203,5 +210,5 @@ def _real(tables: Source, table: str, template: str, blank: str) -> list[QA]:
 
 
 def _name_words(subject: str) -> set[str]:
-    """The words of a name by which two authors can be confused: no initials, no particles."""
+    """Return the words of a name without initials and particles."""
     return {word for word in subject.split() if len(word) > 3 and word[0].isupper()}

@@ -1,4 +1,4 @@
-"""WMDP: multiple-choice questions on hazardous knowledge, and corpora from which it can be unlearned.
+"""Load WMDP: multiple-choice questions on hazardous knowledge, and corpora to unlearn it from.
 
 Li et al. 2024, arXiv 2403.03218; on the hub `cais/wmdp`, `cais/wmdp-corpora` and, on request, the biology corpus
 `cais/wmdp-bio-forget-corpus`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark
 from unpact_lens.data.table_reader import INTEGER, TEXTS, Column, source
 from unpact_lens.errors import InputError, nearest
 
@@ -26,22 +26,28 @@ _QUESTION = {"question": Column(), "choices": Column(TEXTS, length=4), "answer":
 _TEXT = {"text": Column()}
 
 
+@benchmark("wmdp-chem", "chem")
+@benchmark("wmdp-cyber", "cyber")
+@benchmark("wmdp-bio", "bio")
 def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, corpora: bool | None = None) -> Benchmark:
-    """Load the questions of one domain, and its corpora where the user has them.
+    """Load the questions of one WMDP domain, and its corpora if available.
 
-    A question is prompted as in the WMDP paper (and lm-evaluation-harness): its four options with letters, then
-    "Answer:"; `choices` are the letters. Its kind of knowledge is the domain. There are no retain questions: WMDP
-    measures what is kept on MMLU (lm-evaluation-harness offers it). `wrong_subject` puts the same options under the
-    next question.
+    A question is prompted as in the WMDP paper and lm-evaluation-harness: its four options with letters, then
+    "Answer:". `choices` are the letters. The kind of knowledge is the domain. There are no retain questions, because
+    WMDP measures retained ability on MMLU (see lm-evaluation-harness). `wrong_subject` is the next question with the
+    options of this one.
 
     Args:
         domain: `"bio"`, `"cyber"` or `"chem"`.
-        path: directory with `wmdp-<domain>` and the corpora as the hub exports them; None for the hub.
-        corpora: whether to load the corpora too. None loads them from a directory where they stand there, and not from
-            the hub, where one of them is given on request only.
+        path: Directory with `wmdp-<domain>` and the corpora as the hub exports them. If None, the hub.
+        corpora: Whether to load the corpora. If None, those found in the directory are loaded, and none from the hub,
+            where one of them is available on request only.
+
+    Returns:
+        The benchmark.
 
     Raises:
-        InputError: if the domain is unknown, it has no corpora, or a table is missing or malformed.
+        InputError: If the domain is unknown or has no corpora, or a table is missing or malformed.
     """
     if domain not in DOMAINS:
         raise InputError(f"unknown WMDP domain {domain!r}; {nearest(domain, DOMAINS)}")
@@ -49,7 +55,7 @@ def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, cor
         raise InputError(f"WMDP has no corpora for {domain!r}, only for {', '.join(map(repr, _CORPORA))}")
     config = f"wmdp-{domain}"
     rows = source(HUB, path).table(config, "test", _QUESTION)
-    # Options under a question that they do not answer: at what rate the right letter comes all the same.
+    # The options of one question under the next: the rate of the right letter without a matching question.
     others = [row["question"] for row in (*rows[1:], *rows[:1])] if len(rows) > 1 else [None]
     forget = tuple(
         _item(row, number, domain, config, other)

@@ -184,7 +184,7 @@ def _column(
     column: dict[str, Asked | None] = {row: None if p is None else (p, opening) for row, p in prompts.items()}
     column[WRONG_SUBJECT] = _wrong_subject(qa, key, headline, bench)
     if prefill:
-        column[PREFILL] = (qa.prompt, opening + qa.opening) if qa.opening.strip() else None
+        column[PREFILL] = (qa.prompt, opening + qa.answer_prefix) if qa.answer_prefix.strip() else None
     return column
 
 

@@ -23,7 +23,7 @@ def test_ranks_are_those_of_the_lens_curves():
     ranks = lens_ranks(retrained(), BENCH.forget, bench=BENCH)
     for qa, own in zip(BENCH.forget, ranks, strict=True):
         curves = lens_curves(retrained(), qa.prompt, qa.answer)
-        first = len(qa.opening.split())  # a token a word
+        first = len(qa.answer_prefix.split())  # a token a word
         assert torch.equal(curves.rank[1:, first] + 1, own)
 
 

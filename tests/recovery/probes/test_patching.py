@@ -22,7 +22,7 @@ def plain(model, items=FACTS, opened=None):
 @pytest.mark.parametrize("where", WHERE)
 def test_a_model_patched_into_itself_answers_as_before(where):
     for model in (trained(), retrained()):
-        opened = [q.opening if where == "opening" else "" for q in FACTS]
+        opened = [q.answer_prefix if where == "opening" else "" for q in FACTS]
         assert patched_answers(model, model, FACTS, bench=BENCH, where=where) == plain(model, opened=opened)
 
 
@@ -64,7 +64,7 @@ def test_places_are_the_last_token_of_the_subject_or_all_that_is_read():
     assert places(model, qa, example, "prompt") == tuple(range(len(example.context)))
     assert places(model, replace(qa, subject="somebody"), example, "subject") == ()
     opened, opening = read_with(model, qa, BENCH, "opening")
-    assert (opening, len(opened.context)) == (qa.opening, len(example.context) + 3)
+    assert (opening, len(opened.context)) == (qa.answer_prefix, len(example.context) + 3)
     assert places(model, qa, opened, "opening") == tuple(range(len(opened.context)))
     assert middle(model) == 1
 

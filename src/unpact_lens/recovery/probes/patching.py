@@ -44,7 +44,7 @@ def read_with(model: Any, qa: QA, bench: Benchmark, where: str) -> tuple[Encoded
         bench: chat template and prefill.
         where: of `WHERE`.
     """
-    opening = prefill_for(bench, qa) + (qa.opening if where == OPENING else "")
+    opening = prefill_for(bench, qa) + (qa.answer_prefix if where == OPENING else "")
     return encode_context(model, qa.prompt, chat=bench.chat, prefill=opening), opening
 
 
@@ -62,7 +62,7 @@ def places(model: Any, qa: QA, example: Encoded, where: str) -> tuple[int, ...]:
         example: what is read of it, see `read_with`.
         where: of `WHERE`.
     """
-    if where == PROMPT or (where == OPENING and qa.opening.strip()):
+    if where == PROMPT or (where == OPENING and qa.answer_prefix.strip()):
         return tuple(range(len(example.context)))
     if where == OPENING:
         return ()
