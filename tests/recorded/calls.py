@@ -107,10 +107,11 @@ WHERE: dict[str, tuple[str, ...]] = {
     **_in("comparison.uds", "depth_score"),
     **_in("comparison.intervals", "clustered_means", "clustered_ratios"),
     **_in("data.builtin_training", "training_examples"),
-    **_in("data.kinds", "kind_of"),
-    **_in("data.spans", "fact_span_of"),
-    **_in("data.prompts", "EMPHASIS", "unrelated_prefix"),
-    **_in("data.translations", "translation"),
+    "kind_of": ("unpact_lens.data.kinds.kind_of", "unpact_lens.data.question_kinds.kind_of"),
+    "fact_span_of": ("unpact_lens.data.spans.fact_span_of", "unpact_lens.data.fact_spans.fact_span_of"),
+    "EMPHASIS": ("unpact_lens.data.prompts.EMPHASIS", "unpact_lens.data.emphasis.EMPHASIS"),
+    "unrelated_prefix": ("unpact_lens.data.prompts.unrelated_prefix", "unpact_lens.data.emphasis.unrelated_prefix"),
+    "translation": ("unpact_lens.data.translations.translation", "unpact_lens.recovery.translations.translation"),
     **_in("text_tables", "to_markdown", "to_latex"),
     **_in("results", "digest"),
 }  # fmt: skip
@@ -353,7 +354,7 @@ def _() -> Any:
 @call("QA")
 def _() -> Any:
     qa = ul.QA("Where is Oslo?", " It lies in Norway.", fact_span=(12, 18), kind="place", id="q", subject="Oslo")
-    return {"qa": qa, "fact": qa.fact, "opening": qa.opening}
+    return {"qa": qa, "fact": qa.fact, "opening": qa.answer_prefix if hasattr(qa, "answer_prefix") else qa.opening}
 
 
 @call("Corpus")
