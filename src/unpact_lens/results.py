@@ -1,9 +1,12 @@
-"""The base of every result: a frozen dataclass that shows itself, becomes a table, and is saved without loss.
+"""Define `Result`, the base of every result, and save and load results without loss.
 
-On disk a result is a directory: `result.json` (every field that is not a tensor, and where the tensors are), one
-`tensors-<hash>.safetensors`, and a checkpoint directory `model-<hash>` for a model that is part of it. The JSON is
-written last and atomically, so a reader sees the old result or the new one, never half of either. Nothing is ever
-unpickled.
+A result is a frozen dataclass that shows itself and becomes a table. On disk it is a directory with up to three parts:
+
+- `result.json`: every field that is not a tensor, and references to the tensors and models;
+- `tensors-<hash>.safetensors`: all tensors;
+- `model-<hash>`: a checkpoint directory for each model in the result.
+
+The JSON is written last and atomically, so a reader sees either the old result or the new one. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unpact_lens.errors import InputError
 from unpact_lens.text_tables import to_latex, to_markdown
@@ -37,19 +41,91 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the layout on disk."""
 
-R = TypeVar("R", bound="Result")
+C = TypeVar("C", bound=type)
+
 _TYPES: dict[str, type] = {}
+"""Classes that may be part of a saved result, by name; a class registers when its module is imported."""
+
+_TYPES_AT: dict[str, str] = {
+    name: module
+    for module, names in {
+        "attribution": "Attribution KeyTokens Interactions Sensitivity Faithfulness MethodComparison TopK Share"
+        " Threshold",
+        "comparison": "ActivationChanges AttentionPatterns DiffSummary Focus HeadSplit KeyPath KeyPathSummary"
+        " LensChanges ModelDiff PatchingMap PatchingSummary UnlearningDepth WeightChanges",
+        "data.benchmark": "Benchmark Corpus QA",
+        "decomposition": "Ablation Decomposition LensCurves PathEffects TunedLens",
+        "evaluation": "Agreement Answers Choices HarnessScores Judgement LabelledPair Membership Memorisation Published"
+        " Scores TofuScores Verdict",
+        "recovery": "Example Leak Recovery RecoveryPlan Sheet",
+        "stats.ks": "KSTest",
+        "stats.rates": "Contrast Difference MeanRate Rate",
+        "study": "Cell Dilemma Study",
+        "unlearning": "Ensemble Gated History Settings StopRule Tuning Unlearned UnlearnedSequence",
+    }.items()
+    for name in names.split()
+}
+"""Package or module, below `unpact_lens`, whose import registers each class of this library."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Describe how a class that an earlier version saved is read.
+
+    Attributes:
+        name: Present name of the class.
+        fields: Present name of each renamed field, by its old name. None drops the field.
+    """
+
+    name: str
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+
+
+MIGRATED: dict[str, Migration] = {}
+"""Classes whose name or fields changed since version 0.1, by their old name."""
+
+
+@dataclass(frozen=True)
+class ModelStorage:
+    """Hold the functions that hash, write and read a model inside a result.
+
+    Attributes:
+        hash: Returns the SHA-256 of a model's weights.
+        save: Writes a model to a directory.
+        load: Reads the model that `save` wrote.
+    """
+
+    hash: Callable[[Any], str]
+    save: Callable[[Any, Path], object]
+    load: Callable[[Path], Any]
+
+
+_STORAGE: list[ModelStorage] = []
+
+
+def register_model_storage(storage: ModelStorage) -> None:
+    """Register how models inside results are written and read; the last registration counts.
+
+    `unpact_lens.models.checkpoint` calls this when it is imported. Every module whose results hold models imports it.
+    """
+    _STORAGE[:] = [storage]
+
+
+def _model_storage() -> ModelStorage:
+    if not _STORAGE:
+        raise InputError("the result holds a model; use load_model(), or import unpact_lens.models.checkpoint first")
+    return _STORAGE[0]
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on: Python, torch, transformer-lens, transformers, unpact-lens."""
+    """Return the versions of Python, unpact-lens and the libraries that results depend on."""
     names = ("unpact-lens", "torch", "transformer-lens", "transformers", "numpy")
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 
-def storable(cls: type[Any]) -> type[Any]:
-    """Class decorator: a plain frozen dataclass that may stand inside a result (e.g. `QA`) and be saved with it."""
+def storable(cls: C) -> C:
+    """Register a dataclass (e.g. `QA`) that may be part of a saved result; used as a decorator."""
     _TYPES[cls.__name__] = cls
     return cls
 
@@ -57,41 +133,48 @@ def storable(cls: type[Any]) -> type[Any]:
 class Result:
     """Base class of results.
 
-    Subclasses are declared `@dataclass(frozen=True, eq=False)`; equality is this class's, by value, tensors included.
-    Fields may be tensors, numbers, strings, tuples, lists, dicts with string keys, `Path`s, models, other results, or
-    classes marked with `storable`.
+    Subclasses are declared `@dataclass(frozen=True, eq=False)`. Equality is defined here: by value, tensors included.
+    Fields may be tensors, numbers, strings, tuples, lists, dicts with string keys, `Path`s, models, other results, and
+    instances of classes marked with `storable`.
 
     Class attributes:
-        figure: `"module:function"` in `unpact_lens.plots` that draws this result; looked up when asked, so that nothing
-            below `plots` imports it. A notebook shows it where there is no `view`.
-        view: `"module:function"` there that gives the HTML by which a notebook shows this result instead; without a
-            figure either, it shows the table.
+        figure: `"module:function"` in `unpact_lens.plots` that draws this result. It is imported when it is called. A
+            notebook shows the figure if there is no `view`.
+        view: `"module:function"` in `unpact_lens.plots` that returns the HTML for notebooks. Without view and figure, a
+            notebook shows the table.
     """
 
     figure: ClassVar[str | None] = None
     view: ClassVar[str | None] = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         _TYPES[cls.__name__] = cls
 
     def to_frame(self) -> pd.DataFrame:
-        """The result as a table."""
+        """Return the result as a table."""
         raise TypeError(f"{type(self).__name__} has no table form")
 
     def to_markdown(self, *, digits: int = 3) -> str:
-        """`to_frame` as a Markdown table; numbers have `digits` decimals, what is undefined is left empty."""
+        """Return `to_frame` as a Markdown table.
+
+        Args:
+            digits: Decimals of each number. Undefined values give empty cells.
+        """
         return to_markdown(self.to_frame(), digits=digits)
 
     def to_latex(self, *, digits: int = 3) -> str:
-        """`to_frame` as a LaTeX table (`booktabs`), escaped; the cells of `to_markdown`."""
+        """Return `to_frame` as an escaped LaTeX table (`booktabs`) with the cells of `to_markdown`."""
         return to_latex(self.to_frame(), digits=digits)
 
     def plot(self, **options: Any) -> go.Figure:
-        """The result as a plotly figure; options go to the function in `unpact_lens.plots` that draws it.
+        """Draw the result as a plotly figure.
+
+        Args:
+            **options: Keyword arguments of the function in `unpact_lens.plots` that draws this result.
 
         Raises:
-            InputError: if this kind of result has no figure.
+            InputError: If this kind of result has no figure.
         """
         if self.figure is None:
             raise InputError(f"{type(self).__name__} has no figure; use .to_frame()")
@@ -101,9 +184,10 @@ class Result:
         return self.to_frame().to_html() if self.view is None else _in_plots(self.view)(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        """What a notebook shows first: its picture, as plotly is set to show pictures there.
+        """Return the figure for a notebook, in the form that plotly's renderer uses.
 
-        Empty, so that the table is shown, for kinds with a view of their own, and where nothing can be drawn.
+        The bundle is empty if the result has a view, has no figure, or cannot be drawn. A notebook then shows
+        `_repr_html_`.
         """
         if self.figure is None or self.view is not None:
             return {}
@@ -121,7 +205,7 @@ class Result:
         if type(self) is not type(other):
             return NotImplemented
         ours, theirs = _Packer(), _Packer()
-        # As text, NaN equals NaN: what is undefined in both is the same.
+        # Compared as text, NaN equals NaN: values that are undefined in both results are equal.
         packed = (json.dumps(p.pack(r), sort_keys=True) for p, r in ((ours, self), (theirs, other)))
         return next(packed) == next(packed) and _same(ours.tensors, theirs.tensors)
 
@@ -129,24 +213,24 @@ class Result:
 
 
 def _in_plots(name: str) -> Callable[..., Any]:
-    """The function `"module:function"` of `unpact_lens.plots`, imported now."""
+    """Import and return the function `"module:function"` of `unpact_lens.plots`."""
     module, function = name.split(":")
     draw: Callable[..., Any] = getattr(importlib.import_module(f"unpact_lens.plots.{module}"), function)
     return draw
 
 
-def save(result: Any, path: str | os.PathLike[str]) -> Path:
+def save(result: object, path: str | os.PathLike[str]) -> Path:
     """Write a result to a directory, atomically and without loss.
 
     Args:
-        result: any result of this library, or an object of a class marked with `storable`.
-        path: the directory; made if it does not exist. A result that stands there already is replaced.
+        result: Any result of this library, or an instance of a class marked with `storable`.
+        path: Directory; it is created if it does not exist. A result that is there already is replaced.
 
     Returns:
         The directory.
 
     Raises:
-        InputError: if `path` is a file, or the result holds something that cannot be stored.
+        InputError: If `path` is a file, or the result contains something that cannot be stored.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -159,16 +243,15 @@ def save(result: Any, path: str | os.PathLike[str]) -> Path:
     if packer.tensors and not (folder / name).exists():
         with _temporary(folder / name) as temporary:
             save_file(packer.tensors, temporary)
-    models = {f"model-{_checkpoints().model_hash(m)[:16]}": m for m in packer.models.values()}
-    for directory, model in models.items():
-        _checkpoints().save_model(model, folder / directory)
+    for directory, model in packer.models.items():
+        _model_storage().save(model, folder / directory)
     record = {"format": FORMAT, "versions": versions(), "tensors": name if packer.tensors else None, "result": body}
     write_json(folder / "result.json", record)
     for stale in folder.glob("tensors-*.safetensors"):
         if stale.name != name:
             stale.unlink()
     for stale in folder.glob("model-*"):
-        if stale.name not in models:
+        if stale.name not in packer.models:
             shutil.rmtree(stale)
     return folder
 
@@ -177,13 +260,13 @@ def load(path: str | os.PathLike[str]) -> Any:
     """Read a result that `save` wrote.
 
     Args:
-        path: its directory.
+        path: Directory of the result.
 
     Returns:
-        A result equal to the one saved.
+        A result equal to the saved one.
 
     Raises:
-        InputError: if there is none, it is of a newer format, or of an unknown type.
+        InputError: If there is no result, its format is newer, or this version does not know its type or fields.
     """
     folder = Path(path)
     file = folder / "result.json"
@@ -201,15 +284,15 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically: a temporary file beside it, then a rename."""
+    """Write a text file atomically: write a temporary file beside it, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON atomically. NaN and infinities are kept, in the way Python reads them back."""
+def write_json(path: Path, value: object) -> Path:
+    """Write JSON atomically. NaN and infinities are written in the form that `read_json` reads."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
@@ -217,7 +300,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: naming the file, and where it breaks.
+        InputError: If the file is not valid JSON. The message names the file and the position.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -226,7 +309,7 @@ def read_json(path: Path) -> Any:
 
 
 class _temporary:
-    """A path beside `target` that takes its place when the block ends well, and vanishes when it does not."""
+    """Provide a temporary path that replaces `target` when the block succeeds, and is deleted when it fails."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -248,21 +331,22 @@ class _temporary:
 
 
 class _Packer:
-    """Turns a value into JSON, collecting its tensors by path."""
+    """Turn a value into JSON; collect its tensors by their path and its models by their directory."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.models: dict[str, torch.nn.Module] = {}
+        self.models: dict[str, nn.Module] = {}
 
-    def pack(self, value: Any, at: str = "result") -> Any:
+    def pack(self, value: object, at: str = "result") -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, Tensor):
             self.tensors[at] = value.detach().cpu().contiguous().clone()
             return {"__tensor__": at}
-        if isinstance(value, torch.nn.Module) and not dataclasses.is_dataclass(value):
-            self.models[at] = value
-            return {"__model__": f"model-{_checkpoints().model_hash(value)[:16]}"}
+        if isinstance(value, nn.Module) and not dataclasses.is_dataclass(value):
+            directory = f"model-{_model_storage().hash(value)[:16]}"
+            self.models[directory] = value
+            return {"__model__": directory}
         if isinstance(value, np.ndarray):
             self.tensors[at] = torch.from_numpy(np.ascontiguousarray(value)).clone()
             return {"__array__": at}
@@ -285,6 +369,7 @@ class _Packer:
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor], file: Path) -> Any:
+    """Turn packed JSON back into the value that was packed."""
     if isinstance(value, list):
         return [_unpack(v, tensors, file) for v in value]
     if not isinstance(value, dict):
@@ -292,7 +377,7 @@ def _unpack(value: Any, tensors: dict[str, Tensor], file: Path) -> Any:
     if "__tensor__" in value:
         return tensors[value["__tensor__"]]
     if "__model__" in value:
-        return _checkpoints().load_checkpoint(file.parent / value["__model__"])
+        return _model_storage().load(file.parent / value["__model__"])
     if "__array__" in value:
         return tensors[value["__array__"]].numpy()
     if "__path__" in value:
@@ -300,39 +385,31 @@ def _unpack(value: Any, tensors: dict[str, Tensor], file: Path) -> Any:
     if "__tuple__" in value:
         return tuple(_unpack(v, tensors, file) for v in value["__tuple__"])
     if "__type__" in value:
-        name = value["__type__"]
-        cls = _TYPES.get(name) or _find_type(name)
+        migration = MIGRATED.get(value["__type__"]) or Migration(value["__type__"])
+        cls = _find_type(migration.name)
         if cls is None:
-            raise InputError(f"{file} holds a {name}, which this version of unpact-lens does not know")
-        return cls(**{k: _unpack(v, tensors, file) for k, v in value["fields"].items()})
+            raise InputError(
+                f"{file} contains a {value['__type__']}, which this version of unpact-lens does not know; upgrade it, "
+                "or import the module that defines the class first"
+            )
+        names = {k: migration.fields.get(k, k) for k in value["fields"]}
+        fields = {new: _unpack(value["fields"][old], tensors, file) for old, new in names.items() if new is not None}
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise InputError(f"{file} contains a {value['__type__']} with other fields: {error}") from error
     return {k: _unpack(v, tensors, file) for k, v in value.items()}
 
 
-def _checkpoints() -> Any:
-    """How a model that is part of a result is written and read; imported when asked, so that nothing here needs it."""
-    return importlib.import_module("unpact_lens.models.checkpoint")
-
-
 def _find_type(name: str) -> type | None:
-    """A result type whose module has not been imported yet."""
-    for module in (
-        "data.qa",
-        "attribution",
-        "decomposition",
-        "comparison",
-        "evaluation",
-        "unlearning",
-        "recovery",
-        "study",
-    ):
-        importlib.import_module(f"unpact_lens.{module}")
-        if name in _TYPES:
-            return _TYPES[name]
-    return None
+    """Return the class of that name, after importing the package that registers it; None if there is none."""
+    if name not in _TYPES and name in _TYPES_AT:
+        importlib.import_module(f"unpact_lens.{_TYPES_AT[name]}")
+    return _TYPES.get(name)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over named tensors on the CPU: names, types, shapes and values, in the order of the names."""
+    """Compute the SHA-256 of named CPU tensors: names, dtypes, shapes and values, in the order of the names."""
     hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

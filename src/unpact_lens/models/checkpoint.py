@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
-from unpact_lens.results import digest, read_json, write_json
+from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
 
 FORMAT = 1
 """Version of the layout on disk."""
@@ -202,3 +202,6 @@ def _empty_hooked(fields: dict[str, Any], device: str) -> HookedTransformer:
     model = HookedTransformer(HookedTransformerConfig(**{**fields, **quiet}))
     model.cfg.seed, model.cfg.init_weights = fields["seed"], fields["init_weights"]
     return model
+
+
+register_model_storage(ModelStorage(hash=model_hash, save=save_model, load=load_checkpoint))
