@@ -36,8 +36,8 @@ from unpact_lens.recovery.controls import fillers_of
 from unpact_lens.recovery.result import RANDOM_WORDS
 from unpact_lens.recovery.sheet import plain_sheet, write_sheet
 from unpact_lens.results import Result, storable
-from unpact_lens.stats.bootstrap import quantiles, resampled_means
-from unpact_lens.stats.rates import Difference, paired_difference
+from unpact_lens.stats.bootstrap import paired_difference, quantiles, resampled_means
+from unpact_lens.stats.estimate import Difference
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.run_study import Workspace, arithmetic, step_bar
 from unpact_lens.words import ENGLISH_FUNCTION_WORDS

@@ -11,7 +11,7 @@ from unpact_lens import results
 from unpact_lens.attribution import Share, TopK
 from unpact_lens.comparison.focus import MEASURES, entropy, focus, rank, subject_rows
 from unpact_lens.errors import InputError
-from unpact_lens.stats.intervals import clustered_mean, clustered_means
+from unpact_lens.stats.bootstrap import clustered_mean, clustered_means
 
 TOKENS = ["Where", " was", " Ann", " Lee", " born", "?"]
 BEFORE = attribution(TOKENS, [0.0, -1.0, 3.0, 2.0, 5.0, 0.0], subject="Ann Lee")

@@ -20,7 +20,7 @@ from unpact_lens.comparison import (
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.results import load, save
-from unpact_lens.stats.intervals import clustered_means, clustered_ratios
+from unpact_lens.stats.bootstrap import clustered_means, clustered_ratios
 
 ITEMS = [([3, 1, 4, 1, 5], [9, 2]), ([5, 6, 7], [1]), ([8, 9, 2, 2], [7, 7, 3])]
 

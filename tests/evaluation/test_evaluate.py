@@ -11,7 +11,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation import METRICS, evaluate, knowledge, known_facts, metrics, right_facts
 from unpact_lens.evaluation.answers import Answers
 from unpact_lens.results import load, save
-from unpact_lens.stats.rates import MeanRate, Rate
+from unpact_lens.stats.estimate import MeanRate, Rate
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.plots import studies
 from unpact_lens.plots import recovery as plots
-from unpact_lens.stats.rates import wilson
+from unpact_lens.stats.intervals import wilson
 
 
 def test_bars_and_whiskers_are_rates_and_wilson_intervals():

@@ -8,7 +8,8 @@ import torch
 from unpact_lens.errors import InputError
 from unpact_lens.recovery.result import Recovery
 from unpact_lens.results import load, save
-from unpact_lens.stats.rates import Contrast, Rate, mcnemar
+from unpact_lens.stats.estimate import Contrast, Rate
+from unpact_lens.stats.tests import mcnemar
 
 ROWS = ("focus_list", "quotes", "random_words:focus_list", "random_words:quotes", "unrelated", "paraphrase",
         "wrong_subject", "prefill", "relearn")  # fmt: skip

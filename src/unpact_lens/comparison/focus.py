@@ -16,7 +16,7 @@ from unpact_lens.attribution.result import Attribution, positive_mass
 from unpact_lens.attribution.similarity import entropy, jaccard, rank, spearman
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
-from unpact_lens.stats.intervals import clustered_mean
+from unpact_lens.stats.bootstrap import clustered_mean
 from unpact_lens.words import WORD
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.tokens import Text, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS
-from unpact_lens.stats.intervals import clustered_means, clustered_ratios, require_level
+from unpact_lens.stats.bootstrap import clustered_means, clustered_ratios
+from unpact_lens.stats.intervals import require_level
 
 M = TypeVar("M")
 

@@ -23,7 +23,8 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Text
 from unpact_lens.results import Result
-from unpact_lens.stats.intervals import clustered_means, require_level
+from unpact_lens.stats.bootstrap import clustered_means
+from unpact_lens.stats.intervals import require_level
 
 SCALARS = ("log_prob", "logit", "logsumexp")
 KL = ("kl_prompt", "kl_answer")

@@ -43,21 +43,11 @@ from unpact_lens.evaluation.tofu import (
     truth_ratio_keep,
 )
 from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
-from unpact_lens.stats.bootstrap import mean_interval, quantiles, resampled_means
+from unpact_lens.stats.bootstrap import mean_interval, paired_difference, quantiles, resampled_means
+from unpact_lens.stats.estimate import Contrast, Difference, Estimate, MeanRate, Rate, lost
+from unpact_lens.stats.intervals import paired_score_interval, wilson
 from unpact_lens.stats.ks import KSTest, ks_test
-from unpact_lens.stats.rates import (
-    Contrast,
-    Difference,
-    Estimate,
-    MeanRate,
-    Rate,
-    holm,
-    lost,
-    mcnemar,
-    paired_difference,
-    paired_score_interval,
-    wilson,
-)
+from unpact_lens.stats.tests import holm, mcnemar
 from unpact_lens.text_tables import to_latex, to_markdown
 
 __all__ = [

@@ -25,7 +25,7 @@ from unpact_lens.evaluation.membership_inference import auc
 from unpact_lens.evaluation.semantic import SAME_MEANING, embedder_installed, semantic_similarity
 from unpact_lens.registry import Registry
 from unpact_lens.results import Result, read_json, storable
-from unpact_lens.stats.rates import wilson
+from unpact_lens.stats.intervals import wilson
 
 LABELLED = Path(__file__).parent / "assets" / "answer_pairs.json"
 

@@ -12,7 +12,7 @@ from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, prefill_for
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
-from unpact_lens.stats.rates import Rate
+from unpact_lens.stats.estimate import Rate
 
 
 def known_facts(

@@ -19,7 +19,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import score_rows
-from unpact_lens.stats.rates import Rate
+from unpact_lens.stats.estimate import Rate
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.perplexity import perplexity
 from unpact_lens.results import Result
 from unpact_lens.stats.bootstrap import mean_interval
-from unpact_lens.stats.rates import Estimate, MeanRate, Rate, lost
+from unpact_lens.stats.estimate import Estimate, MeanRate, Rate, lost
 
 FACT = "fact_span"
 """The metric by which a fact counts as right."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
-from unpact_lens.stats.rates import Estimate
+from unpact_lens.stats.estimate import Estimate
 
 EPSILON = 0.1
 """How much remaining knowledge, destruction or excess recovery is tolerated."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
-from unpact_lens.stats.rates import Rate
+from unpact_lens.stats.estimate import Rate
 
 if TYPE_CHECKING:
     from unpact_lens.recovery import Recovery

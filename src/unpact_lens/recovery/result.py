@@ -13,7 +13,9 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import Result, storable
-from unpact_lens.stats.rates import Contrast, Difference, Estimate, Rate, holm, paired_difference
+from unpact_lens.stats.bootstrap import paired_difference
+from unpact_lens.stats.estimate import Contrast, Difference, Estimate, Rate
+from unpact_lens.stats.tests import holm
 
 EMPHASIS_FAMILY, CONTROL_FAMILY, PROBE_FAMILY = "emphasis", "control", "probe"
 

@@ -1,108 +1,105 @@
-"""Means over questions with bootstrap intervals that draw whole subjects: facts about one are not independent."""
+"""Compute score intervals of proportions: Wilson's for one, Newcombe's for the difference of two."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from statsmodels.stats.proportion import proportion_confint
 
 from unpact_lens.errors import InputError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+LEVEL = 0.95
+"""Confidence level of every interval unless another is given."""
+
+NAN = float("nan")
+
+Number = int | float
+Ends = tuple[float, float]
+"""Lower and upper end of an interval."""
 
 
 def require_level(level: float) -> None:
-    """Refuse a confidence level that is none.
+    """Check a confidence level.
 
     Raises:
-        InputError: unless it lies between 0 and 1.
+        InputError: If it is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise InputError(f"level={level}; a confidence level lies between 0 and 1, e.g. 0.95")
 
 
-def clustered_mean(
-    values: Float[Tensor, " item"], clusters: Sequence[str], level: float, resamples: int, seed: int
-) -> Float[Tensor, " 4"]:
-    """`[mean, low, high, n]` over the defined values; percentile bootstrap that draws whole clusters.
+def wilson(count: Number, n: Number, level: float = LEVEL) -> Ends:
+    """Compute the Wilson score interval of a proportion.
 
-    With a single cluster there is nothing to draw, and the interval is NaN.
+    Args:
+        count: Number of events; fractions are allowed.
+        n: Number of trials.
+        level: Confidence level.
+
+    Returns:
+        Lower and upper end; (NaN, NaN) if `n` is 0.
+
+    Source: Wilson 1927, through statsmodels.
+
+    >>> tuple(round(x, 4) for x in wilson(0, 35))
+    (0.0, 0.0989)
     """
-    defined = ~values.isnan()
-    kept = [c for c, keep in zip(clusters, defined.tolist(), strict=True) if keep]
-    if not kept:
-        return torch.tensor([float("nan"), float("nan"), float("nan"), 0.0], dtype=torch.float64)
-    return clustered_means(values[defined][:, None], kept, level, resamples, seed)[0]
+    if n == 0:
+        return NAN, NAN
+    low, high = proportion_confint(count, n, alpha=1 - level, method="wilson")
+    return float(low), float(high)
 
 
-def clustered_means(
-    values: Float[Tensor, "item column"], clusters: Sequence[str], level: float, resamples: int, seed: int
-) -> Float[Tensor, "column 4"]:
-    """`clustered_mean` of many columns with the same draws; a column with undefined values goes by itself."""
-    undefined = values.isnan().any(0)
-    if undefined.any():
-        together = clustered_means(values.nan_to_num(), clusters, level, resamples, seed)
-        for column in undefined.nonzero()[:, 0].tolist():
-            together[column] = clustered_mean(values[:, column], clusters, level, resamples, seed)
-        return together
-    member, times = _draws(clusters, resamples, seed)
-    sums, counts = member @ values.double().cpu().numpy(), member.sum(1)
-    low = high = np.full(values.shape[1], np.nan)
-    if len(counts) > 1:
-        low, high = np.quantile(times @ sums / (times @ counts)[:, None], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    n = np.full(values.shape[1], float(len(clusters)))
-    return torch.from_numpy(np.stack([sums.sum(0) / counts.sum(), low, high, n], axis=1))
+def newcombe(p1: float, ends1: Ends, p2: float, ends2: Ends) -> Ends:
+    r"""Compute Newcombe's score interval for the difference $D$ of two independent proportions.
 
+    $D - \sqrt{(p_1 - l_1)^2 + (u_2 - p_2)^2}$ and $D + \sqrt{(u_1 - p_1)^2 + (p_2 - l_2)^2}$.
 
-def clustered_ratios(
-    parts: Float[Tensor, "item column"],
-    wholes: Float[Tensor, " item"],
-    clusters: Sequence[str],
-    level: float,
-    resamples: int,
-    seed: int,
-) -> Float[Tensor, "column 4"]:
-    r"""`[ratio, low, high, n]` of $\sum_i \mathrm{part}_i / \sum_i \mathrm{whole}_i$, drawing whole clusters.
+    Args:
+        p1: First proportion.
+        ends1: Wilson interval $(l_1, u_1)$ of the first.
+        p2: Second proportion, which is subtracted.
+        ends2: Wilson interval $(l_2, u_2)$ of the second.
 
-    The ratio of sums, not the mean of ratios: an item that lost almost nothing must not count as much as one that lost
-    all. An item whose part is undefined is left out of both sums. NaN where the wholes are all zero; with a single
-    cluster the interval is NaN.
+    Returns:
+        Lower and upper end.
+
+    Source: Newcombe 1998, Statistics in Medicine 17:873, method 10.
     """
-    undefined = parts.isnan()
-    if undefined.any():
-        together = clustered_ratios(parts.nan_to_num(), wholes, clusters, level, resamples, seed)
-        for column in undefined.any(0).nonzero()[:, 0].tolist():
-            kept = (~undefined[:, column]).nonzero()[:, 0].tolist()
-            together[column] = torch.tensor([float("nan")] * 3 + [0.0], dtype=torch.float64)
-            if kept:
-                mine = [clusters[i] for i in kept]
-                together[column] = clustered_ratios(
-                    parts[kept][:, [column]], wholes[kept], mine, level, resamples, seed
-                )[0]
-        return together
-    member, times = _draws(clusters, resamples, seed)
-    over, under = member @ parts.double().cpu().numpy(), member @ wholes.double().cpu().numpy()
-    low = high = np.full(parts.shape[1], np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = over.sum(0) / under.sum()
-        if len(under) > 1:
-            drawn = times @ over / (times @ under)[:, None]
-            low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    if not under.any():
-        ratio = np.full_like(ratio, np.nan)
-    return torch.from_numpy(np.stack([ratio, low, high, np.full_like(ratio, len(clusters))], axis=1))
+    (l1, u1), (l2, u2) = ends1, ends2
+    return p1 - p2 - math.hypot(p1 - l1, u2 - p2), p1 - p2 + math.hypot(u1 - p1, p2 - l2)
 
 
-def _draws(clusters: Sequence[str], resamples: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Which item is in which cluster, `[cluster, item]`, and how often each draw takes each cluster."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    member = np.zeros((len(names), len(clusters)))
-    member[[names[c] for c in clusters], range(len(clusters))] = 1
-    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    times = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(float)
-    return member, times
+def paired_score_interval(
+    both: Number, only_first: Number, only_second: Number, neither: Number, level: float = LEVEL
+) -> Ends:
+    r"""Compute the score interval for the difference of two proportions observed on the same items.
+
+    The ends of both Wilson intervals are combined with the correlation $\hat\phi$ (continuity-corrected):
+    $D - \sqrt{a^2 - 2\hat\phi ab + b^2}$ with $a = p_1 - l_1$, $b = u_2 - p_2$; the upper end uses $u_1 - p_1$ and
+    $p_2 - l_2$. If no event occurred on either side, the ends are those of Wilson's interval for 0 in n.
+
+    Args:
+        both: Items where both events occurred.
+        only_first: Items where only the first event occurred.
+        only_second: Items where only the second event occurred.
+        neither: Items where neither occurred.
+        level: Confidence level.
+
+    Returns:
+        Lower and upper end.
+
+    Source: Newcombe 1998, Statistics in Medicine 17:2635, method 10.
+    """
+    n = both + only_first + only_second + neither
+    yes1, yes2 = both + only_first, both + only_second
+    (l1, u1), (l2, u2) = wilson(yes1, n, level), wilson(yes2, n, level)
+    p1, p2 = yes1 / n, yes2 / n
+    cross = both * neither - only_first * only_second
+    margins = yes1 * (n - yes1) * yes2 * (n - yes2)
+    if cross > 0:
+        cross = max(0.0, cross - n / 2)
+    phi = cross / math.sqrt(margins) if margins > 0 else 0.0
+    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
+    above = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
+    return p1 - p2 - math.sqrt(max(0.0, below)), p1 - p2 + math.sqrt(max(0.0, above))

@@ -15,8 +15,8 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.result import Scores, kept_groups
 from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
 from unpact_lens.results import Result
-from unpact_lens.stats.bootstrap import quantiles, resampled_means
-from unpact_lens.stats.rates import Difference, MeanRate, paired_difference
+from unpact_lens.stats.bootstrap import paired_difference, quantiles, resampled_means
+from unpact_lens.stats.estimate import Difference, MeanRate
 from unpact_lens.study.pooled import beyond, estimates
 from unpact_lens.study.result import Cell, Study
 

@@ -21,7 +21,9 @@ from unpact_lens.recovery.result import (
     stand_in_row,
     without_controls,
 )
-from unpact_lens.stats.rates import Difference, holm, paired_difference
+from unpact_lens.stats.bootstrap import paired_difference
+from unpact_lens.stats.estimate import Difference
+from unpact_lens.stats.tests import holm
 from unpact_lens.study.result import HasCells
 
 NAN = float("nan")

@@ -14,7 +14,7 @@ from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict
 from unpact_lens.recovery.result import Recovery
 from unpact_lens.results import Result
-from unpact_lens.stats.rates import Estimate, Rate
+from unpact_lens.stats.estimate import Estimate, Rate
 from unpact_lens.unlearning.result import History
 
 

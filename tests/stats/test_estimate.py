@@ -1,0 +1,112 @@
+"""Rates, their means and their differences have the values and intervals of their definitions."""
+
+import math
+
+import pytest
+import torch
+from statsmodels.stats.proportion import confint_proportions_2indep
+
+from unpact_lens.errors import InputError
+from unpact_lens.results import load, save
+from unpact_lens.stats.bootstrap import clustered_mean, paired_difference
+from unpact_lens.stats.estimate import Contrast, Estimate, MeanRate, PlainEstimate, Rate, lost
+
+
+def flags(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.bool)
+
+
+def test_zero_events_certify_a_tenth_with_35_facts_and_not_with_34():
+    assert Rate(0, 35).high <= 0.1 < Rate(0, 34).high
+
+
+def test_a_rate_of_no_trials_is_undefined_and_not_zero():
+    rate = Rate(0, 0)
+    assert all(math.isnan(x) for x in (rate.value, rate.low, rate.high))
+    assert str(rate) == "undefined"
+
+
+@pytest.mark.parametrize(("count", "n"), [(3, 2), (-1, 2)])
+def test_an_impossible_rate_is_refused(count, n):
+    with pytest.raises(InputError, match=f"a rate of {count} in {n}"):
+        Rate(count, n)
+
+
+def test_lost_counts_only_facts_right_before():
+    assert lost(flags(1, 1, 1, 0, 0), flags(0, 1, 0, 0, 1)) == Rate(2, 3)
+    assert lost(flags(0, 0), flags(1, 0)).n == 0
+
+
+def test_lost_refuses_outcomes_of_different_facts():
+    # Where shapes are checked at run time, that check speaks first.
+    with pytest.raises((InputError, TypeError), match=r"shape \(2,\) and \(3,\) cannot be paired|'right_after'"):
+        lost(flags(1, 1), flags(1, 1, 1))
+
+
+def test_the_mean_of_one_rate_is_that_rate():
+    one, mean = Rate(3, 20), MeanRate((Rate(3, 20),))
+    assert (mean.value, mean.low, mean.high) == pytest.approx((one.value, one.low, one.high))
+
+
+def test_the_mean_of_two_rates_has_their_wilson_variances_added():
+    near, far = Rate(4, 20), Rate(1, 30)
+    mean = MeanRate((near, far))
+    assert mean.value == pytest.approx((near.value + far.value) / 2)
+    assert mean.high - mean.value == pytest.approx(0.5 * math.hypot(near.high - near.value, far.high - far.value))
+    assert mean.value - mean.low == pytest.approx(0.5 * math.hypot(near.value - near.low, far.value - far.low))
+
+
+def test_the_mean_is_undefined_when_a_part_is():
+    mean = MeanRate((Rate(1, 2), Rate(0, 0)))
+    assert mean.n == 0
+    assert math.isnan(mean.value)
+    assert math.isnan(mean.high)
+
+
+def test_contrast_is_the_newcombe_interval_of_a_peer():
+    contrast = Contrast(Rate(7, 20), Rate(2, 31))
+    peer = confint_proportions_2indep(7, 20, 2, 31, method="newcomb")
+    assert (contrast.low, contrast.high) == pytest.approx(peer, abs=1e-9)
+    assert math.isnan(Contrast(Rate(1, 2), Rate(0, 0)).low)
+
+
+def test_more_facts_of_the_same_kind_narrow_every_interval():
+    difference = paired_difference(flags(1, 0, 1, 1, 0, 1, 0), flags(0, 1, 0, 0, 0, 1, 0), list("abcdefg"))
+    for estimate in (Rate(3, 10), MeanRate((Rate(3, 10), Rate(1, 9))), Contrast(Rate(3, 10), Rate(1, 9)), difference):
+        assert estimate.interval(estimate.n) == (estimate.low, estimate.high)
+        low, high = estimate.interval(100 * estimate.n)
+        assert estimate.low < low < estimate.value < high < estimate.high
+        assert high - low == pytest.approx((estimate.high - estimate.low) / 10, rel=0.35)
+
+
+def test_estimates_are_saved_inside_a_result(tmp_path):
+    from unpact_lens.evaluation.verdict import verdict
+
+    judged = verdict(Rate(0, 0), MeanRate((Rate(0, 0), Rate(1, 2))), {})
+    assert math.isnan(judged.distance)
+    save(judged, tmp_path / "v")
+    assert load(tmp_path / "v") == judged
+
+
+def test_a_mean_rate_takes_rates_over_seeds():
+    gone = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    part = paired_difference(gone, torch.zeros_like(gone), list("abcd"))
+    mean = MeanRate((part, part))
+    assert (mean.value, mean.n) == (pytest.approx(0.375), 8)
+    assert mean.low < 0.375 < mean.high
+
+
+def test_a_row_of_the_bootstrap_is_an_estimate():
+    row = clustered_mean(torch.tensor([0.0, 0.5, 1.0, 0.5]), list("abcd"), 0.9, 400, seed=0)
+    estimate = PlainEstimate.of(row, level=0.9)
+    assert isinstance(estimate, Estimate)
+    assert list(estimate.row().values()) == row.tolist()
+    assert (estimate.level, estimate.p) == (0.9, None)
+    low, high = estimate.interval(400)
+    assert high - low == pytest.approx((estimate.high - estimate.low) / 10)
+
+
+def test_every_estimate_gives_the_same_columns():
+    for estimate in (Rate(3, 10), MeanRate((Rate(3, 10), Rate(1, 9))), Contrast(Rate(3, 10), Rate(1, 9))):
+        assert estimate.row() == {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+        assert (estimate.level, estimate.p) == (0.95, None)
