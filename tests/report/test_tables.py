@@ -1,4 +1,4 @@
-"""The tables of a report hold the numbers of the study."""
+"""Check that the tables of a report hold the numbers of the study."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.plots import studies
 from unpact_lens.report import tables
-from unpact_lens.report.words import number
+from unpact_lens.report.sentences import number
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def study():
     return studies.study()
 
 
-def test_each_cell_of_the_verdict_table_is_the_frames_number(study):
+def test_the_verdict_table_has_the_numbers_of_the_frame(study):
     table = tables.verdict_table(study)
     frame = study.to_frame()
     assert [r["name"] for r in table["rows"]] == list(frame["method"])
@@ -29,7 +29,7 @@ def test_each_cell_of_the_verdict_table_is_the_frames_number(study):
     assert ga["verdicts"] == list(study.cells[0].verdict.labels)
 
 
-def test_the_control_that_leaves_least_and_the_strongest_probe_are_named(study):
+def test_the_strongest_control_and_probe_are_named(study):
     table, frame = tables.verdict_table(study), study.to_frame()
     keys = [c.key for c in table["columns"]]
     ga = table["rows"][0]["cells"]
@@ -37,7 +37,7 @@ def test_the_control_that_leaves_least_and_the_strongest_probe_are_named(study):
     assert ga[keys.index("net_R")]["note"] == frame["net_R_control"][0].split(":")[0].replace("_", " ")
 
 
-def test_the_retrain_row_has_forgetting_and_destruction_only(study):
+def test_the_row_of_the_retrained_model_has_forgetting_and_destruction_only(study):
     table = tables.verdict_table(study)
     shown = dict(zip([c.key for c in table["columns"]], table["control"], strict=True))
     assert shown["F"]["text"] == number(study.control.forgetting.value)
@@ -50,9 +50,9 @@ def test_every_column_has_a_definition():
     assert all(len(c.about) > 40 for c in tables.COLUMNS)
 
 
-def test_scores_stand_for_every_model_and_group(study):
+def test_the_scores_table_has_every_model_and_group(study):
     table = tables.scores_table(study)
-    assert [r["name"] for r in table["rows"]][:3] == ["before", "retrain control", "ga"]
+    assert [r["name"] for r in table["rows"]][:3] == ["original model", "retrained model", "ga"]
     n = len(table["metrics"][0][1])
     ga = table["rows"][2]["cells"]
     assert ga[1]["text"] == number(study.cells[0].scores.mean("fact_span", "near"))
@@ -71,7 +71,7 @@ def test_generated_answers_are_those_of_the_first_facts(study):
     assert {"before", "after", "control"} <= set(rows[0])
 
 
-def test_recovery_rows_are_the_frames(study):
+def test_recovery_rows_have_the_numbers_of_the_frame(study):
     recovery = study.cells[1].recovery
     rows, frame = tables.recovery_rows(recovery), recovery.to_frame()
     assert len(rows) == len(frame)
@@ -83,9 +83,9 @@ def test_recovery_rows_are_the_frames(study):
     assert never[0]["control"] == "0.00"
 
 
-def test_examples_are_of_the_first_facts_under_every_row(study):
+def test_examples_are_of_the_first_facts_under_every_prompt(study):
     recovery = study.cells[0].recovery
-    shown = tables.first_per_probe(recovery, facts=1)
+    shown = tables.examples_of_first_facts(recovery, facts=1)
     assert {e.id for e in shown} == {"qa0"}
     assert [e.probe for e in shown] == ["plain", *recovery.probes]
 
@@ -97,7 +97,7 @@ def test_facts_are_counted_by_group(study):
     assert known["general"] == int(study.before.right[-10:].sum())
 
 
-def test_what_a_rate_is_over_stands_under_it(study):
+def test_the_number_of_facts_is_shown_below_a_rate(study):
     table = tables.verdict_table(study)
     shown = dict(zip([c.key for c in table["columns"]], table["rows"][4]["cells"], strict=True))
     assert shown["F"]["note"] == "n = 40"

@@ -1,5 +1,5 @@
-"""One self-contained HTML file from a finished study."""
+"""Write one self-contained HTML file from a finished study."""
 
-from unpact_lens.report.write import write_report
+from unpact_lens.report.write_report import write_report
 
 __all__ = ["write_report"]

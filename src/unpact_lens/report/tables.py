@@ -1,26 +1,36 @@
-"""The report's tables: verdicts with every rate, answers by metric, what was generated."""
+"""Build the tables of the report: verdicts with their rates, metrics by model, answers, probes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unpact_lens.report.words import interval, labels_of, number
+from unpact_lens.report.sentences import interval, labels_of, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from unpact_lens.evaluation.result import Scores
+    from unpact_lens.recovery.result import Example, Recovery
+    from unpact_lens.report.study_like import CellLike, StudyLike
 
 FIRST_EXAMPLES = 8
-"""How many facts are shown: the first of the seed, never chosen."""
+"""Number of facts shown: always the first of the seed, never selected."""
+
+GROUPS_SHOWN = ("forget", "near", "far", "general")
+"""Groups of facts that tables show."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the verdict table.
+    """Describe a column of the verdict table.
 
     Attributes:
-        key: in the study's frame; its interval stands in `{key}_low` and `{key}_high` where there is one.
-        label: over the column.
-        about: what it is, with its formula.
+        key: Column of the study's frame. Its 95% CI is in the columns `{key}_low` and `{key}_high`, if any.
+        label: Header of the column.
+        about: Definition of the quantity.
     """
 
     key: str
@@ -29,45 +39,51 @@ class Column:
 
 
 COLUMNS = (
-    Column("F", "F", "Forgetting: of the forget facts right before, the fraction wrong after, under the plain prompt "
-           "(the fact span in the generated answer). Higher is more forgotten."),
-    Column("D_near", "D near", "Destruction of near facts (same relation or neighbouring subject): of those right "
-           "before, the fraction wrong after. Lower is better."),
-    Column("D_far", "D far", "Destruction of far facts (unrelated to what was forgotten): of those right before, the "
-           "fraction wrong after. Lower is better."),
-    Column("D", "D", "Destruction: the mean of D near and D far."),
-    Column("R", "R", "Recovery: of the common set (right before under the plain and every compared prompt, wrong after "
-           "under the plain one), the fraction right after under the headline emphasis."),
-    Column("net_R", "net R", "R minus the same rate under the control that leaves least of it (random words, unrelated "
-           "text, paraphrase, wrong subject, retrain model): what the key words themselves bring back."),
-    Column("excess", "excess", "Over all probes (emphasis, paraphrase, prefill, relearning): the recovered rate "
-           "minus the control model's under that same probe; the largest, with its probe. What is hidden, not erased."),
-    Column("overlap", "overlap", "Jaccard overlap of the KeyTokens before and after, mean over the forget facts: 1 "
-           "is unchanged focus, 0 a wholly different one."),
-    Column("prefill", "prefill", "Of the common set, the fraction right after when the answer's opening is given."),
-    Column("relearn", "relearn", "Of the common set facts held out of it, the fraction right after relearning on a few "
-           "of the forgotten facts."),
-    Column("distance", "distance", "Distance to reliable: the Euclidean norm of (1 − F, max(0, largest excess), D). 0 "
-           "is reliable, √3 the worst."),
+    Column("F", "F", "Forgetting: of the forget facts that the original model knows, the fraction that the unlearned "
+           "model does not, under the plain prompt. A fact is known if its span is in the generated answer. Higher is "
+           "more forgotten."),
+    Column("D_near", "D near", "Destruction of near facts (same relation or related subject): of those that the "
+           "original model knows, the fraction that the unlearned model does not. Lower is better."),
+    Column("D_far", "D far", "Destruction of far facts (unrelated to the forgotten ones): of those that the original "
+           "model knows, the fraction that the unlearned model does not. Lower is better."),
+    Column("D", "D", "Destruction: the mean of D near and D far. Lower is better."),
+    Column("R", "R", "Recovery: of the common set, the fraction that the unlearned model answers under the main "
+           "emphasis. The common set holds the facts that the original model knows under the plain and every compared "
+           "prompt, and the unlearned model does not know under the plain one."),
+    Column("net_R", "net R", "R minus the rate under the control that leaves the smallest difference (random words, "
+           "unrelated text, paraphrase, wrong subject, retrained model): the recovery due to the key words."),
+    Column("excess", "excess", "Largest excess over all probes (emphasis, paraphrase, prefill, relearning): the "
+           "recovered rate minus that of the retrained model under the same probe. It measures hidden facts."),
+    Column("overlap", "overlap", "Jaccard overlap of the KeyTokens of the original and the unlearned model, mean over "
+           "the forget facts. 1 is the same focus, 0 is a disjoint one."),
+    Column("prefill", "prefill", "Of the common set, the fraction that the unlearned model answers when given the "
+           "answer prefix."),
+    Column("relearn", "relearn", "Of the common set, without the relearned facts, the fraction that the unlearned "
+           "model answers after relearning a few of the forgotten facts."),
+    Column("distance", "distance", "Distance to reliable unlearning: the Euclidean norm of (1 − F, max(0, largest "
+           "excess), D). 0 is reliable, √3 the largest value."),
 )  # fmt: skip
-"""What the verdict table shows, between the method and its verdict."""
+"""Columns of the verdict table, between the method and its verdict."""
 
 VERDICTS = {
     "insufficient": "F < 1 − ε: too much is still known.",
-    "destroyed": "D > ε: facts that were to be kept are gone.",
-    "hid": "the excess of some probe > ε: the facts are still there.",
+    "destroyed": "D > ε: facts that should be kept are lost.",
+    "hid": "The excess of some probe is > ε: the facts are still in the model.",
     "erased": "F ≥ 1 − ε, D ≤ ε and every excess ≤ ε.",
-    "undecided": "no rule holds with confidence: an interval straddles its threshold.",
+    "undecided": "No rule is satisfied by a whole 95% CI.",
 }
-"""The rule of each verdict; each holds only where the whole 95% interval says so."""
+"""Rule of each verdict. A verdict is given only if the whole 95% CI satisfies its rule."""
 
 
-def verdict_table(study: Any) -> dict[str, Any]:
-    """The table of methods: one row a cell, and the retrain control's where there is one.
+def verdict_table(study: StudyLike) -> dict[str, Any]:
+    """Build the table of verdicts: one row per cell, and one for the retrained model if there is one.
+
+    Args:
+        study: A finished study.
 
     Returns:
-        `columns` (those that the study has), and `rows` of `name`, `cells` (text, interval, share for a bar),
-        `verdicts`, `why`, `open`.
+        `columns` (those that the study has), `control` (cells of the retrained model, or None), and `rows` with `name`,
+        `stopped`, `cells` (text, interval, bar, note), `verdicts`, `why` and `open`.
     """
     frame = study.to_frame()
     columns = [c for c in COLUMNS if c.key in frame]
@@ -93,17 +109,21 @@ def verdict_table(study: Any) -> dict[str, Any]:
     return {"columns": columns, "rows": rows, "control": _control_row(study.control, columns)}
 
 
-def scores_table(study: Any) -> dict[str, Any]:
-    """Metrics by group of facts for the model before, the control and every cell.
+def scores_table(study: StudyLike) -> dict[str, Any]:
+    """Build the table of metrics by group of facts, for the original model, the retrained model and every cell.
+
+    Args:
+        study: A finished study.
 
     Returns:
-        `metrics` (with their groups), and `rows` of `name` and `cells`.
+        `metrics` (with their groups), `rows` with `name`, `cells` and `perplexity`, and whether any perplexity is
+        defined.
     """
-    models = {"before": study.before}
+    models = {"original model": study.before}
     if study.control is not None:
-        models["retrain control"] = study.control
+        models["retrained model"] = study.control
     models |= dict(zip(labels_of(study.cells), (c.scores for c in study.cells), strict=True))
-    groups = [g for g in ("forget", "near", "far", "general") if g in study.before.groups]
+    groups = [g for g in GROUPS_SHOWN if g in study.before.groups]
     metrics = [(m, groups) for m in study.before.metrics]
     rows = [
         {
@@ -120,11 +140,16 @@ def scores_table(study: Any) -> dict[str, Any]:
     }
 
 
-def generated_rows(study: Any, cell: Any) -> list[dict[str, Any]]:
-    """What the models answered to the first forget facts of the seed, under the plain prompt.
+def generated_rows(study: StudyLike, cell: CellLike) -> list[dict[str, Any]]:
+    """List the answers of the models to the first forget facts of the seed, under the plain prompt.
+
+    Args:
+        study: A finished study.
+        cell: One of its cells.
 
     Returns:
-        Rows of `prompt`, `gold`, and for `before`, `after` (and `control`) the text and whether the fact is in it.
+        Rows of `prompt`, `gold`, and the answers `before`, `after` (and `control`), each with its text and whether it
+        has the fact.
     """
     return [
         {
@@ -140,8 +165,8 @@ def generated_rows(study: Any, cell: Any) -> list[dict[str, Any]]:
     ]
 
 
-def recovery_rows(recovery: Any) -> list[dict[str, str]]:
-    """The numbers behind the recovery figure, for reading."""
+def recovery_rows(recovery: Recovery) -> list[dict[str, str]]:
+    """Format the numbers of the recovery figure, one row per probe or control."""
     rows = []
     for row in recovery.to_frame().to_dict("records"):
         beside = row.get("control", row.get("never known"))
@@ -162,25 +187,25 @@ def recovery_rows(recovery: Any) -> list[dict[str, str]]:
     return rows
 
 
-def first_per_probe(recovery: Any, facts: int = 2) -> list[Any]:
-    """The kept examples of the first facts, under every row."""
+def examples_of_first_facts(recovery: Recovery, facts: int = 2) -> list[Example]:
+    """Return the saved examples of the first facts, under every prompt."""
     ids = list(dict.fromkeys(e.id for e in recovery.examples))[:facts]
     return [e for e in recovery.examples if e.id in ids]
 
 
-def by_group(scores: Any, *, known: bool = False) -> dict[str, int]:
-    """How many facts each group has, or how many of them the model gave."""
+def by_group(scores: Scores, *, known: bool = False) -> dict[str, int]:
+    """Count the facts of each group, or with `known` those that the model answers correctly."""
     counted = [g for g, right in zip(scores.groups, scores.right.tolist(), strict=True) if right or not known]
-    return {g: counted.count(g) for g in ("forget", "near", "far", "general") if g in scores.groups}
+    return {g: counted.count(g) for g in GROUPS_SHOWN if g in scores.groups}
 
 
-def _cell(row: Any, key: str, size: int | None) -> dict[str, Any]:
-    """A number with its interval, a bar where it is a share, and what it is over: n facts, or the name of a control."""
+def _cell(row: pd.Series, key: str, size: int | None) -> dict[str, Any]:
+    """Format a number with its interval, a bar for a share, and a note (n facts, or the name of a control)."""
     value = row[key]
     shown = {
         "text": number(value),
         "interval": interval(row.get(f"{key}_low"), row.get(f"{key}_high")),
-        "bar": None if math.isnan(value) or key == "distance" else round(min(max(value, 0.0), 1.0), 3),
+        "bar": None if key == "distance" else _bar(value),
         "note": "" if size is None else f"n = {size}",
     }
     of = {"net_R": "net_R_control", "excess": "excess_probe"}.get(key)
@@ -189,8 +214,8 @@ def _cell(row: Any, key: str, size: int | None) -> dict[str, Any]:
     return shown
 
 
-def _control_row(control: Any, columns: Sequence[Column]) -> list[dict[str, Any]] | None:
-    """F and D of the retrain control; probes have no excess there by definition."""
+def _control_row(control: Scores | None, columns: Sequence[Column]) -> list[dict[str, Any]] | None:
+    """Format F and D of the retrained model. Its excess is zero by definition and not shown."""
     if control is None or control.values_before is None:
         return None
     rates = {
@@ -208,10 +233,15 @@ def _control_row(control: Any, columns: Sequence[Column]) -> list[dict[str, Any]
 
 
 def _share(value: float) -> dict[str, Any]:
-    return {"text": number(value), "bar": None if math.isnan(value) else round(min(max(value, 0.0), 1.0), 3)}
+    return {"text": number(value), "bar": _bar(value)}
 
 
-def _answer(scores: Any, fact: str) -> dict[str, Any]:
+def _bar(value: float) -> float | None:
+    """Return the length of a bar, 0 to 1. None if the value is undefined."""
+    return None if math.isnan(value) else round(min(max(value, 0.0), 1.0), 3)
+
+
+def _answer(scores: Scores, fact: str) -> dict[str, Any]:
     if fact not in scores.ids:
         return {"text": "", "right": None}
     at = scores.ids.index(fact)

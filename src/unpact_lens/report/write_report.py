@@ -1,7 +1,7 @@
-"""Write the report: collect figures and tables, fill the template, embed everything in one file.
+"""Write the HTML report of a study: collect figures and tables, fill the template, embed everything in one file.
 
-Figures are JSON in the page and drawn when they come into view; plotly.js is embedded once. The page forbids itself
-all network access (its content security policy), so what is read offline is what is read online.
+Figures are JSON in the page and are drawn when they come into view. plotly.js is embedded once. The content security
+policy of the page forbids all network access, so the page is the same offline and online.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import plotly.graph_objects as go
@@ -24,46 +24,29 @@ from unpact_lens.plots.comparison import head_triptych, model_diff
 from unpact_lens.plots.focus import focus_shift
 from unpact_lens.plots.recovery import recovery_bars
 from unpact_lens.plots.unlearning import history_frame
-from unpact_lens.report import tables, words
+from unpact_lens.report import sentences, tables
 from unpact_lens.results import write_text
 
+if TYPE_CHECKING:
+    from unpact_lens.attribution import Attribution, KeyRule
+    from unpact_lens.report.study_like import CellLike, StudyLike
+
 FORGET_MAPS, RETAIN_MAPS, DIFF_MAPS = 8, 4, 3
-"""How many facts have token maps and head maps: the first of the seed, never chosen."""
-
-
-@runtime_checkable
-class StudyLike(dilemma.StudyLike, Protocol):
-    """What the report reads of a study; `unpact_lens.study.Study` has it."""
-
-    # ruff: noqa: D102
-    @property
-    def before(self) -> Any: ...
-
-    @property
-    def cells(self) -> tuple[Any, ...]: ...
-
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def environment(self) -> dict[str, Any]: ...
+"""Number of facts with token maps and head maps: always the first of the seed, never selected."""
 
 
 def write_report(study: StudyLike, path: str | os.PathLike[str]) -> Path:
-    """Write one self-contained HTML file: what was found, how it was found, and what to beware of.
+    """Write the report of a study as one self-contained HTML file.
 
     Args:
-        study: a finished study.
-        path: the file; its directory is made if it does not exist.
+        study: A finished study.
+        path: HTML file to write. Its directory is created if needed.
 
     Returns:
         The file.
 
     Raises:
-        InputError: if the study has no cells, or `path` is a directory.
+        InputError: If the study has no cells, or `path` is a directory.
     """
     file = Path(path)
     if not study.cells:
@@ -74,21 +57,21 @@ def write_report(study: StudyLike, path: str | os.PathLike[str]) -> Path:
 
 
 def render(study: StudyLike) -> str:
-    """The report's HTML."""
+    """Return the report as HTML."""
     figures = Figures()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
-    environment.globals["number"] = words.number
+    environment.globals["number"] = sentences.number
     page = environment.from_string(asset("report.html.jinja"))
     context = {
         "title": study.config.get("name", "study"),
-        "headline": words.headline(study),
-        "command": words.command(study),
+        "headline": sentences.headline(study),
+        "command": sentences.command(study),
         "config": study.config,
         "epsilon": float(study.config.get("epsilon", 0.1)),
         "groups": tables.by_group(study.before),
         "known": tables.by_group(study.before, known=True),
-        "duration": words.duration(study.seconds),
+        "duration": sentences.duration(study.seconds),
         "environment": study.environment,
         "has_control": study.control is not None,
         "verdicts": tables.verdict_table(study),
@@ -110,18 +93,18 @@ def render(study: StudyLike) -> str:
     )
 
 
-def cell_context(study: StudyLike, cell: Any, name: str, figures: Figures) -> dict[str, Any]:
-    """Everything that the report shows of one method and seed."""
+def cell_context(study: StudyLike, cell: CellLike, name: str, figures: Figures) -> dict[str, Any]:
+    """Collect all that the report shows of one method and seed."""
     return {
         "name": name,
         "stopped": cell.stopped,
-        "seconds": words.duration(cell.seconds),
+        "seconds": sentences.duration(cell.seconds),
         "settings": cell.settings,
         "recovery": figures.add(recovery_bars(cell.recovery, name=name)),
         "recovery_rows": tables.recovery_rows(cell.recovery),
         "stand_in": cell.recovery.stand_in,
         "excluded": dict(cell.recovery.excluded),
-        "examples": tables.first_per_probe(cell.recovery),
+        "examples": tables.examples_of_first_facts(cell.recovery),
         "focus": figures.add(focus_shift(cell.focus)),
         "maps": [token_map(*pair, figures) for pair in map_pairs(cell)],
         "diffs": [
@@ -133,8 +116,8 @@ def cell_context(study: StudyLike, cell: Any, name: str, figures: Figures) -> di
     }
 
 
-def map_pairs(cell: Any) -> list[tuple[Any, Any, Any]]:
-    """Attributions before and after of the first forget and retain facts, with the rule of their KeyTokens."""
+def map_pairs(cell: CellLike) -> list[tuple[Attribution, Attribution, KeyRule]]:
+    """Pair the attributions of the original and the unlearned model for the first facts, with their KeyTokens rule."""
     kept = [(cell.focus, FORGET_MAPS), (cell.focus_retain, RETAIN_MAPS)]
     return [
         (before, after, focus.rule)
@@ -144,8 +127,8 @@ def map_pairs(cell: Any) -> list[tuple[Any, Any, Any]]:
     ]
 
 
-def example_names(cell: Any) -> list[dict[str, str]]:
-    """The questions whose token maps are shown, with their group."""
+def example_names(cell: CellLike) -> list[dict[str, str]]:
+    """List the questions that have token maps, with their group."""
     n_forget = len(cell.focus.before[:FORGET_MAPS])
     return [
         {"group": "forget" if i < n_forget else "retain", "name": before.prompt}
@@ -153,38 +136,38 @@ def example_names(cell: Any) -> list[dict[str, str]]:
     ]
 
 
-def token_map(before: Any, after: Any, rule: Any, figures: Figures) -> dict[str, Any]:
-    """One question: inline tokens before | after | Δ, the same by answer token, and the KeyTokens of both."""
+def token_map(before: Attribution, after: Attribution, rule: KeyRule, figures: Figures) -> dict[str, Any]:
+    """Build the token maps of one question (original | unlearned | Δ), by prompt and answer token, with KeyTokens."""
     keys = {"before": before.key_tokens(rule), "after": after.key_tokens(rule)}
     return {
         "answer": before.answer,
         "unit": token_plots.unit(before),
         "tokens": Markup(token_plots.html_triptych(before, after)),
         "figure": figures.add(token_plots.token_triptych(before, after)),
-        "log_prob": (words.number(before.log_prob), words.number(after.log_prob)),
+        "log_prob": (sentences.number(before.log_prob), sentences.number(after.log_prob)),
         "key_tokens": {name: list(key.words or key.tokens) for name, key in keys.items()},
     }
 
 
 class Figures:
-    """The figures of a page, as JSON that no text inside can break out of."""
+    """Collect the figures of a page as JSON that is safe inside a `<script>` element."""
 
     def __init__(self) -> None:
         self._json: list[str] = []
 
     def add(self, figure: go.Figure) -> dict[str, Any]:
-        """Keep a figure; gives the `id` under which the page finds it, and its height in pixels."""
+        """Add a figure. Return the `id` of its script element and its height in pixels."""
         self._json.append(in_script(figure.to_json()))
         return {"id": f"figure-{len(self._json) - 1}", "height": figure.layout.height or 450}
 
     @property
     def scripts(self) -> list[tuple[str, Markup]]:
-        """Id and JSON of each figure."""
+        """Return id and JSON of each figure."""
         return [(f"figure-{i}", Markup(text)) for i, text in enumerate(self._json)]
 
 
 def in_script(text: str) -> str:
-    r"""JSON that can stand in a `<script>` element: the characters that could end it are written as escapes.
+    r"""Escape the characters of JSON that could end a `<script>` element.
 
     >>> in_script('{"a": "</script>&"}')
     '{"a": "\\u003c/script\\u003e\\u0026"}'
@@ -195,9 +178,9 @@ def in_script(text: str) -> str:
 
 
 def asset(name: str) -> str:
-    """A file of the report that is shipped with the package."""
+    """Read a file of the report that is shipped with the package."""
     return (resources.files("unpact_lens.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _named(study: StudyLike) -> list[tuple[Any, str]]:
-    return list(zip(study.cells, words.labels_of(study.cells), strict=True))
+def _named(study: StudyLike) -> list[tuple[CellLike, str]]:
+    return list(zip(study.cells, sentences.labels_of(study.cells), strict=True))

@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else, breaks on no text, and shows what the study found."""
+"""Check that the report is one self-contained page, safe for any text, with the numbers of the study."""
 
 import json
 from html.parser import HTMLParser
@@ -7,14 +7,15 @@ import pytest
 
 from tests.plots import examples, studies
 from unpact_lens.errors import InputError
-from unpact_lens.report import words, write_report
-from unpact_lens.report.write import in_script
+from unpact_lens.report import sentences, write_report
+from unpact_lens.report.tables import COLUMNS
+from unpact_lens.report.write_report import in_script
 
 VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The page as a browser would read it: tags, their nesting, text outside scripts."""
+    """Parse the page as a browser does: tags, nesting, text outside scripts."""
 
     def __init__(self, text):
         super().__init__()
@@ -60,14 +61,14 @@ def page(written):
     return Page(written.read_text(encoding="utf-8"))
 
 
-def test_it_is_one_well_formed_file_of_less_than_eight_megabytes(written, page):
+def test_the_report_is_one_well_formed_file_below_eight_megabytes(written, page):
     assert page.unbalanced == []
     assert page.open == []
     assert written.stat().st_size < 8e6
     assert list(written.parent.iterdir()) == [written]
 
 
-def test_it_loads_nothing_from_anywhere(page):
+def test_the_page_loads_no_other_resource(page):
     for _, attrs in page.tags:
         assert "src" not in attrs
         assert attrs.get("href", "#").startswith("#")
@@ -78,14 +79,14 @@ def test_it_loads_nothing_from_anywhere(page):
     assert not any(word in page.style for word in ("url(", "@import", "http"))
 
 
-def test_plotly_is_embedded_once_and_the_rest_are_data(page):
+def test_plotly_is_embedded_once_and_figures_are_json(page):
     assert sum("plotly.js v" in s for s in page.scripts.values()) == 1
     kinds = [a.get("type") for a in page.all("script")]
     assert kinds.count(None) == 2
     assert set(kinds) == {None, "application/json"}
 
 
-def test_every_place_for_a_figure_has_its_figure(page):
+def test_every_figure_element_has_its_data(page):
     places = [a["data-figure"] for _, a in page.tags if "data-figure" in a]
     assert len(places) == len(set(places)) > 20
     for place in places:
@@ -94,7 +95,7 @@ def test_every_place_for_a_figure_has_its_figure(page):
         assert figure["layout"]["title"]["text"]
 
 
-def test_hostile_text_is_shown_and_never_run(page):
+def test_markup_in_prompts_is_escaped(page):
     assert 'Where was "<script>alert(1)</script> & Ann</div> born?' in page.text
     assert "made-up <study>" in page.text
     assert 'A note with <b>markup</b> & "quotes".' in page.text
@@ -103,11 +104,11 @@ def test_hostile_text_is_shown_and_never_run(page):
 
 
 def test_the_headline_is_computed_from_the_verdicts(page, study):
-    assert words.headline(study) in page.text
+    assert sentences.headline(study) in page.text
     assert "unpact study made-up <study>.yaml" in page.text
 
 
-def test_one_panel_of_each_kind_is_shown_at_first(page, study):
+def test_one_panel_of_each_kind_is_visible_initially(page, study):
     panels = [a for _, a in page.tags if a.get("class") == "panel"]
     shown = [a for a in panels if "hidden" not in a]
     assert {a["data-cell"] for a in shown} == {"0"}
@@ -116,20 +117,22 @@ def test_one_panel_of_each_kind_is_shown_at_first(page, study):
     assert [a["data-diff"] for a in shown if "data-diff" in a] == ["0"]
 
 
-def test_each_section_has_its_link(page):
+def test_each_section_has_a_link(page):
     sections = [a["id"] for a in page.all("section")]
     assert [a["href"] for a in page.all("a")] == [f"#{s}" for s in sections]
 
 
-def test_numbers_of_the_table_are_on_the_page(page, study):
+def test_the_page_shows_the_numbers_of_the_study(page, study):
     for value in study.to_frame()["D"]:
-        assert words.number(value) in page.text
+        assert sentences.number(value) in page.text
 
 
-def test_without_a_retrain_control_the_page_says_what_stands_in(tmp_path):
+def test_without_a_retrained_model_the_page_names_its_replacement(tmp_path):
     text = Page(write_report(studies.study(control=False), tmp_path / "r.html").read_text(encoding="utf-8")).text
-    assert "There is no retrain control for this model: wrong subject and never-known facts stand in for it." in text
-    assert "retrain control" not in text.replace("There is no retrain control", "").replace("Retrain control", "")
+    assert "There is no retrained model for this study. It is replaced by: wrong subject and never-known facts." in text
+    for definition in ("There is no retrained model", *(column.about for column in COLUMNS)):
+        text = text.replace(definition, "")
+    assert "retrained model" not in text
 
 
 def test_a_study_without_diffs_or_retain_maps_has_a_report(tmp_path):
@@ -149,14 +152,14 @@ def test_the_same_study_gives_the_same_bytes(written, study, tmp_path):
     assert write_report(study, tmp_path / "again.html").read_bytes() == written.read_bytes()
 
 
-def test_bad_input_is_named(study, tmp_path):
+def test_bad_input_to_write_report_is_named(study, tmp_path):
     with pytest.raises(InputError, match="is a directory; give the HTML file"):
         write_report(study, tmp_path)
     with pytest.raises(InputError, match="the study has no cells"):
         write_report(studies.study(cells=()), tmp_path / "r.html")
 
 
-def test_json_cannot_leave_its_script_element():
+def test_json_cannot_end_its_script_element():
     text = in_script(json.dumps({"a": "</script><!-- & \u2028"}, ensure_ascii=False))
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"a": "</script><!-- & \u2028"}
