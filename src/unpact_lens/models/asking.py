@@ -1,16 +1,19 @@
-"""Hold how a model is asked: the options that every public call shares, checked once and passed on as one value."""
+"""Define the options that every public call which asks a model shares; they are checked once and passed on together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from typing_extensions import Unpack
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, encode, encode_context
 
 
 class AskingOptions(TypedDict, total=False):
-    """Keyword arguments that every public call which asks a model accepts.
+    """List the keyword arguments that every public call which asks a model accepts.
 
     Attributes:
         chat: Wrap the prompt in the tokenizer's chat template. Default False.
@@ -27,7 +30,7 @@ class AskingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Asking:
-    """Options of `AskingOptions` with their defaults, checked.
+    """Hold the options of `AskingOptions`, checked, with their defaults.
 
     Attributes:
         chat: Wrap the prompt in the tokenizer's chat template.
@@ -50,14 +53,14 @@ class Asking:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}; give a positive whole number of tokens")
 
-    def but(self, **changes: Any) -> Asking:
+    def but(self, **changes: Unpack[AskingOptions]) -> Asking:
         """Return a copy with some options replaced."""
         return replace(self, **changes)
 
-    def encode(self, model: Any, prompt: Text, answer: Text) -> Encoded:
+    def encode(self, model: HookedModel, prompt: Text, answer: Text) -> Encoded:
         """Tokenise a prompt and its answer; see `unpact_lens.models.tokens.encode` for the errors."""
         return encode(model, prompt, answer, chat=self.chat, prefill=self.prefill)
 
-    def encode_context(self, model: Any, prompt: Text) -> Encoded:
+    def encode_context(self, model: HookedModel, prompt: Text) -> Encoded:
         """Tokenise a prompt whose answer will be generated."""
         return encode_context(model, prompt, chat=self.chat, prefill=self.prefill)

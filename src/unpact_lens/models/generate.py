@@ -1,40 +1,45 @@
-"""What a model answers: greedy continuations of many prompts at once.
+"""Generate greedy continuations of many prompts at once.
 
-Algorithm: sort the prompts by length and cut them into batches; pad each batch on the *left*, so that every row's next
-token stands in the last column; run the prompts once, keeping keys and values; then feed one new token a row and step.
-Only the last column is unembedded, and rows that have ended leave the batch, their keys and values with them.
+1. Sort the prompts by length and cut them into batches.
+2. Pad each batch on the *left*, so that the next token of every row is in the last column.
+3. Run the prompts once and keep keys and values.
+4. Feed one new token for each row and repeat. Only the last column is unembedded. Rows that have ended leave the batch
+   with their keys and values.
 
-Left padding is exact here and not an approximation: the attention mask hides the padding, and both kinds of model
-count positions from the first token that the mask shows. It keeps one forward pass a step for prompts of any mixture
-of lengths, where grouping prompts of equal length would need one for each length. The result equals generating one
-prompt at a time, but for ties within rounding error.
+Left padding is exact: the attention mask hides it, and both kinds of model count positions from the first token that
+the mask shows. One forward pass for each step then serves prompts of all lengths. The result equals generation of one
+prompt at a time, except for ties within rounding error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from typing_extensions import Unpack
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
-from unpact_lens.models.hooked import Hooks
+from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.hooked import HookedModel, Hooks, Tokenizer
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
 
 CACHED_PER_TOKEN = 4
-"""Tokens of which only keys and values are held, that weigh as much as one that is read."""
+"""Number of tokens with cached keys and values that count as one input token in a batch's budget."""
 
 PromptHooks = Callable[[list[int], int], Hooks]
-"""From the indices of the contexts in a batch and its width to the interventions on it. Rows are padded on the left: a
-context of n ids stands in the last n columns of its row."""
+"""Function from the indices of a batch's contexts and the batch's width to the interventions on its prompts.
+
+Rows are padded on the left: a context of n ids is in the last n columns of its row.
+"""
 
 
 def greedy(
-    model: Any,
+    model: HookedModel,
     contexts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -43,35 +48,36 @@ def greedy(
     prompt_hooks: PromptHooks | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[tuple[int, ...]]:
-    r"""The most likely next token, again and again: $y_k = \arg\max_v p(v \mid x, y_{<k})$.
+    r"""Generate the most likely next token repeatedly: $y_k = \arg\max_v p(v \mid x, y_{<k})$.
 
     Args:
-        model: a hooked causal model.
-        contexts: for each prompt all ids that the model reads, BOS included where it takes one.
-        max_new_tokens: how many ids to generate at most.
-        stop_ids: ids that end an answer; they are not part of it.
-        until: further ends an answer: called with the index of the context and its new ids so far, after each of them.
-        prompt_hooks: interventions on the reading of the contexts, and not on what is generated; see `PromptHooks`.
-        batch_tokens: bound on the tokens of one batch that are read at once, padding included; keys and values are held
-            of at most `CACHED_PER_TOKEN` times as many, what will be generated included.
+        model: Hooked causal model.
+        contexts: Ids that the model reads for each prompt, BOS included if the model takes one.
+        max_new_tokens: Largest number of ids to generate.
+        stop_ids: Ids that end an answer; they are not part of it.
+        until: Function that ends an answer early. It is called after each new id, with the index of the context and
+            the new ids so far.
+        prompt_hooks: Interventions on the contexts, not on generated tokens; see `PromptHooks`.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. Keys and values are cached
+            for at most `CACHED_PER_TOKEN` times as many tokens, generated tokens included.
 
     Returns:
-        For each context the new ids only, in the order given.
+        The new ids of each context, in the order given.
 
     Raises:
-        InputError: if a context is empty, holds an id outside the vocabulary or leaves no room for the answer, if
-            `max_new_tokens` is below 1, or the model's weights give NaN.
+        InputError: If a context is empty, contains an id outside the vocabulary or leaves no room for the answer,
+            `max_new_tokens` is below 1, or the logits are NaN.
     """
     _check(model, contexts, max_new_tokens)
     stops = frozenset(stop_ids)
     answers: list[list[int]] = [[] for _ in contexts]
     with torch.inference_mode():
-        room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]
+        room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]  # ceiling division
         for batch in length_batches(room, batch_tokens):
-            rows = list(batch)
-            stepper = (_Together if hooked.members_of(model) else _Stepper)(model, [contexts[i] for i in rows])
+            rows = list(batch)  # index of the context in each row that is still running
+            stepper = _stepper(model, [contexts[i] for i in rows])
             width = max(len(contexts[i]) for i in rows)
-            new = stepper.start(prompt_hooks(rows, width) if prompt_hooks else ())
+            new = stepper.step(None, prompt_hooks(rows, width) if prompt_hooks else ())  # [row]
             for _ in range(max_new_tokens):
                 running = []
                 for row, (i, token) in enumerate(zip(rows, new.tolist(), strict=True)):
@@ -92,70 +98,78 @@ def greedy(
 
 
 def generate_answers(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[str],
+    asked: Asking | None = None,
     *,
-    chat: bool = False,
-    prefills: Sequence[str] | str = "",
-    max_new_tokens: int = 24,
+    prefills: Sequence[str] | str | None = None,
     stop: Sequence[str] = ("\n",),
     prompt_hooks: PromptHooks | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    **asking: Unpack[AskingOptions],
 ) -> list[str]:
-    """The model's greedy answers, as text.
+    """Generate the model's greedy answers as text.
 
     Args:
-        model: a hooked model with a tokenizer.
-        prompts: the questions.
-        chat: wrap each in the tokenizer's chat template.
-        prefills: the opening of each answer, given to the model; one text stands for all.
-        max_new_tokens: how many tokens to generate at most.
-        stop: texts that end an answer and are cut off with all that follows. The end-of-sequence token always does.
-        prompt_hooks: interventions on the reading of prompt and prefill; see `PromptHooks`.
-        batch_tokens: bound on the tokens of one batch; see `greedy`.
+        model: Hooked model with a tokenizer.
+        prompts: Questions.
+        asked: Options as one value. If None, the defaults of `Asking`.
+        prefills: Answer prefix of each prompt, given to the model; a single text is used for all prompts. If None,
+            `asked.prefill`.
+        stop: Texts that end an answer; they and everything after them are removed. The end-of-sequence token always
+            ends an answer.
+        prompt_hooks: Interventions on prompt and answer prefix; see `PromptHooks`.
+        **asking: Options that replace those of `asked`; see `AskingOptions`.
 
     Returns:
-        What was generated after prompt and prefill, blanks included.
+        The text generated after prompt and answer prefix, spaces included.
 
     Raises:
-        InputError: if the model has no tokenizer, a prompt is empty or too long, or there are not as many prefills as
-            prompts.
+        InputError: If the model has no tokenizer, a prompt is empty or too long, or the number of prefills differs
+            from the number of prompts.
     """
-    if model.tokenizer is None:
+    asked = (asked or Asking()).but(**asking)
+    tokenizer = model.tokenizer
+    if tokenizer is None:
         raise InputError("the model has no tokenizer, so it cannot answer in text; use greedy() on token ids")
-    openings = [prefills] * len(prompts) if isinstance(prefills, str) else list(prefills)
-    if len(openings) != len(prompts):
-        raise InputError(f"{len(openings)} prefills for {len(prompts)} prompts; give one for each, or one text for all")
-    contexts = [encode_context(model, p, chat=chat, prefill=o).context for p, o in zip(prompts, openings, strict=True)]
-    given = [len(_text(model, c)) for c in contexts]
+    if prefills is None or isinstance(prefills, str):
+        prefixes = [asked.prefill if prefills is None else prefills] * len(prompts)
+    else:
+        prefixes = list(prefills)
+    if len(prefixes) != len(prompts):
+        raise InputError(f"{len(prefixes)} prefills for {len(prompts)} prompts; give one for each, or one text for all")
+    contexts = [
+        encode_context(model, prompt, chat=asked.chat, prefill=prefix).context
+        for prompt, prefix in zip(prompts, prefixes, strict=True)
+    ]
+    given = [len(_text(tokenizer, c)) for c in contexts]
 
     def answer(i: int, new: Sequence[int]) -> str:
-        # A continuation is decoded with its context: by itself, many tokenizers would drop its leading space.
-        return _text(model, (*contexts[i], *new))[given[i] :]
+        # Decode with the context: many tokenizers drop the leading space of a continuation that is decoded alone.
+        return _text(tokenizer, (*contexts[i], *new))[given[i] :]
 
-    eos = model.tokenizer.eos_token_id
+    eos = tokenizer.eos_token_id
     outputs = greedy(
         model,
         contexts,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=asked.max_new_tokens,
         stop_ids=() if eos is None else (eos,),
         until=lambda i, new: any(s in answer(i, new) for s in stop),
         prompt_hooks=prompt_hooks,
-        batch_tokens=batch_tokens,
+        batch_tokens=asked.batch_tokens,
     )
     return [_before(answer(i, new), stop) for i, new in enumerate(outputs)]
 
 
-def _text(model: Any, ids: Sequence[int]) -> str:
-    return model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
 
 def _before(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first of the stops."""
+    """Return the text before the first of the stops."""
     return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 
-def _check(model: Any, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check(model: HookedModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}; give at least 1")
     for context in contexts:
@@ -164,7 +178,7 @@ def _check(model: Any, contexts: Sequence[Sequence[int]], max_new_tokens: int) -
         for t in context:
             if not 0 <= t < model.cfg.d_vocab:
                 raise InputError(f"context id {t} lies outside the vocabulary (0 to {model.cfg.d_vocab - 1})")
-        # The last token that is generated is never read.
+        # The last generated token is not read again.
         if (needed := len(context) + max_new_tokens - 1) > model.cfg.n_ctx:
             raise InputError(
                 f"a context of {len(context)} tokens and {max_new_tokens} new ones need room for {needed}, the model's "
@@ -172,39 +186,55 @@ def _check(model: Any, contexts: Sequence[Sequence[int]], max_new_tokens: int) -
             )
 
 
-class _Stepper:
-    """A left-padded batch with its keys and values, for either kind of model."""
+@runtime_checkable
+class Stepper(Protocol):
+    """A batch of prompts that generates one token for each row at each step."""
 
-    def __init__(self, model: Any, contexts: Sequence[Sequence[int]]) -> None:
+    def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
+        """Run the prompts (`new` is None) or one new token for each row, and return each row's next token.
+
+        Args:
+            new: Last token of each row; None for the prompts.
+            hooks: Interventions on this step.
+        """
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all other rows."""
+
+
+def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]]) -> Stepper:
+    members = hooked.members_of(model)
+    if members:
+        return EnsembleStepper(model, [CachedBatch(member, contexts) for member in members])
+    return ModelStepper(CachedBatch(model, contexts))
+
+
+class CachedBatch:
+    """Hold a left-padded batch of one model with its keys and values."""
+
+    def __init__(self, model: HookedModel, contexts: Sequence[Sequence[int]]) -> None:
         self.model = model
         self.bridge = hooked.is_bridge(model)
         device = hooked.device_of(model)
         width = max(len(c) for c in contexts)
-        self.tokens = torch.tensor([[*([0] * (width - len(c))), *c] for c in contexts], device=device)
+        self.tokens = torch.tensor([[*([0] * (width - len(c))), *c] for c in contexts], device=device)  # [row, pos]
         self.mask = torch.tensor([[*([0] * (width - len(c))), *([1] * len(c))] for c in contexts], device=device)
         self.cache: Any = None
         if not self.bridge:
             self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(contexts))
 
-    def start(self, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
-        """Run the prompts, with interventions; the first new token of each row."""
-        return most_likely(self.read(None, hooks))
-
-    def step(self, new: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Run one new token a row; the next of each."""
-        return most_likely(self.read(new))
-
-    def read(self, new: Int[Tensor, " batch"] | None = None, hooks: Hooks = ()) -> Float[Tensor, "batch d_vocab"]:
-        """Logits of each row's next token, after the prompts or after one new token a row.
+    def read(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Float[Tensor, "batch d_vocab"]:
+        """Run the prompts or one new token for each row, and return the logits of each row's next token.
 
         Args:
-            new: the tokens; None for the prompts.
-            hooks: what looks at the model, or intervenes, meanwhile.
+            new: Last token of each row; None for the prompts.
+            hooks: Hooks on this forward pass.
         """
         if new is None:
             return self._forward(self.tokens, self.mask, hooks)
         column = torch.ones_like(new)[:, None]
-        self.mask = torch.cat([self.mask, column], dim=1)
+        self.mask = torch.cat([self.mask, column], dim=1)  # [row, seen + 1]
+        # A bridge takes the mask of all positions, a HookedTransformer that of the new ones.
         return self._forward(new[:, None], self.mask if self.bridge else column, hooks)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
@@ -215,16 +245,13 @@ class _Stepper:
             return
         self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
         for entry in self.cache.entries:
-            entry.past_keys = entry.past_keys[rows]
+            entry.past_keys = entry.past_keys[rows]  # [row, pos, head, d_head] -> [kept, pos, head, d_head]
             entry.past_values = entry.past_values[rows]
 
     def _forward(
-        self,
-        tokens: Int[Tensor, "batch new"],
-        mask: Int[Tensor, "batch seen"],
-        looking: Hooks,
+        self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch seen"], looking: Hooks
     ) -> Float[Tensor, "batch d_vocab"]:
-        def last(resid: Float[Tensor, "batch new d_model"], hook: Any) -> Float[Tensor, "batch 1 d_model"]:
+        def last(resid: Float[Tensor, "batch new d_model"], hook: object) -> Float[Tensor, "batch 1 d_model"]:
             return resid[:, -1:]
 
         hooks = [*looking, (hooked.readout_hook(self.model), last)]
@@ -242,25 +269,39 @@ class _Stepper:
             logits = hooked.run_with_hooks(
                 self.model, tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask, past_kv_cache=self.cache
             )
-        return logits[:, -1]
+        return logits[:, -1]  # [row, 1, d_vocab] -> [row, d_vocab]
 
 
-class _Together:
-    """The same for models that predict together: each reads with a cache of its own, and their final residuals meet."""
+class ModelStepper:
+    """Generate with one model."""
 
-    def __init__(self, model: Any, contexts: Sequence[Sequence[int]]) -> None:
-        self.model = model
-        self.parts = [_Stepper(member, contexts) for member in hooked.members_of(model)]
-
-    def start(self, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
-        """Run the prompts, with interventions in every member; the first new token of each row."""
-        return self.step(None, hooks)
+    def __init__(self, batch: CachedBatch) -> None:
+        self.batch = batch
 
     def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
-        """Run one new token a row; the next of each."""
+        """Return each row's next token; see `Stepper`."""
+        return most_likely(self.batch.read(new, hooks))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all other rows."""
+        self.batch.keep(rows)
+
+
+class EnsembleStepper:
+    """Generate with an ensemble: each member has its own cache, and the ensemble combines their final residuals.
+
+    Hooks act in every member.
+    """
+
+    def __init__(self, model: HookedModel, parts: Sequence[CachedBatch]) -> None:
+        self.model = model
+        self.parts = parts
+
+    def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
+        """Return each row's next token; see `Stepper`."""
         finals: list[Tensor] = []
 
-        def take(resid: Float[Tensor, "batch new d_model"], hook: Any) -> None:
+        def take(resid: Float[Tensor, "batch new d_model"], hook: object) -> None:
             finals.append(resid[:, -1:])
 
         for part in self.parts:
@@ -274,10 +315,10 @@ class _Together:
 
 
 def most_likely(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
-    """The token of the largest logit.
+    """Return the token of the largest logit in each row.
 
     Raises:
-        InputError: if a logit is NaN.
+        InputError: If a logit is NaN.
     """
     if torch.isnan(logits).any():
         raise InputError("the logits are NaN: the model's weights hold NaN or overflow; load a sound checkpoint")

@@ -26,6 +26,7 @@ HOOK_POINTS = "_unpact_hook_points"
 """Attribute in which a bridge's hook points are kept by name."""
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """The fields of a model's TransformerLens configuration that the analysis reads."""
 
@@ -43,6 +44,7 @@ class ModelConfig(Protocol):
     normalization_type: str
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the analysis uses."""
 

@@ -1,23 +1,23 @@
-"""Prompt and answer as token ids, under one convention for the whole library.
+"""Tokenise prompts and answers under one convention for the whole library.
 
-Prompt and answer are tokenised apart and joined as ids. BOS stands in front where `model.cfg.default_prepend_bos`
-says so. With a chat template, only the user's content is the *prompt*; the template's tokens stand around it as `head`
-and `tail`. A prefill (the answer's opening, given to the model) is part of `tail`.
+Prompt and answer are tokenised separately and joined as ids. BOS comes first if `model.cfg.default_prepend_bos` is
+True. With a chat template, only the user's content is the *prompt*. The template's tokens before and after it are
+`head` and `tail`. An answer prefix (`prefill`) is part of `tail`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.hooked import HookedModel
 
 DEFAULT_BATCH_TOKENS = 4096
-"""Input tokens in one forward pass, padding included."""
+"""Default for the largest number of input tokens in one forward pass, padding included."""
 
 Text = str | Sequence[int] | Tensor
 """A prompt or an answer: text, or token ids (a list of int or a 1-D tensor)."""
@@ -25,13 +25,13 @@ Text = str | Sequence[int] | Tensor
 
 @dataclass(frozen=True)
 class Encoded:
-    """One prompt with one answer, as ids: `head + prompt + tail + answer` is what the model reads.
+    """Hold the ids of one prompt and one answer; the model reads `head + prompt + tail + answer`.
 
     Attributes:
-        head: BOS, if the model takes one, and what a chat template puts before the content.
-        prompt: the ids that can be attributed or removed.
-        tail: what a chat template puts after the content, and the prefill.
-        answer: the ids that are scored.
+        head: BOS, if the model takes one, and the chat template's tokens before the content.
+        prompt: Ids that can be attributed or removed.
+        tail: Chat template's tokens after the content, and the answer prefix.
+        answer: Ids that are scored.
         n_bos: 1 if `head` starts with BOS, else 0.
     """
 
@@ -43,31 +43,31 @@ class Encoded:
 
     @property
     def context(self) -> tuple[int, ...]:
-        """All that stands before the answer."""
+        """All ids before the answer."""
         return (*self.head, *self.prompt, *self.tail)
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Context and answer."""
+        """All ids: context and answer."""
         return (*self.context, *self.answer)
 
     def without(self, removed: Sequence[int]) -> Encoded:
-        """The same with the prompt ids at these indices deleted; nothing is re-tokenised."""
+        """Return a copy without the prompt ids at these indices; nothing is tokenised again."""
         gone = set(removed)
         prompt = tuple(t for i, t in enumerate(self.prompt) if i not in gone)
         return Encoded(self.head, prompt, self.tail, self.answer, self.n_bos)
 
 
-def text_ids(model: Any, text: Text, what: str) -> tuple[int, ...]:
-    """Ids of a piece of text, no special tokens added; ids are passed through after a check.
+def text_ids(model: HookedModel, text: Text, what: str) -> tuple[int, ...]:
+    """Return the ids of a text without special tokens; check and return ids that are given as ids.
 
     Args:
-        model: whose tokenizer and vocabulary count.
-        text: text or ids.
-        what: how an error calls it, e.g. `"prompt"`.
+        model: Model whose tokenizer and vocabulary are used.
+        text: Text or ids.
+        what: Name of the text in error messages, e.g. `"prompt"`.
 
     Raises:
-        InputError: if there is no tokenizer for a text, or an id lies outside the vocabulary.
+        InputError: If a text is given and the model has no tokenizer, or an id is outside the vocabulary.
     """
     if isinstance(text, str):
         if not text:
@@ -84,11 +84,11 @@ def text_ids(model: Any, text: Text, what: str) -> tuple[int, ...]:
     return ids
 
 
-def bos_ids(model: Any) -> tuple[int, ...]:
-    """`(bos,)` where the model's convention puts BOS in front, else `()`.
+def bos_ids(model: HookedModel) -> tuple[int, ...]:
+    """Return `(bos,)` if `model.cfg.default_prepend_bos` is True, else `()`.
 
     Raises:
-        InputError: if the convention asks for a BOS that the tokenizer does not have.
+        InputError: If the tokenizer has no BOS token although the configuration asks for one.
     """
     if not model.cfg.default_prepend_bos or model.tokenizer is None:
         return ()
@@ -101,11 +101,11 @@ def bos_ids(model: Any) -> tuple[int, ...]:
 _CONTENT = "\u241fCONTENT\u241f"
 
 
-def chat_wrapping(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that the tokenizer's chat template puts before and after one user message.
+def chat_wrapping(model: HookedModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that the tokenizer's chat template puts before and after one user message.
 
     Raises:
-        InputError: if the tokenizer has no chat template.
+        InputError: If the tokenizer has no chat template.
     """
     tokenizer = model.tokenizer
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
@@ -117,22 +117,22 @@ def chat_wrapping(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return text_ids(model, before, "chat template"), text_ids(model, after, "chat template")
 
 
-def encode(model: Any, prompt: Text, answer: Text, *, chat: bool = False, prefill: Text = "") -> Encoded:
+def encode(model: HookedModel, prompt: Text, answer: Text, *, chat: bool = False, prefill: Text = "") -> Encoded:
     """Tokenise a prompt and its answer.
 
     Args:
-        model: a hooked model with its tokenizer.
-        prompt: text or ids.
-        answer: text, leading space included, or ids.
-        chat: wrap the prompt in the tokenizer's chat template.
-        prefill: the opening of the answer, given to the model and not scored.
+        model: Hooked model with its tokenizer.
+        prompt: Text or ids.
+        answer: Text, leading space included, or ids.
+        chat: Wrap the prompt in the tokenizer's chat template.
+        prefill: Answer prefix, given to the model and not scored.
 
     Returns:
-        The ids, apart by what they are.
+        The ids of each part.
 
     Raises:
-        InputError: if prompt or answer is empty, an id is outside the vocabulary, all is longer than the model's
-            context, or there is no chat template.
+        InputError: If prompt or answer is empty, an id is outside the vocabulary, the input is longer than the
+            model's context, or there is no chat template.
     """
     answer_ids = text_ids(model, answer, "answer")
     if not answer_ids:
@@ -148,15 +148,15 @@ def encode(model: Any, prompt: Text, answer: Text, *, chat: bool = False, prefil
             f"shorten the {'answer' if len(answer_ids) > len(encoded.context) else 'prompt'}"
         )
     if not encoded.context:
-        raise InputError("nothing stands before the answer; give a prompt, or a model that takes BOS")
+        raise InputError("there is no token before the answer; give a prompt, or a model that takes BOS")
     return encoded
 
 
-def encode_context(model: Any, prompt: Text, *, chat: bool = False, prefill: Text = "") -> Encoded:
-    """Like `encode`, for a prompt whose answer is yet to be generated (`answer` is empty).
+def encode_context(model: HookedModel, prompt: Text, *, chat: bool = False, prefill: Text = "") -> Encoded:
+    """Tokenise a prompt whose answer will be generated, as `encode` does; the result's `answer` is empty.
 
     Raises:
-        InputError: if the prompt is empty or there is no chat template.
+        InputError: If the prompt is empty or there is no chat template.
     """
     prompt_ids = text_ids(model, prompt, "prompt")
     if not prompt_ids:
@@ -169,24 +169,27 @@ def encode_context(model: Any, prompt: Text, *, chat: bool = False, prefill: Tex
     return Encoded((*bos, *head), prompt_ids, (*tail, *text_ids(model, prefill, "prefill")), (), n_bos)
 
 
-def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each id decoded by itself; an id that is part of a character shows as the replacement character.
+def token_strings(model: HookedModel, ids: Sequence[int]) -> tuple[str, ...]:
+    """Decode each id by itself, or return the ids as text if the model has no tokenizer.
 
-    Without a tokenizer, the ids as text.
+    An id that is part of a character gives the replacement character.
     """
-    if model.tokenizer is None:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
         return tuple(str(t) for t in ids)
-    return tuple(model.tokenizer.decode([t], clean_up_tokenization_spaces=False) for t in ids)
+    return tuple(tokenizer.decode([t], clean_up_tokenization_spaces=False) for t in ids)
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
-    """Rows of ids as one `[batch, pos]` tensor, filled up on the right with zeros (never read by what is scored)."""
+    """Return rows of ids as one `[batch, pos]` tensor, padded on the right with zeros (never seen by scored tokens)."""
     width = max(len(r) for r in rows)
     return torch.tensor([[*r, *([0] * (width - len(r)))] for r in rows], dtype=torch.long, device=device)
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, each at most `batch_tokens` tokens with its padding; never an empty batch.
+    """Yield batches of indices, sorted by length, of at most `batch_tokens` tokens each, padding included.
+
+    An item that is longer than `batch_tokens` is a batch by itself.
 
     >>> list(length_batches([3, 9, 3, 2], batch_tokens=9))
     [[3, 0, 2], [1]]
