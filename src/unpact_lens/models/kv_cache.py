@@ -1,41 +1,43 @@
-"""Keys and values of a text's beginning, computed once and shared by many continuations.
+"""Share the keys and values of a common prefix among many continuations.
 
-A causal model's keys and values at a position depend on what stands up to there only. So one pass over a text gives
-the past of every text that begins as it does, at every length.
+In a causal model, keys and values at a position depend only on the tokens up to that position. One forward pass over a
+text therefore gives the past of every text with the same beginning, at every length.
 
-Where the model takes a mask for each pair of positions, continuations that share unlike lengths are *packed*: they
-stand end to end in one row, each of their positions sees the past up to where its own text leaves it and what precedes
-it in its own continuation, and nothing is computed but what differs.
+If the model takes a mask for each pair of positions, continuations that share prefixes of different lengths are
+*packed* end to end in one row. A position sees the past up to the end of its own prefix, and the earlier tokens of its
+own continuation. Only tokens that differ are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+from transformers.cache_utils import Cache, DynamicLayer
 
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 
 PACKABLE = frozenset({"gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "qwen2"})
-"""Architectures that place each position by the id it is given and see no more than a mask of pairs allows."""
+"""Architectures that use the given position ids and a mask for each pair of positions."""
 
 Piece = tuple[int, Sequence[int]]
-"""How many positions of the past a continuation shares, and its tokens."""
+"""Number of past positions that a continuation shares, and its tokens."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """Keys and values of one text, a pair for each layer, in the layout of the model's kind.
+    """Hold the keys and values of one text.
 
     Attributes:
-        layers: `[1, pos, head, d_head]` for a `HookedTransformer`, `[1, head, pos, d_head]` for a bridge.
-        axis: which of the axes is `pos`.
+        layers: Keys and values of each layer: `[1, pos, head, d_head]` for a `HookedTransformer`,
+            `[1, head, pos, d_head]` for a bridge.
+        axis: Index of the axis `pos`.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -45,7 +47,7 @@ class Past:
         return self.layers[0][0].shape[self.axis]
 
     def first(self, length: int, rows: int) -> list[tuple[Tensor, Tensor]]:
-        """The first `length` positions, seen by that many rows; nothing is copied."""
+        """Return a view of the first `length` positions for a batch of `rows` rows; nothing is copied."""
         return [
             (
                 keys.narrow(self.axis, 0, length).expand(rows, -1, -1, -1),
@@ -55,11 +57,11 @@ class Past:
         ]
 
 
-def can_share(model: Any) -> bool:
-    """Whether a prefix of this model can be shared: its memory of the past is keys and values at every position.
+def can_share(model: HookedModel) -> bool:
+    """Return whether continuations can share the keys and values of a prefix in this model.
 
-    False for bidirectional attention, for position schemes that a cached past does not carry, for state-space or
-    sliding-window layers, whose memory cannot be cut at any length, and for models that predict together.
+    False for ensembles, bidirectional attention, position schemes that a cached past does not support, and state-space
+    or sliding-window layers, whose cache cannot be cut at any length.
     """
     if hooked.members_of(model):
         return False
@@ -71,11 +73,11 @@ def can_share(model: Any) -> bool:
     return cfg.attention_dir == "causal" and cfg.positional_embedding_type in ("standard", "rotary", "alibi")
 
 
-def can_pack(model: Any) -> bool:
-    """Whether continuations that share unlike lengths can stand in one row: a bridge of an architecture known to.
+def can_pack(model: HookedModel) -> bool:
+    """Return whether continuations that share prefixes of different lengths can be packed in one row.
 
-    False in double precision, which is for proofs: most architectures take the softmax in fp32 all the same, and its
-    last digits depend on how many positions, hidden ones included, it is taken over.
+    True for bridges of the architectures in `PACKABLE`. False in double precision, which is for exact tests: most
+    architectures compute the softmax in fp32, and its last digits depend on the number of masked positions.
     """
     if not hooked.is_bridge(model) or not can_share(model):
         return False
@@ -84,9 +86,17 @@ def can_pack(model: Any) -> bool:
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Put items into as few rows as come easily, none longer than the capacity unless by a single item.
+    """Distribute items over few rows by best fit decreasing.
 
-    The longest first, each into the fullest row that has room (best fit decreasing).
+    The longest item comes first. Each goes into the fullest row that has room. Only a row with a single item may exceed
+    the capacity.
+
+    Args:
+        sizes: Number of positions of each item.
+        capacity: Number of positions in a row.
+
+    Returns:
+        The indices of the items in each row.
 
     >>> pack([5, 1, 4, 2], capacity=6)
     [[0, 1], [2, 3]]
@@ -107,16 +117,21 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def fewest_tokens(sizes: Sequence[int], past: int, d_model: int) -> list[list[int]]:
-    """`pack` at the capacity that costs least.
+    """Distribute items over rows as `pack` does, at the capacity with the lowest estimated cost.
 
-    Rows are padded to the longest. A position costs one; its attention to the past and to its row, wanted or not,
-    `(past + row) / (6 d_model)` more (two products of that length beside twelve `d_model`² weights); and a row the copy
-    of the past, an eighth of a position for each of it.
+    Rows are padded to the longest. The unit of cost is one position without attention:
+
+    - a position costs 1, plus `(past + row) / (6 d_model)` for its attention to the past and its row, masked positions
+      included (two products of that length, compared with twelve `d_model`² weights);
+    - a row costs `past / 8` for its copy of the past.
 
     Args:
-        sizes: positions of each item.
-        past: positions of the past that a row can see.
-        d_model: width of the model.
+        sizes: Number of positions of each item.
+        past: Number of past positions that a row can see.
+        d_model: Width of the model.
+
+    Returns:
+        The indices of the items in each row.
 
     >>> fewest_tokens([5, 4, 4, 4], past=10, d_model=768)
     [[0, 1, 2, 3]]
@@ -131,9 +146,9 @@ def fewest_tokens(sizes: Sequence[int], past: int, d_model: int) -> list[list[in
 
 
 def logits_and_past(
-    model: Any, tokens: Int[Tensor, "1 pos"], positions: Int[Tensor, "1 keep"]
+    model: HookedModel, tokens: Int[Tensor, "1 pos"], positions: Int[Tensor, "1 keep"]
 ) -> tuple[Float[Tensor, "1 keep d_vocab"], Past]:
-    """Logits at chosen positions of one text, and its keys and values."""
+    """Compute next-token logits at chosen positions of one text, and its keys and values."""
     hooks = [(hooked.readout_hook(model), _keeper(positions.to(tokens.device)))]
     if hooked.is_bridge(model):
         logits, cache = hooked.run_with_hooks(
@@ -153,26 +168,26 @@ def logits_and_past(
 
 
 def logits_after(
-    model: Any,
+    model: HookedModel,
     past: Past,
     length: int,
     tokens: Int[Tensor, "batch pos"],
     positions: Int[Tensor, "batch keep"],
 ) -> Float[Tensor, "batch keep d_vocab"]:
-    """Logits at chosen positions of texts that share the first `length` positions of a past.
+    """Compute next-token logits of texts that share the first `length` positions of a past.
 
     Args:
-        model: the model that the past is of.
-        past: what `logits_and_past` gave.
-        length: how many of its positions the texts share, at least 1.
-        tokens: what follows in each text; rows may be padded on the right.
-        positions: columns of `tokens` whose next-token logits are wanted.
+        model: Model that computed the past.
+        past: Keys and values from `logits_and_past`.
+        length: Number of shared positions, at least 1.
+        tokens: Remaining tokens of each text; rows may be padded on the right.
+        positions: Columns of `tokens` whose next-token logits are wanted.
     """
     rows = len(tokens)
     hooks = [(hooked.readout_hook(model), _keeper(positions.to(tokens.device)))]
-    shared = past.first(length, rows)
+    shared = past.first(length, rows)  # pairs of [row, shared, head, d_head], or [row, head, shared, d_head]
     if hooked.is_bridge(model):
-        mask = torch.ones(rows, length + tokens.shape[1], dtype=torch.long, device=tokens.device)
+        mask = torch.ones(rows, length + tokens.shape[1], dtype=torch.long, device=tokens.device)  # [row, shared + pos]
         logits, _ = hooked.run_with_hooks(
             model,
             tokens,
@@ -196,44 +211,46 @@ def logits_after(
 
 
 def logits_packed(
-    model: Any, past: Past, rows: Sequence[Sequence[Piece]], keep: int
+    model: HookedModel, past: Past, rows: Sequence[Sequence[Piece]], keep: int
 ) -> Float[Tensor, "piece keep d_vocab"]:
-    """Logits at the last positions of continuations that stand end to end in rows.
+    """Compute next-token logits at the last positions of packed continuations.
 
     Args:
-        model: the model that the past is of, one that `can_pack`.
-        past: what `logits_and_past` gave.
-        rows: the continuations of each row.
-        keep: of each continuation, how many positions at its end are wanted.
+        model: Model that computed the past; `can_pack(model)` is True.
+        past: Keys and values from `logits_and_past`.
+        rows: Continuations of each row.
+        keep: Number of positions at the end of each continuation whose logits are wanted.
 
     Returns:
-        The continuations in the order of the rows.
+        The logits of all continuations, row by row.
     """
     device = hooked.device_of(model)
     length = max(shared for row in rows for shared, _ in row)
     width = max(sum(len(new) for _, new in row) for row in rows)
-    tokens = torch.zeros(len(rows), width, dtype=torch.long)
-    places = torch.zeros(len(rows), width, dtype=torch.long)
-    seen = torch.zeros(len(rows), 1, width, length + width, dtype=torch.bool)
-    # Each position sees itself, the padding too: a row of the mask that hides everything would give NaN.
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)  # [row, pos]
+    places = torch.zeros(len(rows), width, dtype=torch.long)  # [row, pos]: position ids in the continuation's own text
+    seen = torch.zeros(len(rows), 1, width, length + width, dtype=torch.bool)  # [row, 1, query, past + key]
+    # Every position sees itself, padding included: a mask row that hides everything would give NaN.
     seen[:, 0, :, length:] = torch.eye(width, dtype=torch.bool)
-    wanted: list[tuple[int, int]] = []
+    wanted: list[tuple[int, int]] = []  # row and column of each wanted position
     for r, row in enumerate(rows):
         start = 0
         for shared, new in row:
             end = start + len(new)
             tokens[r, start:end] = torch.tensor(new)
             places[r, start:end] = torch.arange(shared, shared + len(new))
-            seen[r, 0, start:end, :shared] = True
-            seen[r, 0, start:end, length + start : length + end] = torch.ones(len(new), len(new)).tril().bool()
+            seen[r, 0, start:end, :shared] = True  # the past, up to the end of the shared prefix
+            seen[r, 0, start:end, length + start : length + end] = (
+                torch.ones(len(new), len(new)).tril().bool()
+            )  # causal
             wanted += [(r, column) for column in range(end - keep, end)]
             start = end
     dtype = past.layers[0][0].dtype
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-    which, columns = torch.tensor(wanted, device=device).T
+    which, columns = torch.tensor(wanted, device=device).T  # [piece * keep] each
 
-    def read(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "1 kept d_model"]:
-        return resid[which, columns][None]
+    def read(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Float[Tensor, "1 kept d_model"]:
+        return resid[which, columns][None]  # [row, pos, d_model] -> [1, piece * keep, d_model]
 
     logits, _ = hooked.run_with_hooks(
         model,
@@ -245,28 +262,30 @@ def logits_packed(
         past_key_values=_frozen_cache(past.first(length, len(rows))),
         use_cache=True,
     )
-    return logits.reshape(-1, keep, logits.shape[-1])
+    return logits.reshape(-1, keep, logits.shape[-1])  # [1, piece * keep, d_vocab] -> [piece, keep, d_vocab]
 
 
-def _frozen_cache(layers: list[tuple[Tensor, Tensor]]) -> Any:
-    """A cache that hands the past to each layer and keeps nothing new, so that no layer's copy outlives its use."""
-    from transformers.cache_utils import Cache, DynamicLayer
+class FrozenLayer(DynamicLayer):
+    """Hand the past to a layer and store nothing new, so that no layer's copy outlives its use."""
 
-    class Frozen(DynamicLayer):
-        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+    def __init__(self, keys: Float[Tensor, "row head pos d"], values: Float[Tensor, "row head pos d"]) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
 
-    def layer(keys: Tensor, values: Tensor) -> Frozen:
-        frozen = Frozen()
-        frozen.lazy_initialization(keys, values)
-        frozen.keys, frozen.values = keys, values
-        return frozen
-
-    return Cache(layers=[layer(*pair) for pair in layers])
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Return past and new keys and values; `[row, head, past + pos, d_head]` each."""
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
-def _keeper(index: Int[Tensor, "batch keep"]) -> Any:
-    def keep(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch keep d_model"]:
-        return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))
+def _frozen_cache(layers: list[tuple[Tensor, Tensor]]) -> Cache:
+    return Cache(layers=[FrozenLayer(keys, values) for keys, values in layers])
+
+
+def _keeper(index: Int[Tensor, "batch keep"]) -> Callable[..., Tensor]:
+    """Return a hook that keeps each row's own positions of the residual stream."""
+
+    def keep(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Float[Tensor, "batch keep d_model"]:
+        return hooked.take_positions(resid, index)
 
     return keep

