@@ -107,11 +107,10 @@ WHERE: dict[str, tuple[str, ...]] = {
     **_in("comparison.uds", "depth_score"),
     **_in("comparison.intervals", "clustered_means", "clustered_ratios"),
     **_in("data.builtin_training", "training_examples"),
-    "kind_of": ("unpact_lens.data.kinds.kind_of", "unpact_lens.data.question_kinds.kind_of"),
-    "fact_span_of": ("unpact_lens.data.spans.fact_span_of", "unpact_lens.data.fact_spans.fact_span_of"),
-    "EMPHASIS": ("unpact_lens.data.prompts.EMPHASIS", "unpact_lens.data.emphasis.EMPHASIS"),
-    "unrelated_prefix": ("unpact_lens.data.prompts.unrelated_prefix", "unpact_lens.data.emphasis.unrelated_prefix"),
-    "translation": ("unpact_lens.data.translations.translation", "unpact_lens.recovery.translations.translation"),
+    **_in("data.kinds", "kind_of"),
+    **_in("data.spans", "fact_span_of"),
+    **_in("data.prompts", "EMPHASIS", "unrelated_prefix"),
+    **_in("data.translations", "translation"),
     **_in("text_tables", "to_markdown", "to_latex"),
     **_in("results", "digest"),
 }  # fmt: skip
@@ -132,6 +131,11 @@ def find(*candidates: str) -> Any:
 def use(name: str) -> Any:
     """Find a function by its entry in `WHERE`."""
     return find(*WHERE[name])
+
+
+def either(thing: Any, *names: str) -> Any:
+    """Give the first of several attributes that a thing has: where an attribute is renamed, add its new name."""
+    return next(getattr(thing, name) for name in names if hasattr(thing, name))
 
 
 CALLS: dict[str, Callable[[], Any]] = {}
@@ -354,7 +358,7 @@ def _() -> Any:
 @call("QA")
 def _() -> Any:
     qa = ul.QA("Where is Oslo?", " It lies in Norway.", fact_span=(12, 18), kind="place", id="q", subject="Oslo")
-    return {"qa": qa, "fact": qa.fact, "opening": qa.answer_prefix if hasattr(qa, "answer_prefix") else qa.opening}
+    return {"qa": qa, "fact": qa.fact, "opening": either(qa, "opening", "answer_prefix")}
 
 
 @call("Corpus")
@@ -1464,8 +1468,7 @@ def _() -> Any:
             tensors = load_file(next((at / name).glob("*.safetensors")))
             exported[name] = {
                 "architectures": config["architectures"],
-                "digest": use("digest")({k: v.contiguous() for k, v in tensors.items()}),
-                "norms": {k: v.double().norm() for k, v in tensors.items()},
+                "tensors": tensors,
             }
     return exported
 

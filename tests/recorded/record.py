@@ -142,7 +142,7 @@ def _count(items: Sequence[Any], at: str) -> dict[str, Any]:
 def _table(frame: pd.DataFrame, at: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if frame.index.name is not None:
-        found |= flatten([str(i) for i in frame.index], f"{at}/{frame.index.name}")
+        found |= flatten([str(i) for i in frame.index], f"{at}/{frame.index.name}".lstrip("/"))
     for position, name in enumerate(frame.columns):
         if str(name) in SKIPPED:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from functools import cache
 from typing import Any
 
@@ -12,22 +14,35 @@ from torch import Tensor
 from tests.recorded.calls import ATTRIBUTIONS, CALLS, PUBLIC, UNLEARNING, WHOLE
 from tests.recorded.record import outputs, read
 
-ATOL, RTOL = 1e-6, 1e-5
-"""Allowed: `ATOL` times the largest value of a tensor, and `RTOL` of each value."""
+ATOL, RTOL = 2e-6, 1e-5
+"""Allowed: `ATOL` times the largest value of a tensor (or 1, if that is larger), and `RTOL` of each value.
 
-TRAINED = 1e-4
-# AdamW divides by the root of a mean square: where a gradient is nearly zero, rounding alone moves a weight by a
-# step's size, and rounding differs from one CPU to another. On one CPU these are bitwise alike.
-LOOSER = {"unlearn": TRAINED, "unlearn_sequence": TRAINED, "tune": TRAINED, "train_tuned_lens": TRAINED,
-          "lens_curves": TRAINED, "lens_changes": TRAINED, "load": TRAINED, "recover": TRAINED, "recovery": TRAINED,
-          "run_study": TRAINED, "study": TRAINED}  # fmt: skip
-"""By call, or by the part of its name before the first dot: a tolerance that takes the place of both."""
+A difference of two log-probabilities of several nats carries an absolute error of about 1e-6 in fp32, however small it
+is itself.
+"""
 
-NOISE = 1e-6
-"""Values below this are sums that cancel, whose rounding is all there is to them."""
+LOOSER: tuple[tuple[str, float], ...] = (
+    # Differences divided by a loss that is small itself: the error of the loss is multiplied.
+    (r"(patch|patch_many|graft_map|graft_many|key_path|key_path_many)\|.*(share|restored).*", 1e-3),
+    (r"unlearning_depth\|.*(scores|mean).*", 1e-3),
+    # Norms of small changes, and differences of differences, of what is large itself.
+    (r"(attribute\.value_zeroing|interactions)\|.*", 5e-5),
+    # KLR has an exact zero for its first gradient. What rounding leaves of it, AdamW turns into a whole step.
+    (r"unlearn\.\w+_klr\|.*", 5e-3),
+    # AdamW divides by the root of a mean square: where a gradient is nearly zero, rounding moves a weight by a step.
+    (
+        r"(unlearn|unlearn_sequence|tune|train_tuned_lens|lens_curves|lens_changes|load|recover|recovery)(\.\w+)?\|.*",
+        1e-4,
+    ),
+    (r"(run_study|study\.\w+)\|.*", 1e-4),
+)
+"""Pattern of `call|path` to a tolerance that takes the place of both; the first that fits counts."""
+
+EXACT = bool(os.environ.get("RECORDED_EXACT"))
+"""Whether to demand equal bits, which hold on the CPU that the fixture was recorded on."""
 
 RENAMED: dict[str, str] = {}
-"""Recorded path, as `call|path`, to the path where the same value stands now; None in its place drops the value."""
+"""Recorded path, as `call|path`, to the path where the same value stands now."""
 
 SLOW_SECONDS = 10.0
 
@@ -44,6 +59,14 @@ def _names() -> list[Any]:
     return [pytest.param(name, marks=[slow] if seconds[name] > SLOW_SECONDS else []) for name in values]
 
 
+def tolerances(path: str) -> tuple[float, float]:
+    """Give the tolerances of a recorded value, absolute and relative."""
+    if EXACT:
+        return 0.0, 0.0
+    looser = next((t for pattern, t in LOOSER if re.fullmatch(pattern, path)), None)
+    return (ATOL, RTOL) if looser is None else (looser, looser)
+
+
 def difference(expected: Any, got: Any, atol: float, rtol: float) -> str:
     """Say how two values differ; nothing where they are alike within the tolerance."""
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
@@ -58,8 +81,8 @@ def difference(expected: Any, got: Any, atol: float, rtol: float) -> str:
         return f"expected {expected.tolist()}, got {got.tolist()}" if bool(unlike.any()) else ""
     wide, other = expected.double(), got.double()
     finite = wide[wide.isfinite()]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    allowed = max(atol * scale, atol * NOISE) + rtol * wide.abs().nan_to_num(0.0, 0.0, 0.0)
+    scale = max(1.0, float(finite.abs().max()) if finite.numel() else 0.0)
+    allowed = atol * scale + rtol * wide.abs().nan_to_num(0.0, 0.0, 0.0)
     same = (wide == other) | (wide.isnan() & other.isnan()) | ((wide - other).abs() <= allowed)
     if bool(same.all()):
         return ""
@@ -70,14 +93,12 @@ def difference(expected: Any, got: Any, atol: float, rtol: float) -> str:
 
 def compare(name: str, found: dict[str, Any]) -> list[str]:
     """List every recorded value of a call that `found` lacks or has otherwise."""
-    looser = LOOSER.get(name, LOOSER.get(name.partition(".")[0]))
-    atol, rtol = (ATOL, RTOL) if looser is None else (looser, looser)
     wrong = []
     for path, expected in recorded()[0][name].items():
         now = RENAMED.get(f"{name}|{path}", path)
         if now not in found:
             wrong.append(f"{path}: missing")
-        elif said := difference(expected, found[now], atol, rtol):
+        elif said := difference(expected, found[now], *tolerances(f"{name}|{path}")):
             wrong.append(f"{path}: {said}")
     return wrong
 
@@ -97,7 +118,7 @@ def test_every_public_name_is_recorded() -> None:
 def test_every_method_and_metric_is_recorded() -> None:
     values = recorded()[0]
     assert {f"unlearn.{m}" for m in UNLEARNING} <= set(values)
-    assert {m for m in values["methods"]["name"]} <= set(UNLEARNING)
+    assert set(values["methods"]["name"]) <= set(UNLEARNING)
     assert values["attribution_methods"][""] == list(ATTRIBUTIONS)
     asked = {*WHOLE, "judge", *values["evaluate.default"]["before/metrics"], "perplexity"}
     needs_a_download = {"semantic_similarity", "entailment"}
