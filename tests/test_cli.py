@@ -1,4 +1,4 @@
-"""The command line: results on stdout, errors in one line on stderr, exit status as promised."""
+"""Run the command line: results on stdout, one-line errors on stderr, documented exit status."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import typer
 
 import unpact_lens as ul
 from tests.models.families import hf_model, tokenizer
@@ -13,7 +14,7 @@ from unpact_lens import cli
 
 
 def run(monkeypatch, capsys, *arguments):
-    """Exit status, stdout, stderr of `unpact …` in this process."""
+    """Return exit status, stdout and stderr of `unpact …`, run in this process."""
     monkeypatch.setattr(sys, "argv", ["unpact", *arguments])
     try:
         cli.main()
@@ -29,7 +30,7 @@ def unpact(monkeypatch, capsys):
     return lambda *arguments: run(monkeypatch, capsys, *arguments)
 
 
-def test_attribute_prints_one_score_a_token(unpact):
+def test_attribute_prints_one_score_per_token(unpact):
     status, out, _ = unpact("attribute", "What is the opposite of hot?", "--json")
     rows = json.loads(out)
     assert status == 0
@@ -38,7 +39,7 @@ def test_attribute_prints_one_score_a_token(unpact):
 
 
 @pytest.mark.parametrize("option", [(), ("--attribution",), ("--metrics",)])
-def test_methods_lists_names_with_their_source(unpact, option):
+def test_methods_lists_names_and_sources(unpact, option):
     status, out, _ = unpact("methods", *option, "--json")
     rows = json.loads(out)
     assert status == 0
@@ -46,7 +47,7 @@ def test_methods_lists_names_with_their_source(unpact, option):
     assert all(r["name"] and r["source"] for r in rows)
 
 
-def test_unlearn_then_diff_then_recover(unpact, tmp_path):
+def test_an_unlearned_model_is_saved_and_can_be_compared(unpact, tmp_path):
     out = str(tmp_path / "ga")
     settings = ("--set", "lr=1e-3", "--set", "steps=2")
     status, _, err = unpact("unlearn", "--method", "ga", "--out", out, *settings, "--json")
@@ -57,7 +58,7 @@ def test_unlearn_then_diff_then_recover(unpact, tmp_path):
     assert {"component", "before", "after", "delta"} <= json.loads(text)[0].keys()
 
 
-def test_tune_searches_the_ranges_and_keeps_the_trials(unpact, tmp_path):
+def test_tune_searches_the_ranges_and_saves_the_trials(unpact, tmp_path):
     arguments = ("tune", "--method", "ga", "--budget", "2", "--level", "0.99", "--range", "lr=1e-3..2e-3")
     fixed = ("--range", "steps=1..2", "--set", "check_every=1", "--set", "max_new_tokens=8")
     status, out, err = unpact(*arguments, *fixed, "--out", str(tmp_path / "t"), "--json")
@@ -68,7 +69,7 @@ def test_tune_searches_the_ranges_and_keeps_the_trials(unpact, tmp_path):
     assert ul.load(tmp_path / "t").best.keys() == {"lr", "steps"}
 
 
-def test_requests_are_unlearned_one_after_the_other(unpact, tmp_path):
+def test_unlearn_sequence_reports_each_request(unpact, tmp_path):
     settings = ("--set", "lr=1e-3", "--set", "steps=1", "--set", "max_new_tokens=8")
     arguments = ("unlearn-sequence", "--method", "ga", "--requests", "2", "--out", str(tmp_path / "s"), *settings)
     status, out, err = unpact(*arguments, "--json")
@@ -95,7 +96,7 @@ def test_requests_are_unlearned_one_after_the_other(unpact, tmp_path):
         (("recover", "nowhere-at-all/model"), "nowhere-at-all/model"),
     ],
 )
-def test_the_users_error_is_one_line_and_status_2(unpact, arguments, message):
+def test_wrong_input_gives_one_line_and_status_2(unpact, arguments, message):
     status, _, err = unpact(*arguments)
     assert status == 2
     assert message in err
@@ -104,7 +105,7 @@ def test_the_users_error_is_one_line_and_status_2(unpact, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_a_fault_of_ours_is_status_1(unpact, monkeypatch):
+def test_an_internal_error_gives_status_1(unpact, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("boom")
 
@@ -114,11 +115,19 @@ def test_a_fault_of_ours_is_status_1(unpact, monkeypatch):
     assert "internal error: RuntimeError: boom" in err
 
 
-@pytest.mark.parametrize("command", ["demo", "study", "attribute", "diff", "unlearn", "recover", "report", "methods"])
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(unpact, command):
     status, out, _ = unpact(command, "--help")
     assert status == 0
-    assert f"unpact {command}" in out
+    assert f"Example: unpact {command} " in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_help_text(command):
+    assert [p.name for p in COMMANDS[command].params if not getattr(p, "help", None)] == []
 
 
 def test_importing_the_package_loads_no_torch():
@@ -135,13 +144,13 @@ QUESTIONS = [
 
 @pytest.fixture
 def own(tmp_path):
-    """A table of three questions of one's own, of which the embedded model gives two."""
+    """Write a table of three questions, of which the embedded model knows two."""
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(map(json.dumps, QUESTIONS)))
     return str(file)
 
 
-def test_evaluate_prints_every_metric_beside_the_model_before(unpact, own, tmp_path):
+def test_evaluate_prints_metrics_and_forgetting(unpact, own, tmp_path):
     arguments = ("evaluate", "builtin", "--benchmark", "pairs", "--data", own, "--before", "builtin")
     status, out, err = unpact(*arguments, "--metric", "exact_match", "--out", str(tmp_path / "s"), "--json")
     assert status == 0, err
@@ -152,13 +161,13 @@ def test_evaluate_prints_every_metric_beside_the_model_before(unpact, own, tmp_p
 
 
 @pytest.mark.parametrize(("form", "starts"), [("--markdown", "| metric | group |"), ("--latex", r"\begin{tabular}")])
-def test_evaluate_prints_tables_for_papers(unpact, own, form, starts):
+def test_evaluate_prints_markdown_and_latex(unpact, own, form, starts):
     status, out, _ = unpact("evaluate", "builtin", "--benchmark", "pairs", "--data", own, form)
     assert status == 0
     assert out.startswith(starts)
 
 
-def test_known_facts_are_counted_by_relation(unpact, own):
+def test_known_facts_counts_by_group_and_relation(unpact, own):
     status, out, err = unpact("known-facts", "builtin", "--benchmark", "pairs", "--data", own, "--json")
     assert status == 0, err
     assert [(r["group"], r["asked"], r["known"]) for r in json.loads(out)] == [
@@ -166,7 +175,7 @@ def test_known_facts_are_counted_by_relation(unpact, own):
     ]  # fmt: skip
 
 
-def test_an_export_is_loaded_by_plain_transformers(unpact, tmp_path):
+def test_an_exported_model_loads_in_plain_transformers(unpact, tmp_path):
     from transformers import AutoModelForCausalLM
 
     own = hf_model("llama")
@@ -191,7 +200,7 @@ def test_an_export_is_loaded_by_plain_transformers(unpact, tmp_path):
         (("export", "builtin", "x"), "unembed.b_U is not zero, and GPTNeoXForCausalLM has no place for it"),
     ],
 )
-def test_what_evaluate_known_facts_and_export_cannot_work_with_is_named(unpact, arguments, message):
+def test_wrong_input_to_evaluate_known_facts_and_export_is_named(unpact, arguments, message):
     status, _, err = unpact(*arguments)
     assert status == 2
     assert message in err

@@ -1,4 +1,4 @@
-"""The public surface is what the documentation says it is."""
+"""Check the public names of the package."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""Run the code of the README and follow its links."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_readme_starts_with_the_two_commands():
+def test_the_two_commands_come_before_the_python_code():
     text = README.read_text()
     assert text.index("make demo") < text.index("make test") < text.index("```python")
 
@@ -19,6 +19,6 @@ def test_a_python_block_of_the_readme_runs(block, tmp_path, monkeypatch):
     exec(compile(block, "README.md", "exec"), {})
 
 
-def test_links_of_the_readme_lead_somewhere():
+def test_local_links_of_the_readme_exist():
     for target in re.findall(r"\]\(((?!http)[^)#]+)", README.read_text()):
         assert (README.parent / target).exists(), target
