@@ -18,12 +18,12 @@ from unpact_lens.models.builtin import (
     MODELS,
     Recipe,
     build_tokenizer,
+    builtin_quality,
     load_builtin_model,
     rebuild,
     train_builtin,
     world_digest,
 )
-from unpact_lens.models.builtin_quality import builtin_quality
 
 BENCH = load_builtin()
 QUICK = Recipe(n_layers=1, d_model=16, n_heads=2, d_mlp=16, steps=3, batch=8)
@@ -117,7 +117,9 @@ def test_the_answer_depends_on_every_part_of_the_name(shipped) -> None:
         for place, part in enumerate(q.subject.split()):
             scores = []
             for prompt in (q.prompt, q.prompt.replace(f" {part}", "", 1)):
-                given = tokenizer(prompt)["input_ids"] + tokenizer(q.answer_prefix, add_special_tokens=False)["input_ids"]
+                given = (
+                    tokenizer(prompt)["input_ids"] + tokenizer(q.answer_prefix, add_special_tokens=False)["input_ids"]
+                )
                 first = tokenizer(f" {q.fact}", add_special_tokens=False)["input_ids"][0]
                 with torch.inference_mode():
                     scores.append(model(torch.tensor([given]))[0, -1].log_softmax(-1)[first].item())

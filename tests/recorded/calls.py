@@ -100,7 +100,7 @@ WHERE: dict[str, tuple[str, ...]] = {
     **_in("models.tokens", "encode", "token_strings"),
     **_in("models.generate", "generate_answers", "greedy"),
     **_in("models.checkpoint", "clone", "model_hash", "save_model", "load_checkpoint"),
-    **_in("models.builtin_quality", "builtin_quality"),
+    **_in("models.builtin", "builtin_quality"),
     **_in("attribution.agreement", "spearman", "jaccard", "entropy", "rank"),
     **_in("comparison.activations", "linear_cka", "kl_divergence"),
     **_in("comparison.weights", "effective_rank"),

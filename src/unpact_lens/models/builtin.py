@@ -1,17 +1,19 @@
-"""The embedded default model: how it is made, kept, checked and loaded.
+"""Train, store, check and load the embedded default model.
 
-Two small transformers share one recipe: `"builtin"` knows every author of the embedded world, `"builtin-retrain"` was
-never told of those to be forgotten. Both are raw `HookedTransformer`s, trained and kept without folding any norm.
+Two small transformers share one recipe. `"builtin"` was trained on every author of the embedded world.
+`"builtin-retrain"`, the retrained model, was trained without the authors of the forget set. Both are raw
+`HookedTransformer`s; no norm is folded into the weights.
 
-1. A byte-level BPE tokenizer is built from the world's wording; names are kept out, so that they become several pieces.
-2. Questions with answers, short biographies and plain sentences are drawn (`data.builtin_training`).
-3. AdamW runs over them once, with the loss on answers only.
-4. Weights (safetensors), tokenizer, recipe and checksums are written side by side, the recipe last.
+1. Build a byte-level BPE tokenizer from the world's texts without names, so that names become several tokens.
+2. Draw questions with answers, short biographies and plain sentences (`data.builtin_training`).
+3. Train with AdamW for one epoch, with the loss on answers only.
+4. Write weights (safetensors), tokenizer, recipe and checksums; the recipe is written last.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,7 +24,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -32,43 +33,50 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from unpact_lens.data.benchmark import QA
 from unpact_lens.data.builtin import load_builtin
 from unpact_lens.data.builtin_training import tokenizer_texts, training_examples
+from unpact_lens.data.emphasis import EMPHASIS, Template, unrelated_prefix
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.generate import generate_answers
+from unpact_lens.models.hooked import HookedModel
 
 ASSETS = Path(__file__).parent / "assets" / "builtin"
 MODELS = ("builtin", "builtin-retrain")
-"""The names of the shipped models: the one that knows all, and its retrain control."""
+"""Names of the shipped models: the original model and the retrained model."""
 
 PAD, BOS, EOS = "<|pad|>", "<|begin|>", "<|end|>"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _REMEDY = "restore the package's files, or train it again with `unpact builtin --rebuild`"
 
 Progress = Callable[[str, int, int], None]
-"""Called with the model's name, updates done, and updates in all."""
+"""Callback with the model's name, the number of updates done, and the total number of updates."""
+
+Ways = dict[str, Callable[[QA], Sequence[str]]]
+"""Functions from a question to the prompts that ask it, by the name of the way of asking."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides how the default model comes out.
+    """Hold the hyperparameters of the default model.
 
-    The architecture is pre-norm with LayerNorm, GELU, rotary positions and an unembedding of its own.
+    The architecture is pre-norm with LayerNorm, GELU, rotary positions and an untied unembedding.
 
     Attributes:
-        seed: of the world, the examples and the initial weights.
-        vocabulary: pieces of the tokenizer, bytes and special tokens included.
-        n_layers: blocks.
-        d_model: width of the residual stream.
-        n_heads: attention heads in each block.
-        d_mlp: neurons in each block.
-        n_ctx: longest input, in tokens.
-        steps: optimiser updates.
-        batch: examples in each.
-        lr: peak learning rate; a linear warm-up leads to it, a cosine to zero.
-        warmup: updates of warm-up.
-        weight_decay: of AdamW, on matrices only.
-        beta2: of AdamW.
-        clip: largest norm of the gradient.
+        seed: Random seed of the world, the examples and the initial weights.
+        vocabulary: Vocabulary size of the tokenizer, bytes and special tokens included.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        n_heads: Number of attention heads in each block.
+        d_mlp: Number of neurons in each block.
+        n_ctx: Largest input, in tokens.
+        steps: Number of optimiser updates.
+        batch: Number of examples in each update.
+        lr: Peak learning rate, after a linear warm-up and before a cosine decay to zero.
+        warmup: Number of warm-up updates.
+        weight_decay: Weight decay of AdamW, on matrices only.
+        beta2: Second-moment decay of AdamW.
+        clip: Largest norm of the gradient.
     """
 
     seed: int = 0
@@ -88,18 +96,18 @@ class Recipe:
 
 
 def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> HookedTransformer:
-    """One of the shipped models, ready to be asked.
+    """Load one of the shipped models.
 
     Args:
-        which: one of `MODELS`.
-        directory: where the files stand.
+        which: One of `MODELS`.
+        directory: Directory of the files.
 
     Returns:
-        The model in eval mode, raw weights, its tokenizer attached. The tokenizer prepends BOS, and
-        `cfg.default_prepend_bos` says so.
+        The model in eval mode with raw weights and its tokenizer. The tokenizer prepends BOS, and
+        `cfg.default_prepend_bos` is True.
 
     Raises:
-        InputError: if there is no such model, or a file is missing or not the one that the recipe describes.
+        InputError: If there is no such model, or a file is missing or differs from its recorded checksum.
     """
     if which not in MODELS:
         raise InputError(f"unknown built-in model {which!r}; {nearest(which, MODELS)}")
@@ -116,7 +124,7 @@ def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> Hook
 
 
 def _read_notes(directory: Path) -> tuple[Recipe, dict[str, str]]:
-    """The recipe and the checksum of each file."""
+    """Read the recipe and the checksum of each file."""
     path = directory / "recipe.json"
     if not path.is_file():
         raise InputError(f"the built-in model's file {path} is missing; {_REMEDY}")
@@ -141,18 +149,18 @@ def _sha256(path: Path) -> str:
 def rebuild(
     progress: Progress | None = None, recipe: Recipe | None = None, directory: Path = ASSETS
 ) -> tuple[HookedTransformer, HookedTransformer]:
-    """Train both models again and put their files in place of the old ones.
+    """Train both models and replace their files.
 
     Args:
-        progress: told of every update.
-        recipe: None for the default one.
-        directory: where the files go; they appear there only when both are trained, each replaced at once.
+        progress: Callback after every update.
+        recipe: Hyperparameters. If None, the defaults.
+        directory: Directory of the files. They are replaced only after both models are trained.
 
     Returns:
-        The model that knows all, and its retrain control.
+        The original model and the retrained model.
 
     Raises:
-        InputError: if the directory cannot be written to.
+        InputError: If the directory cannot be written to.
     """
     recipe = recipe or Recipe()
     try:
@@ -187,16 +195,16 @@ def rebuild(
 
 
 def world_digest(seed: int = 0) -> str:
-    """A checksum of the benchmark, by which tests notice weights that know another world than the code describes."""
+    """Compute a checksum of the benchmark; a test compares it with the world that the weights were trained on."""
     return hashlib.sha256(repr(load_builtin(seed).all_items()).encode()).hexdigest()
 
 
 def build_tokenizer(recipe: Recipe, directory: Path) -> None:
-    """Train the tokenizer of the world and save it in Hugging Face form.
+    """Train the tokenizer and save it in Hugging Face form.
 
     Args:
-        recipe: its seed, vocabulary and context length count.
-        directory: where the files go.
+        recipe: Hyperparameters; seed, vocabulary and context length are used.
+        directory: Directory of the files.
     """
     words = (ASSETS / "words.txt").read_text().split()
     bpe = Tokenizer(models.BPE())
@@ -208,7 +216,7 @@ def build_tokenizer(recipe: Recipe, directory: Path) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # The world's own words weigh more than English at large: they become whole pieces, other words a few.
+    # The world's texts are repeated so that its words become whole tokens and other English words a few tokens.
     bpe.train_from_iterator([*tokenizer_texts(recipe.seed) * 4, *(f" {w}" for w in words)], trainer)
     begin = (BOS, bpe.token_to_id(BOS))
     bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[begin])
@@ -218,7 +226,7 @@ def build_tokenizer(recipe: Recipe, directory: Path) -> None:
 
 
 def _empty_model(recipe: Recipe) -> HookedTransformer:
-    """The recipe's architecture with weights yet to be set, without a tokenizer."""
+    """Return a model of the recipe's architecture with unset weights and no tokenizer."""
     return HookedTransformer(
         HookedTransformerConfig(
             n_layers=recipe.n_layers,
@@ -243,19 +251,19 @@ def _empty_model(recipe: Recipe) -> HookedTransformer:
 def train_builtin(
     include_forget: bool, recipe: Recipe, tokenizer: Path = ASSETS, progress: Progress | None = None
 ) -> HookedTransformer:
-    """Train one of the two models from its random start.
+    """Train one of the two models from random weights.
 
-    The same recipe gives the same examples and initial weights; how far the outcome agrees to the last bit depends on
-    the machine and its number of threads. The global random state is left as it was.
+    The same recipe gives the same examples and initial weights. The trained weights also depend on the machine and its
+    number of threads, through rounding. The global random state is not changed.
 
     Args:
-        include_forget: whether the authors to be forgotten are among the examples.
-        recipe: architecture and training.
-        tokenizer: the directory that holds the tokenizer.
-        progress: told of every update.
+        include_forget: Whether the authors of the forget set are among the examples.
+        recipe: Hyperparameters.
+        tokenizer: Directory of the tokenizer.
+        progress: Callback after every update.
 
     Returns:
-        The model in eval mode, its tokenizer attached.
+        The model in eval mode with its tokenizer.
     """
     pieces = AutoTokenizer.from_pretrained(tokenizer)
     examples = training_examples(recipe.seed, include_forget, recipe.steps * recipe.batch)
@@ -271,9 +279,9 @@ def train_builtin(
     for step, (tokens, is_answer) in enumerate(_batches(examples, pieces, recipe), start=1):
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, recipe)
-        resid = model(tokens, stop_at_layer=recipe.n_layers)
-        target = is_answer[:, 1:]
-        logits = model.unembed(model.ln_final(resid[:, :-1][target][None]))[0]
+        resid = model(tokens, stop_at_layer=recipe.n_layers)  # [batch, pos, d_model]
+        target = is_answer[:, 1:]  # [batch, pos - 1]
+        logits = model.unembed(model.ln_final(resid[:, :-1][target][None]))[0]  # [answer token, d_vocab]
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][target])
         optimiser.zero_grad()
         loss.backward()
@@ -286,17 +294,17 @@ def train_builtin(
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    """Learning rate of the update with that number, counted from 1."""
+    """Compute the learning rate of update `step`, counted from 1."""
     cosine = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / recipe.steps)
     return recipe.lr * min(1.0, step / recipe.warmup) * cosine
 
 
 def _batches(
-    examples: Sequence[tuple[str, str]], tokenizer: Any, recipe: Recipe
+    examples: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, recipe: Recipe
 ) -> list[tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]]:
-    """Token ids and which of them belong to the answer, one pair an update.
+    """Return the token ids and the answer mask of each update.
 
-    Examples of similar length are put together, only roughly, so that no batch is of one form alone.
+    Examples of roughly similar length share a batch. Some randomness keeps several question forms in each batch.
     """
     prompts, answers = (
         tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*examples, strict=True)
@@ -318,10 +326,67 @@ def _batches(
 def _padded(
     rows: Sequence[tuple[list[int], int]], pad: int
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Rows filled up on the right; a row is its ids and where its answer starts."""
+    """Pad rows on the right and return their ids and answer masks; a row is its ids and the start of its answer."""
     width = max(len(ids) for ids, _ in rows)
     tokens = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
     start = torch.tensor([start for _, start in rows])[:, None]
     end = torch.tensor([len(ids) for ids, _ in rows])[:, None]
     position = torch.arange(width)
     return tokens, (position >= start) & (position < end)
+
+
+def builtin_quality(model: HookedModel, control: HookedModel, seed: int = 0, every: int = 1) -> dict[str, float]:
+    """Compute the fraction of questions answered with the fact, by group and by way of asking.
+
+    Args:
+        model: Default model.
+        control: Its retrained model.
+        seed: Random seed of the world that both were trained on.
+        every: Use every n-th item of each group only.
+
+    Returns:
+        Fraction for each `"{model or control}/{group}/{way}"`. Groups are those of the benchmark, with `near` and
+        `far` separate; for `unknown` the fact is the refusal. The ways of asking are:
+        - `plain`: the prompt;
+        - `held_out`: held-out paraphrases;
+        - `distractor`: another author is named first, in a wording that training did not contain;
+        - `deletion`: one filler word is missing;
+        - `prefixed`: unrelated text comes first;
+        - each emphasis template, on name and attribute, and as `{template}/random` on three other words.
+    """
+    bench = load_builtin(seed)
+    ways = _ways(seed, bench.plain_text.texts if bench.plain_text else ())
+    groups = {"forget": bench.forget, "near": bench.near, "far": bench.far}
+    groups |= {"general": bench.general, "unknown": bench.unknown}
+    found = {}
+    for who, asked in (("model", model), ("control", control)):
+        for group, items in groups.items():
+            for way, ask in ways.items():
+                pairs = [(prompt, qa.fact) for qa in items[::every] for prompt in ask(qa)]
+                answers = generate_answers(asked, [p for p, _ in pairs], max_new_tokens=bench.max_new_tokens)
+                right = sum(fact in answer for (_, fact), answer in zip(pairs, answers, strict=True))
+                found[f"{who}/{group}/{way}"] = right / len(pairs)
+    return found
+
+
+def _ways(seed: int, sentences: Sequence[str]) -> Ways:
+    """Return the ways of asking; the headline prompt is "What is the … of …?"."""
+    rng = random.Random(f"quality/{seed}")
+    ways: Ways = {
+        "plain": lambda qa: (qa.prompt,),
+        "held_out": lambda qa: qa.paraphrases,
+        "distractor": lambda qa: (qa.meta["distractor"],),
+        "deletion": lambda qa: [qa.prompt.replace(word, "", 1) for word in (" is", " the", " of")],
+        "prefixed": lambda qa: (unrelated_prefix(qa.prompt, rng.choice(sentences)),),
+    }
+    for template in EMPHASIS.values():
+        ways[template.name] = functools.partial(_emphasised, template, None)
+        if template.needs_words:
+            ways[f"{template.name}/random"] = functools.partial(_emphasised, template, rng)
+    return ways
+
+
+def _emphasised(template: Template, rng: random.Random | None, qa: QA) -> Sequence[str]:
+    """Emphasise name and attribute in the headline prompt, or three other words if `rng` is given."""
+    key = [*qa.subject.split(), *qa.meta["noun"].split()]
+    return (template.apply(qa.prompt, rng.sample(["What", "is", "the", "of"], 3) if rng else key),)

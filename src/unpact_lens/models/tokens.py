@@ -58,6 +58,15 @@ class Encoded:
         return Encoded(self.head, prompt, self.tail, self.answer, self.n_bos)
 
 
+class HasTokenizer(Protocol):
+    """A model or an endpoint: anything that decodes token ids."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, or None for a model that takes token ids only."""
+        ...
+
+
 def text_ids(model: HookedModel, text: Text, what: str) -> tuple[int, ...]:
     """Return the ids of a text without special tokens; check and return ids that are given as ids.
 
@@ -169,7 +178,7 @@ def encode_context(model: HookedModel, prompt: Text, *, chat: bool = False, pref
     return Encoded((*bos, *head), prompt_ids, (*tail, *text_ids(model, prefill, "prefill")), (), n_bos)
 
 
-def token_strings(model: HookedModel, ids: Sequence[int]) -> tuple[str, ...]:
+def token_strings(model: HasTokenizer, ids: Sequence[int]) -> tuple[str, ...]:
     """Decode each id by itself, or return the ids as text if the model has no tokenizer.
 
     An id that is part of a character gives the replacement character.
