@@ -37,9 +37,11 @@ _PUBLIC = {
     "Threshold": "attribution",
     "decompose": "decomposition",
     "diff": "comparison",
+    "average": "comparison",
     "unlearn": "unlearning",
     "methods": "unlearning",
     "recover": "recovery",
+    "probes": "recovery",
     "evaluate": "evaluation",
     "metrics": "evaluation",
     "run_study": "study",
@@ -119,7 +121,7 @@ if TYPE_CHECKING:
         unlearning,
     )
     from unpact_lens.attribution import Share, Threshold, TopK, attribute, attribute_many, attribution_methods
-    from unpact_lens.comparison import diff
+    from unpact_lens.comparison import average, diff
     from unpact_lens.data.benchmark import QA, Benchmark, Corpus
     from unpact_lens.data.custom import from_pairs
     from unpact_lens.data.load import load_benchmark
@@ -129,7 +131,7 @@ if TYPE_CHECKING:
     from unpact_lens.models.endpoint import Endpoint
     from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model
-    from unpact_lens.recovery import recover
+    from unpact_lens.recovery import probes, recover
     from unpact_lens.report import write_report
     from unpact_lens.results import load, save
     from unpact_lens.scoring import log_prob

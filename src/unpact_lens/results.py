@@ -51,15 +51,15 @@ _TYPES_AT: dict[str, str] = {
     for module, names in {
         "attribution": "Attribution KeyTokens Interactions Sensitivity Faithfulness MethodComparison TopK Share"
         " Threshold",
-        "comparison": "ActivationChanges AttentionPatterns DiffSummary Focus HeadSplit KeyPath KeyPathSummary"
-        " LensChanges ModelDiff PatchingMap PatchingSummary UnlearningDepth WeightChanges",
+        "comparison": "ActivationChanges AttentionPatterns DecompositionSummary DiffSummary Focus HeadSplit KeyPath"
+        " KeyPathSummary LensChanges ModelDiff PatchingMap PatchingSummary UnlearningDepth WeightChanges",
         "data.benchmark": "Benchmark Corpus QA",
         "decomposition": "Ablation Decomposition LensCurves PathEffects TunedLens",
         "evaluation": "Agreement Answers Choices HarnessScores Judgement LabelledPair Membership Memorisation Published"
         " Scores TofuScores Verdict",
         "recovery": "Example Leak Recovery RecoveryPlan Sheet",
         "stats.ks": "KSTest",
-        "stats.rates": "Contrast Difference MeanRate Rate",
+        "stats.estimate": "Contrast Difference MeanRate PlainEstimate Rate",
         "study": "Cell Dilemma Study",
         "unlearning": "Ensemble Gated History Settings StopRule Tuning Unlearned UnlearnedSequence",
     }.items()

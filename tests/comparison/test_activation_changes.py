@@ -1,5 +1,6 @@
 """Distances between activations are those of two plain runs; equal models are at distance zero."""
 
+import importlib
 import math
 
 import pytest
@@ -19,7 +20,8 @@ TOKENS = torch.tensor([(PROMPT + ANSWER)[:-1]])
 
 @pytest.mark.parametrize("overrides", [{}, {"output_logits_soft_cap": 3.0}])
 def test_they_are_those_of_two_plain_runs(style, overrides, monkeypatch):
-    monkeypatch.setattr(activation_changes, "CHUNK", 4)
+    module = importlib.import_module("unpact_lens.comparison.activation_changes")
+    monkeypatch.setattr(module, "CHUNK", 4)
     before, after = pair(style, **overrides)
     found = activation_changes(before, after, PROMPT, ANSWER)
     caches = [model.run_with_cache(TOKENS) for model in (before, after)]

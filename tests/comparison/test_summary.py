@@ -41,7 +41,7 @@ def test_equal_models_are_at_zero_and_the_floor_stands_beside():
     assert found.floor == diff_many(model, moved(model, size=0.01), ITEMS, resamples=10)
     assert found.above_floor().median() > 3
     assert "floor" in found.to_frame()
-    with pytest.raises(InputError, match="no noise floor"):
+    with pytest.raises(InputError, match="no noise baseline"):
         same.above_floor()
 
 
@@ -101,11 +101,11 @@ def test_a_stream_is_read_once_one_item_at_a_time():
 
 def test_what_was_not_asked_for_is_said():
     found = diff_many(*pair(), ITEMS[:1], resamples=10)
-    with pytest.raises(InputError, match=r"not split; give diff_many\(..., split=True\)"):
+    with pytest.raises(InputError, match=r"not split; average diff\(..., split=True\)"):
         found.split_frame()
     with pytest.raises(InputError, match="no activations"):
         found.activations_frame()
-    with pytest.raises(InputError, match=r"no focus; give diff_many\(..., contributions=True\)"):
+    with pytest.raises(InputError, match=r"no focus; average diff\(..., contributions=True\)"):
         found.plot(what="focus")
     with pytest.raises(InputError, match="floor= takes a pair of models"):
         diff_many(*pair(), ITEMS, floor=pair()[:1])

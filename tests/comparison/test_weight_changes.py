@@ -1,5 +1,6 @@
 """The table of weight changes says what changed, by closed forms."""
 
+import importlib
 import math
 
 import pytest
@@ -65,7 +66,8 @@ def test_effective_rank_counts_equal_singular_values():
 def test_singular_values_of_large_matrices_are_those_of_the_svd(shape, monkeypatch):
     matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = singular_values(matrix)
-    monkeypatch.setattr(weight_changes, "EXACT_SIDE", 8)
+    module = importlib.import_module("unpact_lens.comparison.weight_changes")
+    monkeypatch.setattr(module, "EXACT_SIDE", 8)
     fast = singular_values(matrix).sort(descending=True).values
     torch.testing.assert_close(fast, exact, atol=1e-7, rtol=0)
 

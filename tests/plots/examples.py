@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from unpact_lens.attribution import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
 from unpact_lens.attribution.key_tokens import TopK
-from unpact_lens.attribution.result import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
+from unpact_lens.comparison import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 from unpact_lens.comparison.focus import MEASURES, Focus
-from unpact_lens.comparison.result import ActivationChanges, HeadSplit, ModelDiff, PatchingMap, WeightChanges
 from unpact_lens.decomposition.result import Decomposition, LensCurves
 from unpact_lens.unlearning.result import History
 

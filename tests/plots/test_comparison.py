@@ -8,7 +8,8 @@ import pytest
 
 from tests.plots import examples
 from unpact_lens.errors import InputError
-from unpact_lens.plots import comparison as plots
+from unpact_lens.plots import changes
+from unpact_lens.plots import model_diff as plots
 
 
 def test_component_deltas_are_drawn_and_sum_to_the_logits_delta():
@@ -68,7 +69,7 @@ def test_what_a_diff_shows_is_chosen_and_checked():
 def test_the_largest_relative_change_comes_first_and_an_undefined_one_last():
     (trace,) = examples.weight_changes().plot().data
     assert list(trace.y) == ["blocks.0.attn.W_Q", "embed.W_E", "blocks.0.mlp.W_in"]
-    (trace,) = plots.weight_changes(examples.weight_changes(), top=1).data
+    (trace,) = changes.weight_changes(examples.weight_changes(), top=1).data
     assert list(trace.y) == ["blocks.0.attn.W_Q"]
 
 
@@ -93,13 +94,13 @@ def test_the_players_of_a_split_head_sum_to_its_delta_on_one_scale():
 
 
 def test_activation_changes_are_relative_to_the_length_before():
-    changes = examples.activation_changes()
-    fig = changes.plot()
+    found = examples.activation_changes()
+    fig = found.plot()
     bars, trace = fig.data
-    np.testing.assert_allclose(bars.y, changes.kl)
-    np.testing.assert_allclose(trace.z, changes.norm_delta / changes.norm_before)
-    np.testing.assert_allclose(np.asarray(trace.customdata)[..., 0], changes.cosine)
-    np.testing.assert_allclose(np.asarray(trace.customdata)[:, 0, 1], changes.cka)
+    np.testing.assert_allclose(bars.y, found.kl)
+    np.testing.assert_allclose(trace.z, found.norm_delta / found.norm_before)
+    np.testing.assert_allclose(np.asarray(trace.customdata)[..., 0], found.cosine)
+    np.testing.assert_allclose(np.asarray(trace.customdata)[:, 0, 1], found.cka)
     assert fig.layout.coloraxis.cmin == 0
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from tests.plots.examples import ANSWER, HOSTILE, noise
+from unpact_lens.comparison import DiffSummary
 from unpact_lens.comparison.attention_patterns import AttentionPatterns
 from unpact_lens.comparison.key_path import KeyPath
-from unpact_lens.comparison.summary import DiffSummary
 from unpact_lens.comparison.unlearning_depth import UnlearningDepth
 
 

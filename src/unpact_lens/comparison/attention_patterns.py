@@ -1,42 +1,49 @@
-"""Where the heads that changed most look, before and after."""
+"""Show which tokens the heads that changed most attend to, before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
-from unpact_lens.comparison.diff import diff
-from unpact_lens.comparison.model_pair import floor_of, require_comparable
-from unpact_lens.comparison.result import beside_floor
+from unpact_lens.comparison.diff import DiffParts, diff_of_pair
+from unpact_lens.comparison.model_pair import ModelPair
+from unpact_lens.comparison.noise_columns import beside_floor
+from unpact_lens.comparison.question import Question
+from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError
-from unpact_lens.models.tokens import Text, encode, token_strings
+from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import Text, token_strings
 from unpact_lens.results import Result
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionPatterns(Result):
-    """Attention of some heads over one example, under two models.
+    """Hold attention weights of some heads over one example, under two models.
 
     Attributes:
-        before: `[head, query, key]`, attention weights; each row sums to 1, or less where the model has a sink.
-        after: the same after.
+        before: `[head, query, key]`, attention weights of the original model; each row sums to 1, or less if the model
+            has an attention sink.
+        after: `[head, query, key]`, the same in the unlearned model.
         heads: `(layer, head)` of each.
-        delta: `[head]`, Δ of what each adds to the answer's logit, mean over the answer tokens; the order of the heads.
-        tokens: the S input tokens.
-        prompt: the prompt, as text.
-        answer: the answer, as text.
-        floor: the same heads under a pair of models that differ by noise only; or None.
+        delta: `[head]`, Δ of each head's direct contribution to the answer's logit, mean over the answer tokens. Heads
+            are ordered by it unless they were chosen.
+        tokens: The S input tokens.
+        prompt: Prompt, as text.
+        answer: Answer, as text.
+        floor: The same heads for the noise baseline, or None.
     """
 
-    figure: ClassVar[str | None] = "interventions:attention_patterns"
+    figure: ClassVar[str | None] = "attention_patterns:attention_patterns"
 
     before: Float[Tensor, "head query key"]
     after: Float[Tensor, "head query key"]
@@ -48,7 +55,7 @@ class AttentionPatterns(Result):
     floor: AttentionPatterns | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each head and key: attention from the position that predicts the answer's last token, and Δ."""
+        """Make a table with one row per head and key: attention of the last position, before, after, and Δ."""
         rows = [(h, k) for h in range(len(self.heads)) for k in range(len(self.tokens))]
         before, after = self.before[:, -1].flatten(), self.after[:, -1].flatten()
         frame = pd.DataFrame(
@@ -65,61 +72,66 @@ class AttentionPatterns(Result):
 
 
 def attention_patterns(
-    before: Any,
-    after: Any,
-    prompt: Text,
-    answer: Text,
+    before: HookedModel,
+    after: HookedModel,
+    prompt: Text | QA,
+    answer: Text | None = None,
     *,
     heads: Sequence[tuple[int, int]] | None = None,
     top: int = 6,
-    floor: Sequence[Any] | None = None,
-    chat: bool = False,
-    prefill: Text = "",
+    floor: Sequence[HookedModel] | None = None,
+    **asking: Unpack[AskingOptions],
 ) -> AttentionPatterns:
-    """Attention patterns of chosen heads, or of those whose part in the answer's logit changed most.
+    """Return attention patterns of chosen heads, or of the heads whose direct contribution changed most.
 
     Args:
-        before: a hooked causal model.
-        after: one of the same shape, vocabulary and tokenizer.
-        prompt: text or ids.
-        answer: text, leading space included, or ids.
-        heads: `(layer, head)` pairs; by default the `top` heads by |Δ|.
-        top: how many.
-        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
-            text), under which the same heads are shown.
-        chat: wrap the prompt in the tokenizer's chat template.
-        prefill: the opening of the answer, given to the model and not scored.
+        before: Original model.
+        after: Unlearned model, of the same shape, vocabulary and tokenizer.
+        prompt: Text or ids; or a `QA`, which holds its answer.
+        answer: Text, leading space included, or ids.
+        heads: `(layer, head)` pairs; if None, the `top` heads by |Δ|.
+        top: Number of heads.
+        floor: Noise baseline: two models that differ by noise only (two training seeds, or before and after
+            fine-tuning on unrelated text), whose same heads are shown.
+        **asking: `chat` and `prefill`; see `AskingOptions`.
 
     Raises:
-        InputError: if a head does not exist, `top` is not positive, or for any input that `diff` refuses.
+        InputError: If a head does not exist, `top` is not positive, or for any input that `diff` refuses.
     """
     if top < 1:
         raise InputError(f"top={top}; give a positive number of heads")
-    require_comparable(before, after)
-    noise = None if floor is None else floor_of(before, floor)
+    asked = Asking(**asking)
+    pair, question = ModelPair.of(before, after, floor=floor), Question.of(prompt, answer)
     n_layers, n_heads = before.cfg.n_layers, before.cfg.n_heads
     for head in heads or ():
         if not (0 <= head[0] < n_layers and 0 <= head[1] < n_heads):
             raise InputError(
                 f"head {tuple(head)} is not in the model: layers 0 to {n_layers - 1}, heads 0 to {n_heads - 1}"
             )
-    changes = diff(before, after, prompt, answer, contributions=False, weights=False, chat=chat, prefill=prefill)
-    delta = changes.delta_heads.mean(-1)
+    return _patterns_of_pair(pair, question, asked, heads, top)
+
+
+def _patterns_of_pair(
+    pair: ModelPair, question: Question, asked: Asking, heads: Sequence[tuple[int, int]] | None, top: int
+) -> AttentionPatterns:
+    """Return the patterns of both models; see `attention_patterns`."""
+    before, n_heads = pair.before, pair.before.cfg.n_heads
+    delta = diff_of_pair(replace(pair, noise=None), question, DiffParts(), asked).delta_heads.mean(-1)  # [layer, head]
     order = delta.abs().flatten().argsort(descending=True, stable=True)[:top].tolist()
     chosen = [(i // n_heads, i % n_heads) for i in order] if heads is None else [(int(l), int(h)) for l, h in heads]
-    example = encode(before, prompt, answer, chat=chat, prefill=prefill)
+    example = asked.encode(before, question.prompt, question.answer)
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in dict.fromkeys(layer for layer, _ in chosen)]
-    sides = [activations(model, example, names) for model in (before, after)]
+    sides = [activations(model, example, names) for model in pair.models]
     patterns = [torch.stack([acts[f"blocks.{l}.attn.hook_pattern"][h].cpu() for l, h in chosen]) for acts in sides]
-    return AttentionPatterns(
+    found = AttentionPatterns(
         before=patterns[0],
         after=patterns[1],
         heads=tuple(chosen),
         delta=torch.stack([delta[l, h] for l, h in chosen]),
         tokens=token_strings(before, example.ids[:-1]),
-        prompt=text_of(before, prompt),
-        answer=text_of(before, answer),
-        floor=None
-        if noise is None
-        else attention_patterns(*noise, prompt, answer, heads=chosen, chat=chat, prefill=prefill),
+        prompt=text_of(before, question.prompt),
+        answer=text_of(before, question.answer),
     )
+    if pair.noise is None:
+        return found
+    return replace(found, floor=_patterns_of_pair(pair.noise, question, asked, chosen, top))

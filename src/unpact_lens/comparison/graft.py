@@ -1,52 +1,56 @@
-"""Put back some of the old weights: which matrix, or which layer, holds what was lost?"""
+"""Put weights of one model into the other, to see which matrix or layer holds what was lost."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
-from unpact_lens.comparison.model_pair import DIRECTIONS, donor_and_recipient, floor_of, require_comparable
-from unpact_lens.comparison.result import PatchingMap
+from unpact_lens.comparison.model_pair import DIRECTIONS, ModelPair, require_comparable
+from unpact_lens.comparison.patching_map import PatchingMap
+from unpact_lens.comparison.question import Question
+from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.checkpoint import clone, named_weights
-from unpact_lens.models.tokens import Encoded, Text, encode, token_strings
-from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, score_rows
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, token_strings
+from unpact_lens.scoring import score_rows
 
 UNITS = ("matrix", "layer")
 TIED = ("embed.W_E", "unembed.W_U")
-"""Where a tied `HookedTransformer` keeps its one embedding twice: they are grafted together."""
+"""Weights in which a tied `HookedTransformer` keeps its one embedding twice; they are grafted together."""
 
 
-def graft(recipient: Any, donor: Any, weights: str | Sequence[str]) -> Any:
-    """A copy of one model with some weights of another.
+def graft(recipient: HookedModel, donor: HookedModel, weights: str | Sequence[str]) -> HookedModel:
+    """Copy one model and put some weights of another into the copy.
 
     Args:
-        recipient: a hooked model; it is not changed.
-        donor: one of the same shape.
-        weights: names, or patterns such as `"blocks.1.*"`; a tied embedding goes with its unembedding.
+        recipient: Model that is copied; it is not changed.
+        donor: Model of the same shape, which gives the weights.
+        weights: Names, or patterns such as `"blocks.1.*"`; a tied embedding goes with its unembedding.
 
     Raises:
-        InputError: if the models are not comparable, or a pattern matches no weight.
+        InputError: If the models are not comparable, or a pattern matches no weight.
     """
     require_comparable(recipient, donor)
     names = matching(recipient, [weights] if isinstance(weights, str) else weights)
-    copy = clone(recipient)
+    copy: HookedModel = clone(recipient)
     _put(copy, named_weights(donor), names)
     return copy
 
 
-def matching(model: Any, patterns: Sequence[str]) -> list[str]:
-    """Names of the weights that the patterns match, each once; both of a tied pair where one is matched.
+def matching(model: HookedModel, patterns: Sequence[str]) -> list[str]:
+    """List the weights that the patterns match, each once, and both of a tied pair if one is matched.
 
     Raises:
-        InputError: if a pattern matches none; the message offers the nearest names.
+        InputError: If a pattern matches none; the message offers the nearest names.
     """
     known = list(named_weights(model))
     found: dict[str, None] = {}
@@ -61,78 +65,85 @@ def matching(model: Any, patterns: Sequence[str]) -> list[str]:
 
 
 def graft_map(
-    before: Any,
-    after: Any,
-    prompt: Text,
-    answer: Text,
+    before: HookedModel,
+    after: HookedModel,
+    prompt: Text | QA,
+    answer: Text | None = None,
     *,
     unit: str = "matrix",
     direction: str = "before_into_after",
-    floor: Sequence[Any] | None = None,
-    chat: bool = False,
-    prefill: Text = "",
+    floor: Sequence[HookedModel] | None = None,
+    **asking: Unpack[AskingOptions],
 ) -> PatchingMap:
     """Score the answer with one matrix, or one layer, of the other model's weights at a time.
 
-    Args:
-        before: a hooked causal model.
-        after: one of the same shape, vocabulary and tokenizer.
-        prompt: text or ids.
-        answer: text, leading space included, or ids.
-        unit: `"matrix"`: each weight of each block alone, layer × weight; `"layer"`: embedding, each block whole, and
-            what stands behind the last.
-        direction: which model's weights go into which.
-        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
-            text), between which the same is measured; compare the changes in nats.
-        chat: wrap the prompt in the tokenizer's chat template.
-        prefill: the opening of the answer, given to the model and not scored.
-
     Cells whose weights are the same in both models change nothing, and are not run.
 
+    Args:
+        before: Original model.
+        after: Unlearned model, of the same shape, vocabulary and tokenizer.
+        prompt: Text or ids; or a `QA`, which holds its answer.
+        answer: Text, leading space included, or ids.
+        unit: `"matrix"`: each weight of each block alone, layer × weight; `"layer"`: the embedding, each block whole,
+            and everything after the last block.
+        direction: Which model gives its weights to the other.
+        floor: Noise baseline: two models that differ by noise only (two training seeds, or before and after
+            fine-tuning on unrelated text), grafted in the same direction. Compare the changes in nats.
+        **asking: `chat`, `prefill` and `batch_tokens`; see `AskingOptions`.
+
     Raises:
-        InputError: if an option is unknown, or the models are not comparable.
+        InputError: If an option is unknown, or the models are not comparable.
     """
     check_graft(unit, direction)
-    require_comparable(before, after)
-    noise = None if floor is None else floor_of(before, floor)
-    example = encode(before, prompt, answer, chat=chat, prefill=prefill)
-    found, labels = grafted_scores(before, after, [example], unit, direction)
-    return PatchingMap(
-        log_prob=found.grafted[0],
-        labels=labels,
-        baseline=float(found.recipient[0]),
-        donor=float(found.donor[0]),
+    asked = Asking(**asking)
+    return graft_of_pair(ModelPair.of(before, after, floor=floor), Question.of(prompt, answer), unit, direction, asked)
+
+
+def graft_of_pair(pair: ModelPair, question: Question, unit: str, direction: str, asked: Asking) -> PatchingMap:
+    """Score one question under each graft; see `graft_map`."""
+    before = pair.before
+    example = asked.encode(before, question.prompt, question.answer)
+    scores = grafted_scores(pair, [example], unit, direction, asked.batch_tokens)
+    found = PatchingMap(
+        log_prob=scores.grafted[0],
+        labels=scores.labels,
+        baseline=float(scores.recipient[0]),
+        donor=float(scores.donor[0]),
         what=f"weights by {unit}",
         direction=direction,
-        prompt=text_of(before, prompt),
-        answer=text_of(before, answer),
+        prompt=text_of(before, question.prompt),
+        answer=text_of(before, question.answer),
         tokens=token_strings(before, example.ids[:-1]),
-        floor=None
-        if noise is None
-        else graft_map(*noise, prompt, answer, unit=unit, direction=direction, chat=chat, prefill=prefill),
+        id=question.id,
+        subject=question.subject,
     )
+    if pair.noise is None:
+        return found
+    return replace(found, floor=graft_of_pair(pair.noise, question, unit, direction, asked))
 
 
 @dataclass(frozen=True)
 class Grafted:
-    """Mean log-probability of each answer, nats.
+    """Hold the mean log-probability of each answer, nats.
 
     Attributes:
         grafted: `[item, row, column]`, with the weights of that cell put in.
-        recipient: `[item]`, with none.
+        recipient: `[item]`, of the recipient without a graft.
         donor: `[item]`, of the model that gives the weights.
+        labels: Names of rows and columns.
     """
 
     grafted: Float[Tensor, "item row column"]
     recipient: Float[Tensor, " item"]
     donor: Float[Tensor, " item"]
+    labels: tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def check_graft(unit: str, direction: str) -> None:
     """Refuse an unknown unit or direction.
 
     Raises:
-        InputError: naming what is known.
+        InputError: Naming the known ones.
     """
     if unit not in UNITS:
         raise InputError(f"unit={unit!r}; {nearest(str(unit), UNITS)}")
@@ -141,20 +152,23 @@ def check_graft(unit: str, direction: str) -> None:
 
 
 def grafted_scores(
-    before: Any,
-    after: Any,
-    rows: Sequence[Encoded],
-    unit: str,
-    direction: str,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> tuple[Grafted, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Each row's score under each graft, and the labels of the map; every graft is made once for all rows."""
-    donor, recipient = donor_and_recipient(before, after, direction)
+    pair: ModelPair, rows: Sequence[Encoded], unit: str, direction: str, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> Grafted:
+    """Score each row under each graft; every graft is made once for all rows.
 
-    def means(model: Any) -> Float[Tensor, " item"]:
+    Args:
+        pair: Models that give and take weights.
+        rows: Prompts with their answers.
+        unit: One of `UNITS`.
+        direction: One of `DIRECTIONS`.
+        batch_tokens: Largest number of input tokens in one forward pass.
+    """
+    donor, recipient = pair.donor_and_recipient(direction)
+
+    def means(model: HookedModel) -> Float[Tensor, " item"]:
         return torch.stack([scores.mean() for scores in score_rows(model, rows, batch_tokens=batch_tokens)])
 
-    cells, labels = _cells(before, unit)
+    cells, labels = _cells(pair.before, unit)
     copy, given = clone(recipient), named_weights(donor)
     own = {name: weight.clone() for name, weight in named_weights(recipient).items()}
     baseline, found = means(recipient), []
@@ -165,12 +179,12 @@ def grafted_scores(
         _put(copy, given, names)
         found.append(means(copy))
         _put(copy, own, names)
-    shape = (len(rows), len(labels[0]), len(labels[1]))
-    return Grafted(torch.stack(found, dim=1).reshape(shape), baseline, means(donor)), labels
+    shape = (len(rows), len(labels[0]), len(labels[1]))  # [item, row, column]
+    return Grafted(torch.stack(found, dim=1).reshape(shape), baseline, means(donor), labels)
 
 
-def _cells(model: Any, unit: str) -> tuple[list[list[str]], tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Names of the weights of each cell, row by row, and the labels of rows and columns."""
+def _cells(model: HookedModel, unit: str) -> tuple[list[list[str]], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """List the names of the weights of each cell, row by row, and the labels of rows and columns."""
     known = list(named_weights(model))
     layers = [f"blocks.{layer}." for layer in range(model.cfg.n_layers)]
     blocks = tuple(f"L{layer}" for layer in range(model.cfg.n_layers))
@@ -184,7 +198,7 @@ def _cells(model: Any, unit: str) -> tuple[list[list[str]], tuple[tuple[str, ...
     return [front, *inside, behind], (("embedding", *blocks, "readout"), ("weights",))
 
 
-def _put(model: Any, weights: dict[str, Tensor], names: Sequence[str]) -> None:
+def _put(model: HookedModel, weights: dict[str, Tensor], names: Sequence[str]) -> None:
     """Overwrite the named weights of a model."""
     own = named_weights(model)
     with torch.no_grad():

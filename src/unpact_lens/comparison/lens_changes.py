@@ -1,33 +1,38 @@
-"""The answer after each layer, before and after: from which layer on is it no longer there?"""
+"""Compare the answer's logit, log-probability and rank after each layer between two models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
-from unpact_lens.comparison.model_pair import floor_of, require_comparable
-from unpact_lens.comparison.result import beside_floor
+from unpact_lens.comparison.model_pair import ModelPair
+from unpact_lens.comparison.noise_columns import beside_floor
+from unpact_lens.comparison.question import Question
+from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.lens import TunedLens, lens_curves
 from unpact_lens.decomposition.result import LensCurves
 from unpact_lens.errors import InputError
+from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Text
 from unpact_lens.results import Result
 
 
 @dataclass(frozen=True, eq=False)
 class LensChanges(Result):
-    """Lens curves of one question under two models, and Δ = after − before.
+    """Hold lens curves of one question under two models, and Δ = after − before.
 
     Attributes:
-        before: logit, log-probability and rank of each answer token after each layer.
-        after: the same after.
-        floor: the same between two models that differ by noise only; or None.
+        before: Logit, log-probability and rank of each answer token after each layer of the original model.
+        after: The same for the unlearned model.
+        floor: The same for the noise baseline, or None.
     """
 
     before: LensCurves
@@ -48,11 +53,11 @@ class LensChanges(Result):
 
     @property
     def delta_rank(self) -> Float[Tensor, "layer answer"]:
-        """Δ rank after each layer: positive is further from the most likely token."""
+        """Δ rank after each layer; positive means further from the most likely token."""
         return (self.after.rank - self.before.rank).to(self.after.logit.dtype)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each layer and answer token: logit, log-probability (nats) and rank before, after, and Δ."""
+        """Make a table with one row per layer and answer token: logit, log-probability (nats) and rank, and their Δ."""
         rows = list(product(self.before.labels[0], enumerate(self.before.answer_tokens)))
         frame = pd.DataFrame(
             {
@@ -69,48 +74,50 @@ class LensChanges(Result):
 
 
 def lens_changes(
-    before: Any,
-    after: Any,
-    prompt: Text,
-    answer: Text,
+    before: HookedModel,
+    after: HookedModel,
+    prompt: Text | QA,
+    answer: Text | None = None,
     *,
     lenses: Sequence[TunedLens] | None = None,
-    floor: Sequence[Any] | None = None,
+    floor: Sequence[HookedModel] | None = None,
     floor_lenses: Sequence[TunedLens] | None = None,
-    chat: bool = False,
-    prefill: Text = "",
+    **asking: Unpack[AskingOptions],
 ) -> LensChanges:
-    """Lens curves of one question under two models.
+    """Compute lens curves of one question under two models.
 
     Args:
-        before: a hooked causal model.
-        after: one of the same shape, vocabulary and tokenizer.
-        prompt: text or ids.
-        answer: text, leading space included, or ids.
-        lenses: a tuned lens for each of the two, trained on the same texts; None reads each layer as it is.
-        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
-            text), on which the same is measured.
-        floor_lenses: a tuned lens for each model of the floor; they go with `lenses`.
-        chat: wrap the prompt in the tokenizer's chat template.
-        prefill: the opening of the answer, given to the model and not scored.
+        before: Original model.
+        after: Unlearned model, of the same shape, vocabulary and tokenizer.
+        prompt: Text or ids; or a `QA`, which holds its answer.
+        answer: Text, leading space included, or ids.
+        lenses: Tuned lens of each of the two models, trained on the same texts; if None, the logit lens.
+        floor: Noise baseline: two models that differ by noise only (two training seeds, or before and after
+            fine-tuning on unrelated text), on which the same is measured.
+        floor_lenses: Tuned lens of each model of the noise baseline; required with `lenses`.
+        **asking: `chat` and `prefill`; see `AskingOptions`.
 
     Raises:
-        InputError: if the models are not comparable, lenses are not a pair, a lens was trained for another model, the
-            floor is read by another kind of lens, or for any input that `lens_curves` refuses.
+        InputError: If the models are not comparable, lenses are not a pair, a lens was trained for another model, the
+            noise baseline is read by another kind of lens, or for any input that `lens_curves` refuses.
     """
-    require_comparable(before, after)
-    noise = None if floor is None else floor_of(before, floor)
-    for name, pair in (("lenses", lenses), ("floor_lenses", floor_lenses)):
-        if pair is not None and len(pair) != 2:
-            raise InputError(f"{name}= takes a pair of tuned lenses, one for each model; got {len(pair)}")
-    if noise is not None and (lenses is None) != (floor_lenses is None):
-        raise InputError("lenses= and floor_lenses= go together: a floor is read by the same kind of lens")
-    read = [None, None] if lenses is None else list(lenses)
-    sides = [
-        lens_curves(model, prompt, answer, lens=lens, chat=chat, prefill=prefill)
-        for model, lens in zip((before, after), read, strict=True)
-    ]
-    beside = None
-    if noise is not None:
-        beside = lens_changes(*noise, prompt, answer, lenses=floor_lenses, chat=chat, prefill=prefill)
-    return LensChanges(sides[0], sides[1], beside)
+    asked = Asking(**asking)
+    pair, question = ModelPair.of(before, after, floor=floor), Question.of(prompt, answer)
+    for name, given in (("lenses", lenses), ("floor_lenses", floor_lenses)):
+        if given is not None and len(given) != 2:
+            raise InputError(f"{name}= takes a pair of tuned lenses, one for each model; got {len(given)}")
+    if pair.noise is not None and (lenses is None) != (floor_lenses is None):
+        raise InputError("lenses= and floor_lenses= go together: read the noise baseline with the same kind of lens")
+    found = _changes(pair, question, asked, lenses)
+    if pair.noise is None:
+        return found
+    return replace(found, floor=_changes(pair.noise, question, asked, floor_lenses))
+
+
+def _changes(pair: ModelPair, question: Question, asked: Asking, lenses: Sequence[TunedLens] | None) -> LensChanges:
+    """Compute the lens curves of each model of a pair."""
+    before, after = (
+        lens_curves(model, question.prompt, question.answer, lens=lens, chat=asked.chat, prefill=asked.prefill)
+        for model, lens in zip(pair.models, lenses or (None, None), strict=True)
+    )
+    return LensChanges(before, after)

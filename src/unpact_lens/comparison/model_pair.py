@@ -1,13 +1,14 @@
-"""Whether two models can be compared number by number: same shape, same vocabulary, same tokenizer."""
+"""Hold two models that can be compared number by number: same shape, same vocabulary, same tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import named_weights
+from unpact_lens.models.hooked import HookedModel
 
 FIELDS = (
     "n_layers", "d_model", "n_heads", "n_key_value_heads", "d_head", "d_mlp", "d_vocab", "act_fn",
@@ -16,23 +17,66 @@ FIELDS = (
 """Fields of `cfg` in which two models must agree."""
 
 DIRECTIONS = ("before_into_after", "after_into_before")
-"""Which model's activations or weights go into which."""
+"""Which model gives its activations or weights to the other."""
 
 
-def donor_and_recipient(before: Any, after: Any, direction: str) -> tuple[Any, Any]:
-    """The model that gives and the one that takes, for one of `DIRECTIONS`."""
-    return (before, after) if direction == DIRECTIONS[0] else (after, before)
+@dataclass(frozen=True)
+class ModelPair:
+    """Hold the two models of a comparison, and the two models of its noise baseline.
+
+    Make it with `ModelPair.of`, which checks that the models can be compared.
+
+    Attributes:
+        before: Original model.
+        after: Unlearned model.
+        noise: Two models that differ by noise only, e.g. two training seeds; or None.
+    """
+
+    before: HookedModel
+    after: HookedModel
+    noise: ModelPair | None = None
+
+    @classmethod
+    def of(cls, before: HookedModel, after: HookedModel, *, floor: Sequence[HookedModel] | None = None) -> ModelPair:
+        """Check that two models, and those of the noise baseline, can be compared.
+
+        Args:
+            before: Original model.
+            after: Unlearned model.
+            floor: Noise baseline: two models that differ by noise only; or None.
+
+        Raises:
+            InputError: If the models differ in shape, vocabulary or tokenizer (the first mismatch is named), or if
+                `floor` is not a pair of models that can be compared with `before`.
+        """
+        require_comparable(before, after)
+        if floor is None:
+            return cls(before, after)
+        if not isinstance(floor, (tuple, list)) or len(floor) != 2:
+            raise InputError("floor= takes a pair of models that differ by noise only, e.g. (one seed, another seed)")
+        for model in floor:
+            require_comparable(before, model)
+        return cls(before, after, cls(floor[0], floor[1]))
+
+    @property
+    def models(self) -> tuple[HookedModel, HookedModel]:
+        """Both models: before, after."""
+        return self.before, self.after
+
+    def donor_and_recipient(self, direction: str) -> tuple[HookedModel, HookedModel]:
+        """Return the model that gives and the model that takes, for one of `DIRECTIONS`."""
+        return (self.before, self.after) if direction == DIRECTIONS[0] else (self.after, self.before)
 
 
-def require_comparable(before: Any, after: Any) -> None:
-    """Refuse two models whose activations or weights do not stand for the same things.
+def require_comparable(before: HookedModel, after: HookedModel) -> None:
+    """Refuse two models whose activations or weights do not mean the same things.
 
     Args:
-        before: a hooked model.
-        after: the other one.
+        before: Original model.
+        after: Unlearned model.
 
     Raises:
-        InputError: naming the first mismatch: the kind of wrapper, a field of the configuration, a weight's shape, or
+        InputError: Naming the first mismatch: the kind of wrapper, a field of the configuration, a weight's shape, or
             a token's id.
     """
     kinds = [("a TransformerBridge" if hooked.is_bridge(m) else "a HookedTransformer") for m in (before, after)]
@@ -46,24 +90,7 @@ def require_comparable(before: Any, after: Any) -> None:
     _require_same_tokenizer(before, after)
 
 
-def floor_of(before: Any, floor: Sequence[Any]) -> tuple[Any, Any]:
-    """The pair of models that gives a noise floor, once it is known to be one.
-
-    Args:
-        before: a model of the comparison that it is the floor of.
-        floor: two models that differ by noise only.
-
-    Raises:
-        InputError: if it is not a pair, or its models cannot be compared with `before`.
-    """
-    if not isinstance(floor, (tuple, list)) or len(floor) != 2:
-        raise InputError("floor= takes a pair of models that differ by noise only, e.g. (one seed, another seed)")
-    for model in floor:
-        require_comparable(before, model)
-    return floor[0], floor[1]
-
-
-def _require_same_weights(before: Any, after: Any) -> None:
+def _require_same_weights(before: HookedModel, after: HookedModel) -> None:
     ours, theirs = named_weights(before), named_weights(after)
     for name in [*ours, *theirs]:
         if name not in theirs or name not in ours:
@@ -72,7 +99,7 @@ def _require_same_weights(before: Any, after: Any) -> None:
             raise InputError(f"weight {name} is {tuple(ours[name].shape)} before and {tuple(theirs[name].shape)} after")
 
 
-def _require_same_tokenizer(before: Any, after: Any) -> None:
+def _require_same_tokenizer(before: HookedModel, after: HookedModel) -> None:
     if before.tokenizer is None or after.tokenizer is None or before.tokenizer is after.tokenizer:
         return
     ours, theirs = before.tokenizer.get_vocab(), after.tokenizer.get_vocab()

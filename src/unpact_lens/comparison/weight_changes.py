@@ -1,62 +1,114 @@
-"""How much each weight changed: one row a matrix."""
+"""Compare the weights of two models, one row per matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.comparison.model_pair import floor_of, require_comparable
-from unpact_lens.comparison.result import WeightChanges
+from unpact_lens.comparison.model_pair import ModelPair
+from unpact_lens.comparison.noise_columns import beside_floor
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import named_weights
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import Result
 
 EXACT_SIDE = 512
-"""Up to this shorter side, singular values come from an SVD; beyond, from the Gram matrix, which is much faster and
-exact to 1e-8 of the largest."""
+"""Largest shorter side of a matrix whose singular values come from an SVD. Those of larger matrices come from the Gram
+matrix, which is much faster and exact to 1e-8 of the largest."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightChanges(Result):
+    """Hold how much each weight changed; every tensor has one entry per weight.
+
+    Attributes:
+        names: Names of the weights.
+        norm_before: Frobenius norm in the original model.
+        norm_after: Frobenius norm in the unlearned model.
+        norm_delta: Frobenius norm of Δ.
+        relative: Norm of Δ over norm before; NaN if both are zero.
+        spectral: Largest singular value of Δ; for a vector its norm.
+        effective_rank: exp of the entropy of Δ's singular values normalised to sum 1; NaN if Δ is zero.
+        cosine: Cosine of the weight before with the weight after; 1 if they are equal.
+        task_vector_cosine: Cosine of Δ with a given task vector; NaN if none was given or one of them is zero.
+        floor: The same for the noise baseline, or None.
+    """
+
+    names: tuple[str, ...]
+    norm_before: Float[Tensor, " weight"]
+    norm_after: Float[Tensor, " weight"]
+    norm_delta: Float[Tensor, " weight"]
+    relative: Float[Tensor, " weight"]
+    spectral: Float[Tensor, " weight"]
+    effective_rank: Float[Tensor, " weight"]
+    cosine: Float[Tensor, " weight"]
+    task_vector_cosine: Float[Tensor, " weight"]
+    floor: WeightChanges | None = None
+
+    figure: ClassVar[str | None] = "changes:weight_changes"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Make a table with one row per weight."""
+        columns = (
+            "norm_before", "norm_after", "norm_delta", "relative", "spectral", "effective_rank", "cosine",
+            "task_vector_cosine",
+        )  # fmt: skip
+        frame = pd.DataFrame({"weight": self.names, **{c: getattr(self, c).tolist() for c in columns}})
+        return beside_floor(frame, self.floor, columns[2:7])
 
 
 def weight_changes(
-    before: Any,
-    after: Any,
+    before: HookedModel,
+    after: HookedModel,
     *,
     task_vector: Mapping[str, Tensor] | None = None,
-    floor: Sequence[Any] | None = None,
+    floor: Sequence[HookedModel] | None = None,
 ) -> WeightChanges:
     """Compare all weights of two models of one shape.
 
     Args:
-        before: a hooked model.
-        after: the other one.
-        task_vector: a difference of weights by name (e.g. a fine-tuned model's minus this one's), with which Δ is
-            compared; names that it lacks give NaN.
-        floor: two models that differ by noise only (two training seeds, or before and after fine-tuning on unrelated
-            text), on which the same is measured.
+        before: Original model.
+        after: Unlearned model.
+        task_vector: Difference of weights by name, e.g. a fine-tuned model's minus this one's, with which Δ is
+            compared. Weights that it lacks give NaN.
+        floor: Noise baseline: two models that differ by noise only (two training seeds, or before and after
+            fine-tuning on unrelated text), on which the same is measured.
 
     Returns:
-        One entry for each weight; all are computed in fp64.
+        One entry per weight; all are computed in fp64.
 
     Raises:
-        InputError: if the models are not comparable, or a task vector's name or shape is not that of a weight.
+        InputError: If the models are not comparable, or a task vector's name or shape is not that of a weight.
     """
-    require_comparable(before, after)
-    ours, theirs = named_weights(before), named_weights(after)
+    return weights_of_pair(ModelPair.of(before, after, floor=floor), task_vector or {})
+
+
+def weights_of_pair(pair: ModelPair, task_vector: Mapping[str, Tensor]) -> WeightChanges:
+    """Compare all weights of a pair of models; see `weight_changes`."""
+    ours, theirs = named_weights(pair.before), named_weights(pair.after)
     ours = {name: w for name, w in ours.items() if w.is_floating_point()}
-    for name, tau in (task_vector or {}).items():
+    for name, tau in task_vector.items():
         if name not in ours or ours[name].shape != tau.shape:
             raise InputError(f"task vector {name} {tuple(tau.shape)} fits no weight of the models")
-    rows = [
-        _changes(name, w.double(), theirs[name].double(), (task_vector or {}).get(name)) for name, w in ours.items()
-    ]
+    rows = [_changes(name, w.double(), theirs[name].double(), task_vector.get(name)) for name, w in ours.items()]
     columns = {key: torch.stack([row[key] for row in rows]).cpu() for key in rows[0]}
-    beside = None if floor is None else weight_changes(*floor_of(before, floor), task_vector=task_vector)
-    return WeightChanges(names=tuple(ours), **columns, floor=beside)
+    noise = None if pair.noise is None else weights_of_pair(pair.noise, task_vector)
+    return WeightChanges(names=tuple(ours), floor=noise, **columns)
 
 
-def _changes(name: str, before: Tensor, after: Tensor, task_vector: Tensor | None) -> dict[str, Tensor]:
+def _changes(
+    name: str,
+    before: Float[Tensor, "*shape"],
+    after: Float[Tensor, "*shape"],
+    task_vector: Float[Tensor, "*shape"] | None,
+) -> dict[str, Float[Tensor, ""]]:
+    """Measure the change of one weight; keys are the fields of `WeightChanges`."""
     delta = after - before
     singular = singular_values(as_matrix(name, delta))
     nan = torch.tensor(float("nan"), dtype=torch.float64)
@@ -73,7 +125,7 @@ def _changes(name: str, before: Tensor, after: Tensor, task_vector: Tensor | Non
 
 
 def as_matrix(name: str, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "row column"]:
-    """A weight as the matrix that it acts as: heads side by side.
+    """Reshape a weight to the matrix that it acts as, heads side by side.
 
     `W_Q`, `W_K`, `W_V` `[head, d_model, d_head]` become `[d_model, head·d_head]`, `W_O` `[head, d_head, d_model]`
     becomes `[head·d_head, d_model]`; biases become one row.
@@ -86,17 +138,19 @@ def as_matrix(name: str, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "row 
 
 
 def singular_values(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " rank"]:
-    """All singular values, fp64; zeros without any work where the matrix is zero."""
+    """Compute all singular values in the dtype of the matrix; a zero matrix needs no decomposition."""
     if not matrix.any():
         return matrix.new_zeros(min(matrix.shape))
     if min(matrix.shape) <= EXACT_SIDE:
         return torch.linalg.svdvals(matrix)
-    gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
+    gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T  # [side, side], the shorter
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
 
 
 def effective_rank(singular: Float[Tensor, " rank"]) -> Float[Tensor, ""]:
-    r"""$\exp H(\sigma / \sum\sigma)$: 1 for a rank-one matrix, n for n equal singular values, NaN for zero.
+    r"""Compute $\exp H(\sigma / \sum\sigma)$.
+
+    It is 1 for a rank-one matrix, n for n equal singular values, and NaN for a zero matrix.
 
     Source: Roy and Vetterli 2007, The effective rank.
     """
@@ -105,5 +159,5 @@ def effective_rank(singular: Float[Tensor, " rank"]) -> Float[Tensor, ""]:
 
 
 def cosine(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Cosine of two tensors seen as vectors; NaN where one is zero."""
+    """Compute the cosine of two tensors seen as vectors; NaN if one is zero."""
     return (a * b).sum() / (a.norm() * b.norm())

@@ -247,3 +247,16 @@ def floor_marks(x: Any, y: Any, *, legend: bool = True) -> go.Scatter:
         marker={"symbol": "diamond-open", "size": 9, "color": INK, "line": {"width": 1.5}},
         hovertemplate="%{x}, %{y}<extra>noise floor</extra>",
     )
+
+
+def whiskers(values: NDArray[np.float64]) -> dict[str, object]:
+    """Error bars from rows of `[mean, low, high, n]`."""
+    ends = {"array": values[:, 2] - values[:, 0], "arrayminus": values[:, 0] - values[:, 1]}
+    return {"type": "data", "symmetric": False, **ends, "color": INK, "thickness": 1, "width": 2}
+
+
+def clear_of_zero(heads: NDArray[np.float64]) -> go.Scatter:
+    """A black dot on each head of a `[layer, head, 4]` map whose interval excludes 0."""
+    layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
+    dots = {"color": INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
+    return go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots)

@@ -13,9 +13,8 @@ from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
-    from unpact_lens.comparison.summary import DiffSummary
+    from unpact_lens.comparison import DiffSummary
 
 
 def diff_summary(summary: DiffSummary, *, what: str = "components") -> go.Figure:
@@ -33,7 +32,7 @@ def diff_summary(summary: DiffSummary, *, what: str = "components") -> go.Figure
         raise InputError(f"what={what!r}; {nearest(what, views)}")
     if what != "components" and getattr(summary, what) is None:
         option = "contributions" if what == "focus" else what
-        raise InputError(f"this summary has no {what}; give diff_many(..., {option}=True)")
+        raise InputError(f"this summary has no {what}; average diff(..., {option}=True)")
     return views[what](summary)
 
 
@@ -66,7 +65,7 @@ def _split(summary: DiffSummary) -> go.Figure:
             fig.add_trace(head_heatmap(values[..., 0]), row=row, col=column)
             if values is not maps[0][0]:
                 head_axes(fig, values[..., 0])
-            fig.add_trace(clear_of_zero(values), row=row, col=column)
+            fig.add_trace(theme.clear_of_zero(values), row=row, col=column)
     subtitle = (
         f"mean Shapley shares of Δ [logits] over {len(summary.ids)} questions; black dot: the interval excludes 0"
     )
@@ -104,7 +103,7 @@ def _activations(summary: DiffSummary) -> go.Figure:
                     showlegend=k == 0,
                     mode="markers",
                     marker={"color": colour, "size": 8, "symbol": "circle" if side is summary else "diamond-open"},
-                    error_y=whiskers(values),
+                    error_y=theme.whiskers(values),
                     hovertemplate="%{x}<br>%{y:.4f}<extra>%{fullData.name}</extra>",
                 ),
                 row=k // 2 + 1,
@@ -117,19 +116,6 @@ def _activations(summary: DiffSummary) -> go.Figure:
     fig.update_yaxes(rangemode="tozero", row=2, col=2)
     fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06, "yanchor": "bottom"})
     return fig
-
-
-def whiskers(values: NDArray[np.float64]) -> dict[str, object]:
-    """Error bars from rows of `[mean, low, high, n]`."""
-    ends = {"array": values[:, 2] - values[:, 0], "arrayminus": values[:, 0] - values[:, 1]}
-    return {"type": "data", "symmetric": False, **ends, "color": theme.INK, "thickness": 1, "width": 2}
-
-
-def clear_of_zero(heads: NDArray[np.float64]) -> go.Scatter:
-    """A black dot on each head of a `[layer, head, 4]` map whose interval excludes 0."""
-    layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
-    dots = {"color": theme.INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
-    return go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots)
 
 
 def _components(summary: DiffSummary) -> go.Figure:
@@ -158,7 +144,7 @@ def _components(summary: DiffSummary) -> go.Figure:
                 x=labels,
                 y=values[:, 0],
                 marker={"color": colour},
-                error_y=whiskers(values),
+                error_y=theme.whiskers(values),
                 hovertemplate="%{x}<br>%{y:+.3f} logits<extra>%{fullData.name}</extra>",
             ),
             row=1,
@@ -167,7 +153,7 @@ def _components(summary: DiffSummary) -> go.Figure:
     heads = [theme.array(side.heads) for side in maps.values()]
     for column, values in enumerate(heads, start=1):
         fig.add_trace(head_heatmap(values[..., 0]), row=2, col=column)
-        fig.add_trace(clear_of_zero(values), row=2, col=column)
+        fig.add_trace(theme.clear_of_zero(values), row=2, col=column)
     theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=760)
     fig.update_layout(
         coloraxis=theme.diverging_axis(theme.symmetric_limit([values[..., 0] for values in heads]), "logits"),

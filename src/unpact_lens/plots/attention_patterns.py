@@ -1,0 +1,71 @@
+"""Draw attention of the heads that changed most, before and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from unpact_lens.plots import theme
+
+if TYPE_CHECKING:
+    from unpact_lens.comparison import AttentionPatterns
+
+
+def attention_patterns(patterns: AttentionPatterns) -> go.Figure:
+    """Attention of the chosen heads before | after | Δ, query downwards, key across; a menu picks the head.
+
+    All heads and facets share one symmetric scale; a noise floor is a second row. What lies above the diagonal, which
+    no causal head sees, is blank.
+    """
+    labels = theme.token_labels(patterns.tokens)
+    future = np.triu(np.ones((len(labels), len(labels)), dtype=bool), k=1)
+    names = ["L{}H{}".format(*head) for head in patterns.heads]
+    rows = [patterns] if patterns.floor is None else [patterns, patterns.floor]
+    titles = ["before", "after", "Δ"]
+    if patterns.floor is not None:
+        titles += [f"noise floor: {title}" for title in ("first", "second", "Δ")]
+    fig = make_subplots(
+        len(rows), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.03, vertical_spacing=0.08,
+        subplot_titles=titles,
+    )  # fmt: skip
+    for i, name in enumerate(names):
+        for row, side in enumerate(rows, start=1):
+            before, after = (np.where(future, np.nan, theme.array(p[i])) for p in (side.before, side.after))
+            for column, values in enumerate((before, after, after - before), start=1):
+                heatmap = go.Heatmap(
+                    z=values,
+                    x=labels,
+                    y=labels,
+                    name=name,
+                    visible=i == 0,
+                    coloraxis="coloraxis",
+                    hovertemplate=f"{name}: %{{y}} reads %{{x}}<br>%{{z:.3f}}<extra></extra>",
+                )
+                fig.add_trace(heatmap, row=row, col=column)
+    buttons = [
+        {
+            "label": f"{name} (Δ {float(delta):+.2f} logits)",
+            "method": "restyle",
+            "args": [{"visible": [name == other for other in names for _ in range(3 * len(rows))]}],
+        }
+        for name, delta in zip(names, patterns.delta, strict=True)
+    ]
+    theme.dress(
+        fig,
+        "Where the most changed heads look",
+        theme.escape(f"attention weights; answer “{theme.short(patterns.answer.strip())}”"),
+        height=320 + len(rows) * 18 * len(labels),
+        margin={"t": 140},
+    )
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(1.0, "attention"),
+        updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 28}}],
+    )
+    theme.token_axis(fig, patterns.tokens, 3)
+    fig.update_xaxes(title="key", row=len(rows))
+    fig.update_yaxes(title="query", col=1)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig

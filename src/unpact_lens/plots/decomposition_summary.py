@@ -1,0 +1,55 @@
+"""Draw decompositions averaged over a data set, with intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from unpact_lens.errors import InputError
+from unpact_lens.plots import theme
+from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+
+if TYPE_CHECKING:
+    from unpact_lens.comparison import DecompositionSummary
+
+
+def decomposition_summary(summary: DecompositionSummary) -> go.Figure:
+    """Draw the mean of each component with its interval, or the mean of each head as a map.
+
+    Args:
+        summary: Average of decompositions by component or by head, logits.
+
+    Raises:
+        InputError: If the view is neither by component nor by head.
+    """
+    mean, low, high, _ = summary.total.tolist()
+    line = f"{len(summary.ids)} questions; logit {mean:+.2f} [{low:+.2f}, {high:+.2f}]; {summary.level:.0%} intervals"
+    values = theme.array(summary.values)
+    if summary.by == "component":
+        fig = theme.figure("What each component adds to the answer's logit, over the data set", theme.escape(line))
+        fig.add_trace(
+            go.Bar(
+                x=[theme.escape(label) for label in summary.labels[0]],
+                y=values[:, 0],
+                error_y=theme.whiskers(values),
+                marker={"color": theme.PALETTE[0]},
+                hovertemplate="%{x}<br>%{y:+.3f} logits<extra></extra>",
+            )
+        )
+        fig.update_xaxes(type="category", tickangle=-60)
+        fig.update_yaxes(title="mean, logits")
+        return fig
+    if summary.by != "head":
+        raise InputError(f"no figure of an average by={summary.by!r}; average by 'component' or 'head', or .to_frame()")
+    means = values[..., 0]  # [layer, head]
+    fig = theme.figure(
+        "What each head adds to the answer's logit, over the data set",
+        theme.escape(f"{line}; black dot: the interval excludes 0"),
+        coloraxis=theme.diverging_axis(theme.symmetric_limit([means]), "logits"),
+        height=head_map_height(means),
+    )
+    fig.add_trace(head_heatmap(means))
+    fig.add_trace(theme.clear_of_zero(values))
+    head_axes(fig, means)
+    return fig
