@@ -7,7 +7,8 @@ from tests.attribution.test_leave_one_out import random_ids
 from tests.attribution.test_perturbation import pair
 from tests.conftest import tiny
 from unpact_lens.attribution import attribute
-from unpact_lens.attribution.attention import alti_matrices, rows_to_shares
+from unpact_lens.attribution.alti_logit import alti_matrices
+from unpact_lens.attribution.mixing import rows_to_shares
 from unpact_lens.decomposition import decompose
 from unpact_lens.errors import InputError
 

@@ -6,7 +6,6 @@ import torch
 from tests.attribution.test_leave_one_out import by_hand, random_ids, with_bos
 from tests.conftest import tiny
 from unpact_lens.attribution import attribute
-from unpact_lens.attribution.base import Run
 from unpact_lens.attribution.context_cite import coalitions, lasso, sparse_fit
 from unpact_lens.attribution.units import make_example
 from unpact_lens.errors import InputError
@@ -48,7 +47,7 @@ def test_the_surrogate_of_a_prompt_is_fitted_to_its_deletions():
     prompt, answer = random_ids(6), [3, 4]
     a = attribute(model, prompt, answer, method="context_cite", samples=40, alpha=0.05, seed=5)
     example = make_example(model, encode(model, prompt, answer), prompt, answer)
-    present = coalitions(Run(model, None, seed=5), example, 40, None)
+    present = coalitions(example, 40, 5, may_be_empty=False)
     kept = [[1, *(t for t, here in zip(prompt, row, strict=True) if here)] for row in present.tolist()]
     weights, explained = sparse_fit(present, torch.stack([by_hand(model, row, answer) for row in kept]), alpha=0.05)
     torch.testing.assert_close(a.per_answer_token, weights, atol=1e-7, rtol=0)

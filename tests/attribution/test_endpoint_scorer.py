@@ -184,7 +184,7 @@ def test_nothing_listening_is_said():
     [
         (
             {"method": "grad_norm"},
-            "method 'grad_norm' looks into the model, .* it can do: leave_one_out, replace",
+            "method 'grad_norm' needs the model's weights, .* use one of: leave_one_out, context_cite, replace",
         ),
         ({"method": "replace"}, "draws from the vocabulary, which an endpoint does not show; give token="),
         ({"foil": " no", "target": "logit_diff"}, "foil=' no' needs logits"),

@@ -111,7 +111,7 @@ def test_the_reference_lists_every_method_with_its_line():
     rows = {cells[1].strip(" `"): cells for line in page.splitlines() if len(cells := line.split("|")) == 7}
     for name, method in METHODS.items():
         _, _, about, deletes, needs, source, _ = rows[name]
-        assert about.strip() == method.line
+        assert about.strip() == method.about
         assert deletes.strip() == ("yes" if method.deletion == "ids" else "no")
         assert needs.strip() == ("log-probabilities" if method.scores_only else "weights")
         assert source.strip() == method.source

@@ -78,14 +78,13 @@ def test_gradient_times_input_and_norm_are_captums_for_each_answer_token(k):
 
 
 def test_gradients_are_finite_differences(model64):
-    from unpact_lens.attribution.base import Run
-    from unpact_lens.attribution.gradients import Field
+    from unpact_lens.attribution.gradients import EmbeddingTarget
     from unpact_lens.attribution.scorer import Scorer
     from unpact_lens.attribution.units import make_example
     from unpact_lens.models.tokens import encode
 
     example = make_example(model64, encode(model64, PROMPT, ANSWER), PROMPT, ANSWER)
-    field = Field(Run(model64, Scorer(model64)), example)
+    field = EmbeddingTarget(Scorer(model64), example)
     way = torch.randn(field.embed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     h = 1e-5
     differences = (field.values(field.embed + h * way) - field.values(field.embed - h * way)) / (2 * h)

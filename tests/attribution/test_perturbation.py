@@ -8,7 +8,8 @@ from tests.attribution.test_leave_one_out import by_hand, random_ids, with_bos
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.attribution import attribute
-from unpact_lens.attribution.perturbation import mean_embedding, sample_tokens
+from unpact_lens.attribution.mean_embed import mean_embedding
+from unpact_lens.attribution.replace import sample_tokens
 from unpact_lens.errors import InputError
 from unpact_lens.models.load import load_model
 

@@ -62,7 +62,7 @@ def test_answers_of_unlike_length_keep_their_own_targets():
         ({"target": "log_probs"}, "unknown target 'log_probs'; did you mean 'log_prob'"),
         ({"target": "logit_diff"}, "needs a foil"),
         ({"target": "logit_diff", "foil": ANSWER}, "the foil equals the answer"),
-        ({"target": "logit_diff", "foil": ANSWER[:2]}, "begin alike and one of them ends there"),
+        ({"target": "logit_diff", "foil": ANSWER[:2]}, "is the beginning of the other"),
         ({"foil": [1]}, r"foil=\[1\] is used by target='logit_diff' only"),
         ({"target": lambda l, y: l}, r"returned shape \(3, 50\).*one of shape \[3\]"),
         ({"target": lambda l, y: 1.0}, "returned a float"),

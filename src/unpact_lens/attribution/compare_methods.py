@@ -1,123 +1,193 @@
-"""Attribution methods side by side: agreement, faithfulness, stability and time on the same prompts."""
+"""Compare attribution methods on the same prompts: agreement, faithfulness, stability and time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
-from unpact_lens.attribution.attribute import attribute_many
-from unpact_lens.attribution.faithfulness import faithfulness
+from unpact_lens.attribution.attribute_many import attribute_many
+from unpact_lens.attribution.faithfulness import Faithfulness, faithfulness
 from unpact_lens.attribution.key_tokens import TopK
-from unpact_lens.attribution.methods import METHODS
-from unpact_lens.attribution.result import Attribution, MethodComparison
+from unpact_lens.attribution.methods import METHODS, method_names
+from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.similarity import jaccard, spearman
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
-from unpact_lens.models.tokens import encode
+from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import Result
 from unpact_lens.words import WORD
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 RANDOM = "random"
-"""The row that any method must beat."""
+"""Name of the random ranking, the baseline that each method is compared with."""
+
+T = TypeVar("T")
+Options = Mapping[str, Mapping[str, Any]]
+"""Own options of some methods, by the method's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class MethodComparison(Result):
+    """Hold a comparison of attribution methods on the same prompts.
+
+    Attributes:
+        methods: Names of the methods. `"random"` is the baseline, which ranks units at random.
+        spearman: Mean rank correlation of the scores, for each pair of methods.
+        jaccard: Mean overlap of the k highest units, for each pair of methods.
+        k: Number of units of `jaccard`.
+        faithfulness: One result for each method, in their order.
+        stability: Mean rank correlation of word scores between a prompt and its paraphrases, over their shared words,
+            for each method; NaN without paraphrases.
+        stability_jaccard: Overlap of the k highest words, averaged as `stability`.
+        seconds: Wall time of each method for one prompt.
+        items: Number of prompts.
+        units: How the prompts were cut.
+    """
+
+    figure: ClassVar[str | None] = "attribution:method_comparison"
+
+    methods: tuple[str, ...]
+    spearman: Float[Tensor, "method method"]
+    jaccard: Float[Tensor, "method method"]
+    k: int
+    faithfulness: tuple[Faithfulness, ...]
+    stability: Float[Tensor, " method"]
+    stability_jaccard: Float[Tensor, " method"]
+    seconds: Float[Tensor, " method"]
+    items: int
+    units: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row for each method: agreement with the first, faithfulness, stability, time."""
+        import pandas as pd
+
+        names = ("aopc", "insertion_gain", "comprehensiveness", "sufficiency")
+        return pd.DataFrame(
+            {
+                "method": self.methods,
+                f"spearman with {self.methods[0]}": self.spearman[0].tolist(),
+                f"jaccard@{self.k} with {self.methods[0]}": self.jaccard[0].tolist(),
+                **{n: [float(torch.nanmean(getattr(f, n))) for f in self.faithfulness] for n in names},
+                "stability": self.stability.tolist(),
+                f"stability jaccard@{self.k}": self.stability_jaccard.tolist(),
+                "seconds": self.seconds.tolist(),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Hold what one method gave.
+
+    Attributes:
+        method: Name of the method.
+        found: One attribution for each prompt.
+        seconds: Wall time for one prompt.
+        stability: Mean rank correlation with the paraphrases.
+        stability_top: Mean overlap of the highest words with the paraphrases.
+    """
+
+    method: str
+    found: list[Attribution]
+    seconds: float = 0.0
+    stability: float = float("nan")
+    stability_top: float = float("nan")
 
 
 def compare_methods(
-    model: Any,
+    model: HookedModel,
     qas: Sequence[QA],
     methods: Sequence[str] | None = None,
     *,
     k: int = 3,
     units: str = "token",
     target: str = "log_prob",
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    chat: bool = False,
-    prefill: str = "",
-    batch_tokens: int | None = None,
+    options: Options | None = None,
     paraphrases: int = 2,
     seed: int = 0,
     progress: bool = True,
+    **asking: Unpack[AskingOptions],
 ) -> MethodComparison:
     """Run several attribution methods on the same prompts and compare them.
 
     Args:
-        model: a hooked causal model in eval mode.
-        qas: questions with gold answers.
-        methods: names in `attribution_methods()`; by default all of them, but Shapley values where nothing would stand
-            before the answer once all units are gone (no BOS, template or prefill). A row `"random"` is added.
-        k: of the overlap of the highest units.
+        model: Hooked causal model in eval mode.
+        qas: Questions with gold answers.
+        methods: Names in `attribution_methods()`. By default, all of them. Shapley values are then omitted if nothing
+            would remain before the answer without the prompt (no BOS, template or answer prefix). A row `"random"` is
+            added.
+        k: Number of highest units whose overlap is measured.
         units: `"token"`, `"word"` or `"sentence"`.
-        target: what faithfulness measures: `"log_prob"`, `"prob"` or `"logit"`.
-        options: for some methods their own options, e.g. `{"shapley": {"samples": 32}}`.
-        chat: as for `attribute_many`.
-        prefill: as for `attribute_many`.
-        batch_tokens: as for `attribute_many`.
-        paraphrases: of each question, how many are attributed for stability, at most.
-        seed: of methods that sample, and of the random row.
-        progress: show bars on stderr, if that is a terminal.
+        target: Target of faithfulness: `"log_prob"`, `"prob"` or `"logit"`.
+        options: Own options of some methods, e.g. `{"shapley": {"samples": 32}}`.
+        paraphrases: Largest number of paraphrases of each question that are attributed for stability.
+        seed: Random seed of methods that sample, and of the random row.
+        progress: Show progress bars on stderr, if stderr is a terminal.
+        asking: Options of `AskingOptions`. By default, `batch_tokens` is set from the free memory.
 
     Returns:
-        One row a method.
+        One row for each method.
 
     Raises:
-        InputError: if there are no questions, a method is unknown or named twice, or `k` is below 1.
+        InputError: If there are no questions, a method is unknown or given twice, or `k` is below 1.
     """
-    names = tuple(METHODS) if methods is None else tuple(methods)
-    _check(qas, names, k, options)
-    if not _empty_prompt_is_possible(model, qas, chat, prefill) and "token" not in (options or {}).get("shapley", {}):
+    own = options or {}
+    names = method_names() if methods is None else tuple(methods)
+    _check(qas, names, k, own)
+    if not _empty_prompt_is_possible(model, qas, asking) and "token" not in own.get("shapley", {}):
         if methods is not None and "shapley" in names:
             raise InputError(
-                "shapley removes all units at once, and nothing would stand before the answer; give it a token to put "
-                "in their place, options={'shapley': {'token': ' '}}, or leave it out"
+                "shapley removes all units at once, and nothing would remain before the answer; give a token that "
+                "replaces them, options={'shapley': {'token': ' '}}, or omit shapley"
             )
         names = tuple(name for name in names if name != "shapley")
-    same: dict[str, Any] = {
-        "units": units,
-        "chat": chat,
-        "prefill": prefill,
-        "batch_tokens": batch_tokens,
-        "progress": progress,
-    }
     rephrased = [(i, replace(q, prompt=p)) for i, q in enumerate(qas) for p in q.paraphrases[:paraphrases]]
-    scored: list[list[Attribution]] = []
-    seconds, stable, stable_top = [], [], []
+    same: dict[str, Any] = {"units": units, "seed": seed, "progress": progress, **asking}
+    trials = []
     for name in names:
-        own = dict((options or {}).get(name, {}))
+        given = {"method": name, **same, **own.get(name, {})}
         start = time.perf_counter()
-        found = attribute_many(model, qas, method=name, seed=seed, **same, **own)
-        seconds.append((time.perf_counter() - start) / len(qas))
-        scored.append(found)
-        others = attribute_many(model, [q for _, q in rephrased], method=name, seed=seed, **same, **own)
+        found = attribute_many(model, qas, **given)
+        seconds = (time.perf_counter() - start) / len(qas)
+        others = attribute_many(model, [q for _, q in rephrased], **given)
         pairs = [(found[i], other) for (i, _), other in zip(rephrased, others, strict=True)]
-        stable.append(_mean([stability(a, b) for a, b in pairs]))
-        stable_top.append(_mean([stability_top(a, b, k) for a, b in pairs]))
+        stable, stable_top = (
+            _mean([stability(a, b) for a, b in pairs]),
+            _mean([stability_top(a, b, k) for a, b in pairs]),
+        )
+        trials.append(Trial(name, found, seconds, stable, stable_top))
     if RANDOM not in names:
-        names = (*names, RANDOM)
-        scored.append(shuffled(scored[0], seed))
-        seconds, stable, stable_top = [*seconds, 0.0], [*stable, float("nan")], [*stable_top, float("nan")]
-    top = [[a.key_tokens(TopK(k)).indices for a in found] for found in scored]
+        trials.append(Trial(RANDOM, shuffled(trials[0].found, seed)))
+    budget = asking.get("batch_tokens")
+    top = [[a.key_tokens(TopK(k)).indices for a in t.found] for t in trials]
     return MethodComparison(
-        methods=names,
-        spearman=_pairwise([[a.scores for a in found] for found in scored], spearman),
+        methods=tuple(t.method for t in trials),
+        spearman=_pairwise([[a.scores for a in t.found] for t in trials], spearman),
         jaccard=_pairwise(top, jaccard),
         k=k,
-        faithfulness=tuple(faithfulness(model, f, target=target, batch_tokens=batch_tokens) for f in scored),
-        stability=torch.tensor(stable, dtype=torch.float64),
-        stability_jaccard=torch.tensor(stable_top, dtype=torch.float64),
-        seconds=torch.tensor(seconds, dtype=torch.float64),
+        faithfulness=tuple(faithfulness(model, t.found, target=target, batch_tokens=budget) for t in trials),
+        stability=torch.tensor([t.stability for t in trials], dtype=torch.float64),
+        stability_jaccard=torch.tensor([t.stability_top for t in trials], dtype=torch.float64),
+        seconds=torch.tensor([t.seconds for t in trials], dtype=torch.float64),
         items=len(qas),
         units=units,
     )
 
 
 def stability(one: Attribution, other: Attribution) -> float:
-    """Rank correlation of word contributions between two phrasings, over the words that both have.
+    """Compute the rank correlation of word contributions between two wordings, over their shared words.
 
-    NaN where they share fewer than two words.
+    NaN if they share fewer than two words.
     """
     a, b = word_scores(one), word_scores(other)
     shared = [w for w in a if w in b]
@@ -125,7 +195,7 @@ def stability(one: Attribution, other: Attribution) -> float:
 
 
 def stability_top(one: Attribution, other: Attribution, k: int) -> float:
-    """Jaccard overlap of the k words with the largest contributions, among the words that both phrasings have."""
+    """Compute the Jaccard overlap of the k words with the largest contributions, among the words of both wordings."""
     a, b = word_scores(one), word_scores(other)
     shared = sorted(w for w in a if w in b)
     best = [sorted(range(len(shared)), key=lambda i: -scores[shared[i]])[:k] for scores in (a, b)]
@@ -133,7 +203,7 @@ def stability_top(one: Attribution, other: Attribution, k: int) -> float:
 
 
 def word_scores(attribution: Attribution) -> dict[str, float]:
-    """Contribution of each word of the prompt, in lower case: the sum over its pieces and occurrences."""
+    """Sum the contributions of each word of the prompt, in lower case, over its pieces and occurrences."""
     found: dict[str, float] = {}
     for match in WORD.finditer(attribution.prompt):
         start, end = match.span()
@@ -145,7 +215,7 @@ def word_scores(attribution: Attribution) -> dict[str, float]:
 
 
 def shuffled(attributions: Sequence[Attribution], seed: int) -> list[Attribution]:
-    """The same prompts with random scores, as a method called `"random"`."""
+    """Draw random scores for the same prompts, as a method called `"random"`."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for a in attributions:
@@ -154,34 +224,36 @@ def shuffled(attributions: Sequence[Attribution], seed: int) -> list[Attribution
     return drawn
 
 
-def _pairwise(scored: Sequence[Sequence[Any]], measure: Callable[[Any, Any], float]) -> Float[Tensor, "method method"]:
-    """The mean of a measure over the items, for each two methods."""
+def _pairwise(scored: Sequence[Sequence[T]], measure: Callable[[T, T], float]) -> Float[Tensor, "method method"]:
+    """Average a measure over the items, for each pair of methods."""
     rows = [[_mean([measure(a, b) for a, b in zip(x, y, strict=True)]) for y in scored] for x in scored]
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean over the values that are defined; NaN where none is."""
+    """Average the defined values; NaN if there are none."""
     return float(torch.tensor(values, dtype=torch.float64).nanmean()) if values else float("nan")
 
 
-def _empty_prompt_is_possible(model: Any, qas: Sequence[QA], chat: bool, prefill: str) -> bool:
-    """Whether something stands before the answer without the prompt."""
-    encoded = encode(model, qas[0].prompt, qas[0].answer, chat=chat, prefill=prefill)
+def _empty_prompt_is_possible(model: HookedModel, qas: Sequence[QA], asking: AskingOptions) -> bool:
+    """Return whether some context remains before the answer without the prompt."""
+    asked = Asking(chat=asking.get("chat", False), prefill=asking.get("prefill", ""))
+    encoded = asked.encode(model, qas[0].prompt, qas[0].answer)
     return bool(encoded.head or encoded.tail)
 
 
-def _check(qas: Sequence[QA], names: Sequence[str], k: int, options: Mapping[str, Mapping[str, Any]] | None) -> None:
+def _check(qas: Sequence[QA], names: Sequence[str], k: int, options: Options) -> None:
+    """Refuse an empty comparison, unknown or repeated methods, and options of other methods."""
     if not qas:
         raise InputError("no questions are given; compare_methods needs at least one")
     if not names:
-        raise InputError("no methods are given; leave methods out to compare all")
-    for name in (*names, *(options or {})):
+        raise InputError("no methods are given; omit methods to compare all")
+    for name in (*names, *options):
         METHODS[name]
     if len(set(names)) < len(names):
         raise InputError(f"methods {list(names)} name one twice; name each once")
-    for name in options or {}:
+    for name in options:
         if name not in names:
-            raise InputError(f"options are given for {name!r}, which is not among the methods compared")
+            raise InputError(f"options are given for {name!r}, which is not among the compared methods")
     if k < 1:
         raise InputError(f"k={k}; the overlap of the highest units needs at least 1")

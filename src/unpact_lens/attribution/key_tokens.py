@@ -1,7 +1,7 @@
-"""KeyTokens: the prompt tokens with the largest contributions, by a rule that is stated and can be varied.
+"""Choose KeyTokens: the units of a prompt with the largest contributions, by a rule with stated hyperparameters.
 
-The paper's own rule (its Eq. 3 and 4) has hyperparameters that are not known to us, so three rules stand here, and
-`sensitivity` reports how conclusions move with them.
+The paper's own rule (its Eq. 3 and 4) has unpublished hyperparameters. This module therefore offers three rules, and
+`sensitivity` reports how conclusions change with them.
 """
 
 from __future__ import annotations
@@ -13,28 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.attribution.result import Attribution, KeyTokens, positive_mass
+from unpact_lens.attribution.result import Attribution, KeyRule, KeyTokens, positive_mass
 from unpact_lens.errors import InputError
 from unpact_lens.results import storable
 from unpact_lens.words import WORD
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyRule:
-    """What all rules share.
-
-    Attributes:
-        words: rank whole words (the sum of their pieces' contributions) and take all pieces of a chosen word.
-        stopwords: words that are never key, in lower case, e.g. `ENGLISH_FUNCTION_WORDS`. None by default.
-        skip_punctuation: units without a letter or digit are never key. Off by default.
-    """
-
-    words: bool = False
-    stopwords: tuple[str, ...] = ()
-    skip_punctuation: bool = False
+class RankingRule(KeyRule):
+    """Rank units by contribution and take the first ones; subclasses decide how many."""
 
     def pick(self, attribution: Attribution) -> KeyTokens:
-        """The KeyTokens of an attribution under this rule."""
+        """Choose the KeyTokens of an attribution under this rule."""
         groups = [g for g in self._groups(attribution) if self._allowed(attribution, g)]
         totals = torch.stack([attribution.scores[list(g)].sum() for g in groups]) if groups else torch.zeros(0)
         order = sorted(range(len(groups)), key=lambda g: (-float(totals[g]), g))
@@ -52,10 +42,10 @@ class KeyRule:
 
     @abstractmethod
     def _how_many(self, descending: Float[Tensor, " unit"]) -> int:
-        """How many of the units, ordered by contribution, are key."""
+        """Return how many units are key, given their contributions in descending order."""
 
     def _groups(self, attribution: Attribution) -> list[tuple[int, ...]]:
-        """Rows that are ranked as one: single rows, or the pieces of a word."""
+        """Group the rows that are ranked as one: single rows, or the pieces of a word."""
         rows = range(len(attribution.tokens))
         if not self.words:
             return [(i,) for i in rows]
@@ -67,6 +57,7 @@ class KeyRule:
         return [tuple(g) for g in grouped.values()]
 
     def _allowed(self, attribution: Attribution, rows: tuple[int, ...]) -> bool:
+        """Return whether a group can be key: no stopword, and no punctuation if that is excluded."""
         words = words_of(attribution, rows)
         if self.skip_punctuation and not any(c.isalnum() for i in rows for c in attribution.tokens[i]):
             return False
@@ -75,11 +66,11 @@ class KeyRule:
 
 @storable
 @dataclass(frozen=True)
-class TopK(KeyRule):
-    """The k units with the largest contributions (all, where there are fewer).
+class TopK(RankingRule):
+    """Take the k units with the largest contributions (all, if there are fewer).
 
     Attributes:
-        k: how many, at least 1.
+        k: Number of units, at least 1.
     """
 
     k: int = 3
@@ -94,36 +85,36 @@ class TopK(KeyRule):
 
 @storable
 @dataclass(frozen=True)
-class Share(KeyRule):
-    """The smallest set with a given share of the positive contributions; empty where none is positive.
+class Share(RankingRule):
+    """Take the smallest set with a given share of the positive contributions; empty if none is positive.
 
     Attributes:
-        share: between 0 (excluded) and 1.
+        share: Share between 0 (excluded) and 1.
     """
 
     share: float = 0.8
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise InputError(f"Share({self.share}): a share lies above 0 and up to 1")
+            raise InputError(f"Share({self.share}): a share lies above 0 and is at most 1")
 
     def _how_many(self, descending: Float[Tensor, " unit"]) -> int:
         positive = descending.clamp(min=0)
         total = positive.sum()
         if total == 0:
             return 0
-        # A hair below, so that rounding of the cumulative sum never asks for one unit more.
+        # Slightly below the share, so that rounding of the cumulative sum never adds a unit.
         reached = positive.cumsum(0) >= self.share * total * (1 - 1e-12)
         return int(reached.nonzero()[0]) + 1
 
 
 @storable
 @dataclass(frozen=True)
-class Threshold(KeyRule):
-    """All units whose contribution is at least a fraction of the largest; empty where none is positive.
+class Threshold(RankingRule):
+    """Take all units whose contribution is at least a fraction of the largest; empty if none is positive.
 
     Attributes:
-        fraction: of the largest contribution, between 0 and 1.
+        fraction: Fraction of the largest contribution, between 0 and 1.
     """
 
     fraction: float = 0.1
@@ -139,7 +130,7 @@ class Threshold(KeyRule):
 
 
 def words_of(attribution: Attribution, rows: tuple[int, ...]) -> tuple[str, ...]:
-    """The words of the prompt that some rows belong to, in the prompt's order, each once."""
+    """Return the words of the prompt that some rows belong to, in the prompt's order, each once."""
     found = (
         match.group()
         for match in WORD.finditer(attribution.prompt)
@@ -149,4 +140,5 @@ def words_of(attribution: Attribution, rows: tuple[int, ...]) -> tuple[str, ...]
 
 
 def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Return whether two half-open ranges overlap."""
     return max(a[0], b[0]) < min(a[1], b[1])

@@ -1,31 +1,67 @@
-"""How conclusions about KeyTokens move with the rule that picks them."""
+"""Measure how conclusions about KeyTokens change with the rule that chooses them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from unpact_lens.attribution.key_tokens import KeyRule, Share, Threshold, TopK
-from unpact_lens.attribution.result import Attribution, Sensitivity, positive_mass
+from unpact_lens.attribution.key_tokens import Share, Threshold, TopK
+from unpact_lens.attribution.result import Attribution, KeyRule, positive_mass
 from unpact_lens.attribution.similarity import jaccard
 from unpact_lens.errors import InputError
+from unpact_lens.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RULES: tuple[KeyRule, ...] = (
     *(TopK(k) for k in (1, 2, 3, 5, 8)),
     *(Share(s) for s in (0.5, 0.7, 0.8, 0.9)),
     *(Threshold(t) for t in (0.05, 0.1, 0.2, 0.5)),
 )
-"""The rules of a sweep where none are given."""
+"""Default rules of a sweep."""
 
 SENSITIVITY: dict[str, str] = {
     "count": "number of KeyTokens",
-    "mass": "their share of the positive contributions",
+    "mass": "share of the positive contributions on the KeyTokens",
     "reference": "Jaccard overlap with the KeyTokens of the first rule",
-    "overlap": "Jaccard overlap of the KeyTokens before and after (needs `after`)",
-    "mass_after": "share of the positive contributions after, on the KeyTokens of before (needs `after`)",
+    "overlap": "Jaccard overlap of the KeyTokens of the original and the unlearned model (needs `after`)",
+    "mass_after": "share of the unlearned model's positive contributions on the original KeyTokens (needs `after`)",
 }
-"""What `sensitivity` measures for each rule and item."""
+"""Measures of `sensitivity` for each rule and item."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity(Result):
+    """Hold how the KeyTokens, and conclusions from them, change with the rule that chooses them.
+
+    Attributes:
+        rules: Rules compared.
+        labels: Each rule as text.
+        measures: For each name in `SENSITIVITY`, its value for each rule and item.
+        agreement: Mean Jaccard overlap of the KeyTokens, for each pair of rules.
+        items: Number of attributions.
+    """
+
+    figure: ClassVar[str | None] = "attribution:sensitivity"
+
+    rules: tuple[KeyRule, ...]
+    labels: tuple[str, ...]
+    measures: dict[str, Float[Tensor, "rule item"]]
+    agreement: Float[Tensor, "rule rule"]
+    items: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row for each rule: the mean of each measure over the items with a defined value."""
+        import pandas as pd
+
+        means = {name: torch.nanmean(values, dim=1).tolist() for name, values in self.measures.items()}
+        return pd.DataFrame({"rule": self.labels, **means})
 
 
 def sensitivity(
@@ -33,26 +69,26 @@ def sensitivity(
     rules: Sequence[KeyRule] = RULES,
     after: Sequence[Attribution] | None = None,
 ) -> Sensitivity:
-    """KeyTokens under many rules: how many, how much of the mass, how alike; and what a comparison concludes.
+    """Compare the KeyTokens under many rules: their number, their mass, their overlap, and the effect on a comparison.
 
     Args:
-        attributions: of some prompts.
-        rules: the rules to compare; the first is the reference.
-        after: attributions of the same prompts under another model, to see how overlap and mass shift move with the
-            rule.
+        attributions: Attributions of some prompts.
+        rules: Rules to compare; the first is the reference.
+        after: Attributions of the same prompts under another model. They show how overlap and mass shift change with
+            the rule.
 
     Returns:
-        The measures of `SENSITIVITY`, and how alike the rules are.
+        The measures of `SENSITIVITY`, and the agreement of the rules.
 
     Raises:
-        InputError: if there are no attributions or rules, or `after` is not of the same prompts.
+        InputError: If there are no attributions or rules, or `after` is not of the same prompts.
 
-    Source: asked by reviewers of arXiv 2509.24675, whose rule (Eq. 3 and 4) has unpublished thresholds.
+    Source: requested by reviewers of arXiv 2509.24675, whose rule (Eq. 3 and 4) has unpublished thresholds.
     """
     if not attributions or not rules:
         raise InputError(f"{len(attributions)} attributions and {len(rules)} rules; give at least one of each")
     if after is not None and [a.token_ids for a in after] != [a.token_ids for a in attributions]:
-        raise InputError("the attributions after are not of the same prompts as those before")
+        raise InputError("the attributions in after= are not of the same prompts as the first ones")
     keys = [[a.key_tokens(rule).indices for a in attributions] for rule in rules]
     found: dict[str, list[list[float]]] = {
         "count": [[float(len(k)) for k in row] for row in keys],
@@ -75,7 +111,7 @@ def sensitivity(
 
 
 def written(rule: KeyRule) -> str:
-    """A rule as one would write it, without what is left as it is.
+    """Write a rule as text, without its defaults.
 
     >>> written(TopK(3)), written(Share(0.8, words=True))
     ('TopK(3)', 'Share(0.8, words=True)')
@@ -93,6 +129,6 @@ def _mean(
     ours: Sequence[tuple[int, ...]],
     theirs: Sequence[tuple[int, ...]],
 ) -> float:
-    """The mean over the items where the measure is defined."""
+    """Average over the items with a defined value."""
     values = torch.tensor([measure(a, b) for a, b in zip(ours, theirs, strict=True)], dtype=torch.float64)
     return float(torch.nanmean(values))

@@ -1,22 +1,22 @@
-"""The fastest exact way to score a prompt and many variants of it.
+"""Score a prompt and many variants of it, exactly and as fast as possible.
 
-Algorithm, for one *family* (a prompt with its answer, and texts that differ from it in some place):
+The algorithm, for one *family* (a prompt with its answer, and variants that differ from it somewhere):
 
 1. Run the whole prompt once, keeping keys and values at every position.
-2. A variant shares the positions before its first difference. Where the model takes a mask of pairs (bridges), what
-   remains of the variants stands end to end in rows, so that exactly what differs is computed. Else sort the variants
-   by how many positions they share and cut them into chunks; each chunk starts from the keys and values that all its
-   members share, and computes the rest only.
+2. Share the positions before a variant's first difference. If the model takes a mask of pairs (bridges), pack the
+   remainders of the variants end to end in rows, so that only what differs is computed. Otherwise sort the variants by
+   the number of shared positions and cut them into chunks. Each chunk starts from the keys and values that all its
+   members share, and computes the rest.
 3. Unembed at the answer's positions only.
 
-The cut is the one of least cost: every computed token costs one, every forward pass `LAUNCH_TOKENS` more. Families too
-small to gain are scored without sharing, in batches that mix examples. Nothing is approximated: the numbers are those
-of one unbatched forward pass each, to rounding.
+The cut has the least cost: every computed token costs 1, and every forward pass `LAUNCH_TOKENS` more. Families too
+small to gain are scored without sharing, in batches that mix examples. Nothing is approximated: up to rounding, the
+numbers are those of one unbatched forward pass for each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,45 +24,48 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.attribution.targets import PLAIN, Target
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
-from unpact_lens.models.hooked import Hooks
+from unpact_lens.models.asking import Asking
+from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 
 LAUNCH_TOKENS = 24
-"""What starting a forward pass costs, in computed tokens."""
+"""Cost of starting a forward pass, in computed tokens."""
 
 MAX_BATCH_TOKENS = 8192
-"""Larger batches gain nothing."""
+"""Largest batch; larger ones gain nothing."""
 
 Family = Sequence[Encoded]
-"""A prompt with its answer, first, and its variants."""
+"""A prompt with its answer, followed by its variants."""
 
 Score = Callable[[Sequence[Family]], list[list[Tensor]]]
-"""What removal methods need of a model: the target's values for each answer token, for each row of each family."""
+"""Function from families to the target's values for each answer token, for each row of each family."""
 
 
 @dataclass
 class Scorer:
-    """Scores families of rows with a hooked model.
+    """Score families of rows with a hooked model.
 
     Attributes:
-        model: a hooked causal model in eval mode.
-        target: what is measured; log-probability unless said otherwise.
-        batch_tokens: bound on the input tokens of one forward pass; None takes it from free memory. Halved when memory
-            runs out, in which case the new value stands here afterwards.
-        share_prefix: False computes every row in full.
+        model: Hooked causal model in eval mode.
+        target: Function of the logits that is measured; log-probability by default.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is set from the free memory. It is
+            halved when memory runs out.
+        share_prefix: Whether variants share their beginning with the whole prompt. If False, every row is computed in
+            full.
+        whole: Values of the whole prompts scored so far.
     """
 
-    model: Any
+    model: HookedModel
     target: Target = field(default_factory=lambda: PLAIN["log_prob"])
     batch_tokens: int | None = None
     share_prefix: bool = True
     whole: dict[Encoded, Tensor] = field(default_factory=dict)
-    """Values of the whole prompts scored so far."""
 
     def __post_init__(self) -> None:
         check_runnable(self.model)
@@ -71,11 +74,11 @@ class Scorer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was in force."""
+        """Settings to record with a result."""
         return {"batch_tokens": self.batch_tokens, "threads": torch.get_num_threads()}
 
     def __call__(self, families: Sequence[Family]) -> list[list[Tensor]]:
-        """Values of the target, on the CPU, `[answer]` (or `[1]`) for each row of each family.
+        """Compute the target's values, `[answer]` (or `[1]`) for each row of each family, on the CPU.
 
         Equal rows of a family are computed once.
         """
@@ -103,17 +106,17 @@ class Scorer:
         return [[found[f][row] for row in family] for f, family in enumerate(families)]
 
     def settle(self, rows: Sequence[Encoded], passes: int = 1) -> None:
-        """Pick `batch_tokens` from free memory, if it was left open.
+        """Set `batch_tokens` from the free memory, if it is None.
 
         Args:
-            rows: what will be scored.
-            passes: how many times the memory of a plain forward pass each token takes.
+            rows: Rows that will be scored.
+            passes: Memory of each token, as a multiple of a plain forward pass.
         """
         if self.batch_tokens is None:
             self.batch_tokens = max(256, budget(self.model, rows) // passes)
 
     def _plan(self, rows: list[Encoded]) -> list[tuple[int, list[Encoded]]] | None:
-        """Chunks of variants with the number of positions they share, or None where sharing gains nothing."""
+        """Cut the variants into chunks, each with its number of shared positions; None if sharing gains nothing."""
         if not self.share_prefix or len(rows) < 3 or not kv_cache.can_share(self.model):
             return None
         whole, variants = rows[0], rows[1:]
@@ -124,30 +127,32 @@ class Scorer:
         return [(length, [variants[i] for i in members]) for length, members in chunks]
 
     def _packs(self, rows: list[Encoded]) -> bool:
-        """Whether to score a family from one past, with what remains of its variants end to end in rows."""
+        """Return whether to score a family from one past, with the remainders of its variants packed into rows."""
         if not self.share_prefix or len(rows) < 3 or not kv_cache.can_pack(self.model):
             return False
         whole, variants = rows[0], rows[1:]
-        # One readout for all: answers of unlike lengths go by chunks.
+        # All pieces are read out at the same number of positions, so answers must be of one length.
         if len({len(r.answer) for r in rows}) > 1:
             return False
         saved = sum(shared_positions(whole, v) for v in variants)
         return saved > LAUNCH_TOKENS
 
     def _packed(self, whole: Encoded, variants: list[Encoded]) -> dict[Encoded, Tensor]:
-        tokens, positions = _inputs([whole], 0, hooked.device_of(self.model))
-        logits, past = kv_cache.logits_and_past(self.model, tokens, positions)
+        """Score a family with the remainders of its variants packed into rows."""
+        tokens, positions = _inputs([whole], 0, hooked.device_of(self.model))  # [1, pos], [1, answer]
+        logits, past = kv_cache.logits_and_past(self.model, tokens, positions)  # [1, answer, d_vocab]
         found = {whole: self._values(logits, [whole])[0]}
+        # Each piece is the number of shared positions and the ids after them, without the last answer token.
         pieces = [(shared := shared_positions(whole, v), v.ids[shared:-1]) for v in variants]
         sizes = [len(new) for _, new in pieces]
-        rows = kv_cache.fewest_tokens(sizes, len(past), self.model.cfg.d_model)
+        rows = kv_cache.fewest_tokens(sizes, len(past), self.model.cfg.d_model)  # indices of pieces, for each row
 
         def run(part: list[int]) -> list[dict[Encoded, Tensor]]:
             chosen = [[pieces[i] for i in rows[r]] for r in part]
             members = [variants[i] for r in part for i in rows[r]]
-            values = self._values(kv_cache.logits_packed(self.model, past, chosen, len(whole.answer)), members)
-            values.reverse()
-            return [{variants[i]: values.pop() for i in rows[r]} for r in part]
+            logits = kv_cache.logits_packed(self.model, past, chosen, len(whole.answer))  # [piece, answer, d_vocab]
+            values = iter(self._values(logits, members))
+            return [{variants[i]: next(values) for i in rows[r]} for r in part]
 
         # As in `_shared`, the copy of the past takes some memory.
         taken = [sum(sizes[i] for i in row) + len(past) // 4 for row in rows]
@@ -156,25 +161,27 @@ class Scorer:
         return found
 
     def _shared(self, whole: Encoded, chunks: list[tuple[int, list[Encoded]]]) -> dict[Encoded, Tensor]:
+        """Score a family in chunks, each of which continues the positions that its members share."""
         device = hooked.device_of(self.model)
-        tokens, positions = _inputs([whole], 0, device)
-        logits, past = kv_cache.logits_and_past(self.model, tokens, positions)
+        tokens, positions = _inputs([whole], 0, device)  # [1, pos], [1, answer]
+        logits, past = kv_cache.logits_and_past(self.model, tokens, positions)  # [1, answer, d_vocab]
         found = {whole: self._values(logits, [whole])[0]}
         for length, rows in chunks:
 
             def run(part: list[int], rows: list[Encoded] = rows, length: int = length) -> list[Tensor]:
                 chosen = [rows[i] for i in part]
-                tokens, positions = _inputs(chosen, length, device)
+                tokens, positions = _inputs(chosen, length, device)  # [row, pos - length], [row, answer]
                 if not length:
                     return self._values(hooked.logits_at(self.model, tokens, positions), chosen)
                 return self._values(kv_cache.logits_after(self.model, past, length, tokens, positions), chosen)
 
-            # A shared position costs no computation, but its copy of keys and values some memory.
+            # A shared position costs no computation, but the copy of its keys and values takes some memory.
             sizes = [len(r.ids) - 1 - length + length // 4 for r in rows]
             found.update(zip(rows, self.in_batches(sizes, run), strict=True))
         return found
 
     def _flat(self, rows: list[Encoded]) -> list[Tensor]:
+        """Score rows in full, without sharing."""
         device = hooked.device_of(self.model)
 
         def run(part: list[int]) -> list[Tensor]:
@@ -184,13 +191,13 @@ class Scorer:
         return self.in_batches([len(r.ids) - 1 for r in rows], run)
 
     def intervened(self, row: Encoded, count: int, hooks: Callable[[Tensor], Hooks]) -> list[Tensor]:
-        """The target's values of one row under many interventions.
+        """Compute the target's values of one row under many interventions.
 
         Args:
-            row: prompt and answer.
-            count: how many interventions.
-            hooks: from the indices of some interventions, the hooks that apply the first to the first row of the
-                batch, the second to the second, and so on.
+            row: Prompt and answer.
+            count: Number of interventions.
+            hooks: Function from indices of interventions to the hooks that apply them, the first index to the first row
+                of the batch, the second to the second, and so on.
 
         Returns:
             `[answer]` (or `[1]`) for each intervention, on the CPU.
@@ -199,7 +206,7 @@ class Scorer:
         device = hooked.device_of(self.model)
 
         def run(part: list[int]) -> list[Tensor]:
-            tokens, positions = _inputs([row] * len(part), 0, device)
+            tokens, positions = _inputs([row] * len(part), 0, device)  # [row, pos], [row, answer]
             chosen = hooks(torch.tensor(part, device=device))
             return self._values(hooked.logits_at(self.model, tokens, positions, chosen), [row] * len(part))
 
@@ -207,11 +214,11 @@ class Scorer:
             return self.in_batches([len(row.ids) - 1] * count, run)
 
     def in_batches(self, sizes: Sequence[int], run: Callable[[list[int]], list[Any]]) -> list[Any]:
-        """Run all items in batches within the budget; when memory runs out, halve it and go on with those left.
+        """Run all items in batches within the budget. When memory runs out, halve the budget and continue.
 
         Args:
-            sizes: tokens of each item.
-            run: from the indices of some items to their results.
+            sizes: Number of tokens of each item.
+            run: Function from the indices of some items to their results.
         """
         results: dict[int, Any] = {}
         while len(results) < len(sizes):
@@ -227,12 +234,13 @@ class Scorer:
                 self.batch_tokens = max(1, self.batch_tokens // 2)
         return [results[i] for i in range(len(sizes))]
 
-    def _values(self, logits: Tensor, rows: list[Encoded]) -> list[Tensor]:
-        """The target's values of each row; rows whose answers are of one length go together."""
+    def _values(self, logits: Float[Tensor, "row answer d_vocab"], rows: list[Encoded]) -> list[Tensor]:
+        """Compute the target's values of each row; rows with answers of one length are computed together."""
         values: list[Tensor] = [torch.empty(0)] * len(rows)
         for length in {len(r.answer) for r in rows}:
             members = [i for i, r in enumerate(rows) if len(r.answer) == length]
-            answers = torch.tensor([rows[i].answer for i in members], device=logits.device)
+            answers = torch.tensor([rows[i].answer for i in members], device=logits.device)  # [member, length]
+            # Columns beyond a shorter answer hold padding.
             chosen = logits[:, :length] if len(members) == len(rows) else logits[members, :length]
             for i, row in zip(members, self.target.values(chosen, answers).cpu(), strict=True):
                 values[i] = row
@@ -240,14 +248,15 @@ class Scorer:
 
 
 def cut(shared: Sequence[int], lengths: Sequence[int]) -> tuple[list[tuple[int, list[int]]], float]:
-    """Cut variants into chunks so that the fewest tokens are computed, a forward pass counting as `LAUNCH_TOKENS`.
+    """Cut variants into chunks at the least cost, where a forward pass costs `LAUNCH_TOKENS` computed tokens.
 
     Args:
-        shared: for each variant, how many positions it shares with the whole text.
-        lengths: its positions altogether.
+        shared: Number of positions that each variant shares with the whole text.
+        lengths: Number of positions of each variant.
 
     Returns:
-        The chunks, each the positions that all its members share and the members; and the cost in tokens.
+        The chunks, each with the number of positions that all its members share and the indices of the members; and
+        the cost in tokens.
 
     >>> cut([0, 1, 100, 101], [120, 120, 120, 120])[0]
     [(0, [0, 1]), (100, [2, 3])]
@@ -256,10 +265,11 @@ def cut(shared: Sequence[int], lengths: Sequence[int]) -> tuple[list[tuple[int, 
     start = np.array([shared[i] for i in order])
     longest = np.array([lengths[i] for i in order])
     n = len(order)
-    # best[j]: least cost of the first j variants; a chunk i..j-1 starts at what its first member shares.
+    # best[j] is the least cost of the first j variants. A chunk i..j-1 shares what its first member shares, and is as
+    # wide as its longest member.
     best, begin = np.zeros(n + 1), np.zeros(n + 1, dtype=int)
     for j in range(1, n + 1):
-        width = np.maximum.accumulate(longest[:j][::-1])[::-1] - start[:j]
+        width = np.maximum.accumulate(longest[:j][::-1])[::-1] - start[:j]  # [i], of the chunk i..j-1
         cost = best[:j] + LAUNCH_TOKENS + width * np.arange(j, 0, -1)
         begin[j] = int(cost.argmin())
         best[j] = cost[begin[j]]
@@ -273,28 +283,31 @@ def cut(shared: Sequence[int], lengths: Sequence[int]) -> tuple[list[tuple[int, 
 
 
 def shared_positions(whole: Encoded, variant: Encoded) -> int:
-    """How many input positions a variant shares with the whole text, short of the first that predicts its answer."""
+    """Count the input positions that a variant shares with the whole text, before the first that predicts an answer."""
     limit = min(len(variant.context), len(whole.context)) - 1
     a, b = whole.context, variant.context
     return next((i for i in range(limit) if a[i] != b[i]), limit)
 
 
-def _inputs(rows: Sequence[Encoded], skipped: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Input ids after the skipped positions, and the columns that predict the answers."""
+def _inputs(
+    rows: Sequence[Encoded], skipped: int, device: torch.device
+) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row answer"]]:
+    """Return the input ids after the skipped positions, and the columns that predict the answers."""
     tokens = pad_right([r.ids[skipped:-1] for r in rows], device)
-    first = torch.tensor([len(r.context) - 1 - skipped for r in rows], device=device)
-    columns = first[:, None] + torch.arange(max(len(r.answer) for r in rows), device=device)
+    first = torch.tensor([len(r.context) - 1 - skipped for r in rows], device=device)  # [row]
+    columns = first[:, None] + torch.arange(max(len(r.answer) for r in rows), device=device)  # [row, answer]
+    # Columns beyond a shorter answer are clamped and never read.
     return tokens, columns.clamp(max=tokens.shape[1] - 1)
 
 
-def budget(model: Any, rows: Sequence[Encoded]) -> int:
-    """Input tokens of one forward pass that a quarter of the free memory holds.
+def budget(model: HookedModel, rows: Sequence[Encoded]) -> int:
+    """Compute how many input tokens of one forward pass fit into a quarter of the free memory.
 
-    A power of two from 256 up to `MAX_BATCH_TOKENS`.
+    The result is a power of two from 256 to `MAX_BATCH_TOKENS`.
 
     Args:
-        model: its widths count: one layer's activations and attention scores, and the logits at the answer.
-        rows: what will be scored.
+        model: Model whose widths count: one layer's activations and attention scores, and the logits at the answer.
+        rows: Rows that will be scored.
     """
     cfg, itemsize = model.cfg, next(iter(model.parameters())).element_size()
     longest = max(len(r.ids) for r in rows)
@@ -303,25 +316,25 @@ def budget(model: Any, rows: Sequence[Encoded]) -> int:
     logits = 3 * cfg.d_vocab * answer_share
     each = itemsize * (layer + logits)
     fitting = free_memory(hooked.device_of(model)) / 4 / each
-    # A power of two, so that a little more or less free memory does not change the batches and the last digits.
+    # A power of two, so that small changes of free memory do not change the batches, and with them the last digits.
     return int(min(MAX_BATCH_TOKENS, max(256, 2 ** int(np.log2(max(1.0, fitting))))))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be used on a device."""
+    """Return the free memory of a device, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in the CPU's allocator."""
+    """Return whether an error means that memory ran out, on a GPU or in the CPU's allocator."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
-def explained(model: Any) -> Iterator[None]:
-    """Turn the error of an operation that a device does not have in half precision into one that says what to do."""
+def explained(model: HookedModel) -> Iterator[None]:
+    """Replace the error of an operation that a device lacks in half precision by one that names the fix."""
     try:
         yield
     except RuntimeError as error:
@@ -333,17 +346,22 @@ def explained(model: Any) -> Iterator[None]:
         ) from None
 
 
-def check_runnable(model: Any) -> None:
-    """Refuse a model in train mode: dropout would make every score a draw.
+def check_runnable(model: HookedModel) -> None:
+    """Refuse a model in train mode, in which dropout makes every score random.
 
     Raises:
-        InputError: naming the fix.
+        InputError: If the model is in train mode.
     """
     if getattr(model, "training", False):
         raise InputError("the model is in train mode, where dropout makes scores random; call model.eval() first")
 
 
-def batches_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Consecutive slices of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def asking_with_budget(options: Mapping[str, Any]) -> tuple[Asking, int | None]:
+    """Check the options of `AskingOptions`, and return the batch size apart.
+
+    Returns:
+        The options, and `batch_tokens` as given; None means that it is set from the free memory.
+    """
+    batch_tokens = options.get("batch_tokens")
+    given = {name: value for name, value in options.items() if name != "batch_tokens" or value is not None}
+    return Asking(**given), batch_tokens

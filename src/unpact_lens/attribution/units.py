@@ -1,15 +1,18 @@
-"""The units of a prompt that are attributed: tokens, words, sentences, or spans that the user names."""
+"""Cut a prompt into the units that are attributed: tokens, words, sentences, or spans that the user names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.tokens import Encoded, Text, token_strings
+from unpact_lens.models.tokens import Encoded, HasTokenizer, Text, token_strings
 from unpact_lens.words import WORD
 
 Span = tuple[int, int] | str
@@ -18,23 +21,23 @@ Units = str | Sequence[Span] | Callable[[tuple[str, ...]], Sequence[Span]]
 from the prompt's tokens to such spans."""
 
 SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s|$)|\n|$)", re.DOTALL)
-"""Up to an end mark that blank space follows, a line break, or the end."""
+"""A sentence: text up to an end mark followed by white space, a line break, or the end."""
 
 BOS = -1
-"""How a unit names the BOS token; other members are indices of the prompt's tokens."""
+"""Index of the BOS token in a unit; other members are indices of the prompt's tokens."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with its answer, and what of the prompt is attributed.
+    """Hold one prompt with its answer, and the units of the prompt.
 
     Attributes:
-        encoded: the ids.
-        text: the prompt's text.
-        answer: the answer's text.
-        members: for each unit, the prompt tokens it holds.
-        labels: for each unit, its text.
-        spans: for each unit, its characters in `text`.
+        encoded: Token ids.
+        text: Text of the prompt.
+        answer: Text of the answer.
+        members: Indices of the prompt tokens of each unit.
+        labels: Text of each unit.
+        spans: Characters of each unit in `text`.
     """
 
     encoded: Encoded
@@ -45,10 +48,10 @@ class Example:
     spans: tuple[tuple[int, int], ...]
 
     def without(self, units: Sequence[int]) -> Encoded:
-        """The ids with these units deleted.
+        """Return the ids with these units deleted.
 
         Raises:
-            InputError: if nothing would stand before the answer.
+            InputError: If nothing would remain before the answer.
         """
         gone = [m for u in units for m in self.members[u]]
         left = self.encoded.without([m for m in gone if m != BOS])
@@ -63,42 +66,56 @@ class Example:
         return left
 
     def require_context(self) -> None:
-        """Refuse an example in which removing some unit leaves nothing before the answer.
+        """Refuse an example in which removing one unit leaves nothing before the answer.
 
         Raises:
-            InputError: naming the unit.
+            InputError: If there is such a unit. The message names it.
         """
         for u, members in enumerate(self.members):
             if len(members) == len(self.encoded.context):
                 self.without([u])
 
     def positions(self, unit: int) -> tuple[int, ...]:
-        """Where the unit's tokens stand in the model's input."""
+        """Return the positions of the unit's tokens in the model's input."""
         offset = len(self.encoded.head)
         return tuple(0 if m == BOS else offset + m for m in self.members[unit])
 
 
+def unit_masks(example: Example, device: torch.device) -> Bool[Tensor, "unit pos"]:
+    """Return the positions of the model's input that each unit holds."""
+    mask = torch.zeros(len(example.members), len(example.encoded.ids) - 1, dtype=torch.bool, device=device)
+    for u in range(len(example.members)):
+        mask[u, list(example.positions(u))] = True
+    return mask
+
+
 def make_example(
-    model: Any, encoded: Encoded, prompt: Text, answer: Text, *, units: Units = "token", attribute_bos: bool = False
+    model: HasTokenizer,
+    encoded: Encoded,
+    prompt: Text,
+    answer: Text,
+    *,
+    units: Units = "token",
+    attribute_bos: bool = False,
 ) -> Example:
     """Cut an encoded prompt into units.
 
     Args:
-        model: whose tokenizer says where each token stands in the text.
-        encoded: what `encode` gave.
-        prompt: text or ids, as given by the user.
-        answer: the same for the answer.
-        units: see `Units`.
-        attribute_bos: give BOS a row of its own, the first.
+        model: Model whose tokenizer locates each token in the text.
+        encoded: Ids of the prompt and the answer.
+        prompt: Prompt as given by the user, text or ids.
+        answer: Answer as given by the user, text or ids.
+        units: Units, as described at `Units`.
+        attribute_bos: Give BOS a unit of its own, the first.
 
     Raises:
-        InputError: if the units are unknown, overlap, are empty or lie outside the prompt, or there is no BOS to
-            attribute.
+        InputError: If the units are unknown, overlap, are empty or outside the prompt, or there is no BOS to attribute.
     """
     text = prompt if isinstance(prompt, str) else text_of(model, encoded.prompt)
     spans = character_spans(model, encoded.prompt, text)
-    groups = _groups(units, text, spans, token_strings(model, encoded.prompt))
-    labels = [_label(model, encoded.prompt, g, text, spans) for g in groups]
+    tokens = token_strings(model, encoded.prompt)
+    groups = _groups(units, text, spans, tokens)
+    labels = [_label(tokens, g, text, spans) for g in groups]
     where = [(min(spans[i][0] for i in g), max(spans[i][1] for i in g)) for g in groups]
     if attribute_bos:
         if not encoded.n_bos:
@@ -110,14 +127,14 @@ def make_example(
 
 
 def example_of(attribution: Attribution) -> Example:
-    """The example that an attribution is of, ids for ids."""
+    """Rebuild the example of an attribution, with the same ids."""
     bos = int(attribution.bos_row)
     encoded = Encoded(
         attribution.head_ids,
         attribution.token_ids[bos:],
         attribution.tail_ids,
         attribution.answer_ids,
-        # BOS can be told from a template's first token only where it has a row; nothing else needs it.
+        # BOS is distinguished from a template's first token only if it has a row; nothing else depends on it.
         bos,
     )
     members = tuple(tuple(m - bos for m in group) for group in attribution.members)
@@ -125,29 +142,30 @@ def example_of(attribution: Attribution) -> Example:
     return Example(encoded, a.prompt, a.answer, members, a.tokens, a.spans)
 
 
-def text_of(model: Any, ids: Sequence[int]) -> str:
-    """The text of ids; the ids themselves with blanks between them where there is no tokenizer."""
+def text_of(model: HasTokenizer, ids: Sequence[int]) -> str:
+    """Decode ids; without a tokenizer, return the ids separated by spaces."""
     if model.tokenizer is None:
         return " ".join(str(t) for t in ids)
     return str(model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
-def character_spans(model: Any, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
-    """Where each token stands in the text, `(start, end)` in characters.
+def character_spans(model: HasTokenizer, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+    """Locate each token in the text, as `(start, end)` in characters.
 
-    Taken from the tokenizer's own record where it keeps one, else from the lengths of ever longer decoded beginnings.
+    The spans come from the tokenizer's offsets if it has them, else from the lengths of decoded beginnings of the ids.
     """
     tokenizer = model.tokenizer
     if tokenizer is not None and getattr(tokenizer, "is_fast", False):
         record = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         if tuple(record["input_ids"]) == tuple(ids):
             return [(int(a), int(b)) for a, b in record["offset_mapping"]]
-    # An unfinished character decodes to the replacement character, which is not of the text yet.
+    # An incomplete character decodes to the replacement character, which is not part of the text yet.
     ends = [len(text_of(model, ids[:n]).rstrip("\ufffd")) for n in range(len(ids) + 1)]
     return [(ends[i], max(ends[i], ends[i + 1])) for i in range(len(ids))]
 
 
 def _groups(units: Units, text: str, spans: list[tuple[int, int]], tokens: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Group the prompt's tokens into units."""
     if units == "token":
         return [(i,) for i in range(len(tokens))]
     if units == "word":
@@ -161,7 +179,7 @@ def _groups(units: Units, text: str, spans: list[tuple[int, int]], tokens: tuple
 
 
 def _pieces_of(pattern: re.Pattern[str], text: str, spans: list[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Tokens by the match that they overlap; a token of no match is a unit by itself."""
+    """Group tokens by the match that they overlap; a token without a match is a unit by itself."""
     matches = [m.span() for m in pattern.finditer(text)]
     groups: dict[tuple[str, int], list[int]] = {}
     for i, (start, end) in enumerate(spans):
@@ -171,6 +189,7 @@ def _pieces_of(pattern: re.Pattern[str], text: str, spans: list[tuple[int, int]]
 
 
 def _ranges(named: Sequence[Span], text: str, spans: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Group tokens by the spans that the user named, which must not overlap."""
     if not named:
         raise InputError("no units are given; name at least one span of the prompt")
     groups: list[tuple[int, ...]] = []
@@ -180,16 +199,17 @@ def _ranges(named: Sequence[Span], text: str, spans: list[tuple[int, int]]) -> l
         for i in members:
             if i in owner:
                 raise InputError(
-                    f"units {owner[i]!r} and {unit!r} overlap at prompt token {i}; each token has one unit"
+                    f"units {owner[i]!r} and {unit!r} overlap at prompt token {i}; a token belongs to one unit"
                 )
             owner[i] = unit
         groups.append(members)
     return groups
 
 
-def _range(unit: Any, n: int) -> tuple[int, ...]:
+def _range(unit: object, n: int) -> tuple[int, ...]:
+    """Return the token indices of a `(start, end)` range."""
     try:
-        start, end = (int(v) for v in unit)
+        start, end = (int(v) for v in unit)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise InputError(
             f"unit {unit!r} is not a span; give (start, end) token indices, or a piece of the text"
@@ -200,6 +220,7 @@ def _range(unit: Any, n: int) -> tuple[int, ...]:
 
 
 def _find(piece: str, text: str, spans: list[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the tokens of a piece of the text, which must occur once."""
     count = text.count(piece) if piece else 0
     if count != 1:
         raise InputError(f"unit {piece!r} occurs {count} times in the prompt {text!r}; give token indices instead")
@@ -210,7 +231,8 @@ def _find(piece: str, text: str, spans: list[tuple[int, int]]) -> tuple[int, ...
     return members
 
 
-def _label(model: Any, ids: Sequence[int], group: tuple[int, ...], text: str, spans: list[tuple[int, int]]) -> str:
+def _label(tokens: Sequence[str], group: tuple[int, ...], text: str, spans: list[tuple[int, int]]) -> str:
+    """Return the text of a unit: the token itself, or the text that several tokens span."""
     if len(group) == 1:
-        return token_strings(model, [ids[group[0]]])[0]
+        return tokens[group[0]]
     return text[spans[group[0]][0] : spans[group[-1]][1]]

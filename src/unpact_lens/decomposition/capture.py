@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.heads import read_out
-from unpact_lens.decomposition.logit_direction import Target
+from unpact_lens.decomposition.logit_direction import LogitDirection
 from unpact_lens.decomposition.norm import pull_back
 from unpact_lens.models import hooked
 from unpact_lens.scoring import check_finite
@@ -28,7 +28,7 @@ EXTRA: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Run:
+class Captured:
     """What one forward pass leaves for the T positions of a target.
 
     Attributes:
@@ -56,7 +56,7 @@ class Run:
         return self.acts[f"blocks.{layer}.{name}"]
 
 
-def capture(model: Any, target: Target, views: Sequence[str], *, vocabulary: bool = False) -> Run:
+def capture(model: Any, target: LogitDirection, views: Sequence[str], *, vocabulary: bool = False) -> Captured:
     """Run the example once and keep what these views need.
 
     Args:
@@ -86,7 +86,7 @@ def capture(model: Any, target: Target, views: Sequence[str], *, vocabulary: boo
     attn = tuple(_through_norm(model, acts, layer, "attn", final) for layer in range(model.cfg.n_layers))
     mlp = tuple(_through_norm(model, acts, layer, "mlp", final) for layer in range(model.cfg.n_layers))
     reads = tuple(read_out(linear_parts.heads_out(model, layer), attn[layer]) for layer in range(model.cfg.n_layers))
-    return Run(acts, total, logits, capped, final, attn, mlp if linear_parts.has_mlp(model) else (), reads)
+    return Captured(acts, total, logits, capped, final, attn, mlp if linear_parts.has_mlp(model) else (), reads)
 
 
 def run_and_keep(

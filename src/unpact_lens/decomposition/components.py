@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.decomposition import linear_parts
-from unpact_lens.decomposition.capture import Run
+from unpact_lens.decomposition.capture import Captured
 from unpact_lens.decomposition.heads import head_values
-from unpact_lens.decomposition.logit_direction import Target
+from unpact_lens.decomposition.logit_direction import LogitDirection
 from unpact_lens.decomposition.norm import bias_along
 from unpact_lens.models import hooked
 
@@ -23,7 +23,7 @@ def along(
     return (vectors * direction).sum(-1)
 
 
-def embedding_rows(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
+def embedding_rows(model: Any, run: Captured) -> dict[str, Float[Tensor, " answer"]]:
     """`embed`, and `pos_embed` where learned positions are added. Logits.
 
     The embedding is what enters the first block, without the positions, so any scaling of it is included.
@@ -35,14 +35,14 @@ def embedding_rows(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
     return {"embed": along(entering - positions, run.final), "pos_embed": along(positions, run.final)}
 
 
-def all_heads(model: Any, run: Run) -> Float[Tensor, "layer head answer"]:
+def all_heads(model: Any, run: Captured) -> Float[Tensor, "layer head answer"]:
     """What each head adds, logits."""
     return torch.stack(
         [head_values(run.at(layer, "attn.hook_z"), run.reads[layer]) for layer in range(model.cfg.n_layers)]
     )
 
 
-def sublayer_bias(model: Any, run: Run, layer: int, sublayer: str) -> Float[Tensor, " answer"]:
+def sublayer_bias(model: Any, run: Captured, layer: int, sublayer: str) -> Float[Tensor, " answer"]:
     """What a sublayer adds whatever it reads: `b_O` or `b_out`, and the bias of a norm behind it. Logits."""
     bias = linear_parts.attention_bias(model, layer) if sublayer == "attn" else linear_parts.mlp_bias(model, layer)
     direction = run.attn[layer] if sublayer == "attn" else run.mlp[layer]
@@ -51,19 +51,19 @@ def sublayer_bias(model: Any, run: Run, layer: int, sublayer: str) -> Float[Tens
     return total if behind is None else total + bias_along(behind[1], run.final)
 
 
-def attention_biases(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
+def attention_biases(model: Any, run: Captured) -> dict[str, Float[Tensor, " answer"]]:
     """`L{l}.attn_bias` of each layer."""
     return {f"L{l}.attn_bias": sublayer_bias(model, run, l, "attn") for l in range(model.cfg.n_layers)}
 
 
-def mlps(model: Any, run: Run) -> dict[str, Float[Tensor, " answer"]]:
+def mlps(model: Any, run: Captured) -> dict[str, Float[Tensor, " answer"]]:
     """`L{l}.mlp` of each layer; nothing in a model without MLPs."""
     if not linear_parts.has_mlp(model):
         return {}
     return {f"L{l}.mlp": along(run.at(l, "hook_mlp_out"), run.final) for l in range(model.cfg.n_layers)}
 
 
-def output_biases(model: Any, target: Target) -> dict[str, Float[Tensor, " answer"]]:
+def output_biases(model: Any, target: LogitDirection) -> dict[str, Float[Tensor, " answer"]]:
     """`ln_final.bias`, the norm's β along the unembedding; `unembed.bias`. Zero where the model has none."""
     direction, constant = target.direction(model.unembed.W_U, model.unembed.b_U)
     return {"ln_final.bias": bias_along(linear_parts.final_norm(model), direction), "unembed.bias": constant}
@@ -74,7 +74,7 @@ def head_labels(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(f"L{l}" for l in range(model.cfg.n_layers)), tuple(f"H{h}" for h in range(model.cfg.n_heads))
 
 
-def check_sums(model: Any, target: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> None:
+def check_sums(model: Any, target: LogitDirection, run: Captured, heads: Float[Tensor, "layer head answer"]) -> None:
     """Refuse a model whose parts are not all there is.
 
     For each layer, along the answer's direction: what the block adds to the stream is its attention and its MLP, and
@@ -106,7 +106,7 @@ def check_sums(model: Any, target: Target, run: Run, heads: Float[Tensor, "layer
         raise linear_parts.unlike(model, "the logits are not the unembedding of ln_final's output")
 
 
-def _capped_as_said(model: Any, run: Run) -> bool:
+def _capped_as_said(model: Any, run: Captured) -> bool:
     """Whether the model's output is its unembedding after the soft-cap of its configuration, where it has one."""
     cap = linear_parts.soft_cap(model)
     if cap is None:

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.decomposition import components, linear_parts
-from unpact_lens.decomposition.capture import Run, capture
+from unpact_lens.decomposition.capture import Captured, capture
 from unpact_lens.decomposition.heads import source_values
 from unpact_lens.decomposition.lens import TunedLens, lens_curves
-from unpact_lens.decomposition.logit_direction import Target, target, text_of
+from unpact_lens.decomposition.logit_direction import LogitDirection, logit_direction, text_of
 from unpact_lens.decomposition.neurons import neuron_values
 from unpact_lens.decomposition.result import Decomposition, LensCurves
 from unpact_lens.errors import InputError, nearest
@@ -115,13 +115,13 @@ def decompositions(
     vocabulary: bool = False,
     chat: bool = False,
     prefill: Text = "",
-) -> tuple[list[Decomposition], Run]:
+) -> tuple[list[Decomposition], Captured]:
     """Several views of one example from one forward pass, and what else that pass left; see `decompose`, `capture`."""
     for by in views:
         if by not in VIEWS:
             raise InputError(f"unknown view by={by!r}; {nearest(str(by), [*VIEWS, 'layer'])}")
     linear_parts.require_decomposable(model)
-    wanted = target(model, encode(model, prompt, answer, chat=chat, prefill=prefill), versus)
+    wanted = logit_direction(model, encode(model, prompt, answer, chat=chat, prefill=prefill), versus)
     wide, notes = linear_parts.in_full_precision(model)
     if "neuron" in views:
         linear_parts.neurons_out(wide, 0)
@@ -169,7 +169,7 @@ def _caveats(model: Any) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def by_component(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+def by_component(model: Any, wanted: LogitDirection, run: Captured, heads: Float[Tensor, "layer head answer"]) -> View:
     """Embedding, positions, each head, each attention bias, each MLP, norm bias, unembedding bias: `[C, T]`."""
     rows = dict(components.embedding_rows(model, run))
     biases, mlps = components.attention_biases(model, run), components.mlps(model, run)
@@ -182,12 +182,12 @@ def by_component(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "lay
     return torch.stack(list(rows.values())), (tuple(rows),), {}
 
 
-def by_head(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+def by_head(model: Any, wanted: LogitDirection, run: Captured, heads: Float[Tensor, "layer head answer"]) -> View:
     """Each head: `[layer, head, T]`."""
     return heads, components.head_labels(model), _but_heads(model, wanted, run)
 
 
-def by_source(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+def by_source(model: Any, wanted: LogitDirection, run: Captured, heads: Float[Tensor, "layer head answer"]) -> View:
     """Each head and source token: `[layer, head, S, T]`."""
     layers = [
         source_values(run.at(layer, "attn.hook_pattern"), run.at(layer, "attn.hook_v"), run.reads[layer])
@@ -200,7 +200,7 @@ def by_source(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer 
     )
 
 
-def by_neuron(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer head answer"]) -> View:
+def by_neuron(model: Any, wanted: LogitDirection, run: Captured, heads: Float[Tensor, "layer head answer"]) -> View:
     """Each MLP neuron: `[layer, d_mlp, T]`; heads, and each MLP's bias, stand in the remainder."""
     layers = range(model.cfg.n_layers)
     values = torch.stack(
@@ -217,7 +217,7 @@ def by_neuron(model: Any, wanted: Target, run: Run, heads: Float[Tensor, "layer 
     return values, (components.head_labels(model)[0], tuple(f"N{n}" for n in range(values.shape[1]))), rest
 
 
-def _but_heads(model: Any, wanted: Target, run: Run) -> Rows:
+def _but_heads(model: Any, wanted: LogitDirection, run: Captured) -> Rows:
     """All rows that are not heads."""
     return {
         **components.embedding_rows(model, run),
@@ -227,7 +227,7 @@ def _but_heads(model: Any, wanted: Target, run: Run) -> Rows:
     }
 
 
-VIEWS: Mapping[str, Callable[[Any, Target, Run, Tensor], View]] = {
+VIEWS: Mapping[str, Callable[[Any, LogitDirection, Captured, Tensor], View]] = {
     "component": by_component,
     "head": by_head,
     "source": by_source,

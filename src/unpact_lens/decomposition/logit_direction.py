@@ -17,7 +17,7 @@ VOCABULARY = "<mean of the vocabulary>"
 
 
 @dataclass(frozen=True)
-class Target:
+class LogitDirection:
     """T numbers that a decomposition splits, each linear in the output of `ln_final` at its position.
 
     Attributes:
@@ -74,7 +74,7 @@ class Target:
         return value if self.foil is None else value - logits[:, count:].diagonal()
 
 
-def target(model: Any, example: Encoded, versus: Text | None = None) -> Target:
+def logit_direction(model: Any, example: Encoded, versus: Text | None = None) -> LogitDirection:
     """The answer's tokens, or their difference to a foil's.
 
     A foil as long as the answer is subtracted token by token, in the answer's context. One of another length is scored
@@ -90,9 +90,9 @@ def target(model: Any, example: Encoded, versus: Text | None = None) -> Target:
     """
     every = tuple(range(len(example.answer)))
     if versus is None:
-        return Target(example, every, None, None)
+        return LogitDirection(example, every, None, None)
     if isinstance(versus, str) and versus == VOCABULARY:
-        return Target(example, every, None, VOCABULARY)
+        return LogitDirection(example, every, None, VOCABULARY)
     foil = text_ids(model, versus, "foil")
     shown = versus if isinstance(versus, str) else "".join(token_strings(model, foil))
     if not foil:
@@ -100,10 +100,10 @@ def target(model: Any, example: Encoded, versus: Text | None = None) -> Target:
     if foil == example.answer:
         raise InputError(f"the foil {shown!r} is the answer itself; give another answer to compare with")
     if len(foil) == len(example.answer):
-        return Target(example, every, foil, shown)
+        return LogitDirection(example, every, foil, shown)
     for k, (ours, theirs) in enumerate(zip(example.answer, foil, strict=False)):
         if ours != theirs:
-            return Target(example, (k,), (theirs,), shown)
+            return LogitDirection(example, (k,), (theirs,), shown)
     raise InputError(
         f"answer and foil {shown!r} agree in all of the shorter one's {min(len(foil), len(example.answer))} tokens; "
         "give a foil that differs, or one as long as the answer"

@@ -22,7 +22,7 @@ from torch import Tensor
 from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.decompose import decompose
 from unpact_lens.decomposition.intervene import Edit, activations, answer_logits, chunks, hold
-from unpact_lens.decomposition.logit_direction import target
+from unpact_lens.decomposition.logit_direction import logit_direction
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.tokens import Text, encode
@@ -127,7 +127,7 @@ def path_effects(
     direct = decompose(model, prompt, answer, by="source", versus=versus, chat=chat, prefill=prefill)
     wide, _ = linear_parts.in_full_precision(model)
     example = encode(wide, prompt, answer, chat=chat, prefill=prefill)
-    wanted = target(wide, example, versus)
+    wanted = logit_direction(wide, example, versus)
     layers = sorted({layer for layer, _ in chosen})
     parts = [f"blocks.{l}.attn.{part}" for l in layers for part in ("hook_pattern", "hook_v", "hook_z")]
     held = [name for l in layers for name in _behind(wide, l, freeze)]

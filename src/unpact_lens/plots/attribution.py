@@ -16,7 +16,7 @@ from unpact_lens.plots import theme
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from unpact_lens.attribution.result import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
+    from unpact_lens.attribution import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
 
 UNITS = {"log_prob": "nats", "logit": "logits", "logit_diff": "logits"}
 """The unit of a contribution to a target, where the target's name does not say it (as `probability` does)."""
