@@ -101,11 +101,11 @@ WHERE: dict[str, tuple[str, ...]] = {
     **_in("models.generate", "generate_answers", "greedy"),
     **_in("models.checkpoint", "clone", "model_hash", "save_model", "load_checkpoint"),
     **_in("models.builtin", "builtin_quality"),
-    **_in("attribution.agreement", "spearman", "jaccard", "entropy", "rank"),
-    **_in("comparison.activations", "linear_cka", "kl_divergence"),
-    **_in("comparison.weights", "effective_rank"),
-    **_in("comparison.uds", "depth_score"),
-    **_in("comparison.intervals", "clustered_means", "clustered_ratios"),
+    **_in("attribution.similarity", "spearman", "jaccard", "entropy", "rank"),
+    **_in("comparison.activation_changes", "linear_cka", "kl_divergence"),
+    **_in("comparison.weight_changes", "effective_rank"),
+    **_in("comparison.unlearning_depth", "depth_score"),
+    **_in("stats.bootstrap", "clustered_means", "clustered_ratios"),
     **_in("data.builtin_training", "training_examples"),
     **_in("data.kinds", "kind_of"),
     **_in("data.spans", "fact_span_of"),
@@ -517,7 +517,8 @@ def _() -> Any:
 
 @call("attribution_methods")
 def _() -> Any:
-    return list(ul.attribution_methods().index)
+    names = set(ul.attribution_methods().index)
+    return [*(m for m in ATTRIBUTIONS if m in names), *sorted(names - set(ATTRIBUTIONS))]
 
 
 @call("compare_methods")
@@ -776,12 +777,23 @@ def _() -> Any:
     }
 
 
-# These four become `ul.average(ul.diff(...) for q in items)` and the like: rewrite them here, and only here.
+MANY = {
+    "diff_many": ("diff", {"contributions": False, "weights": False}),
+    "patch_many": ("patch", {"what": "head"}),
+    "key_path_many": ("key_path", {}),
+}
+"""Former calls over several questions: the call for one question, and the defaults that differ."""
 
 
 def many(name: str, *models_: Any, items: Sequence[Any], **options: Any) -> Any:
     """Measure over several questions, averaged."""
-    return getattr(ul, name)(*models_, items, resamples=100, **options)
+    if name not in MANY:
+        return getattr(ul, name)(*models_, items, resamples=100, **options)
+    single, defaults = MANY[name]
+    measure = getattr(ul, single)
+    asked = {**defaults, **options}
+    found = (measure(*models_, *(item if isinstance(item, tuple) else (item,)), **asked) for item in items)
+    return ul.average(found, resamples=100)
 
 
 @call("diff_many")
