@@ -1,4 +1,4 @@
-"""Metrics are compared with labels; the shipped labels hold the cases they claim."""
+"""Metrics are compared with labels, and the shipped labels cover every case."""
 
 from collections import Counter
 
@@ -68,7 +68,7 @@ def test_results_are_saved_without_loss(tmp_path):
     [
         (["rouge_x"], None, "unknown answer metric 'rouge_x'; did you mean"),
         ("rouge_l", None, r"metrics='rouge_l' is one text; give a list of names"),
-        (["rouge_l"], PAIRS[:1], "1 labelled pairs, all alike"),
+        (["rouge_l"], PAIRS[:1], "1 labelled pairs, all with the same label"),
         (["rouge_l"], pd.DataFrame({"gold": ["a"], "answer": ["b"]}), "have no column 'right'; they have gold, answer"),
     ],
 )

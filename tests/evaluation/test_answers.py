@@ -1,8 +1,7 @@
-"""How one answer is judged, and that a model is asked once."""
+"""A fact is found as whole words in an answer, and a model is asked once for all metrics."""
 
 import pytest
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 
 from tests.evaluation.world import benchmark, trained, untrained
 from unpact_lens import scoring
@@ -12,14 +11,11 @@ from unpact_lens.evaluation import answers as module
 from unpact_lens.evaluation.answers import (
     answer_all,
     ask,
-    degenerate,
-    exact_match,
     fact_right,
     fact_tokens,
     holds_fact,
     normalise,
     prefill_for,
-    rouge,
 )
 from unpact_lens.results import load, save
 
@@ -44,42 +40,19 @@ from unpact_lens.results import load, save
         ("N'Djamena is the capital", "N’Djamena", True),
     ],
 )
-def test_a_fact_is_held_as_whole_words(text, fact, held):
+def test_a_fact_is_matched_as_whole_words(text, fact, held):
     assert holds_fact(text, fact) is held
 
 
 def test_the_fact_span_decides_and_not_the_whole_answer():
     qa = QA("Where was Ann born?", " Ann was born in Oslo.", fact_span=(17, 21))
     assert fact_right("Oslo, I think", qa)
-    assert not exact_match("Oslo, I think", qa)
-    assert exact_match("ann was born in oslo", qa)
     assert not fact_right(" Ann was born in Rome.", qa)
 
 
 def test_normalising_is_idempotent():
     for text in (" São Tomé, pop. 1,000! ", "N'Djamena", "Straße", "a_b"):
         assert normalise(normalise(text)) == normalise(text)
-
-
-def test_rouge_is_the_authors_own():
-    qa = QA("?", " the river runs through old towns")
-    score = RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(qa.answer, "towns the old river is running")
-    assert rouge("towns the old river is running", qa) == (score["rougeL"].recall, score["rougeL"].fmeasure)
-    # By hand: the longest common subsequence of stems is "the river run", 3 of 6 gold words and 3 of 6 said.
-    assert rouge("towns the old river is running", qa) == (0.5, 0.5)
-    assert rouge("towns the old river is running", qa, "rouge1")[0] == pytest.approx(5 / 6)
-    assert rouge("", qa) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "broken"),
-    [
-        ("", True), (" ... ", True), ("in in in", True), ("in Oslo in Oslo in Oslo", True), ("Oslo", False),
-        ("New York, New York", False), ("He was born in Oslo and lives in Rome.", False),
-    ],
-)  # fmt: skip
-def test_degenerate_text(text, broken):
-    assert degenerate(text) is broken
 
 
 def test_fact_tokens_are_those_that_overlap_the_span():
@@ -95,7 +68,7 @@ def test_fact_tokens_are_those_that_overlap_the_span():
 def test_a_prompt_that_occurs_twice_is_asked_once(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "generate_answers", lambda model, prompts, **k: seen.append(prompts) or list(prompts))
-    assert ask(None, ["a", "b", "a"], ["", "", ""], bench=benchmark()) == ["a", "b", "a"]
+    assert ask(untrained(), ["a", "b", "a"], ["", "", ""], bench=benchmark()) == ["a", "b", "a"]
     assert seen == [["a", "b"]]
 
 
@@ -127,6 +100,6 @@ def test_the_prefill_may_name_the_subject():
     assert prefill_for(bench, bench.forget[0]) == "As to ann:"
 
 
-def test_no_questions_are_refused():
+def test_a_benchmark_without_questions_is_refused():
     with pytest.raises(InputError, match="benchmark 'village' has no questions"):
         answer_all(trained(), (), bench=benchmark())

@@ -1,4 +1,4 @@
-"""`evaluate` takes the metrics of a whole benchmark where they are named, each as its own function computes it."""
+"""`evaluate` computes metrics of the whole benchmark if they are named, equal to their own functions."""
 
 import math
 from dataclasses import replace
@@ -10,8 +10,8 @@ from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import METRICS, evaluate
 from unpact_lens.evaluation.membership_inference import ATTACKS, membership, privacy_leakage
-from unpact_lens.evaluation.memorisation import knowmem, verbmem
 from unpact_lens.evaluation.multiple_choice import choose
+from unpact_lens.evaluation.muse import knowmem, verbmem
 from unpact_lens.evaluation.tofu import tofu_scores, truth_ratio_forget
 from unpact_lens.models.load import load_model
 
@@ -42,7 +42,7 @@ def bench():
     )
 
 
-def test_each_is_what_its_own_function_gives(models, bench):
+def test_each_equals_its_own_function(models, bench):
     model, retrained = models
     scores = evaluate(model, bench, WHOLE, reference=retrained)
     tofu = tofu_scores(model, bench, reference=retrained)
@@ -67,11 +67,11 @@ def test_each_is_what_its_own_function_gives(models, bench):
         assert math.isnan(value) or low <= value <= high, name
 
 
-def test_none_is_taken_unless_named(models, bench):
+def test_none_is_computed_unless_named(models, bench):
     assert evaluate(models[0], bench).overall == {}
 
 
-def test_extraction_and_memorisation_are_taken_for_every_item(models, bench):
+def test_extraction_and_memorisation_are_computed_for_every_item(models, bench):
     scores = evaluate(models[0], bench, ["exact_memorisation", "extraction_strength"])
     assert len(scores.of("extraction_strength")) == len(bench.all_items())
     assert float(scores.of("extraction_strength").min()) > 0
@@ -83,16 +83,16 @@ def test_extraction_and_memorisation_are_taken_for_every_item(models, bench):
         ("verbmem", {"verbatim": ()}, "benchmark 'w' has no `verbatim` passages"),
         ("mia_loss", {"holdout": None}, "benchmark 'w' has no `members` and `holdout` texts"),
         ("accuracy", {"retain": ()}, "benchmark 'w' has no question with `choices`"),
-        ("privleak", {}, "metric 'privleak' compares with a retrain model"),
-        ("forget_quality_log10", {}, "metric 'forget_quality_log10' compares with a retrain model"),
-        ("mia_reference", {}, "metric 'mia_reference' compares with a retrain model"),
+        ("privleak", {}, "metric 'privleak' compares with a retrained model"),
+        ("forget_quality_log10", {}, "metric 'forget_quality_log10' compares with a retrained model"),
+        ("mia_reference", {}, "metric 'mia_reference' compares with a retrained model"),
     ],
 )
-def test_what_a_metric_lacks_is_named(models, bench, metric, change, message):
+def test_an_error_names_what_a_metric_lacks(models, bench, metric, change, message):
     with pytest.raises(InputError, match=message):
         evaluate(models[0], replace(bench, **change), [metric])
 
 
-def test_scores_cannot_stand_for_the_retrained_model(models, bench):
-    with pytest.raises(InputError, match="metric 'privleak' asks the retrain model itself"):
+def test_scores_are_refused_where_the_retrained_model_is_needed(models, bench):
+    with pytest.raises(InputError, match="metric 'privleak' asks the retrained model itself"):
         evaluate(models[0], bench, ["privleak"], reference=evaluate(models[1], bench, ["fact_span"]))

@@ -1,4 +1,4 @@
-"""An evaluation says what its definitions say, group by group and kind by kind."""
+"""Scores of an evaluation equal their definitions, for each group and kind of knowledge."""
 
 import math
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_forgetting_is_counted_from_the_items(after, before):
     assert math.isnan(after.destruction_general.value)
 
 
-def test_the_table_holds_every_metric_of_every_group_with_its_neighbours(after):
+def test_the_table_has_every_metric_of_every_group_with_the_models_compared(after):
     frame = after.to_frame().set_index(["metric", "group"])
     row = frame.loc[("fact_span", "forget")]
     rate = after.rate("fact_span", "forget")
@@ -100,8 +100,8 @@ def test_models_may_be_given_in_place_of_scores(before, after):
     assert math.isnan(found.perplexity)
 
 
-def test_a_number_is_no_rate(before):
-    with pytest.raises(InputError, match="'rouge_l' is not right or wrong"):
+def test_a_metric_that_is_not_binary_has_no_rate(before):
+    with pytest.raises(InputError, match="'rouge_l' is a number and not right or wrong"):
         before.rate("rouge_l", "forget")
 
 
@@ -116,7 +116,7 @@ def test_bad_names_offer_the_nearest(before):
         before.of("perplexity")
 
 
-def test_scores_of_other_items_cannot_stand_beside(before):
+def test_scores_of_other_items_are_refused(before):
     bench = benchmark()
     other = evaluate(trained(), replace(bench, name="half", forget=bench.forget[:4]), ["rouge_l"])
     with pytest.raises(InputError, match="scores of benchmark 'village' with 24 items do not fit 'half' with 20"):
@@ -124,7 +124,7 @@ def test_scores_of_other_items_cannot_stand_beside(before):
 
 
 def test_without_a_model_before_there_is_no_forgetting(before):
-    with pytest.raises(InputError, match="no model before to compare with"):
+    with pytest.raises(InputError, match="no original model to compare with"):
         _ = before.forgetting
 
 

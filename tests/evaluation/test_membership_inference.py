@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.evaluation.world import untrained
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.benchmark import Benchmark, Corpus
 from unpact_lens.errors import InputError
@@ -76,7 +77,7 @@ def test_privleak_has_muses_signs_and_the_published_value():
         (lambda: min_k_score(torch.zeros(3), 0.0), "k=0.0; give the share of tokens"),
         (lambda: auc(torch.zeros(0), torch.zeros(1)), "AUC of 0 member scores; give at least one"),
         (lambda: auc(torch.zeros(1), torch.tensor([float("nan")])), "AUC of 1 non-member scores, some NaN"),
-        (lambda: membership(None, [], ["a"]), "membership inference on 0 members and 1 others"),
+        (lambda: membership(untrained(), [], ["a"]), "membership inference on 0 members and 1 others"),
     ],
 )
 def test_bad_input_is_named(call, message):

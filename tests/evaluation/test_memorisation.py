@@ -1,21 +1,9 @@
-"""Extraction strength, exact memorisation, and MUSE's two memorisation metrics."""
+"""Extraction strength and exact memorisation equal their definitions."""
 
 import pytest
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 
-from tests.models.families import hf_model, tokenizer
-from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.errors import InputError
-from unpact_lens.evaluation.memorisation import (
-    exact_memorisation,
-    extraction_strength,
-    knowmem,
-    muse_rouge,
-    verbmem,
-)
-from unpact_lens.models.generate import generate_answers
-from unpact_lens.models.load import load_model
+from unpact_lens.evaluation.memorisation import exact_memorisation, extraction_strength
 
 
 @pytest.mark.parametrize(
@@ -24,7 +12,7 @@ from unpact_lens.models.load import load_model
         ([1, 1, 1, 1], 1.0, 1.0),
         ([0, 1, 1, 1], 0.75, 0.75),
         ([1, 0, 1, 1], 0.5, 0.75),
-        ([1, 1, 1, 0], 0.25, 0.75),  # the floor 1/T, though nothing follows from any prefix
+        ([1, 1, 1, 0], 0.25, 0.75),  # the minimum 1/T, though no prefix is enough
         ([0, 0, 0, 0], 0.25, 0.0),
         ([0], 1.0, 0.0),
     ],
@@ -36,57 +24,9 @@ def test_closed_forms(right, strength, exact):
 
 
 def test_extraction_strength_is_the_shortest_prefix_from_which_all_follows():
-    """Brute force over every prefix, as the definition states it."""
+    """Brute force over every prefix, as in the definition."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         right = torch.rand(6, generator=generator) < 0.7
         prefixes = [k for k in range(6) if right[k:].all()] or [5]
         assert extraction_strength(right) == pytest.approx(1 - min(prefixes) / 6)
-
-
-def test_muse_scores_f1_without_stemming():
-    gold, generated = "the boats sailed at noon", "the boat sailed at night"
-    assert muse_rouge(generated, gold) == RougeScorer(["rougeL"], use_stemmer=False).score(gold, generated)["rougeL"][2]
-    assert muse_rouge(generated, gold) == pytest.approx(0.6)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model(hf_model("llama"), tokenizer=tokenizer())
-
-
-def bench_for(model):
-    prompts = ["who wrote Hamlet?", "gold has the symbol"]
-    said = generate_answers(model, prompts, max_new_tokens=6, stop=())
-    return Benchmark(
-        name="m",
-        forget=(QA(" Hamlet? gold", " Au", id="f"),),
-        retain=(QA(" Hamlet? boats", " sea", id="r", group="far"),),
-        verbatim=(
-            QA(prompts[0], said[0] + " and more that is never compared", kind="verbatim", id="known"),
-            QA(prompts[1], " zz qq", kind="verbatim", id="unknown"),
-        ),
-        few_shot={"forget": "seven small boats"},
-    )
-
-
-def test_what_a_model_recites_scores_100_and_the_rest_0(model):
-    bench = bench_for(model)
-    result = verbmem(model, bench, max_new_tokens=6)
-    expected = [muse_rouge(g, t) for g, t in zip(result.generated, result.gold, strict=True)]
-    torch.testing.assert_close(result.scores, torch.tensor(expected, dtype=torch.double))
-    assert "never compared" not in result.gold[0]
-    assert result.value() == pytest.approx(100 * sum(expected) / 2)
-
-
-def test_solved_examples_stand_before_the_questions_of_their_group(model):
-    result = knowmem(model, bench_for(model), max_new_tokens=4)
-    stops = ("\n\n", "\nQuestion", "Question:")
-    alone = generate_answers(model, ["seven small boats Hamlet? gold", " Hamlet? boats"], max_new_tokens=4, stop=stops)
-    assert result.generated == tuple(alone)
-    assert result.groups == ("forget", "far")
-
-
-def test_a_benchmark_without_passages_is_named(model):
-    with pytest.raises(InputError, match="benchmark 'b' has no `verbatim` passages"):
-        verbmem(model, Benchmark("b", (), ()))

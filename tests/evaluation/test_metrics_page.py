@@ -1,4 +1,4 @@
-"""The page on metrics and the how-to say what the code says."""
+"""The page on metrics and the how-to agree with the code."""
 
 import math
 import re
@@ -16,12 +16,12 @@ PAGE = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
 HOW_TO = (DOCS / "how-to" / "benchmarks.md").read_text(encoding="utf-8")
 
 
-def test_the_page_holds_the_registry_row_for_row():
+def test_the_page_contains_the_table_of_metrics():
     assert to_markdown(metrics()) in PAGE
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_docstring_says_range_direction_and_source_as_the_registry_does(name):
+def test_every_docstring_gives_range_direction_and_source(name):
     metric = METRICS[name]
     low, high = ({math.inf: "infinity", -math.inf: "minus infinity"}.get(b, f"{b:g}") for b in metric.bounds)
     assert f"Range: {low} to {high}; {metric.better} is better. Source: {metric.source}." in metric.compute.__doc__

@@ -1,4 +1,4 @@
-"""Published figures stand as their sources print them, and tables print as papers do."""
+"""Published tables hold the numbers of their sources, and runs print beside them."""
 
 import math
 import re
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answer_metrics import METRICS
 from unpact_lens.evaluation.membership_inference import privleak
+from unpact_lens.evaluation.metrics import METRICS
 from unpact_lens.evaluation.published import PUBLISHED, published
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.text_tables import to_latex, to_markdown

@@ -1,4 +1,4 @@
-"""Meaning beyond words: embeddings, entailment, and a judge behind an endpoint."""
+"""Answers are compared by meaning: embeddings, entailment, and a judge behind an endpoint."""
 
 import json
 import threading
@@ -8,20 +8,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from tests.evaluation.world import benchmark, trained
+from tests.evaluation.world import benchmark, trained, untrained
 from tests.models.families import tokenizer
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation import evaluate
-from unpact_lens.evaluation import semantic as module
-from unpact_lens.evaluation.semantic import (
-    Judge,
-    cosine,
-    embed,
-    embedder_installed,
-    entailment,
-    judge_answers,
-    semantic_similarity,
-)
+from unpact_lens.evaluation.entailment import _nli, entailment
+from unpact_lens.evaluation.evaluate import evaluate
+from unpact_lens.evaluation.judge import Judge, judge_answers
+from unpact_lens.evaluation.semantic import _embedder, cosine, embed, embedder_installed, semantic_similarity
 
 semantic = pytest.mark.skipif(not embedder_installed(), reason="the [semantic] extra is not installed")
 
@@ -60,8 +53,8 @@ def test_embeddings_are_those_of_sentence_transformers():
 
 
 def test_a_missing_embedder_says_what_to_install(monkeypatch):
-    module._embedder.cache_clear()
-    monkeypatch.setattr(module, "EMBEDDING_PACKAGE", "no_such_package")
+    _embedder.cache_clear()
+    monkeypatch.setattr("unpact_lens.evaluation.semantic.EMBEDDING_PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"pip install 'unpact-lens\[semantic\]'"):
         embed(["a"])
     assert not embedder_installed()
@@ -102,7 +95,7 @@ def test_entailment_is_the_smaller_of_the_two_directions(nli):
 def test_a_model_without_an_entailment_label_is_refused(nli, tmp_path):
     import shutil
 
-    module._nli.cache_clear()
+    _nli.cache_clear()
     folder = shutil.copytree(nli, tmp_path / "nli")
     config = json.loads((folder / "config.json").read_text())
     config["id2label"]["1"] = "LABEL_1"
@@ -114,7 +107,7 @@ def test_a_model_without_an_entailment_label_is_refused(nli, tmp_path):
 
 
 class _Endpoint(BaseHTTPRequestHandler):
-    """Says yes to answers that hold Oslo, in any case; nonsense to `odd`; and breaks the protocol on `break`."""
+    """Reply yes to answers that contain Oslo, nonsense to `odd`, and break the protocol on `break`."""
 
     asked: ClassVar[list] = []
 
@@ -163,8 +156,8 @@ def test_a_judges_agreement_with_exact_match_is_reported(url):
     assert result.to_frame().loc[0, "n"] == 5
 
 
-def test_what_is_wrong_with_an_endpoint_is_said(url):
-    with pytest.raises(InputError, match="no OpenAI-compatible endpoint: its reply has no message"):
+def test_errors_name_what_is_wrong_with_an_endpoint(url):
+    with pytest.raises(InputError, match="is not OpenAI-compatible: its reply has no message"):
         Judge(url, "m").right("?", "Oslo", "break")
     with pytest.raises(InputError, match=r"the judge at http://127.0.0.1:9/v1/chat/completions does not answer"):
         Judge("http://127.0.0.1:9/v1", "m", timeout=2.0).right("?", "a", "b")
@@ -189,4 +182,4 @@ def test_entailment_and_judge_are_metrics_of_an_evaluation(nli, url):
 )
 def test_a_metric_without_what_it_needs_is_refused_before_the_model_is_asked(metric, message):
     with pytest.raises(InputError, match=f"metric '{metric}' {message}"):
-        evaluate(None, benchmark(), [metric])
+        evaluate(untrained(), benchmark(), [metric])

@@ -1,37 +1,31 @@
-"""How well a model answers, what it lost, and what can be said of that with confidence."""
+"""Evaluate models: what they answer, what they lost, and a verdict with confidence intervals.
 
-from unpact_lens.evaluation.agreement import (
-    ANSWER_METRICS,
-    Agreement,
-    AnswerMetric,
-    LabelledPair,
-    agreement,
-    labelled_pairs,
-)
-from unpact_lens.evaluation.answer_metrics import METRICS, Metric, metrics
+Each metric is one function in one file, decorated with `metrics.metric`.
+"""
+
+# Metrics are listed and computed in the order of these imports.
+# isort: off
 from unpact_lens.evaluation.answers import (
     Answers,
     answer_all,
     ask,
-    degenerate,
-    exact_match,
     fact_right,
     fact_tokens,
     holds_fact,
     normalise,
     prefill_for,
-    rouge,
 )
-from unpact_lens.evaluation.evaluate import evaluate
-from unpact_lens.evaluation.harness import HarnessScores, run_harness
-from unpact_lens.evaluation.known_facts import knowledge, known_facts, right_facts
-from unpact_lens.evaluation.membership_inference import Membership, auc, membership, muse_auc, privacy_leakage, privleak
-from unpact_lens.evaluation.memorisation import Memorisation, exact_memorisation, extraction_strength, knowmem, verbmem
-from unpact_lens.evaluation.multiple_choice import Choices, choose
+from unpact_lens.evaluation.metrics import METRICS, Metric, metric, metrics
+from unpact_lens.evaluation import fact_span as _fact_span  # noqa: F401
+from unpact_lens.evaluation.exact_match import exact_match
+from unpact_lens.evaluation.rouge import rouge
+from unpact_lens.evaluation import probability as _probability  # noqa: F401
+from unpact_lens.evaluation.degenerate import degenerate
+from unpact_lens.evaluation.memorisation import exact_memorisation, extraction_strength
+from unpact_lens.evaluation.semantic import embed, semantic_similarity
+from unpact_lens.evaluation.entailment import entailment
+from unpact_lens.evaluation.judge import Judge, Judgement, judge_answers
 from unpact_lens.evaluation.perplexity import perplexity, score_texts
-from unpact_lens.evaluation.published import PUBLISHED, Published, published
-from unpact_lens.evaluation.result import Scores
-from unpact_lens.evaluation.semantic import Judge, Judgement, embed, entailment, judge_answers, semantic_similarity
 from unpact_lens.evaluation.tofu import (
     TofuScores,
     forget_quality,
@@ -42,12 +36,26 @@ from unpact_lens.evaluation.tofu import (
     truth_ratio_forget,
     truth_ratio_keep,
 )
+from unpact_lens.evaluation.muse import Memorisation, knowmem, verbmem
+from unpact_lens.evaluation.membership_inference import Membership, auc, membership, muse_auc, privacy_leakage, privleak
+from unpact_lens.evaluation.multiple_choice import Choices, choose
+from unpact_lens.evaluation import mia as _mia  # noqa: F401
+# isort: on
+
+from unpact_lens.evaluation.agreement import (
+    ANSWER_METRICS,
+    Agreement,
+    AnswerMetric,
+    LabelledPair,
+    agreement,
+    labelled_pairs,
+)
+from unpact_lens.evaluation.evaluate import evaluate
+from unpact_lens.evaluation.harness import HarnessScores, run_harness
+from unpact_lens.evaluation.known_facts import knowledge, known_facts, right_facts
+from unpact_lens.evaluation.published import PUBLISHED, Published, published
+from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
-from unpact_lens.stats.bootstrap import mean_interval, paired_difference, quantiles, resampled_means
-from unpact_lens.stats.estimate import Contrast, Difference, Estimate, MeanRate, Rate, lost
-from unpact_lens.stats.intervals import paired_score_interval, wilson
-from unpact_lens.stats.ks import KSTest, ks_test
-from unpact_lens.stats.tests import holm, mcnemar
 from unpact_lens.text_tables import to_latex, to_markdown
 
 __all__ = [
@@ -58,20 +66,14 @@ __all__ = [
     "AnswerMetric",
     "Answers",
     "Choices",
-    "Contrast",
-    "Difference",
-    "Estimate",
     "HarnessScores",
     "Judge",
     "Judgement",
-    "KSTest",
     "LabelledPair",
-    "MeanRate",
     "Membership",
     "Memorisation",
     "Metric",
     "Published",
-    "Rate",
     "Scores",
     "TofuScores",
     "Verdict",
@@ -93,32 +95,24 @@ __all__ = [
     "facts_to_decide",
     "forget_quality",
     "holds_fact",
-    "holm",
     "judge_answers",
     "knowledge",
     "knowmem",
     "known_facts",
-    "ks_test",
     "labelled_pairs",
     "log_truth_ratio",
-    "lost",
-    "mcnemar",
-    "mean_interval",
     "membership",
+    "metric",
     "metrics",
     "model_utility",
     "muse_auc",
     "normalise",
     "option_probability",
-    "paired_difference",
-    "paired_score_interval",
     "perplexity",
     "prefill_for",
     "privacy_leakage",
     "privleak",
     "published",
-    "quantiles",
-    "resampled_means",
     "right_facts",
     "rouge",
     "run_harness",
@@ -131,5 +125,4 @@ __all__ = [
     "truth_ratio_keep",
     "verbmem",
     "verdict",
-    "wilson",
 ]

@@ -1,8 +1,8 @@
-"""How often a metric of answers agrees with what a reader holds right or wrong.
+"""Compare metrics of answers with human labels: how often they agree on right and wrong.
 
 The labelled pairs in `assets/answer_pairs.json` were written and labelled for this library, one by one. Most are hard
-on purpose: right answers in other words, wrong answers in the same words; those of the case `"plain"` are not.
-Accuracies on them rank metrics; they are no estimate of a metric's accuracy on a model's usual answers.
+on purpose: right answers in other words, wrong answers in the same words. Those of the case `"plain"` are easy.
+Accuracies on them rank metrics. They do not estimate a metric's accuracy on a model's usual answers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -20,12 +19,14 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answers import exact_match, holds_fact, rouge
+from unpact_lens.evaluation.answers import holds_fact
+from unpact_lens.evaluation.exact_match import exact_match
 from unpact_lens.evaluation.membership_inference import auc
+from unpact_lens.evaluation.rouge import rouge
 from unpact_lens.evaluation.semantic import SAME_MEANING, embedder_installed, semantic_similarity
 from unpact_lens.registry import Registry
 from unpact_lens.results import Result, read_json, storable
-from unpact_lens.stats.intervals import wilson
+from unpact_lens.stats.estimate import Rate
 
 LABELLED = Path(__file__).parent / "assets" / "answer_pairs.json"
 
@@ -33,14 +34,14 @@ LABELLED = Path(__file__).parent / "assets" / "answer_pairs.json"
 @storable
 @dataclass(frozen=True)
 class LabelledPair:
-    """A gold answer, an answer given, and whether a reader holds it right.
+    """Hold a gold answer, a given answer, and its label.
 
     Attributes:
-        question: what was asked.
-        gold: the gold answer.
-        answer: the answer to judge.
-        right: the label.
-        case: what makes the pair hard, e.g. `"negation"`.
+        question: The question.
+        gold: The gold answer.
+        answer: The answer to judge.
+        right: Label: True if a reader judged the answer right.
+        case: What makes the pair hard, e.g. `"negation"`.
     """
 
     question: str
@@ -52,11 +53,11 @@ class LabelledPair:
 
 @dataclass(frozen=True)
 class AnswerMetric:
-    """A metric of one answer against its gold answer.
+    """Hold a metric that compares two texts.
 
     Attributes:
-        score: from generated and gold answers to one number each, larger for better answers.
-        threshold: from which score an answer counts as right.
+        score: Function of generated and gold answers that returns one number for each, larger for better answers.
+        threshold: Smallest score of an answer that counts as right.
     """
 
     score: Callable[[Sequence[str], Sequence[str]], Float[Tensor, " item"]]
@@ -76,7 +77,7 @@ def _rouge(generated: str, qa: QA, *, which: str, part: int) -> float:
 
 
 ANSWER_METRICS: Registry[AnswerMetric] = Registry("answer metric")
-"""Metrics that need the two texts only."""
+"""Metrics that need only the two texts."""
 ANSWER_METRICS.add("exact_match", AnswerMetric(_each(exact_match), 1.0))
 ANSWER_METRICS.add("contains", AnswerMetric(_each(lambda generated, qa: holds_fact(generated, qa.answer)), 1.0))
 ANSWER_METRICS.add("rouge_l", AnswerMetric(_each(partial(_rouge, which="rougeL", part=1)), 0.5))
@@ -87,13 +88,13 @@ ANSWER_METRICS.add("semantic_similarity", AnswerMetric(semantic_similarity, SAME
 
 @dataclass(frozen=True, eq=False)
 class Agreement(Result):
-    """What each metric says of each labelled pair.
+    """Hold the score of each metric for each labelled pair.
 
     Attributes:
-        metrics: names of the rows of `scores`.
-        thresholds: from which score each metric counts an answer as right.
-        scores: larger for better answers.
-        pairs: the labelled pairs.
+        metrics: Names of the rows of `scores`.
+        thresholds: Smallest score that counts as right, for each metric.
+        scores: Scores, larger for better answers.
+        pairs: The labelled pairs.
     """
 
     metrics: tuple[str, ...]
@@ -103,36 +104,36 @@ class Agreement(Result):
 
     @property
     def right(self) -> Bool[Tensor, " pair"]:
-        """The labels."""
+        """Return the labels."""
         return torch.tensor([p.right for p in self.pairs])
 
     def says_right(self, metric: str) -> Bool[Tensor, " pair"]:
-        """Which answers a metric counts as right, at its threshold."""
+        """Return which answers a metric counts as right at its threshold."""
         row = self._row(metric)
         return self.scores[row] >= self.thresholds[row]
 
     def accuracy(self, metric: str, case: str | None = None) -> float:
-        """Share of pairs on which a metric agrees with the label, of all or of one case; NaN where there are none."""
+        """Compute the share of pairs, all or of one case, where a metric agrees with the label; NaN if none."""
         chosen = torch.tensor([case in (None, p.case) for p in self.pairs])
         agrees = (self.says_right(metric) == self.right)[chosen]
         return float(agrees.double().mean()) if len(agrees) else float("nan")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a metric: accuracy at its threshold with a 95% interval, AUC (no threshold), errors both ways.
+        """Return a table with one row for each metric.
 
-        `wrong_held_right` is the share of wrong answers that the metric counts as right; `right_held_wrong` the
-        reverse.
+        Accuracy at its threshold with a 95% CI, AUC (no threshold), and both kinds of error. `wrong_held_right` is the
+        share of wrong answers that the metric counts as right; `right_held_wrong` is the reverse.
         """
         right = self.right
         rows = []
         for i, metric in enumerate(self.metrics):
             says = self.says_right(metric)
-            hits = int((says == right).sum())
-            low, high = wilson(hits, len(right))
+            accuracy = Rate(int((says == right).sum()), len(right))
             rows.append(
                 {
-                    "metric": metric, "threshold": self.thresholds[i], "accuracy": hits / len(right), "low": low,
-                    "high": high, "auc": auc(self.scores[i][right], self.scores[i][~right]),
+                    "metric": metric, "threshold": self.thresholds[i], "accuracy": accuracy.value,
+                    "low": accuracy.low, "high": accuracy.high,
+                    "auc": auc(self.scores[i][right], self.scores[i][~right]),
                     "wrong_held_right": float(says[~right].double().mean()),
                     "right_held_wrong": float((~says[right]).double().mean()), "n": len(right),
                 }
@@ -140,14 +141,14 @@ class Agreement(Result):
         return pd.DataFrame(rows)
 
     def by_case(self) -> pd.DataFrame:
-        """Accuracy of each metric (columns) in each case (rows): where it fails."""
+        """Return a table of accuracies: one row for each case, one column for each metric."""
         cases = list(dict.fromkeys(p.case for p in self.pairs))
         table = {m: [self.accuracy(m, c) for c in cases] for m in self.metrics}
         counts = [sum(p.case == c for p in self.pairs) for c in cases]
         return pd.DataFrame({"n": counts, **table}, index=pd.Index(cases, name="case"))
 
     def failures(self, metric: str) -> pd.DataFrame:
-        """The pairs on which a metric disagrees with the label."""
+        """Return a table of the pairs where a metric disagrees with the label."""
         row, says = self._row(metric), self.says_right(metric)
         return pd.DataFrame(
             [
@@ -164,7 +165,7 @@ class Agreement(Result):
 
 
 def labelled_pairs() -> tuple[LabelledPair, ...]:
-    """The pairs that ship with this library: written and labelled by hand."""
+    """Return the pairs of this library, written and labelled by hand."""
     return tuple(LabelledPair(**row) for row in read_json(LABELLED))
 
 
@@ -175,26 +176,26 @@ def agreement(
     """Compare answer metrics with labels.
 
     Args:
-        metrics: names of `ANSWER_METRICS`; or metrics of one's own by name; None for all that are installed.
-        labelled: pairs with their label, or a DataFrame with the columns gold, answer, right (and question, case); None
-            for those that ship with the library.
+        metrics: Names of `ANSWER_METRICS`, or the user's own metrics by name. If None, all that are installed.
+        labelled: Labelled pairs, or a DataFrame with the columns gold, answer, right (and question, case). If None, the
+            pairs of this library.
 
     Raises:
-        InputError: if a metric is unknown or not installed, a column is missing, or all labels are alike.
+        InputError: If a metric is unknown or not installed, a column is missing, or all labels are equal.
 
     >>> agreement(["rouge_l"]).accuracy("rouge_l", "negation") < 0.5
     True
     """
     pairs = _pairs(labelled)
     if len({p.right for p in pairs}) < 2:
-        raise InputError(f"{len(pairs)} labelled pairs, all alike; give right and wrong answers")
+        raise InputError(f"{len(pairs)} labelled pairs, all with the same label; give right and wrong answers")
     if isinstance(metrics, str):
         raise InputError(f"metrics={metrics!r} is one text; give a list of names, e.g. [{metrics!r}]")
     if not isinstance(metrics, Mapping):
         names = [n for n in ANSWER_METRICS if n != "semantic_similarity" or embedder_installed()]
         metrics = {name: ANSWER_METRICS[name] for name in (names if metrics is None else metrics)}
     generated, gold = [p.answer for p in pairs], [p.gold for p in pairs]
-    scores: list[Any] = [metric.score(generated, gold).double() for metric in metrics.values()]
+    scores = [metric.score(generated, gold).double() for metric in metrics.values()]
     return Agreement(
         metrics=tuple(metrics),
         thresholds=tuple(m.threshold for m in metrics.values()),

@@ -1,47 +1,46 @@
-"""What a model answers, generated once and teacher-forced once, and how one answer is judged.
+"""Ask a model the questions of a benchmark, once for all metrics, and judge whether an answer contains its fact.
 
-The *fact span* is what decides whether a fact is right. Whole-answer match misleads: a model that breaks the first
-token of every sentence and keeps every fact would count as having forgotten all.
+The *fact span* decides whether a fact is right. A match of the whole answer misleads: a model that breaks the first
+token of every sentence and keeps every fact would count as having forgotten everything.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
-from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
 from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.generate import generate_answers
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, text_ids
 from unpact_lens.results import Result
 from unpact_lens.scoring import forced_rows
 
 CASE_MATTERS_UP_TO = 3
-"""Facts of at most this many characters are matched with their case: 'No' is nobelium, 'no' is a word."""
+"""Facts of at most this many characters are matched case-sensitively: 'No' is nobelium, 'no' is a word."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers(Result):
-    """What one model says to a set of questions, and how likely it holds the gold answers.
+    """Hold one model's answers to questions, and its log-probabilities of the gold answers.
 
     Attributes:
-        items: the questions.
-        generated: the greedy answer to each plain prompt.
-        token_log_probs: for each question, log p of each gold answer token given those before it, nats.
-        token_right: for each question, whether each gold answer token is the most likely one.
-        fact_tokens: for each question, `(start, end)` of the gold answer tokens that carry the fact.
-        settings: chat template, prefill, length and batch budget.
+        items: The questions.
+        generated: Greedy answer to each plain prompt.
+        token_log_probs: For each question, log p of each gold answer token given those before it, nats.
+        token_right: For each question, True for gold answer tokens that are the most likely one.
+        fact_tokens: For each question, `(start, end)` of the gold answer tokens that overlap the fact.
+        settings: Chat template, answer prefix, length and batch budget.
     """
 
     items: tuple[QA, ...]
@@ -51,8 +50,12 @@ class Answers(Result):
     fact_tokens: tuple[tuple[int, int], ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def each(self, judge: Callable[[str, QA], float]) -> Float[Tensor, " item"]:
+        """Apply a function of a generated answer and its question to every answer."""
+        return torch.tensor([float(judge(g, q)) for g, q in zip(self.generated, self.items, strict=True)])
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a question: gold answer, generated answer, whether the fact is in it, LP(x, y) in nats."""
+        """Return a table with one row for each question: gold and generated answer, fact right, LP(x, y) in nats."""
         return pd.DataFrame(
             {
                 "id": [q.id for q in self.items],
@@ -66,21 +69,21 @@ class Answers(Result):
 
 
 def answer_all(
-    model: Any, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> Answers:
     """Ask a model every question once: one greedy generation and one teacher-forced pass serve all metrics.
 
     Args:
-        model: a hooked model with a tokenizer.
-        items: the questions, of any group.
-        bench: how to ask: chat template, prefill, length of an answer.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        items: Questions of any group.
+        bench: Benchmark that says how to ask: chat template, answer prefix, length of an answer.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
         The answers, in the order of `items`.
 
     Raises:
-        InputError: if there are no questions, one is too long for the model's context, or a fact has no token.
+        InputError: If there are no questions, one is too long for the model's context, or a fact has no token.
     """
     if not items:
         raise InputError(f"benchmark {bench.name!r} has no questions to ask; give at least one QA")
@@ -105,21 +108,24 @@ def answer_all(
 
 
 def ask(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[str],
     prefills: Sequence[str],
     *,
     bench: Benchmark,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[str]:
-    """Greedy answers to prompts as the benchmark asks; a prompt that occurs twice with one prefill is asked once.
+    """Generate greedy answers to prompts as the benchmark asks; equal prompts with equal prefixes are asked once.
 
     Args:
-        model: a hooked model with a tokenizer.
-        prompts: the questions.
-        prefills: the opening of each answer.
-        bench: chat template and length of an answer.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        prompts: The prompts.
+        prefills: Answer prefix of each prompt.
+        bench: Benchmark that gives the chat template and the length of an answer.
+        batch_tokens: Largest number of input tokens in one forward pass.
+
+    Returns:
+        One answer for each prompt.
     """
     pairs = list(zip(prompts, prefills, strict=True))
     distinct = list(dict.fromkeys(pairs))
@@ -136,15 +142,15 @@ def ask(
 
 
 def prefill_for(bench: Benchmark, qa: QA) -> str:
-    """What the answer to a question is made to start with under the plain prompt."""
+    """Return the answer prefix of a question under the plain prompt."""
     return bench.prefill.replace("{subject}", qa.subject)
 
 
-def fact_tokens(model: Any, qa: QA) -> tuple[int, int]:
-    """Which tokens of the gold answer carry its fact: `(start, end)`, every token that overlaps the span.
+def fact_tokens(model: HookedModel, qa: QA) -> tuple[int, int]:
+    """Return the range `(start, end)` of the gold answer's tokens that overlap its fact span.
 
     Raises:
-        InputError: if no token does.
+        InputError: If no token does.
     """
     ids = text_ids(model, qa.answer, "answer")
     start, end = qa.fact_span or (0, len(qa.answer))
@@ -156,7 +162,7 @@ def fact_tokens(model: Any, qa: QA) -> tuple[int, int]:
 
 
 def normalise(text: str, *, keep_case: bool = False) -> str:
-    """Text as it is compared: words only, one blank between them, no accents, no commas inside numbers, lower case.
+    """Normalise a text for comparison: words and single blanks only, no accents, no commas in numbers, lower case.
 
     >>> normalise(" São Tomé, pop. 1,000! ")
     'sao tome pop 1000'
@@ -167,7 +173,7 @@ def normalise(text: str, *, keep_case: bool = False) -> str:
 
 
 def holds_fact(text: str, fact: str) -> bool:
-    """Whether a text holds a fact as whole words, normalised; the case of facts of up to three letters counts.
+    """Return whether a text contains a fact as whole words, normalised; short facts are matched case-sensitively.
 
     >>> holds_fact("It is in Australia.", "Au"), holds_fact("The symbol is Au.", "Au"), holds_fact("no", "No")
     (False, True, False)
@@ -180,53 +186,25 @@ def holds_fact(text: str, fact: str) -> bool:
 
 
 def fact_right(generated: str, qa: QA) -> bool:
-    """Fact-span match: whether a generated answer holds the fact.
+    """Return whether a generated answer contains the fact (fact-span match).
 
     Args:
-        generated: what the model said.
-        qa: the question, whose `fact` is wanted.
+        generated: Answer of the model.
+        qa: Question whose `fact` is looked for.
     """
     return holds_fact(generated, qa.fact)
 
 
-def exact_match(generated: str, qa: QA) -> bool:
-    """Whether the whole generated answer is the gold answer, both normalised."""
-    return normalise(generated) == normalise(qa.answer)
+def require_pairs(generated: Sequence[str], other: Sequence[str]) -> None:
+    """Check that there is one text for each answer.
 
-
-@cache
-def _rouge() -> RougeScorer:
-    return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
-
-
-def rouge(generated: str, qa: QA, which: str = "rougeL") -> tuple[float, float]:
-    """ROUGE recall and F1 of a generated answer against the gold answer, with stemming.
-
-    The words are those of rouge-score's own tokenizer, which reads ASCII letters and digits only.
-
-    Args:
-        generated: what the model said.
-        qa: the question with its gold answer.
-        which: `"rouge1"` or `"rougeL"`.
-
-    Source: Lin 2004, through rouge-score.
+    Raises:
+        InputError: If the lists differ in length or are empty.
     """
-    score = _rouge().score(qa.answer, generated)[which]
-    return float(score.recall), float(score.fmeasure)
+    if len(generated) != len(other) or not generated:
+        raise InputError(f"{len(generated)} answers beside {len(other)} texts; give one for each, and at least one")
 
 
-def degenerate(text: str) -> bool:
-    """Whether a text is no language any more: no letter or digit in it, or half of its word pairs repeat earlier ones.
-
-    `1 − distinct pairs / pairs ≥ 1/2`, with words separated by blanks.
-
-    Source: seq-rep-n of Welleck et al. 2019, arXiv 1908.04319, with n = 2.
-
-    >>> degenerate("in Oslo in Oslo in Oslo"), degenerate(" ?!"), degenerate("New York, New York")
-    (True, True, False)
-    """
-    if not normalise(text):
-        return True
-    words = text.split()
-    pairs = list(itertools.pairwise(words))
-    return bool(pairs) and 1 - len(set(pairs)) / len(pairs) >= 0.5
+def shown(text: str) -> str:
+    """Return a text without outer blanks, as models of meaning read it; `"."` for an empty answer."""
+    return text.strip() or "."

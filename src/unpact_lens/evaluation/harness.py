@@ -1,6 +1,6 @@
-"""General ability measured by the field's own tool: lm-evaluation-harness on the Hugging Face export of a model.
+"""Measure general ability by lm-evaluation-harness, on the Hugging Face export of a model.
 
-The harness is the `[harness]` extra. Its own tasks read data sets from a hub; a task file over local data needs none.
+The harness is the extra `[harness]`. Its own tasks read data sets from a hub. A task file with local data needs none.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import Any
 import pandas as pd
 
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models import hooked
 from unpact_lens.models.export import export_hf
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result
 
 
 @dataclass(frozen=True, eq=False)
 class HarnessScores(Result):
-    """What lm-evaluation-harness measured.
+    """Hold the results of lm-evaluation-harness.
 
     Attributes:
-        rows: for each number, task, metric and filter.
-        values: the numbers.
-        stderr: their standard errors; NaN where the harness gives none.
-        direction: for each, `"higher"`, `"lower"` or `""` where the task does not say which is better.
-        settings: version of the harness, number of shots, limit.
+        rows: Task, metric and filter of each number.
+        values: The numbers.
+        stderr: Standard error of each number; NaN if the harness gives none.
+        direction: Better direction of each number: `"higher"`, `"lower"`, or `""` if the task does not say.
+        settings: Version of the harness, number of shots, limit.
     """
 
     rows: tuple[tuple[str, str, str], ...]
@@ -39,15 +41,15 @@ class HarnessScores(Result):
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a task and metric."""
+        """Return a table with one row for each task and metric."""
         frame = pd.DataFrame(self.rows, columns=["task", "metric", "filter"])
         return frame.assign(value=self.values, stderr=self.stderr, better=self.direction)
 
     def value(self, task: str, metric: str) -> float:
-        """One number.
+        """Return one number.
 
         Raises:
-            InputError: if the task was not run or has no such metric.
+            InputError: If the task was not run or has no such metric.
         """
         for (t, m, _), value in zip(self.rows, self.values, strict=True):
             if (t, m) == (task, metric):
@@ -57,7 +59,7 @@ class HarnessScores(Result):
 
 
 def run_harness(
-    model: Any,
+    model: HookedModel,
     tasks: Sequence[str],
     *,
     task_path: str | os.PathLike[str] | None = None,
@@ -68,18 +70,18 @@ def run_harness(
     """Run tasks of lm-evaluation-harness on a hooked model, through its Hugging Face export.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge` with a tokenizer.
-        tasks: names of tasks, the harness's own or those in `task_path`.
-        task_path: a directory with task files (YAML) of one's own.
-        num_fewshot: solved examples before each question; None for what each task says.
-        limit: at most so many documents of each task; None for all.
-        batch_size: documents in one forward pass.
+        model: Hooked model with a tokenizer.
+        tasks: Names of tasks, of the harness or in `task_path`.
+        task_path: Directory with the user's own task files (YAML).
+        num_fewshot: Number of solved examples before each question; if None, the task decides.
+        limit: Largest number of documents of each task; if None, all are used.
+        batch_size: Number of documents in one forward pass.
 
     Returns:
-        Every number that the tasks give.
+        All numbers that the tasks report.
 
     Raises:
-        InputError: if the extra is not installed, a task is unknown, or `task_path` is not a directory.
+        InputError: If the extra is not installed, a task is unknown, or `task_path` is not a directory.
 
     Source: Gao et al., github.com/EleutherAI/lm-evaluation-harness.
     """
@@ -93,7 +95,7 @@ def run_harness(
     if task_path is not None and not Path(task_path).is_dir():
         raise InputError(f"task_path={str(task_path)!r} is not a directory; give one that holds task files (YAML)")
     if model.tokenizer is None:
-        raise InputError("the model has no tokenizer, so it cannot read the tasks' text")
+        raise InputError("the model has no tokenizer, so it cannot read the tasks' text; load it with a tokenizer")
     manager = task_manager(include_path=None if task_path is None else str(task_path))
     for task in tasks:
         if task not in manager.all_tasks:
@@ -107,7 +109,7 @@ def run_harness(
             num_fewshot=num_fewshot,
             limit=limit,
             batch_size=batch_size,
-            device=str(next(iter(model.parameters())).device),
+            device=str(hooked.device_of(model)),
             task_manager=manager,
             log_samples=False,
             bootstrap_iters=0,
@@ -117,7 +119,7 @@ def run_harness(
 
 
 def _scores(output: dict[str, Any], settings: dict[str, Any]) -> HarnessScores:
-    """The harness's results as a table: its keys read `"metric,filter"`."""
+    """Convert the harness's results, whose keys have the form `"metric,filter"`."""
     rows, values, errors, direction = [], [], [], []
     for task, numbers in output["results"].items():
         for key, value in numbers.items():

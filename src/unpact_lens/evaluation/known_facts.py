@@ -1,39 +1,39 @@
-"""Which facts a model provably knows: what cannot be known before cannot be forgotten after."""
+"""Find the facts that a model knows: only those can be forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, prefill_for
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.stats.estimate import Rate
 
 
 def known_facts(
-    model: Any, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> Benchmark:
-    """The benchmark cut down, group by group, to facts that a model gives under the plain prompt.
+    """Restrict each group of a benchmark to facts that a model gives under the plain prompt.
 
-    A fact is known if the greedy answer holds its fact span. Forget facts that are not known move to the front of
-    `unknown`: they are what recovery must not "bring back", and stand in for a retrain model where there is none.
+    A fact is known if the greedy answer contains its fact span. Unknown forget facts move to the front of `unknown`:
+    recovery must not "bring them back", and they replace a retrained model if there is none.
 
     Args:
-        model: the model before unlearning.
-        bench: the benchmark.
-        minimum: how many forget facts, and how many retain facts, must be known.
-        batch_tokens: bound on the tokens of one batch.
+        model: Original model.
+        bench: The benchmark.
+        minimum: Number of forget facts, and of retain facts, that must be known. If None, any number is accepted.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
         The benchmark with known forget, retain and general facts only.
 
     Raises:
-        InputError: if fewer than `minimum` are known; the message counts them.
+        InputError: If fewer than `minimum` facts are known; the message counts them.
     """
     items = (*bench.forget, *bench.retain, *bench.general)
     right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
@@ -59,18 +59,18 @@ def known_facts(
     return kept
 
 
-def knowledge(model: Any, bench: Benchmark, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> pd.DataFrame:
-    """How many of a benchmark's facts a model gives under the plain prompt, by group and relation.
+def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> pd.DataFrame:
+    """Count the facts of a benchmark that a model gives under the plain prompt, by group and relation.
 
     Args:
-        model: a hooked model with a tokenizer.
-        bench: the benchmark.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        bench: The benchmark.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
-        One row a group and relation (the kind of knowledge where a fact names no relation): facts asked, facts known,
-        the share of them with its 95% interval (Wilson), and `guess`, the share that always giving the commonest answer
-        of that row would get right. Where `known` is near `guess`, the model may guess rather than know.
+        One row for each group and relation (or kind of knowledge, if a fact has no relation): facts asked, facts known,
+        their share with its 95% CI (Wilson), and `guess`. `guess` is the share that the most common answer of that row
+        would get right. If `share` is near `guess`, the model may guess.
     """
     items = (*bench.forget, *bench.retain, *bench.general)
     right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
@@ -95,15 +95,15 @@ def knowledge(model: Any, bench: Benchmark, *, batch_tokens: int = DEFAULT_BATCH
 
 
 def right_facts(
-    model: Any, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> list[bool]:
-    """Whether the greedy answer to each plain prompt holds its fact.
+    """Return, for each question, whether the greedy answer to the plain prompt contains its fact.
 
     Args:
-        model: a hooked model with a tokenizer.
-        items: the questions.
-        bench: how to ask: chat template, prefill, length of an answer.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        items: The questions.
+        bench: Benchmark that says how to ask: chat template, answer prefix, length of an answer.
+        batch_tokens: Largest number of input tokens in one forward pass.
     """
     texts = ask(
         model, [q.prompt for q in items], [prefill_for(bench, q) for q in items], bench=bench, batch_tokens=batch_tokens

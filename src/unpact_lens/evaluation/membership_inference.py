@@ -1,7 +1,7 @@
-"""Whether a text was trained on: membership inference, and MUSE's privacy leakage made from it.
+"""Infer which texts a model was trained on, and compute MUSE's privacy leakage from that.
 
-Every attack gives a score that is *larger for texts that look trained on*; its AUC is the chance that a member scores
-higher than a held-out text. MUSE prints the AUC of the loss-like quantity, which is 1 minus that: `muse_auc`.
+Every attack gives a score that is *larger for texts that look trained on*. Its AUC is the probability that a member
+scores higher than a held-out text. MUSE reports the AUC of a loss, which is 1 minus that: `muse_auc`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -19,34 +18,42 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import bos_ids, text_ids
 from unpact_lens.results import Result
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
 
 MUSE_K = 0.4
-"""Share of tokens in MUSE's privacy leakage (Min-40%)."""
+"""Share of tokens that MUSE's privacy leakage uses (Min-40%)."""
 
 UNEMBED_POSITIONS = 256
-"""Positions whose logits are held at once."""
+"""Number of positions whose logits are in memory at once."""
 
 
 def loss_score(log_probs: Float[Tensor, " token"]) -> float:
-    """Mean log-probability of a text's tokens, nats: Yeom et al. 2018, arXiv 1709.01604."""
+    """Compute the mean log-probability of a text's tokens, nats (Yeom et al. 2018, arXiv 1709.01604)."""
     return float(log_probs.double().mean())
 
 
 def zlib_score(log_probs: Float[Tensor, " token"], text: str) -> float:
-    """The loss score over the length of the compressed text, bytes: Carlini et al. 2021, arXiv 2012.07805."""
+    """Divide the loss score by the length of the compressed text in bytes (Carlini et al. 2021, arXiv 2012.07805)."""
     return loss_score(log_probs) / len(zlib.compress(text.encode("utf-8")))
 
 
 def min_k_score(log_probs: Float[Tensor, " token"], k: float = 0.2) -> float:
-    """Mean log-probability of the least likely share k of the tokens (one at least): Shi et al. 2023, arXiv 2310.16789.
+    """Compute the mean log-probability of the least likely tokens, nats.
+
+    Args:
+        log_probs: log p of each token, nats.
+        k: Share of the tokens that counts, above 0 and at most 1; at least one token counts.
 
     Raises:
-        InputError: if k is not in (0, 1].
+        InputError: If k is not in (0, 1].
+
+    Source: Shi et al. 2023, arXiv 2310.16789.
     """
     if not 0 < k <= 1:
         raise InputError(f"k={k}; give the share of tokens, above 0 and at most 1")
@@ -60,13 +67,15 @@ def min_k_plus_plus_score(
     variance: Float[Tensor, " token"],
     k: float = 0.2,
 ) -> float:
-    """Min-k of each token's log-probability standardised over the vocabulary: Zhang et al. 2024, arXiv 2404.02936.
+    """Compute the min-k score of log-probabilities that are standardised over the vocabulary.
 
     Args:
         log_probs: log p of each token, nats.
         mean: Σ_v p_v log p_v at each position.
-        variance: Σ_v p_v (log p_v)² − mean², at least 1e-6 is used.
-        k: share of tokens.
+        variance: Σ_v p_v (log p_v)² − mean² at each position, clamped to at least 1e-6.
+        k: Share of the tokens that counts.
+
+    Source: Zhang et al. 2024, arXiv 2404.02936.
     """
     return min_k_score((log_probs - mean) / variance.clamp(min=1e-6).sqrt(), k)
 
@@ -74,7 +83,7 @@ def min_k_plus_plus_score(
 def vocabulary_moments(
     logits: Float[Tensor, "pos d_vocab"],
 ) -> tuple[Float[Tensor, " pos"], Float[Tensor, " pos"]]:
-    """Mean and variance of log p_v under p itself, at each position: minus the entropy, and the varentropy."""
+    """Compute mean and variance of log p_v under p at each position: minus the entropy, and the varentropy."""
     log_p = logits.double().log_softmax(-1)
     p = log_p.exp()
     mean = (p * log_p).sum(-1)
@@ -82,14 +91,14 @@ def vocabulary_moments(
 
 
 def auc(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]) -> float:
-    """Area under the ROC curve: P(member > non-member) + ½ P(equal).
+    """Compute the area under the ROC curve: P(member > non-member) + ½ P(equal).
 
     Args:
-        members: scores of texts that were trained on.
-        nonmembers: scores of texts that were not.
+        members: Scores of texts that were trained on.
+        nonmembers: Scores of texts that were not.
 
     Raises:
-        InputError: if one is empty or holds NaN.
+        InputError: If one is empty or contains NaN.
     """
     for name, scores in (("member", members), ("non-member", nonmembers)):
         if not len(scores) or bool(torch.isnan(scores).any()):
@@ -102,22 +111,22 @@ def auc(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]) -> float:
 
 
 def muse_auc(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]) -> float:
-    """MUSE's orientation of the AUC: 1 minus the usual one. Near 0 for a model that memorised the members."""
+    """Compute 1 minus the AUC, MUSE's orientation: near 0 for a model that memorised the members."""
     return 1 - auc(members, nonmembers)
 
 
 def privleak(unlearned: float, retrained: float) -> float:
-    """MUSE's privacy leakage, per cent: `(A_unlearn − A_retrain) / A_retrain · 100`, each A in MUSE's orientation.
+    """Compute MUSE's privacy leakage, per cent: `(A_unlearn − A_retrain) / A_retrain · 100`, A in MUSE's orientation.
 
-    0 is best. Near −100 the forget set still looks trained on (under-unlearned); far above 0 it looks less likely than
-    texts never seen (over-unlearned), which gives it away as well.
+    0 is best. Near −100, the forget set still looks trained on (under-unlearned). Far above 0, it looks less likely
+    than unseen texts (over-unlearned), which also reveals it.
 
     Args:
         unlearned: `muse_auc` of the unlearned model, forget set against held-out texts.
-        retrained: the same of the retrain model.
+        retrained: `muse_auc` of the retrained model.
 
     Raises:
-        InputError: if one is not in [0, 1], or the retrain model's is 0.
+        InputError: If one is not in [0, 1], or the retrained model's is 0.
 
     Source: Shi et al. 2024, arXiv 2407.06460, Sec. 3.1.
 
@@ -126,21 +135,21 @@ def privleak(unlearned: float, retrained: float) -> float:
     """
     if not (0 <= unlearned <= 1 and 0 < retrained <= 1):
         raise InputError(
-            f"privleak of AUCs {unlearned} and {retrained}; both lie in [0, 1], the retrain model's above 0"
+            f"privleak of AUCs {unlearned} and {retrained}; both must be in [0, 1], the retrained model's above 0"
         )
     return (unlearned - retrained) / retrained * 100
 
 
 @dataclass(frozen=True, eq=False)
 class Membership(Result):
-    """What each attack says of each text.
+    """Hold the score of each attack for each text.
 
     Attributes:
-        attacks: names of the rows of `scores`.
-        scores: larger where a text looks trained on.
-        member: whether each text was trained on.
-        k: share of tokens of the two min-k attacks.
-        tokens: how many tokens of each text were read.
+        attacks: Names of the rows of `scores`.
+        scores: Larger for texts that look trained on.
+        member: True for texts that were trained on.
+        k: Share of tokens that counts in the two min-k attacks.
+        tokens: Number of tokens of each text that were read.
     """
 
     attacks: tuple[str, ...]
@@ -150,20 +159,20 @@ class Membership(Result):
     tokens: tuple[int, ...]
 
     def auc(self, attack: str) -> float:
-        """AUC of an attack: ½ by chance, 1 where it tells all members.
+        """Compute the AUC of an attack: 0.5 by chance, 1 if it identifies all members.
 
         Raises:
-            InputError: if it was not run.
+            InputError: If the attack was not run.
         """
         scores = self._row(attack)
         return auc(scores[self.member], scores[~self.member])
 
     def muse_auc(self, attack: str = "min_k") -> float:
-        """The same in MUSE's orientation, 1 minus it."""
+        """Compute 1 minus the AUC of an attack, MUSE's orientation."""
         return 1 - self.auc(attack)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an attack: its AUC, and the same in MUSE's orientation."""
+        """Return a table with one row for each attack: its AUC, also in MUSE's orientation."""
         return pd.DataFrame(
             [{"attack": a, "auc": self.auc(a), "muse_auc": self.muse_auc(a)} for a in self.attacks]
         ).assign(members=int(self.member.sum()), nonmembers=int((~self.member).sum()))
@@ -175,26 +184,26 @@ class Membership(Result):
 
 
 def membership(
-    model: Any,
+    model: HookedModel,
     members: Sequence[str],
     nonmembers: Sequence[str],
     *,
     k: float = MUSE_K,
-    reference: Any = None,
+    reference: HookedModel | None = None,
 ) -> Membership:
-    """Run the attacks: loss, zlib, min-k%, min-k%++, and with a reference model the difference of losses.
+    """Run the attacks: loss, zlib, min-k%, min-k%++, and the difference of losses if `reference` is given.
+
+    A text longer than the model's context is truncated to it.
 
     Args:
-        model: a hooked model with a tokenizer.
-        members: texts that were trained on (after unlearning: that should look as if not).
-        nonmembers: texts of the same kind that were not.
-        k: share of tokens of the two min-k attacks.
-        reference: a model whose loss says how hard each text is by itself.
+        model: Hooked model with a tokenizer.
+        members: Texts that were trained on; after unlearning they should look as if they were not.
+        nonmembers: Texts of the same kind that were not trained on.
+        k: Share of tokens that counts in the two min-k attacks.
+        reference: Model whose loss measures how hard each text is.
 
     Raises:
-        InputError: if there are no texts of one sort, or a text has no token to predict.
-
-    A text longer than the model's context is read up to it.
+        InputError: If there are no members or no other texts, or a text has no token to predict.
     """
     if not members or not nonmembers:
         raise InputError(f"membership inference on {len(members)} members and {len(nonmembers)} others; give both")
@@ -216,24 +225,29 @@ def membership(
     return Membership(attacks, torch.stack(columns, dim=1), member, k, tuple(tokens))
 
 
-def privacy_leakage(model: Any, bench: Benchmark, retrained: Any, *, attack: str = "min_k", k: float = MUSE_K) -> float:
-    """MUSE's privleak of a model on a benchmark with `members` and `holdout`, per cent; 0 is best.
+def privacy_leakage(
+    model: HookedModel | Membership,
+    bench: Benchmark,
+    retrained: HookedModel | Membership | float,
+    *,
+    attack: str = "min_k",
+    k: float = MUSE_K,
+) -> float:
+    """Compute MUSE's privleak of a model on a benchmark with `members` and `holdout`, per cent; 0 is best.
 
     Args:
-        model: the unlearned model, or its `Membership`.
+        model: Unlearned model, or its `Membership`.
         bench: MUSE, or another benchmark with both corpora.
-        retrained: the retrain model, its `Membership`, or its AUC in MUSE's orientation.
-        attack: one of `ATTACKS`.
-        k: share of tokens of the two min-k attacks.
+        retrained: Retrained model, its `Membership`, or its AUC in MUSE's orientation.
+        attack: One of `ATTACKS`.
+        k: Share of tokens that counts in the two min-k attacks.
 
     Raises:
-        InputError: if the benchmark lacks a corpus.
+        InputError: If the benchmark lacks a corpus.
     """
-    if bench.members is None or bench.holdout is None:
-        raise InputError(f"benchmark {bench.name!r} has no `members` and `holdout` texts; privleak needs both")
-    texts = bench.members.texts, bench.holdout.texts
+    texts = require_texts(bench, "privleak")
 
-    def area(of: Any) -> float:
+    def area(of: HookedModel | Membership | float) -> float:
         if isinstance(of, (float, int)):
             return float(of)
         return (of if isinstance(of, Membership) else membership(of, *texts, k=k)).muse_auc(attack)
@@ -241,19 +255,43 @@ def privacy_leakage(model: Any, bench: Benchmark, retrained: Any, *, attack: str
     return privleak(area(model), area(retrained))
 
 
-def _token_statistics(model: Any, text: str) -> tuple[Tensor, Tensor, Tensor]:
-    """For each token but the first (BOS, or the text's own) log p, and mean and variance over the vocabulary."""
+def require_texts(bench: Benchmark, user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the member and holdout texts of a benchmark.
+
+    Raises:
+        InputError: If it lacks one of them.
+    """
+    if bench.members is None or bench.holdout is None:
+        raise InputError(f"benchmark {bench.name!r} has no `members` and `holdout` texts; {user} needs both")
+    return tuple(bench.members.texts), tuple(bench.holdout.texts)
+
+
+def attacks(run: BenchmarkRun) -> Membership:
+    """Run the attacks on the members and holdout texts of a benchmark; the metrics share the result."""
+    return membership(run.model, *require_texts(run.bench, "an attack"), reference=run.reference)
+
+
+@metric("privleak", source="MUSE, arXiv 2407.06460", better="lower", bounds=(-100.0, INFINITY), of="benchmark")
+def privleak_of_benchmark(run: BenchmarkRun) -> float:
+    """Compute the relative difference of the min-40% AUC to the retrained model's, per cent; 0 if equal."""
+    return privacy_leakage(run.once(attacks), run.bench, run.retrained("privleak"))
+
+
+def _token_statistics(
+    model: HookedModel, text: str
+) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"], Float[Tensor, " token"]]:
+    """Compute log p of each token after the first, and mean and variance of log p over the vocabulary."""
     ids = torch.tensor([[*bos_ids(model), *text_ids(model, text, "text")][: model.cfg.n_ctx]], dtype=torch.long)
     if ids.shape[1] < 2:
         raise InputError(f"text {text!r:.60} has no token to predict; leave it out")
     ids = ids.to(hooked.device_of(model))
     with torch.inference_mode():
-        resid = hooked.final_residual(model, ids)[0, :-1]
+        resid = hooked.final_residual(model, ids)[0, :-1]  # [pos, d_model]
         parts = []
         for start in range(0, len(resid), UNEMBED_POSITIONS):
             logits = hooked.unembed(model, resid[start : start + UNEMBED_POSITIONS]).double()
-            labels = ids[0, 1 + start : 1 + start + len(logits)]
+            labels = ids[0, 1 + start : 1 + start + len(logits)]  # [pos]
             log_probs = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
-            parts.append(torch.stack([log_probs, *vocabulary_moments(logits)]))
+            parts.append(torch.stack([log_probs, *vocabulary_moments(logits)]))  # [3, pos]
     log_probs, mean, variance = torch.cat(parts, dim=1).cpu()
     return log_probs, mean, variance

@@ -1,4 +1,4 @@
-"""Multiple choice: which of the options the model holds most likely.
+"""Answer multiple-choice questions by the likelihood of the options.
 
 Source: Li et al. 2024, arXiv 2403.03218 (WMDP), as lm-evaluation-harness computes `acc`.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.metrics import BenchmarkRun, metric
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import score_rows
@@ -24,13 +25,13 @@ from unpact_lens.stats.estimate import Rate
 
 @dataclass(frozen=True, eq=False)
 class Choices(Result):
-    """What a model chose.
+    """Hold a model's answers to multiple-choice questions.
 
     Attributes:
-        ids: id of each question.
-        kinds: kind of knowledge of each.
-        log_probs: log p of each option, summed over its tokens, nats; −inf where a question has fewer options.
-        right: index of the right option.
+        ids: Id of each question.
+        kinds: Kind of knowledge of each question.
+        log_probs: log p of each option, summed over its tokens, nats; −inf if a question has fewer options.
+        right: Index of the right option.
     """
 
     ids: tuple[str, ...]
@@ -40,16 +41,16 @@ class Choices(Result):
 
     @property
     def chosen(self) -> Int[Tensor, " item"]:
-        """Index of the most likely option."""
+        """Return the index of the most likely option of each question."""
         return self.log_probs.argmax(-1)
 
     @property
     def accuracy(self) -> Rate:
-        """Share of questions answered right, with its interval; chance is one over the number of options."""
+        """Return the share of questions answered right; by chance it is 1 over the number of options."""
         return Rate(int((self.chosen == self.right).sum()), len(self.ids))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a kind of knowledge, and one for all."""
+        """Return a table with one row for each kind of knowledge, and one for all."""
         rows = []
         for kind in (*dict.fromkeys(self.kinds), "all"):
             hits = [
@@ -58,21 +59,23 @@ class Choices(Result):
                 if kind in (k, "all")
             ]
             rate = Rate(sum(hits), len(hits))
-            rows.append({"kind": kind, "accuracy": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
-        return pd.DataFrame(rows)
+            rows.append({"kind": kind, **rate.row()})
+        return pd.DataFrame(rows).rename(columns={"value": "accuracy"})
 
 
-def choose(model: Any, items: Sequence[QA], *, chat: bool = False, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Choices:
-    """Answer multiple-choice questions by the likelihood of each option. Accuracy ranges 0 to 1; chance is ¼ on WMDP.
+def choose(
+    model: HookedModel, items: Sequence[QA], *, chat: bool = False, batch_tokens: int = DEFAULT_BATCH_TOKENS
+) -> Choices:
+    """Answer multiple-choice questions by the likelihood of each option; chance accuracy is 1/4 on WMDP.
 
     Args:
-        model: a hooked model with a tokenizer.
-        items: questions with `choices`.
-        chat: wrap the prompts in the tokenizer's chat template.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        items: Questions with `choices`.
+        chat: Wrap the prompts in the tokenizer's chat template.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
-        InputError: if there are none, or one has no choices.
+        InputError: If there are no questions, or one has no choices.
     """
     if not items:
         raise InputError("no multiple-choice questions; give QA items with `choices`")
@@ -81,7 +84,8 @@ def choose(model: Any, items: Sequence[QA], *, chat: bool = False, batch_tokens:
             raise InputError(f"QA {q.id or q.prompt!r} has no `choices`; multiple choice needs them")
     rows = [encode(model, q.prompt, option, chat=chat) for q in items for option in q.choices]
     scores = iter(score_rows(model, rows, batch_tokens=batch_tokens))
-    log_probs = torch.full((len(items), max(len(q.choices) for q in items)), float("-inf"), dtype=torch.double)
+    most = max(len(q.choices) for q in items)
+    log_probs = torch.full((len(items), most), float("-inf"), dtype=torch.double)  # [item, option]
     for i, q in enumerate(items):
         for j in range(len(q.choices)):
             log_probs[i, j] = next(scores).double().sum()
@@ -91,3 +95,12 @@ def choose(model: Any, items: Sequence[QA], *, chat: bool = False, batch_tokens:
         log_probs=log_probs,
         right=torch.tensor([q.choices.index(q.answer) for q in items]),
     )
+
+
+@metric("accuracy", source="WMDP, arXiv 2403.03218", better="higher", of="benchmark")
+def accuracy(run: BenchmarkRun) -> float:
+    """Compute the multiple-choice accuracy by the likelihood of the options."""
+    items = [q for q in run.bench.all_items() if q.choices]
+    if not items:
+        raise InputError(f"benchmark {run.bench.name!r} has no question with `choices`; accuracy needs them")
+    return choose(run.model, items, chat=run.bench.chat, batch_tokens=run.batch_tokens).accuracy.value

@@ -1,49 +1,50 @@
-"""Perplexity of plain text: general ability, apart from facts."""
+"""Compute the perplexity of plain text, a measure of general ability apart from facts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.metrics import INFINITY, metric
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded, bos_ids, text_ids
 from unpact_lens.scoring import score_rows
 
 WINDOW = 512
-"""Tokens of a text that are read at once; bounds the memory that the logits take."""
+"""Number of tokens of a text in one forward pass; it bounds the memory of the logits."""
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """How well a model predicts some texts.
+    """Hold how well a model predicts some texts.
 
     Attributes:
-        nll: negative log-likelihood of each text, nats, summed over its tokens.
-        tokens: how many tokens that is; the first of a text counts only after a BOS.
+        nll: Negative log-likelihood of each text, nats, summed over its tokens.
+        tokens: Number of tokens scored in each text. The first token is scored only after a BOS.
     """
 
     nll: Float[Tensor, " text"]
     tokens: Int[Tensor, " text"]
 
 
-def score_texts(model: Any, texts: Sequence[str], *, window: int = WINDOW) -> TextScores:
-    """Negative log-likelihood of texts, each read from its start in windows that do not overlap.
+def score_texts(model: HookedModel, texts: Sequence[str], *, window: int = WINDOW) -> TextScores:
+    """Compute the negative log-likelihood of texts, each read from its start in windows that do not overlap.
 
     Args:
-        model: a hooked model with a tokenizer.
-        texts: plain texts.
-        window: tokens of a window; the model's context if that is shorter.
+        model: Hooked model with a tokenizer.
+        texts: Plain texts.
+        window: Number of tokens in a window; the model's context if that is shorter.
 
     Returns:
         Sum of −log p over each text's tokens, and their number.
 
     Raises:
-        InputError: if a text has no token to predict.
+        InputError: If a text has no token to predict.
     """
     bos = bos_ids(model)
     width = min(window, model.cfg.n_ctx) - len(bos)
@@ -68,10 +69,22 @@ def score_texts(model: Any, texts: Sequence[str], *, window: int = WINDOW) -> Te
 
 
 def perplexity(nll: Float[Tensor, " text"], tokens: Int[Tensor, " text"]) -> float:
-    r"""$\exp\big(\sum \mathrm{NLL} / \sum \mathrm{tokens}\big)$ over all texts; NaN of no text."""
+    r"""Compute $\exp\big(\sum \mathrm{NLL} / \sum \mathrm{tokens}\big)$ over all texts; NaN without texts."""
     return float((nll.double().sum() / tokens.sum()).exp()) if len(nll) else float("nan")
 
 
 def _window(bos: tuple[int, ...], ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What is given and what is scored: all after a BOS, all but the first token without one."""
+    """Split ids into those given and those scored: all after a BOS, or all but the first token without one."""
     return (bos, ids) if bos else (ids[:1], ids[1:])
+
+
+@metric(
+    "perplexity",
+    source="exp of the mean negative log-likelihood",
+    better="lower",
+    bounds=(1.0, INFINITY),
+    of="texts",
+)
+def perplexity_of_texts(texts: TextScores) -> float:
+    """Compute the perplexity of the benchmark's plain text."""
+    return perplexity(texts.nll, texts.tokens)

@@ -1,4 +1,4 @@
-"""Figures that others published, in the order of their columns, so that a run prints beside them."""
+"""Hold published tables of results, to print a run beside them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from unpact_lens.results import Result
 
 @dataclass(frozen=True, eq=False)
 class Published(Result):
-    """A published table.
+    """Hold a published table.
 
     Attributes:
-        name: as registered.
-        columns: its metrics, in MUSE's and open-unlearning's names.
-        rows: its methods.
-        values: one row a method, one number a metric.
-        direction: for each metric, what is best.
-        model: which model the figures are of.
-        source: where they stand.
+        name: Name as registered.
+        columns: Metrics, by the names that MUSE and open-unlearning use.
+        rows: Methods.
+        values: One row for each method, one number for each metric.
+        direction: Best value of each metric: `"higher"`, `"lower"` or `"zero"`.
+        model: Model that the numbers are of.
+        source: Publication.
     """
 
     name: str
@@ -36,26 +36,26 @@ class Published(Result):
     source: str
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a method, one column a metric."""
+        """Return a table with one row for each method and one column for each metric."""
         return pd.DataFrame(self.values, index=pd.Index(self.rows, name="method"), columns=list(self.columns))
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What `evaluate` must measure for a row of this table, as its `metrics=` takes it."""
+        """Return the metrics that `evaluate` must compute for a row of this table, by the names that it takes."""
         return tuple(_MEASURED_BY.get(column, column) for column in self.columns)
 
     def beside(self, runs: Mapping[str, Scores | Mapping[str, float]]) -> pd.DataFrame:
-        """The published rows, then the user's own.
+        """Return the published rows, followed by the user's rows.
 
         Args:
-            runs: for each of the user's rows, what `evaluate` found, or numbers by the names of `columns`; what is
-                missing is left empty.
+            runs: For each of the user's rows, the scores from `evaluate`, or numbers by the names of `columns`. Missing
+                numbers are left empty.
 
         Returns:
             The table, with a column `from`: `"published"` or `"this run"`.
 
         Raises:
-            InputError: if scores hold none of the metrics of this table, or a number has a name that it has not.
+            InputError: If scores have none of the metrics of this table, or the table has no column of a given name.
         """
         theirs = self.to_frame().assign(**{"from": "published"})
         ours = pd.DataFrame(
@@ -79,7 +79,7 @@ class Published(Result):
                 f"evaluate with metrics={self.metrics}"
             )
         found = [run.overall.get(metric, float("nan")) for metric in self.metrics]
-        # Papers print the p-value; we measure its logarithm, which does not vanish.
+        # Papers print the p-value. `evaluate` gives its logarithm, which does not underflow.
         return [10.0**v if m == "forget_quality_log10" else v for m, v in zip(self.metrics, found, strict=True)]
 
 
@@ -89,10 +89,10 @@ _MEASURED_BY = {
     "knowmem_r": "knowmem_retain",
     "forget_quality": "forget_quality_log10",
 }
-"""Metrics of `evaluate` that go by another name than in the papers."""
+"""Metric of `evaluate` for each column that the papers name differently."""
 
 PUBLISHED: Registry[Published] = Registry("published table")
-"""By the name of the benchmark."""
+"""Published tables by the name of the benchmark."""
 
 _MUSE_METRICS = ("verbmem_f", "knowmem_f", "privleak", "knowmem_r")
 _MUSE_BEST = ("lower", "lower", "zero", "higher")
@@ -165,10 +165,10 @@ for _table in (
 
 
 def published(name: str) -> Published:
-    """The figures published for a benchmark: `"muse-news"`, `"muse-books"` or `"tofu-forget10"`.
+    """Return the published table of a benchmark: `"muse-news"`, `"muse-books"` or `"tofu-forget10"`.
 
     Raises:
-        InputError: if there are none of that name.
+        InputError: If there is none of that name.
 
     >>> published("muse-news").to_frame().loc["retrain", "privleak"]
     np.float64(0.0)

@@ -1,4 +1,4 @@
-"""What an evaluation found: every metric on every item, and what follows for each group of facts."""
+"""Hold the scores of a model: every metric on every item, and rates for each group of facts."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.perplexity import perplexity
 from unpact_lens.results import Result
 from unpact_lens.stats.bootstrap import mean_interval
-from unpact_lens.stats.estimate import Estimate, MeanRate, Rate, lost
+from unpact_lens.stats.estimate import Estimate, MeanRate, PlainEstimate, Rate, lost
 
 FACT = "fact_span"
-"""The metric by which a fact counts as right."""
+"""Metric that decides whether a fact is right."""
 
 RETAIN = "retain"
-"""Near and far together."""
+"""Group name for near and far together."""
 
 PLAIN_TEXT = "plain text"
-"""The group under which perplexity stands."""
+"""Group name of perplexity in tables."""
 
 BENCHMARK = "benchmark"
-"""The group under which metrics of a whole benchmark stand."""
+"""Group name of metrics of the whole benchmark in tables."""
 
 
 def kept_groups(groups: Iterable[str]) -> tuple[str, ...]:
-    """Whose losses D is the mean of: near and far, or the one of them that a benchmark has.
+    """Return the groups whose losses D averages: near and far, or the one of them that a benchmark has.
 
     Args:
-        groups: of a benchmark's items.
+        groups: Group of each item of a benchmark.
 
     >>> kept_groups(["forget", "far", "near", "far"]), kept_groups(["forget", "far"])
     (('near', 'far'), ('far',))
@@ -46,26 +46,26 @@ def kept_groups(groups: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Scores(Result):
-    """Metrics of one model on one benchmark, item by item, beside those of the models it is compared with.
+    """Hold metrics of one model on each item of a benchmark, beside those of the models to compare with.
 
     Attributes:
-        benchmark: its name.
-        metrics: names of the metrics per item, in the order of the rows of `values`.
-        ids: id of each item.
-        subjects: whom or what each is about; intervals cluster by it.
-        kinds: kind of knowledge of each.
-        groups: group of each, one of `GROUPS`.
-        generated: what the model answered to the plain prompt, greedily.
-        values: each metric on each item; 0 or 1 where the metric is right or wrong.
-        binary: for each metric, whether it is right or wrong (then its mean is a rate).
-        values_before: the same of the model before unlearning, None without one.
-        values_reference: the same of the reference (retrain) model, None without one.
-        text_nll: negative log-likelihood of each plain text, nats; empty without plain text.
-        text_tokens: tokens scored in each.
-        text_nll_before: of the model before.
-        text_nll_reference: of the reference model.
-        overall: metrics of the whole benchmark, by name.
-        settings: how the answers were made.
+        benchmark: Name of the benchmark.
+        metrics: Names of the rows of `values`.
+        ids: Id of each item.
+        subjects: Subject of each item; intervals resample subjects.
+        kinds: Kind of knowledge of each item.
+        groups: Group of each item, one of `GROUPS`.
+        generated: Greedy answer to the plain prompt of each item.
+        values: Each metric on each item; 0 or 1 for binary metrics.
+        binary: True for metrics that are right or wrong, so their mean is a rate.
+        values_before: Values of the original model; None without one.
+        values_reference: Values of the retrained model; None without one.
+        text_nll: Negative log-likelihood of each plain text, nats; empty without plain text.
+        text_tokens: Number of tokens scored in each plain text.
+        text_nll_before: `text_nll` of the original model; None without one.
+        text_nll_reference: `text_nll` of the retrained model; None without one.
+        overall: Metrics of the whole benchmark, by name.
+        settings: How the answers were made.
     """
 
     figure: ClassVar[str | None] = "metrics:scores_table"
@@ -89,14 +89,14 @@ class Scores(Result):
     settings: dict[str, Any] = field(default_factory=dict)
 
     def beside(self, *, before: Scores | None = None, reference: Scores | None = None) -> Scores:
-        """The same scores with those of the models that they are compared with.
+        """Return these scores together with those of the models to compare with.
 
         Args:
-            before: scores of the model before unlearning.
-            reference: scores of the retrain model.
+            before: Scores of the original model.
+            reference: Scores of the retrained model.
 
         Raises:
-            InputError: if those are of other items, or lack a metric or a text.
+            InputError: If those are of other items, or lack a metric or a text.
         """
         changes: dict[str, Any] = {}
         for name, other in (("before", before), ("reference", reference)):
@@ -107,90 +107,101 @@ class Scores(Result):
 
     @property
     def right(self) -> Bool[Tensor, " item"]:
-        """Whether each fact was given: the fact span, in the generated answer."""
+        """Return whether each generated answer contains its fact."""
         return self.of(FACT) == 1
 
     @property
     def right_before(self) -> Bool[Tensor, " item"]:
-        """Whether the model before gave each fact."""
+        """Return whether each answer of the original model contains its fact."""
         return self._of_before(FACT) == 1
 
     @property
     def forgetting(self) -> Rate:
-        """F: among the forget facts right before, the fraction wrong after."""
+        """Return F: the share of forget facts right before unlearning that are wrong after it."""
         return self._lost("forget")
 
     @property
     def destruction_near(self) -> Rate:
-        """D of near facts: among those right before, the fraction wrong after."""
+        """Return D of near facts: the share right before unlearning that is wrong after it."""
         return self._lost("near")
 
     @property
     def destruction_far(self) -> Rate:
-        """D of far facts: among those right before, the fraction wrong after."""
+        """Return D of far facts: the share right before unlearning that is wrong after it."""
         return self._lost("far")
 
     @property
     def destruction(self) -> MeanRate:
-        """D: the mean of near and far, or the one of them that the benchmark has; undefined where a part of it is."""
+        """Return D: the mean of near and far, or the one that the benchmark has; undefined if a part is."""
         return MeanRate(tuple(self._lost(group) for group in kept_groups(self.groups)))
 
     @property
     def destruction_general(self) -> Rate:
-        """Among the general items right before, the fraction wrong after: reported apart from D."""
+        """Return the share of general items right before unlearning that are wrong after it; not a part of D."""
         return self._lost("general")
 
     @property
     def perplexity(self) -> float:
-        """Perplexity of the plain texts: exp of the mean negative log-likelihood of a token; NaN without plain text."""
+        """Return exp of the mean negative log-likelihood of a token of the plain texts; NaN without plain text."""
         return perplexity(self.text_nll, self.text_tokens)
 
     @property
     def perplexity_before(self) -> float:
-        """The same of the model before; NaN without one."""
+        """Return the perplexity of the original model; NaN without one."""
         return float("nan") if self.text_nll_before is None else perplexity(self.text_nll_before, self.text_tokens)
 
     @property
     def perplexity_reference(self) -> float:
-        """The same of the reference model; NaN without one."""
+        """Return the perplexity of the retrained model; NaN without one."""
         nll = self.text_nll_reference
         return float("nan") if nll is None else perplexity(nll, self.text_tokens)
 
     def of(self, metric: str) -> Float[Tensor, " item"]:
-        """One metric on each item.
+        """Return one metric on each item.
 
         Raises:
-            InputError: if it was not evaluated.
+            InputError: If it was not evaluated.
         """
         return self.values[self._row(metric)]
 
     def mean(self, metric: str, group: str | None = None, *, kind: str | None = None) -> float:
-        """Mean of a metric over a group of items, and a kind of knowledge; NaN where there are none."""
+        """Compute the mean of a metric over the items of a group and a kind of knowledge; NaN if there are none."""
         chosen = self._chosen(group, kind)
         return float(self.of(metric)[chosen].mean()) if bool(chosen.any()) else float("nan")
 
     def rate(self, metric: str, group: str | None = None, *, kind: str | None = None) -> Rate:
-        """A right-or-wrong metric as a rate with its interval.
+        """Return the mean of a binary metric as a rate with its interval.
 
         Raises:
-            InputError: if the metric is not one of right or wrong.
+            InputError: If the metric is not binary.
         """
         if not self.binary[self._row(metric)]:
-            raise InputError(f"metric {metric!r} is not right or wrong but a number; use .mean({metric!r})")
+            raise InputError(f"metric {metric!r} is a number and not right or wrong; use .mean({metric!r})")
         chosen = self._chosen(group, kind)
         return Rate(int((self.of(metric)[chosen] == 1).sum()), int(chosen.sum()))
 
-    def by_kind(self) -> dict[str, Scores]:
-        """The same scores, for each kind of knowledge apart.
+    def estimate(self, metric: str, group: str | None = None, *, kind: str | None = None) -> Estimate:
+        """Return the mean of a metric with its 95% CI: Wilson's for binary metrics, else a bootstrap over subjects."""
+        chosen = self._chosen(group, kind)
+        if self.binary[self._row(metric)]:
+            low, high = self.rate(metric, group, kind=kind).interval(int(chosen.sum()))
+        else:
+            subjects = [s for s, kept in zip(self.subjects, chosen.tolist(), strict=True) if kept]
+            low, high = mean_interval(self.of(metric)[chosen], subjects)
+        return PlainEstimate(self.mean(metric, group, kind=kind), low, high, int(chosen.sum()))
 
-        What has no kind (perplexity, metrics of the whole benchmark) is left out.
+    def by_kind(self) -> dict[str, Scores]:
+        """Split the scores by kind of knowledge.
+
+        Perplexity and metrics of the whole benchmark have no kind and are excluded.
         """
         return {kind: self._only(self._chosen(None, kind)) for kind in dict.fromkeys(self.kinds)}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a metric and group: mean, its 95% interval, the number of items, and the models compared with.
+        """Return a table with one row for each metric and group, with 95% CIs and the models to compare with.
 
-        Then forgetting, destruction (near, far, their mean, general) where a model before is known, and perplexity.
+        Forgetting and destruction (near, far, their mean, general) follow if there is an original model, then
+        perplexity and metrics of the whole benchmark.
         """
         rows = [self._metric_row(m, g) for m in self.metrics for g in GROUPS if g in self.groups]
         if self.values_before is not None:
@@ -201,10 +212,7 @@ class Scores(Result):
                 ("destruction", "near and far"): self.destruction,
                 ("destruction", "general"): self.destruction_general,
             }
-            rows += [
-                {"metric": m, "group": g, "value": r.value, "low": r.low, "high": r.high, "n": r.n}
-                for (m, g), r in rates.items()
-            ]
+            rows += [{"metric": m, "group": g, **rate.row()} for (m, g), rate in rates.items()]
         if len(self.text_nll):
             rows.append(
                 {
@@ -219,7 +227,7 @@ class Scores(Result):
         return frame.drop(columns=[name for name, gone in absent.items() if gone])
 
     def items_frame(self) -> pd.DataFrame:
-        """One row an item: id, subject, kind, group, what was generated, and every metric."""
+        """Return a table with one row for each item: id, subject, kind, group, answer, and every metric."""
         frame = pd.DataFrame(
             {
                 "id": self.ids, "subject": self.subjects, "kind": self.kinds, "group": self.groups,
@@ -231,21 +239,14 @@ class Scores(Result):
     def _metric_row(self, metric: str, group: str) -> dict[str, Any]:
         chosen = self._chosen(group, None)
         row = self._row(metric)
-        if self.binary[row]:
-            rate = self.rate(metric, group)
-            low, high = rate.low, rate.high
-        else:
-            subjects = [s for s, kept in zip(self.subjects, chosen.tolist(), strict=True) if kept]
-            low, high = mean_interval(self.of(metric)[chosen], subjects)
-        entry = {"metric": metric, "group": group, "value": self.mean(metric, group), "low": low, "high": high}
-        entry["n"] = int(chosen.sum())
+        entry: dict[str, Any] = {"metric": metric, "group": group, **self.estimate(metric, group).row()}
         for name, values in (("before", self.values_before), ("reference", self.values_reference)):
             if values is not None:
                 entry[name] = float(values[row][chosen].mean())
         return entry
 
     def _values_of(self, other: Scores, name: str) -> Tensor:
-        """Another model's values of the same metrics on the same items."""
+        """Return another model's values of the same metrics on the same items."""
         if other.ids != self.ids:
             raise InputError(
                 f"{name}: scores of benchmark {other.benchmark!r} with {len(other.ids)} items do not fit "
@@ -262,7 +263,7 @@ class Scores(Result):
 
     def _of_before(self, metric: str) -> Tensor:
         if self.values_before is None:
-            raise InputError("there is no model before to compare with; evaluate with before=…")
+            raise InputError("there is no original model to compare with; evaluate with before=…")
         return self.values_before[self._row(metric)]
 
     def _lost(self, group: str) -> Rate:

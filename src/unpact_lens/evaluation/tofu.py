@@ -1,6 +1,6 @@
-"""TOFU's metrics: truth ratio, forget quality and model utility.
+"""Compute TOFU's metrics: truth ratio, forget quality and model utility.
 
-All of it is computed on log r, so that a model which holds every answer all but impossible still has a truth ratio.
+All of them are computed from log r, so the truth ratio is defined even if every answer is extremely unlikely.
 
 Source: Maini et al. 2024, arXiv 2401.06121, Sec. 2.2 and its public aggregation code.
 """
@@ -13,70 +13,75 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import hmean
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answers import ask, prefill_for, rouge
+from unpact_lens.evaluation.answers import ask, prefill_for
+from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
+from unpact_lens.evaluation.rouge import rouge
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import score_rows
 from unpact_lens.stats.ks import KSTest, ks_test
 
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
-"""The sets that model utility is made of."""
+"""Sets that model utility is computed from."""
+
+_SOURCE = "TOFU, arXiv 2401.06121"
 
 
 def log_truth_ratio(true: Float[Tensor, " item"], wrong: Float[Tensor, "item wrong"]) -> Float[Tensor, " item"]:
-    r"""$\log r = \frac1J\sum_j \mathrm{LP}(x, \tilde y_j) - \mathrm{LP}(x, \hat y)$.
+    r"""Compute $\log r = \frac1J\sum_j \mathrm{LP}(x, \tilde y_j) - \mathrm{LP}(x, \hat y)$.
 
-    r is the geometric mean of the wrong answers' per-token probability, over that of the true answer. Far below 1 the
-    model knows; at 1 it cannot tell.
+    r is the geometric mean of the wrong answers' per-token probability, divided by that of the true answer. A model
+    that knows has r far below 1. A model that does not know has r near 1.
 
     Args:
-        true: LP of the paraphrased answer (of the answer itself where the set has no paraphrase), nats.
+        true: LP of the paraphrased answer (of the answer itself if the set has no paraphrase), nats.
         wrong: LP of each wrong answer, nats.
     """
     return wrong.mean(-1) - true
 
 
 def truth_ratio_forget(log_ratio: Float[Tensor, " item"]) -> float:
-    """Mean of `min(r, 1/r)`: 1 where the model cannot tell right from wrong, 0 where it surely can. Range 0 to 1."""
+    """Compute the mean of `min(r, 1/r)`: 1 if right and wrong answers are equally likely, else towards 0."""
     return float((-log_ratio.double().abs()).exp().mean())
 
 
 def truth_ratio_keep(log_ratio: Float[Tensor, " item"]) -> float:
-    """Mean of `max(0, 1 − r)`: 1 where the model surely prefers the true answer. Range 0 to 1, higher keeps more."""
+    """Compute the mean of `max(0, 1 − r)`: 1 if the true answer is always far more likely, 0 if it never is."""
     return float((-log_ratio.double().expm1()).clamp(min=0).mean())
 
 
 def forget_quality(unlearned: Float[Tensor, " item"], retrained: Float[Tensor, " other"]) -> KSTest:
-    """Whether the truth ratios on the forget set are told from those of the model that never saw it.
+    """Test whether the truth ratios on the forget set differ from those of the retrained model.
 
-    A p-value near 1 means they are not (good); `log10_p` goes down to −239 for 400 questions.
+    A p-value near 1 means that no difference was found (good). With 400 questions, `log10_p` can be as low as −239.
 
     Args:
-        unlearned: log r (or r: the test does not change under monotone maps) of the unlearned model.
-        retrained: the same of the retrain model.
+        unlearned: log r of the unlearned model. (r gives the same result: the test is invariant to monotone maps.)
+        retrained: log r of the retrained model.
     """
     return ks_test(unlearned, retrained)
 
 
 def option_probability(true: Float[Tensor, " item"], wrong: Float[Tensor, "item wrong"]) -> Float[Tensor, " item"]:
-    """exp(LP) of the true answer over the sum for all options: what TOFU takes on real authors and world facts."""
+    """Compute exp(LP) of the true answer over the sum for all options, TOFU's score on real authors and world facts."""
     return torch.cat([true[:, None], wrong], dim=-1).double().softmax(-1)[:, 0]
 
 
 def model_utility(components: Mapping[str, float] | Sequence[float]) -> float:
-    """Harmonic mean of the nine components; 0 as soon as one is 0.
+    """Compute the harmonic mean of the nine components; 0 if one of them is 0.
 
     Args:
-        components: probability, ROUGE-L recall and truth ratio on retain, real authors and world facts.
+        components: Probability, ROUGE-L recall and truth ratio on retain, real authors and world facts.
 
     Raises:
-        InputError: if there are not nine, or one lies outside 0 to 1.
+        InputError: If there are not nine components, or one is outside 0 to 1.
     """
     values = list(components.values()) if isinstance(components, Mapping) else list(components)
     if len(values) != 9:
@@ -89,19 +94,19 @@ def model_utility(components: Mapping[str, float] | Sequence[float]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class TofuScores(Result):
-    """TOFU's metrics of one model, question by question.
+    """Hold TOFU's metrics of one model for each question.
 
     Attributes:
-        benchmark: its name.
+        benchmark: Name of the benchmark.
         sets: `"forget"`, `"retain"`, `"real_authors"` or `"world_facts"`, for each question.
-        ids: id of each.
-        kinds: kind of knowledge of each.
-        log_ratio: log r of each.
-        probability: exp(LP) of the answer; on real authors and world facts relative to its options.
+        ids: Id of each question.
+        kinds: Kind of knowledge of each question.
+        log_ratio: log r of each question.
+        probability: exp(LP) of the answer; on real authors and world facts relative to the options.
         rouge: ROUGE-L recall of the generated answer.
-        generated: what the model answered.
-        retrain_log_ratio: log r of the retrain model on the same questions; None without one.
-        settings: how the answers were made.
+        generated: Answer of the model.
+        retrain_log_ratio: log r of the retrained model on the same questions; None without one.
+        settings: How the answers were made.
     """
 
     benchmark: str
@@ -117,7 +122,7 @@ class TofuScores(Result):
 
     @property
     def components(self) -> dict[str, float]:
-        """The nine components of model utility that this benchmark has."""
+        """Return those of the nine components of model utility that this benchmark has."""
         return {
             f"{name} {metric}": value
             for name in UTILITY_SETS
@@ -127,23 +132,23 @@ class TofuScores(Result):
 
     @property
     def model_utility(self) -> float:
-        """Harmonic mean of the nine components; NaN where a set is missing."""
+        """Return the harmonic mean of the nine components; NaN if a set is missing."""
         return model_utility(self.components) if len(self.components) == 9 else float("nan")
 
     @property
     def forget_quality(self) -> KSTest:
-        """KS test of the truth ratios on the forget set against the retrain model's.
+        """Return the KS test of the truth ratios on the forget set against the retrained model's.
 
         Raises:
-            InputError: if no retrain model was given.
+            InputError: If no retrained model was given.
         """
         if self.retrain_log_ratio is None:
-            raise InputError("forget quality compares with a retrain model; give one as reference=…")
+            raise InputError("forget quality compares with a retrained model; give one as reference=…")
         chosen = self._chosen("forget")
         return forget_quality(self.log_ratio[chosen], self.retrain_log_ratio[chosen])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a metric and set: probability, ROUGE-L recall, truth ratio; then model utility and forget quality."""
+        """Return a table with one row for each metric and set, then model utility and forget quality."""
         rows = [
             {"metric": metric, "set": name, "value": value, "n": self.sets.count(name)}
             for name in dict.fromkeys(self.sets)
@@ -157,7 +162,7 @@ class TofuScores(Result):
         return pd.DataFrame(rows)
 
     def items_frame(self) -> pd.DataFrame:
-        """One row a question."""
+        """Return a table with one row for each question."""
         return pd.DataFrame(
             {
                 "id": self.ids, "set": self.sets, "kind": self.kinds, "generated": self.generated,
@@ -175,29 +180,29 @@ class TofuScores(Result):
             "truth ratio": truth(self.log_ratio[chosen]),
         }
 
-    def _chosen(self, name: str) -> Tensor:
+    def _chosen(self, name: str) -> Bool[Tensor, " item"]:
         return torch.tensor([s == name for s in self.sets], dtype=torch.bool)
 
 
 def tofu_scores(
-    model: Any,
+    model: HookedModel,
     bench: Benchmark,
     *,
-    reference: Any = None,
+    reference: HookedModel | TofuScores | None = None,
     limit: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> TofuScores:
-    """TOFU's evaluation, on every question that has wrong answers to compare with.
+    """Compute TOFU's metrics on every question that has wrong answers.
 
     Args:
-        model: a hooked model with a tokenizer.
-        bench: TOFU, or a benchmark of the user's with `perturbed` answers.
-        reference: the retrain model, or its `TofuScores`, for forget quality.
-        limit: at most so many questions of each set, evenly spread; None for all.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        bench: TOFU, or another benchmark with `perturbed` answers.
+        reference: Retrained model, or its `TofuScores`, for forget quality.
+        limit: Largest number of questions of each set, evenly spread; if None, all are asked.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
-        InputError: if no question has wrong answers, or the reference's scores are of other questions.
+        InputError: If no question has wrong answers, or the reference's scores are of other questions.
     """
     sets, items = _with_wrong(bench, limit)
     prefills = [prefill_for(bench, q) for q in items]
@@ -219,6 +224,7 @@ def tofu_scores(
 
 
 def _with_wrong(bench: Benchmark, limit: int | None) -> tuple[list[str], list[QA]]:
+    """Return the questions that have wrong answers, and the set of each."""
     groups: dict[str, list[QA]] = {}
     for q in (*bench.forget, *bench.retain, *bench.general):
         if q.perturbed:
@@ -232,7 +238,9 @@ def _with_wrong(bench: Benchmark, limit: int | None) -> tuple[list[str], list[QA
     return [name for name, _ in kept], [q for _, q in kept]
 
 
-def _retrain_log_ratio(reference: Any, items: list[QA], bench: Benchmark, batch_tokens: int) -> Tensor | None:
+def _retrain_log_ratio(
+    reference: HookedModel | TofuScores | None, items: list[QA], bench: Benchmark, batch_tokens: int
+) -> Float[Tensor, " item"] | None:
     if reference is None:
         return None
     if not isinstance(reference, TofuScores):
@@ -244,9 +252,9 @@ def _retrain_log_ratio(reference: Any, items: list[QA], bench: Benchmark, batch_
 
 
 def _likelihoods(
-    model: Any, items: list[QA], prefills: list[str], bench: Benchmark, batch_tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For each question LP of its answer, log r, and the answer's probability among its options."""
+    model: HookedModel, items: list[QA], prefills: list[str], bench: Benchmark, batch_tokens: int
+) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"], Float[Tensor, " item"]]:
+    """Compute, for each question, LP of its answer, log r, and the answer's probability among its options."""
     texts = [(q.answer, str(q.meta.get("paraphrased_answer", q.answer)), *q.perturbed) for q in items]
     rows = [
         encode(model, q.prompt, text, chat=bench.chat, prefill=prefill)
@@ -262,3 +270,31 @@ def _likelihoods(
         ratio.append(log_truth_ratio(true[None], options)[0])
         relative.append(option_probability(answer[None], options)[0])
     return torch.stack(gold), torch.stack(ratio), torch.stack(relative)
+
+
+def _tofu(run: BenchmarkRun) -> TofuScores:
+    return tofu_scores(run.model, run.bench, reference=run.reference, batch_tokens=run.batch_tokens)
+
+
+@metric("truth_ratio_forget", source=_SOURCE, better="lower", of="benchmark")
+def truth_ratio_of_forget_set(run: BenchmarkRun) -> float:
+    """Compute the mean of min(r, 1/r) on the forget set: 1 if right and wrong answers are equally likely.
+
+    NaN if the forget set has no wrong answers.
+    """
+    scores = run.once(_tofu)
+    chosen = torch.tensor([s == "forget" for s in scores.sets])
+    return truth_ratio_forget(scores.log_ratio[chosen]) if bool(chosen.any()) else float("nan")
+
+
+@metric("forget_quality_log10", source=_SOURCE, better="lower", bounds=(-INFINITY, 0.0), of="benchmark")
+def forget_quality_log10(run: BenchmarkRun) -> float:
+    """Compute log10 p of the KS test of the truth ratios against the retrained model's; 0 if equal."""
+    run.retrained("forget_quality_log10")
+    return run.once(_tofu).forget_quality.log10_p
+
+
+@metric("model_utility", source=_SOURCE, better="higher", of="benchmark")
+def model_utility_of_benchmark(run: BenchmarkRun) -> float:
+    """Compute the harmonic mean of nine scores on what is kept; NaN if one of TOFU's sets is missing."""
+    return run.once(_tofu).model_utility

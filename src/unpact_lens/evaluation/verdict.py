@@ -1,4 +1,4 @@
-"""The verdict on a method: insufficient, hid, destroyed, erased or undecided, by 95% intervals."""
+"""Judge an unlearning method by 95% CIs: insufficient, hid, destroyed, erased or undecided."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from unpact_lens.results import Result
 from unpact_lens.stats.estimate import Estimate
 
 EPSILON = 0.1
-"""How much remaining knowledge, destruction or excess recovery is tolerated."""
+"""Tolerated remaining knowledge, destruction and excess recovery."""
 
 MOST_FACTS = 1_000_000
-"""Beyond this many facts an estimate is taken to stand on its threshold."""
+"""An estimate that this many facts do not decide counts as equal to its threshold."""
 
 LABELS = ("insufficient", "destroyed", "hid", "erased", "undecided")
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict(Result):
-    """What can be said of a method with confidence.
+    """Hold the labels of a method and the estimates behind them.
 
     Attributes:
-        labels: every label whose rule holds, of `LABELS`; `("undecided",)` when none does.
-        reasons: for each label, the estimate that gives it.
-        open: what an interval leaves open, whether or not a label holds: quantity to explanation.
-        n_needed: for each open quantity, how many facts would decide at the present estimate; None where no number
-            would (the estimate stands on its threshold, or is undefined).
-        distance: distance to reliable unlearning, 0 to sqrt(3); NaN where a part of it is undefined.
-        epsilon: the tolerance.
+        labels: Every label of `LABELS` whose rule holds; `("undecided",)` if none does.
+        reasons: For each label, the estimate that gives it.
+        open: Quantities whose interval contains the threshold, with an explanation, whether or not a label holds.
+        n_needed: For each open quantity, the number of facts that would decide at the present estimate. None if no
+            number would (the estimate equals its threshold, or is undefined).
+        distance: Distance to reliable unlearning, 0 to sqrt(3); NaN if a part of it is undefined.
+        epsilon: The tolerance.
     """
 
     labels: tuple[str, ...]
@@ -47,7 +47,7 @@ class Verdict(Result):
         return " + ".join(self.labels)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a label and one an open question, with the reason and the number of facts that would decide."""
+        """Return a table with one row for each label and each open quantity, its reason and the facts needed."""
         rows: list[dict[str, Any]] = [{"verdict": k, "why": v, "facts needed": None} for k, v in self.reasons.items()]
         rows += [{"verdict": f"open: {k}", "why": v, "facts needed": self.n_needed[k]} for k, v in self.open.items()]
         return pd.DataFrame(rows, columns=["verdict", "why", "facts needed"]).astype({"facts needed": "Int64"})
@@ -59,19 +59,19 @@ def verdict(
     """Judge a method by its forgetting F, its destruction D and the excess recovery of every probe.
 
     *insufficient* if F < 1−ε; *destroyed* if D > ε; *hid* if the excess of any probe > ε; *erased* if F ≥ 1−ε, D ≤ ε
-    and every excess ≤ ε; each only where the whole interval says so. *undecided* where none does.
+    and every excess ≤ ε. A rule holds only if it holds on the whole interval. *undecided* if no rule holds.
 
     Args:
         forgetting: F on the forget facts.
         destruction: D, the mean over near and far facts.
-        excesses: for each probe, its recovery beyond the control's.
-        epsilon: the tolerance ε, between 0 and 1.
+        excesses: For each probe, its recovery minus the retrained model's under the same probe.
+        epsilon: Tolerance ε, between 0 and 1.
 
     Returns:
-        The labels that hold, why, and what would decide the rest.
+        The labels that hold, their reasons, and the number of facts that would decide the rest.
 
     Raises:
-        InputError: if ε is not between 0 and 1.
+        InputError: If ε is not between 0 and 1.
     """
     if not 0 < epsilon < 1:
         raise InputError(f"epsilon={epsilon}; the tolerance must lie between 0 and 1, e.g. 0.1")
@@ -108,10 +108,10 @@ def verdict(
 
 
 def distance_to_reliable(forgetting: float, destruction: float, excesses: list[float]) -> float:
-    r"""How far a method is from forgetting everything, destroying nothing and hiding nothing.
+    r"""Compute the distance of a method from forgetting everything, destroying nothing and hiding nothing.
 
-    $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$; NaN where a part is undefined or no probe was run.
-    Probes that are undefined do not count as long as one is defined.
+    $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$; NaN if a part is undefined or no probe was run.
+    Undefined probes are excluded if at least one is defined.
     """
     defined = [e for e in excesses if not math.isnan(e)]
     if not defined:
@@ -120,9 +120,9 @@ def distance_to_reliable(forgetting: float, destruction: float, excesses: list[f
 
 
 def side(estimate: Estimate, threshold: float, *, at_least: bool = False) -> str | None:
-    """On which side of a threshold the whole interval lies: "above", "below", or None where it straddles.
+    """Return on which side of a threshold the whole interval is: "above", "below", or None if it contains it.
 
-    The threshold itself counts as below (`≤`), or with `at_least` as above (`≥`). None where undefined.
+    The threshold itself counts as below (`≤`), or with `at_least` as above (`≥`). None if the estimate is undefined.
     """
     return _side(estimate.low, estimate.high, threshold, at_least)
 
@@ -136,9 +136,12 @@ def _side(low: float, high: float, threshold: float, at_least: bool) -> str | No
 
 
 def facts_to_decide(estimate: Estimate, threshold: float, *, at_least: bool = False) -> int | None:
-    """The least number of facts at which an estimate of the same value would have its interval clear of the threshold.
+    """Compute the smallest number of facts for which the interval would not contain the threshold.
 
-    Zero events need 35 facts to lie at or below .1. None where no number up to a million does.
+    The value of the estimate is kept. For example, zero events need 35 facts to be at most 0.1.
+
+    Returns:
+        The number; None if no number up to a million is enough.
     """
     if estimate.n == 0:
         return None
