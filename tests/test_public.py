@@ -27,6 +27,13 @@ def test_importing_the_package_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", ul._MOVED)
+def test_a_moved_name_works_with_a_warning(name):
+    with pytest.warns(FutureWarning, match=rf"unpact_lens.{name} is now unpact_lens.{ul._MOVED[name]}.{name}"):
+        moved = getattr(ul, name)
+    assert moved is getattr(getattr(ul, ul._MOVED[name]), name)
+
+
 def test_a_wrong_name_offers_the_nearest():
     with pytest.raises(AttributeError, match="did you mean 'attribute'"):
         ul.atribute  # noqa: B018

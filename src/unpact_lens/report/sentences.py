@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsFloat
 
 if TYPE_CHECKING:
     from unpact_lens.report.study_like import CellLike, StudyLike
@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: SupportsFloat | None, digits: int = 2) -> str:
     """Format a number, with a dash if it is undefined.
 
     >>> number(0.125), number(float("nan")), number(None), number(-0.5)
@@ -91,7 +91,7 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def interval(low: float | None, high: float | None) -> str:
+def interval(low: SupportsFloat | None, high: SupportsFloat | None) -> str:
     """Format an interval. Empty if it is undefined.
 
     >>> interval(0.1, 0.25), interval(float("nan"), 0.2)

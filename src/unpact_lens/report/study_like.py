@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-    from unpact_lens.comparison.focus import Focus
     from unpact_lens.comparison.diff import ModelDiff
+    from unpact_lens.comparison.focus import Focus
     from unpact_lens.evaluation.result import Scores
     from unpact_lens.evaluation.verdict import Verdict
     from unpact_lens.recovery.result import Recovery

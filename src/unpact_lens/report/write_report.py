@@ -20,8 +20,8 @@ from plotly.offline import get_plotlyjs
 from unpact_lens.errors import InputError
 from unpact_lens.plots import attribution as token_plots
 from unpact_lens.plots import dilemma
-from unpact_lens.plots.model_diff import head_triptych, model_diff
 from unpact_lens.plots.focus import focus_shift
+from unpact_lens.plots.model_diff import head_triptych, model_diff
 from unpact_lens.plots.recovery import recovery_bars
 from unpact_lens.plots.unlearning import history_frame
 from unpact_lens.report import sentences, tables

@@ -1,8 +1,8 @@
 "use strict";
-// Draws each figure when it comes into view, and shows the panels of the method and question that are chosen.
+// Draw each figure when it comes into view, and show the panels of the selected method and question.
 (() => {
   const chosen = { cell: "0", map: "0", diff: "0" };
-  const narrow = window.matchMedia("(max-width: 40rem)").matches; // there the tool bar would cover the title
+  const narrow = window.matchMedia("(max-width: 40rem)").matches; // the tool bar would cover the title
   const config = {
     responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
     displayModeBar: narrow ? false : "hover",
@@ -38,7 +38,7 @@
     document.querySelectorAll("[data-choose]").forEach((select) => { select.value = chosen[select.dataset.choose]; });
   };
 
-  // A choice changes panels above the one that was clicked too: keep what the reader looks at where it is.
+  // A selection also changes panels above the clicked one. Scroll so that the clicked element stays in place.
   const choose = (kind, value, anchor) => {
     const before = anchor.getBoundingClientRect().top;
     chosen[kind] = value;
