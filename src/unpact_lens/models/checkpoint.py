@@ -1,8 +1,13 @@
-"""Models copied, told apart, written and read.
+"""Copy, hash, save and load hooked models.
 
-On disk a model is a directory: `model.safetensors`, `config.json` (the TransformerLens configuration, or for a bridge
-the Hugging Face one, with what is tied and what is frozen) and `tokenizer/`. It appears whole or not at all, and
-nothing in it is ever unpickled.
+On disk a model is a directory with three parts:
+
+- `model.safetensors`: the weights;
+- `config.json`: the TransformerLens configuration (for a bridge, the Hugging Face one is in `hf/`), and which weights
+  are tied or frozen;
+- `tokenizer/`.
+
+The directory appears only when it is complete, and nothing in it is unpickled.
 """
 
 from __future__ import annotations
@@ -15,70 +20,72 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
 
 FORMAT = 1
 """Version of the layout on disk."""
 MARK = "unpact_lens_checkpoint"
-"""The entry of `config.json` that tells our directories from Hugging Face's; its value is the format."""
+"""Entry of `config.json` that marks a directory as a checkpoint of this library; its value is the format."""
 
 M = TypeVar("M")
 
 
 def clone(model: M) -> M:
-    """An independent copy: the same weights, configuration and `requires_grad` flags; the tokenizer is shared.
+    """Return an independent copy with the same weights, configuration and `requires_grad` flags.
 
-    Gradients are not copied.
+    The tokenizer is shared. Gradients are not copied.
     """
-    memo: dict[int, Any] = {id(tokenizer): tokenizer for tokenizer in [getattr(model, "tokenizer", None)] if tokenizer}
-    # The bridge keeps its last attention pattern; with its graph attached, it could not be copied.
-    for module in model.modules():  # type: ignore[attr-defined]
+    source = cast(torch.nn.Module, model)
+    memo: dict[int, object] = {id(t): t for t in [getattr(model, "tokenizer", None)] if t}
+    # A bridge stores its last attention pattern. With its graph attached, the pattern cannot be copied.
+    for module in source.modules():
         memo |= {id(v): v.detach() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf}
-    copied = copy.deepcopy(model, memo)
-    for parameter in copied.parameters():  # type: ignore[attr-defined]
+    copied = copy.deepcopy(source, memo)
+    for parameter in copied.parameters():
         parameter.grad = None
-    return copied
+    return cast(M, copied)
 
 
-def named_weights(model: Any) -> dict[str, Tensor]:
-    """All weights of a model by name, each once, detached: what is saved, hashed and compared.
+def named_weights(model: HookedModel) -> dict[str, Tensor]:
+    """Return all weights of a model by name, detached; these are saved, hashed and compared.
 
-    A bridge of a model with a fused query-key-value matrix reads its three parts, and only these are given.
+    A bridge of a model with a fused query-key-value matrix uses its three parts, and only these are returned.
     """
     if hooked.is_bridge(model):
         return {name: tensor.detach() for name, tensor in model.state_dict().items()}
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
 
 
-def model_hash(model: Any) -> str:
-    """SHA-256 over the named weights: names, types, shapes and values. Equal models have equal hashes."""
+def model_hash(model: HookedModel) -> str:
+    """Compute the SHA-256 of the named weights: names, dtypes, shapes and values."""
     return digest({name: tensor.cpu().contiguous() for name, tensor in named_weights(model).items()})
 
 
-def save_model(model: Any, path: str | os.PathLike[str]) -> Path:
+def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     """Write a hooked model to a directory, atomically and without loss.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`.
-        path: the directory; a model that stands there already is replaced.
+        model: A `HookedTransformer` or `TransformerBridge`.
+        path: Directory. A saved model that is there already is replaced.
 
     Returns:
         The directory.
 
     Raises:
-        InputError: if `path` is a file, or a directory that holds something else than such a model.
+        InputError: If `path` is a file, or a directory that contains something other than a saved model.
     """
     target = Path(path)
     if target.exists() and not is_checkpoint(target) and (target.is_file() or any(target.iterdir())):
@@ -105,18 +112,18 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> Any:
+def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> HookedModel:
     """Read a model that `save_model` wrote.
 
     Args:
-        path: its directory.
-        device: where it is to stand; None for the CPU.
+        path: Directory of the model.
+        device: Device of the result. If None, the CPU.
 
     Returns:
-        The model in eval mode, with its tokenizer, frozen parameters and tied flag.
+        The model in eval mode, with its tokenizer, frozen parameters and `tied_embeddings`.
 
     Raises:
-        InputError: if there is none, it is of a newer format, or a file of it is missing or broken.
+        InputError: If there is no saved model, its format is newer, or one of its files is missing or broken.
     """
     directory = Path(path)
     if not is_checkpoint(directory):
@@ -155,7 +162,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
 
 @contextmanager
 def fresh_directory(target: Path) -> Iterator[Path]:
-    """A directory beside `target` that takes its place when the block ends well, and vanishes when it does not."""
+    """Provide a directory that replaces `target` when the block succeeds, and is deleted when it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -173,7 +180,7 @@ def fresh_directory(target: Path) -> Iterator[Path]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `save_model` wrote this directory."""
+    """Return whether `save_model` wrote this directory."""
     file = path / "config.json"
     if not file.is_file():
         return False
@@ -181,22 +188,24 @@ def is_checkpoint(path: Path) -> bool:
     return isinstance(record, dict) and MARK in record
 
 
-def _empty_bridge(hf_config: Path, record: dict[str, Any], tokenizer: Any, device: str) -> Any:
+def _empty_bridge(
+    hf_config: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, device: str
+) -> HookedModel:
     config = AutoConfig.from_pretrained(hf_config)
-    # Its random weights are overwritten at once; the caller's random numbers stay as they are.
+    # The random weights are overwritten; the caller's random state is not changed.
     with torch.random.fork_rng():
         hf = AutoModelForCausalLM.from_config(config, attn_implementation=record["attention"])
     return to_bridge(hf, tokenizer, device=device, dtype=getattr(torch, record["dtype"]))
 
 
 def _pack_config(config: HookedTransformerConfig) -> dict[str, Any]:
-    """The configuration as JSON; where the model stands is not part of it."""
+    """Return the configuration as JSON, without the device."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     return {k: str(v).removeprefix("torch.") if k == "dtype" else v for k, v in fields.items() if k != "device"}
 
 
 def _empty_hooked(fields: dict[str, Any], device: str) -> HookedTransformer:
-    # A configuration with a seed would seed all of the caller's random numbers, and weights be drawn for nothing.
+    # A configuration with a seed would reset the caller's random state; the weights are set afterwards.
     dtype = getattr(torch, fields["dtype"])
     quiet = {"seed": None, "init_weights": False, "dtype": dtype, "device": device}
     model = HookedTransformer(HookedTransformerConfig(**{**fields, **quiet}))

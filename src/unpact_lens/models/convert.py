@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.pretrained.weight_conversions import (
@@ -26,6 +25,7 @@ from transformer_lens.pretrained.weight_conversions import (
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.tied_embedding import shares_embedding
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def to_hooked(
         fill(model, {"unembed.b_U": torch.zeros(config.d_vocab), **family.weights(hf, config)})
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.split(".")[-1] not in family.absent)
-    model.tied_embeddings = _tied(hf)
+    model.tied_embeddings = shares_embedding(hf)
     attach_tokenizer(model, tokenizer)
     return model.eval()
 
@@ -248,7 +248,7 @@ def to_bridge(
     # So marked, TransformerLens takes the tokenizer as it is; else it would load another by its name.
     known.init_kwargs = {**known.init_kwargs, "name_or_path": "", "add_bos_token": True}
     unembedding_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
-    tied = _tied(model)
+    tied = shares_embedding(model)
     target = next(model.parameters()).device
     try:
         bridge = TransformerBridge.boot_transformers(
@@ -329,9 +329,3 @@ def prepends_bos(tokenizer: Any) -> bool:
     """Whether a tokenizer puts its BOS before a text of its own accord."""
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
-
-
-def _tied(hf: nn.Module) -> bool:
-    """Whether input and output embeddings are one weight."""
-    output = hf.get_output_embeddings()  # type: ignore[operator]
-    return output is not None and output.weight is hf.get_input_embeddings().weight  # type: ignore[operator]

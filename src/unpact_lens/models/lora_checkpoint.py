@@ -1,4 +1,4 @@
-"""Low-rank adapters made elsewhere: a checkpoint of PEFT on its base model, merged into one model to examine."""
+"""Merge a low-rank adapter that PEFT saved into its base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib.util
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedModel
 
 from unpact_lens.errors import InputError
 from unpact_lens.results import read_json
@@ -16,10 +17,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def check_adapter(directory: str | os.PathLike[str]) -> Path:
-    """The directory of an adapter, after all checks that need no model.
+    """Check the files of an adapter and return its directory.
 
     Raises:
-        InputError: if it holds no adapter, its weights are pickled, or PEFT is not installed.
+        InputError: If there is no adapter, its weights are pickled, or PEFT is not installed.
     """
     path = Path(directory).expanduser()
     if not (path / CONFIG).is_file():
@@ -37,18 +38,18 @@ def check_adapter(directory: str | os.PathLike[str]) -> Path:
     return path
 
 
-def merge_adapter(hf: Any, directory: Path) -> Any:
-    r"""A copy of a Hugging Face model with an adapter's sums written into its weights: $W + \frac{\alpha}{r} B A$.
+def merge_adapter(hf: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    r"""Return a copy of a Hugging Face model with the adapter added to its weights: $W + \frac{\alpha}{r} B A$.
 
     Args:
-        hf: the base that the adapter was trained on; it is not changed.
-        directory: of the adapter, as PEFT writes it; checked by `check_adapter`.
+        hf: Base model of the adapter; it is not changed.
+        directory: Directory of the adapter, checked by `check_adapter`.
 
     Returns:
         A plain model of the base's type.
 
     Raises:
-        InputError: if the adapter was made for another base (a module or a shape does not fit, or a weight is missing).
+        InputError: If the adapter does not fit the base: a module or shape differs, or a weight is missing.
 
     Source: Hu et al. 2021, arXiv 2106.09685, through the PEFT library.
     """

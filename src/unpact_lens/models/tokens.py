@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class Encoded:
         return Encoded(self.head, prompt, self.tail, self.answer, self.n_bos)
 
 
+@runtime_checkable
 class HasTokenizer(Protocol):
     """A model or an endpoint: anything that decodes token ids."""
 
