@@ -58,7 +58,7 @@ def test_depth_shows_the_two_losses_by_layer():
     np.testing.assert_allclose(fig.data[1].y, depth.delta_unlearned.mean(0))
     np.testing.assert_allclose(fig.data[0].error_y.array, [0.2] * 3)
     assert "UDS 0.30 [0.20, 0.40]" in fig.layout.title.subtitle.text
-    assert [t.name for t in replace(depth, floor=depth).plot().data][2:] == ["noise floor (Δ2)"]
+    assert [t.name for t in replace(depth, floor=depth).plot().data][2:] == ["noise baseline (Δ2)"]
 
 
 def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:

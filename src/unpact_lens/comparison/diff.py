@@ -231,10 +231,7 @@ def diff_of_pair(pair: ModelPair, question: Question, parts: DiffParts, asked: A
     example = asked.encode(pair.before, question.prompt, question.answer)
     views = ("component", "head", *(("source",) if parts.sources else ()))
     (found_before, run_before), (found_after, run_after) = (
-        decompositions(
-            model, question.prompt, question.answer, views, vocabulary=True, chat=asked.chat, prefill=asked.prefill
-        )
-        for model in pair.models
+        decompositions(model, question.prompt, question.answer, views, asked, vocabulary=True) for model in pair.models
     )
     (components_before, heads_before), (components_after, heads_after) = found_before[:2], found_after[:2]
     log_probs = [_log_probs(run, example.answer) for run in (run_before, run_after)]

@@ -1,4 +1,4 @@
-"""Finding 1: does unlearning move the model's focus? Contributions before against contributions after."""
+"""Compare contributions of the prompt's units before and after unlearning: did the model's focus move?"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from unpact_lens.attribution.similarity import entropy, jaccard, rank, spearman
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 from unpact_lens.stats.bootstrap import clustered_mean
+from unpact_lens.stats.intervals import require_level
 from unpact_lens.words import WORD
 
 if TYPE_CHECKING:
@@ -25,37 +26,37 @@ if TYPE_CHECKING:
 MEASURES: dict[str, str] = {
     "spearman": "Spearman correlation of the contributions before and after, over the prompt's units",
     "overlap": "Jaccard overlap of the KeyTokens before and after",
-    "mass_before": "share of the positive contributions on the KeyTokens before",
-    "mass_after": "the same after, on the KeyTokens of before",
+    "mass_before": "share of the positive contributions on the KeyTokens, original model",
+    "mass_after": "share of the positive contributions on the original model's KeyTokens, unlearned model",
     "mass_shift": "mass_after - mass_before",
-    "entropy_before": "entropy of |C| over the units, nats: low is a narrow focus",
-    "entropy_after": "the same after",
+    "entropy_before": "entropy of |C| over the units, nats, original model; low means a narrow focus",
+    "entropy_after": "entropy of |C| over the units, nats, unlearned model",
     "entropy_shift": "entropy_after - entropy_before",
-    "subject_rank_before": "best rank of the subject's units by contribution, 1 is the largest",
-    "subject_rank_after": "the same after",
-    "subject_rank_shift": "after - before: positive is less focus on the subject",
-    "subject_score_before": "summed contribution of the subject's units, in the target's unit",
-    "subject_score_after": "the same after",
+    "subject_rank_before": "best rank of the subject's units by contribution, original model; 1 is the largest",
+    "subject_rank_after": "best rank of the subject's units by contribution, unlearned model",
+    "subject_rank_shift": "after - before; positive means less focus on the subject",
+    "subject_score_before": "summed contribution of the subject's units, in the target's unit, original model",
+    "subject_score_after": "summed contribution of the subject's units, in the target's unit, unlearned model",
     "subject_score_shift": "after - before",
 }
-"""Every measure of `Focus`, one line each."""
+"""Measures of `Focus`, one line each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Focus(Result):
-    """How contributions moved between two models, over the same prompts and answers.
+    """Hold how contributions moved between two models, over the same prompts and answers.
 
     Attributes:
-        before: attributions under the model before, one an item; kept for heat maps.
-        after: the same under the model after.
-        measures: for each name in `MEASURES`, its value for each item; NaN where it is undefined (constant
-            contributions, no positive mass, the subject not named in the prompt).
-        means: for each name, `[mean, low, high, n]`: the mean over the items where it is defined, the ends of its
-            bootstrap interval over subjects, and how many items those are.
-        rule: the rule of the KeyTokens.
-        level: confidence of the intervals.
-        seed: of the bootstrap.
-        floor: the same between two models that differ by noise only; or None.
+        before: Attributions under the original model, one per item; kept for heat maps.
+        after: Attributions under the unlearned model.
+        measures: `[item]` for each name in `MEASURES`; NaN if undefined (constant contributions, no positive mass, or
+            the prompt does not name the subject).
+        means: `[mean, low, high, n]` for each name: the mean over the items where it is defined, the ends of its
+            bootstrap interval over subjects, and the number of these items.
+        rule: Rule of the KeyTokens.
+        level: Confidence level of the intervals.
+        seed: Random seed of the bootstrap.
+        floor: The same for the noise baseline, or None.
     """
 
     figure: ClassVar[str | None] = "focus:focus_shift"
@@ -70,7 +71,7 @@ class Focus(Result):
     floor: Focus | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a measure: mean, interval, number of items, the floor's mean where there is one, what it says."""
+        """Make a table with one row per measure: mean, interval, number of items, noise baseline, description."""
         import pandas as pd
 
         rows = [
@@ -83,7 +84,7 @@ class Focus(Result):
         return frame
 
     def items(self) -> pd.DataFrame:
-        """One row an item: its id, subject, prompt, and every measure."""
+        """Make a table with one row per item: its id, subject, prompt, and every measure."""
         import pandas as pd
 
         about = {k: [getattr(a, k) for a in self.before] for k in ("id", "subject", "prompt", "answer")}
@@ -100,30 +101,31 @@ def focus(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Focus:
-    """How contributions moved from one model to another.
+    """Compare the contributions under two models.
 
     Args:
-        before: attributions under the model before, one for each prompt.
-        after: attributions of the same prompts and answers under the model after, in the same order.
-        rule: which units are KeyTokens; `TopK(3)` by default.
-        floor: attributions of the same prompts under two models that differ by noise only (two training seeds, or
-            before and after fine-tuning on unrelated text), on which the same is measured.
-        level: confidence of the bootstrap intervals.
-        resamples: of the bootstrap. Whole subjects are drawn, since the facts about one subject are not independent.
-        seed: of the bootstrap.
+        before: Attributions under the original model, one per prompt.
+        after: Attributions of the same prompts and answers under the unlearned model, in the same order.
+        rule: Rule that picks the KeyTokens; `TopK(3)` if None.
+        floor: Noise baseline: attributions of the same prompts under two models that differ by noise only (two
+            training seeds, or before and after fine-tuning on unrelated text), on which the same is measured.
+        level: Confidence level of the bootstrap intervals.
+        resamples: Number of bootstrap resamples. They draw whole subjects, because facts about one subject are not
+            independent.
+        seed: Random seed of the bootstrap.
 
     Returns:
         The measures of `MEASURES`, for each item and on average.
 
     Raises:
-        InputError: if there are none, or the two sides are not attributions of the same prompts, answers and units.
+        InputError: If there are no attributions, or the two sides are not attributions of the same prompts, answers
+            and units.
 
-    Source: the paper's first finding, arXiv 2509.24675; its measures as `MEASURES` says.
+    Source: arXiv 2509.24675, first finding; the measures are described in `MEASURES`.
     """
     rule = TopK(3) if rule is None else rule
     _check(before, after)
-    if not 0 < level < 1:
-        raise InputError(f"level={level}; a confidence level lies between 0 and 1, e.g. 0.95")
+    require_level(level)
     rows = [item_measures(b, a, rule) for b, a in zip(before, after, strict=True)]
     measures = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in MEASURES}
     clusters = [a.subject or f"item {i}" for i, a in enumerate(before)]
@@ -136,7 +138,7 @@ def focus(
 
 
 def item_measures(before: Attribution, after: Attribution, rule: KeyRule) -> dict[str, float]:
-    """Every measure of `MEASURES` for one prompt; NaN where it is undefined."""
+    """Compute every measure of `MEASURES` for one prompt; NaN if undefined."""
     key = before.key_tokens(rule).indices
     found = {
         "spearman": spearman(before.scores, after.scores),
@@ -156,9 +158,9 @@ def item_measures(before: Attribution, after: Attribution, rule: KeyRule) -> dic
 
 
 def subject_rows(attribution: Attribution) -> tuple[int, ...]:
-    """Rows whose characters belong to a word of the subject, wherever the prompt names it; empty where it does not.
+    """Find the rows whose characters belong to the subject, wherever the prompt names it; empty if it does not.
 
-    The whole subject is looked for first; a prompt that names it only in part is matched by its words.
+    The whole subject is searched for first; a prompt that names only a part of it is matched by its words.
     """
     prompt, subject = attribution.prompt.lower(), attribution.subject.strip().lower()
     if not subject:
@@ -173,6 +175,7 @@ def subject_rows(attribution: Attribution) -> tuple[int, ...]:
 
 
 def _check(before: Sequence[Attribution], after: Sequence[Attribution]) -> None:
+    """Refuse sides that are not attributions of the same prompts, answers and units."""
     if not before:
         raise InputError("no attributions to compare; give at least one before and one after")
     if len(before) != len(after):

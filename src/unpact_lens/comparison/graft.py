@@ -20,12 +20,11 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.checkpoint import clone, named_weights
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tied_embedding import tied_names
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, token_strings
 from unpact_lens.scoring import score_rows
 
 UNITS = ("matrix", "layer")
-TIED = ("embed.W_E", "unembed.W_U")
-"""Weights in which a tied `HookedTransformer` keeps its one embedding twice; they are grafted together."""
 
 
 def graft(recipient: HookedModel, donor: HookedModel, weights: str | Sequence[str]) -> HookedModel:
@@ -59,8 +58,8 @@ def matching(model: HookedModel, patterns: Sequence[str]) -> list[str]:
         if not hits:
             raise InputError(f"no weight matches {pattern!r}; {nearest(pattern, known)}")
         found.update(dict.fromkeys(hits))
-    if getattr(model, "tied_embeddings", False) and any(name in found for name in TIED):
-        found.update(dict.fromkeys(name for name in TIED if name in known))
+    if any(name in found for name in tied_names(model)):
+        found.update(dict.fromkeys(name for name in tied_names(model) if name in known))
     return list(found)
 
 
@@ -191,7 +190,7 @@ def _cells(model: HookedModel, unit: str) -> tuple[list[list[str]], tuple[tuple[
     if unit == "matrix":
         kinds = tuple(dict.fromkeys(n.removeprefix(layer) for layer in layers for n in known if n.startswith(layer)))
         return [[n for n in known if n == layer + kind] for layer in layers for kind in kinds], (blocks, kinds)
-    tied = TIED if getattr(model, "tied_embeddings", False) else ()
+    tied = tied_names(model)
     front = [n for n in known if n in tied or n.startswith(("embed", "pos_embed"))]
     inside = [[n for n in known if n.startswith(layer)] for layer in layers]
     behind = [n for n in known if n not in front and not any(n in names for names in inside)]

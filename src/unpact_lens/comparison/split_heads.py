@@ -221,9 +221,7 @@ class _Side:
 
 def _side(model: HookedModel, question: Question, example: Encoded, asked: Asking) -> _Side:
     """Run one model, in fp32 at least."""
-    _, run = decompositions(
-        model, question.prompt, question.answer, ("source",), chat=asked.chat, prefill=asked.prefill
-    )
+    _, run = decompositions(model, question.prompt, question.answer, ("source",), asked)
     wide, _ = linear_parts.in_full_precision(model)
     return _Side(wide, run, _normed_inputs(wide, example))
 

@@ -1,1 +1,1 @@
-"""Figures: functions that take a result and return a plotly `Figure`, never shown and never changing the result."""
+"""Make figures: each function takes a result, which it never changes, and returns a plotly `Figure`."""

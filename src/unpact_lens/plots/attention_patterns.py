@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def attention_patterns(patterns: AttentionPatterns) -> go.Figure:
-    """Attention of the chosen heads before | after | Δ, query downwards, key across; a menu picks the head.
+    """Draw attention of the chosen heads before | after | Δ, query downwards, key across; a menu picks the head.
 
-    All heads and facets share one symmetric scale; a noise floor is a second row. What lies above the diagonal, which
-    no causal head sees, is blank.
+    All heads and facets share one symmetric scale. A noise baseline is a second row. The upper triangle, which no
+    causal head sees, is blank.
     """
     labels = theme.token_labels(patterns.tokens)
     future = np.triu(np.ones((len(labels), len(labels)), dtype=bool), k=1)
@@ -26,7 +26,7 @@ def attention_patterns(patterns: AttentionPatterns) -> go.Figure:
     rows = [patterns] if patterns.floor is None else [patterns, patterns.floor]
     titles = ["before", "after", "Δ"]
     if patterns.floor is not None:
-        titles += [f"noise floor: {title}" for title in ("first", "second", "Δ")]
+        titles += [f"noise baseline: {title}" for title in ("first", "second", "Δ")]
     fig = make_subplots(
         len(rows), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.03, vertical_spacing=0.08,
         subplot_titles=titles,

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def head_split(split: HeadSplit) -> go.Figure:
-    """Why each head's part in the logit changed: its Δ, and the share of each player; they sum to Δ. One scale.
+    """Draw Δ of each head's direct contribution and the share of each player, which sum to Δ, on one scale.
 
-    Where the pattern's share was split again, its two parts follow; where there is a noise floor, it is a second row.
+    The two parts of the pattern's share follow if it was split again. A noise baseline is a second row.
     """
     maps = _split_maps(split)
-    rows = [maps] if split.floor is None else [maps, {f"{k}, floor": v for k, v in _split_maps(split.floor).items()}]
+    rows = [maps] if split.floor is None else [maps, {f"{k}, baseline": v for k, v in _split_maps(split.floor).items()}]
     fig = make_subplots(
         len(rows),
         len(maps),
@@ -48,13 +48,13 @@ def head_split(split: HeadSplit) -> go.Figure:
         height=head_map_height(maps["Δ"]) * len(rows) + 24,
     )
     head_axes(fig, maps["Δ"])
-    if len(rows) > 1:  # the titles of the lower maps stand where those of the upper axes would
+    if len(rows) > 1:  # the titles of the lower maps take the place of the upper axis titles
         fig.update_xaxes(title=None, row=1)
     return fig
 
 
 def _split_maps(split: HeadSplit) -> dict[str, NDArray[np.float64]]:
-    """Δ, each player and each part of the pattern, `[layer, head]`, mean over the answer tokens."""
+    """Compute Δ, each player and each part of the pattern, `[layer, head]`, mean over the answer tokens."""
     maps = {"Δ": theme.array(split.delta).mean(-1)}
     maps |= {player: theme.array(v).mean(-1) for player, v in zip(split.players, split.values, strict=True)}
     if split.pattern_parts is not None:
@@ -64,13 +64,13 @@ def _split_maps(split: HeadSplit) -> dict[str, NDArray[np.float64]]:
 
 
 def activation_changes(changes: ActivationChanges) -> go.Figure:
-    """KL of the next-token distributions at each position, and under it ‖Δ‖ / ‖before‖, hook by position.
+    """Draw KL of the next-token distributions at each position, and below it ‖Δ‖ / ‖before‖, hook × position.
 
-    Hover gives the cosine of before and after, and CKA. A noise floor stands to the right, on the same scales.
+    Hovering shows the cosine of before and after, and CKA. A noise baseline is to the right, on the same scales.
     """
     sides = {"before against after": changes}
     if changes.floor is not None:
-        sides["noise floor"] = changes.floor
+        sides["noise baseline"] = changes.floor
     fig = make_subplots(
         2,
         len(sides),
@@ -128,11 +128,11 @@ def activation_changes(changes: ActivationChanges) -> go.Figure:
 
 
 def weight_changes(changes: WeightChanges, *, top: int = 40) -> go.Figure:
-    """Relative change of each weight, `‖Δ‖ / ‖before‖` in the Frobenius norm, the largest first.
+    """Draw the relative change of each weight, `‖Δ‖ / ‖before‖` in the Frobenius norm, the largest first.
 
     Args:
-        changes: one entry a weight.
-        top: how many to show.
+        changes: Changes with one entry per weight.
+        top: Number of weights to show.
     """
     relative = theme.array(changes.relative)
     order = np.argsort(-np.nan_to_num(relative, nan=-1.0), kind="stable")[:top]

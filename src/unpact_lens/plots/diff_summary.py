@@ -1,4 +1,4 @@
-"""Averages of a comparison over a data set, drawn with their intervals and beside their noise floor."""
+"""Draw diffs averaged over a data set, with their intervals and beside their noise baseline."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def diff_summary(summary: DiffSummary, *, what: str = "components") -> go.Figure:
-    """What changed over a data set.
+    """Draw what changed over a data set.
 
     Args:
-        summary: as `unpact_lens.diff_many` gives it.
+        summary: Average of diffs.
         what: `"components"` (components and heads), `"split"` (why heads changed), `"activations"`, or `"focus"`.
 
     Raises:
-        InputError: if `what` is unknown, or the summary was made without it.
+        InputError: If `what` is unknown, or the summary was made without it.
     """
     views = {"components": _components, "split": _split, "activations": _activations, "focus": _focus}
     if what not in views:
@@ -37,7 +37,7 @@ def diff_summary(summary: DiffSummary, *, what: str = "components") -> go.Figure
 
 
 def _focus(summary: DiffSummary) -> go.Figure:
-    """How contributions moved; its noise floor is that of the summary."""
+    """Draw how contributions moved, with the noise baseline of the summary."""
     from dataclasses import replace
 
     from unpact_lens.plots.focus import focus_shift
@@ -47,9 +47,9 @@ def _focus(summary: DiffSummary) -> go.Figure:
 
 
 def _split(summary: DiffSummary) -> go.Figure:
-    """Mean Δ of each head and the share of each player, layer × head; the noise floor in a row below, on one scale."""
+    """Draw mean Δ of each head and the share of each player, layer × head; the noise baseline is a row below."""
     assert summary.split is not None
-    rows = {"": summary} if summary.floor is None else {"": summary, "noise floor: ": summary.floor}
+    rows = {"": summary} if summary.floor is None else {"": summary, "noise baseline: ": summary.floor}
     titles = ["Δ", *summary.players]
     maps = [[theme.array(s.heads), *theme.array(s.split)] for s in rows.values() if s.split is not None]
     fig = make_subplots(
@@ -72,7 +72,7 @@ def _split(summary: DiffSummary) -> go.Figure:
     theme.dress(fig, "Why heads changed, over the data set", theme.escape(subtitle))
     limit = theme.symmetric_limit([values[..., 0] for facets in maps for values in facets])
     height = head_map_height(maps[0][0][..., 0])
-    if len(maps) > 1:  # the titles of the lower maps stand where those of the upper axes would
+    if len(maps) > 1:  # the titles of the lower maps take the place of the upper axis titles
         fig.update_xaxes(title=None, row=1)
     fig.update_layout(
         coloraxis=theme.diverging_axis(limit, "logits"), height=40 + len(maps) * height, yaxis_title="layer"
@@ -81,13 +81,13 @@ def _split(summary: DiffSummary) -> go.Figure:
 
 
 def _activations(summary: DiffSummary) -> go.Figure:
-    """Mean relative change, cosine and CKA of each hook with its interval, and KL; the noise floor beside."""
+    """Draw mean relative change, cosine and CKA of each hook, and KL, with intervals and the noise baseline."""
     assert summary.activations is not None
     titles = ["‖Δ‖ / ‖before‖", "cosine", "linear CKA", "KL(before ‖ after) [nats]"]
     fig = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.36, horizontal_spacing=0.1)
     sides = {"before against after": (summary, theme.PALETTE[0])}
     if summary.floor is not None:
-        sides["noise floor"] = (summary.floor, theme.MUTED)
+        sides["noise baseline"] = (summary.floor, theme.MUTED)
     for name, (side, colour) in sides.items():
         assert side.activations is not None
         kl = np.stack([theme.array(side.scalars[key]) for key in ("kl_prompt", "kl_answer")])
@@ -119,12 +119,12 @@ def _activations(summary: DiffSummary) -> go.Figure:
 
 
 def _components(summary: DiffSummary) -> go.Figure:
-    """Mean Δ of each component with its interval, beside the noise floor where there is one; and Δ of each head."""
+    """Draw mean Δ of each component with its interval, beside the noise baseline, and Δ of each head."""
     table = theme.array(summary.components)
     labels = [theme.escape(label) for label in summary.labels[0]]
     maps = {"heads (black dot: the interval excludes 0)": summary}
     if summary.floor is not None:
-        maps["heads, noise floor"] = summary.floor
+        maps["heads, noise baseline"] = summary.floor
     fig = make_subplots(
         2,
         len(maps),
@@ -136,7 +136,7 @@ def _components(summary: DiffSummary) -> go.Figure:
     )
     series = {"Δ": (table, theme.PALETTE[0])}
     if summary.floor is not None:
-        series["noise floor"] = (theme.array(summary.floor.components), theme.MUTED)
+        series["noise baseline"] = (theme.array(summary.floor.components), theme.MUTED)
     for name, (values, colour) in series.items():
         fig.add_trace(
             go.Bar(
@@ -171,7 +171,7 @@ def _components(summary: DiffSummary) -> go.Figure:
 
 
 def _scalars(summary: DiffSummary) -> str:
-    """Mean Δ log-prob, logit and logsumexp with their intervals, for a subtitle."""
+    """Write mean Δ log-prob, logit and logsumexp with their intervals, for a subtitle."""
     parts = (
         f"Δ {name.replace('_', '-')} {mean:+.2f} [{low:+.2f}, {high:+.2f}] {'logits' if name == 'logit' else 'nats'}"
         for name, (mean, low, high, _) in ((k, v.tolist()) for k, v in summary.scalars.items())

@@ -1,4 +1,4 @@
-"""How the focus on the prompt's words moved between two models, drawn."""
+"""Draw how the focus on the prompt's words moved between two models."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PAIRED = {
     "subject_rank": "rank of the subject",
     "subject_score": "contribution of the subject",
 }
-"""Measures that stand in each model: `{name}_before`, `{name}_after`."""
+"""Measures of each model: `{name}_before`, `{name}_after`."""
 
 
 def focus_shift(focus: Focus) -> go.Figure:
-    """Each item as a dot, the mean with its interval beside it: agreement of the two models, then before and after.
+    """Draw each item as a dot beside the mean and its interval: agreement of the two models, then before and after.
 
     Args:
-        focus: as `unpact_lens.focus` gives it. Measures that are undefined for an item have no dot.
+        focus: Measures of each item. Measures that are undefined for an item have no dot.
     """
     titles = [*AGREEMENT.values(), *PAIRED.values()]
     if focus.before:
@@ -44,7 +44,7 @@ def focus_shift(focus: Focus) -> go.Figure:
         for k, (label, measure) in enumerate(columns.items()):
             _strip(fig, focus, label, measure, prompts, theme.PALETTE[k], row, column)
         if focus.floor is not None:
-            label, measure = ("noise floor", name if name in AGREEMENT else f"{name}_after")
+            label, measure = ("noise baseline", name if name in AGREEMENT else f"{name}_after")
             _strip(fig, focus.floor, label, measure, prompts, theme.MUTED, row, column)
     for column in (1, 2, 3):
         fig.update_yaxes(range=[-1.05, 1.05] if column == 1 else [-0.05, 1.05], row=1, col=column)
@@ -60,7 +60,7 @@ def focus_shift(focus: Focus) -> go.Figure:
 
 
 def _rule(focus: Focus) -> str:
-    """The rule without what is switched off, e.g. `TopK(k=3)`."""
+    """Name the rule without options that are off, e.g. `TopK(k=3)`."""
     settings = ", ".join(f"{name}={value}" for name, value in vars(focus.rule).items() if value)
     return f"{type(focus.rule).__name__}({settings})"
 
@@ -68,7 +68,7 @@ def _rule(focus: Focus) -> str:
 def _strip(
     fig: go.Figure, focus: Focus, label: str, measure: str, prompts: list[str], colour: str, row: int, column: int
 ) -> None:
-    """Dots of all items at one place of the x axis, and their mean with its interval."""
+    """Draw dots of all items at one place of the x axis, and their mean with its interval."""
     values = theme.array(focus.measures[measure])
     fig.add_trace(
         go.Box(

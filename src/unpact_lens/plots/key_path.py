@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def key_path(path: KeyPath) -> go.Figure:
-    """How much of the lost answer comes back when heads read the KeyTokens as they did before: all heads, and each.
+    """Draw how much of the loss comes back when heads read the KeyTokens as in the original model: all heads, and each.
 
-    A noise floor stands as diamonds on the bars (its nats as a share of this loss), and as a second head map.
+    A noise baseline is drawn as diamonds on the bars (its nats as a share of this loss), and as a second head map.
     """
     ways = {"KeyTokens": path.share, "as many other tokens": path.share_rest, "all tokens": path.share_all}
     maps = {"each head alone, KeyTokens": theme.array(path.values)}
     if path.floor is not None:
-        maps["noise floor"] = theme.array(path.floor.values)
+        maps["noise baseline"] = theme.array(path.floor.values)
     fig = make_subplots(
         1,
         1 + len(maps),
@@ -53,7 +53,7 @@ def key_path(path: KeyPath) -> go.Figure:
         fig,
         "Does the loss run through attention to the KeyTokens?",
         theme.escape(
-            f"put back: {path.restore}; LP {path.log_prob_before:.2f} before, {path.log_prob_after:.2f} after [nats]; "
+            f"restored: {path.restore}; LP {path.log_prob_before:.2f} before, {path.log_prob_after:.2f} after [nats]; "
             f"KeyTokens: {theme.short(keys)}"
         ),
         height=max(360, head_map_height(theme.array(path.values))),
@@ -70,9 +70,9 @@ def key_path(path: KeyPath) -> go.Figure:
 
 
 def key_path_summary(summary: KeyPathSummary) -> go.Figure:
-    """Share of the loss that comes back by each way with its interval, and each head alone.
+    """Draw the share of the loss that comes back in each way with its interval, and each head alone.
 
-    Diamonds are the noise floor: its nats as a share of this loss.
+    Diamonds are the noise baseline: its nats as a share of this loss.
     """
     share, heads = theme.array(summary.share), theme.array(summary.by_head)
     ways = ["KeyTokens", "as many other tokens", "all tokens"]
@@ -106,7 +106,7 @@ def key_path_summary(summary: KeyPathSummary) -> go.Figure:
         fig,
         "Does the loss run through attention to the KeyTokens?",
         theme.escape(
-            f"{len(summary.ids)} questions, mean loss {loss:.2f} nats; put back: {summary.restore}; "
+            f"{len(summary.ids)} questions, mean loss {loss:.2f} nats; restored: {summary.restore}; "
             f"{summary.level:.0%} intervals over subjects; black dot: the interval excludes 0"
         ),
         height=max(380, head_map_height(heads[..., 0])),

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def model_diff(diff: ModelDiff, *, what: str = "components") -> go.Figure:
-    """What changed in the answer to one question.
+    """Draw what changed in the answer to one question; values are means over the answer tokens.
 
     Args:
-        diff: one question, two models. Values are means over the answer tokens.
+        diff: One question answered by two models.
         what: `"components"` (waterfalls and Δ), `"heads"` (layer × head before | after | Δ), `"sources"` (head × source
             token before | after | Δ), or `"contributions"` (of the prompt's tokens).
 
     Raises:
-        InputError: if `what` is unknown, or the diff was made without it.
+        InputError: If `what` is unknown, or the diff was made without it.
     """
     views = {
         "components": component_waterfalls, "heads": head_triptych, "sources": source_triptych,
@@ -39,7 +39,7 @@ def model_diff(diff: ModelDiff, *, what: str = "components") -> go.Figure:
 
 
 def component_waterfalls(diff: ModelDiff) -> go.Figure:
-    """Waterfalls of the logit before and after, and under them Δ of each component; they sum to Δ logit."""
+    """Draw waterfalls of the logit before and after, and below them Δ of each component; they sum to Δ logit."""
     labels, before = component_bars(diff.components_before)
     _, after = component_bars(diff.components_after)
     delta = np.subtract(after, before)
@@ -93,14 +93,14 @@ def component_waterfalls(diff: ModelDiff) -> go.Figure:
 
 
 def head_triptych(diff: ModelDiff) -> go.Figure:
-    """Direct contribution of each head before | after | Δ, layer × head, on one symmetric scale.
+    """Draw the direct contribution of each head before | after | Δ, layer × head, on one symmetric scale.
 
-    A diff with a noise floor has a fourth facet: Δ of the floor.
+    A diff with a noise baseline has a fourth facet: Δ of the baseline.
     """
     before, after = head_values(diff.heads_before), head_values(diff.heads_after)
     maps = {"before": before, "after": after, "Δ": after - before}
     if diff.floor is not None:
-        maps["Δ, noise floor"] = head_values(diff.floor.heads_after) - head_values(diff.floor.heads_before)
+        maps["Δ, noise baseline"] = head_values(diff.floor.heads_after) - head_values(diff.floor.heads_before)
     fig = make_subplots(1, len(maps), shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.04)
     for column, values in enumerate(maps.values(), start=1):
         fig.add_trace(head_heatmap(values), row=1, col=column)
@@ -114,20 +114,21 @@ def head_triptych(diff: ModelDiff) -> go.Figure:
 
 
 def source_triptych(diff: ModelDiff, *, heads: int = 16) -> go.Figure:
-    """What each head moves from each source token into the logit before | after | Δ, on one symmetric scale.
+    """Draw each head's contribution from each source token before | after | Δ, on one symmetric scale.
 
-    A diff with a noise floor has a fourth facet: Δ of the floor.
+    A diff with a noise baseline has a fourth facet: Δ of the baseline.
 
     Args:
-        diff: made with sources.
-        heads: how many heads to show: those with the largest single entry before, after or in Δ, in the model's order.
+        diff: Diff made with sources.
+        heads: Number of heads to show: those with the largest single entry before, after or in Δ, in the model's
+            order.
 
     Raises:
-        InputError: if the diff was made without sources.
+        InputError: If the diff was made without sources.
     """
     maps = _source_maps(diff)
     if diff.floor is not None:
-        maps["Δ, noise floor"] = _source_maps(diff.floor)["Δ"]
+        maps["Δ, noise baseline"] = _source_maps(diff.floor)["Δ"]
     n_heads = len(diff.heads_before.labels[1])
     largest = np.max([np.abs(values).max(1) for values in maps.values()], axis=0)
     chosen = sorted(np.argsort(-largest, kind="stable")[:heads].tolist())
@@ -155,7 +156,7 @@ def source_triptych(diff: ModelDiff, *, heads: int = 16) -> go.Figure:
 
 
 def _source_maps(diff: ModelDiff) -> dict[str, NDArray[np.float64]]:
-    """`[layer · head, source]` before, after and Δ, mean over the answer tokens."""
+    """Compute `[layer · head, source]` before, after and Δ, mean over the answer tokens."""
     if diff.sources_before is None or diff.sources_after is None:
         raise InputError("this diff has no sources; make it with diff(..., sources=True)")
     before, after = (theme.array(d.values).mean(-1) for d in (diff.sources_before, diff.sources_after))
@@ -164,13 +165,13 @@ def _source_maps(diff: ModelDiff) -> dict[str, NDArray[np.float64]]:
 
 
 def contributions(diff: ModelDiff) -> go.Figure:
-    """Contribution of each prompt token to the answer before and after, and under them Δ with its noise floor.
+    """Draw the contribution of each prompt token before and after, and below them Δ with its noise baseline.
 
     Args:
-        diff: made with contributions.
+        diff: Diff made with contributions.
 
     Raises:
-        InputError: if it was made without.
+        InputError: If the diff was made without contributions.
     """
     frame = diff.contributions_frame()
     assert diff.contributions_before is not None
@@ -192,7 +193,7 @@ def contributions(diff: ModelDiff) -> go.Figure:
 
 
 def _diff_line(diff: ModelDiff) -> str:
-    """Δ logit − Δ logsumexp = Δ log-prob in numbers, for a subtitle."""
+    """Write Δ logit − Δ logsumexp = Δ log-prob in numbers, for a subtitle."""
     logit, normaliser, log_prob = (
         float(theme.array(v).mean()) for v in (diff.delta_logit, diff.delta_logsumexp, diff.delta_log_prob)
     )

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def patching_map(patching: PatchingMap) -> go.Figure:
-    """Change of the answer's mean log-probability by each patch; hover gives the share of the gap that it closes.
+    """Draw the change of the answer's mean log-probability by each patch.
 
-    A noise floor stands below, on the same scale.
+    Hovering shows the share of the gap that it closes. A noise baseline is below, on the same scale.
     """
-    maps = {"": patching} if patching.floor is None else {"patched": patching, "noise floor": patching.floor}
+    maps = {"": patching} if patching.floor is None else {"patched": patching, "noise baseline": patching.floor}
     columns = [[theme.escape(theme.visible(c)) for c in side.labels[1]] for side in maps.values()]
     rows = [theme.escape(r) for r in patching.labels[0]]
     fig = make_subplots(len(maps), 1, shared_xaxes=True, subplot_titles=list(maps), vertical_spacing=0.12)
@@ -53,11 +53,11 @@ def patching_map(patching: PatchingMap) -> go.Figure:
 
 
 def patching_summary(summary: PatchingSummary) -> go.Figure:
-    """Mean change of the answer's log-probability by each patch or graft; the noise floor beside it, on one scale.
+    """Draw the mean change of the answer's log-probability by each patch or graft, beside the noise baseline.
 
-    A black dot marks a mean whose interval excludes 0; hover gives the share of the gap between the models.
+    A black dot marks a mean whose interval excludes 0. Hovering shows the share of the gap between the models.
     """
-    sides = {"": summary} if summary.floor is None else {"patched": summary, "noise floor": summary.floor}
+    sides = {"": summary} if summary.floor is None else {"patched": summary, "noise baseline": summary.floor}
     fig = make_subplots(1, len(sides), subplot_titles=list(sides), shared_yaxes=True, horizontal_spacing=0.06)
     for column, side in enumerate(sides.values(), start=1):
         change = theme.array(side.change)

@@ -1,7 +1,7 @@
-"""How every figure looks, and the few things that all of them need: escaped labels, one symmetric scale, facets.
+"""Define how every figure looks, and what all figures share: escaped labels, one symmetric scale, error bars.
 
-Colours: the categorical ones are Okabe and Ito's, told apart by every common kind of colour blindness; the diverging
-scale runs from vermilion (negative) over white (zero) to blue (positive), so that 0 is always white.
+The categorical colours are Okabe and Ito's, which can be distinguished under every common colour blindness. The
+diverging scale runs from vermilion (negative) over white (zero) to blue (positive), so that 0 is always white.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 """Categorical colours, Okabe and Ito 2008 (its yellow and black replaced: too faint, and the ink's)."""
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
-"""Marker shapes: methods stay apart without colour, and once the palette starts again."""
+"""Marker shapes, so that methods differ without colour and when the palette repeats."""
 
 DIVERGING: list[tuple[float, str]] = [
     (0.0, "#8C2D04"),
@@ -33,10 +33,10 @@ DIVERGING: list[tuple[float, str]] = [
     (0.8, "#3C87BE"),
     (1.0, "#0B3C6F"),
 ]
-"""Negative to positive, white at 0."""
+"""Colours from negative to positive, white at 0."""
 
 SEQUENTIAL: list[tuple[float, str]] = [(2 * (at - 0.5), colour) for at, colour in DIVERGING if at >= 0.5]
-"""Nothing to much: the positive half of the diverging scale, white at 0."""
+"""Colours from 0 to large: the positive half of the diverging scale, white at 0."""
 
 INK = "#1F2933"
 MUTED = "#66717E"
@@ -81,13 +81,13 @@ TEMPLATE = go.layout.Template(
         "margin": {"l": 64, "r": 24, "t": 100, "b": 64},
     }
 )
-"""The one template of this library."""
+"""Plotly template of every figure."""
 
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"})
 
 
 def visible(token: str) -> str:
-    r"""A token as one sees it: blanks and line ends shown, what cannot be printed written as an escape.
+    r"""Make a token visible: show blanks and line ends, and write unprintable characters as escapes.
 
     >>> visible(" the\n")
     '␣the⏎'
@@ -99,9 +99,9 @@ def visible(token: str) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text that plotly shows as it is, though plotly reads some HTML in its labels.
+    r"""Escape text so that plotly, which reads some HTML in labels, shows it unchanged.
 
-    Quotes stay: plotly puts labels in text nodes, never in attributes, and would show `&quot;` as written.
+    Quotes are kept: plotly puts labels in text nodes, never in attributes, and would show `&quot;` as written.
 
     >>> escape('<b>&"')
     '&lt;b&gt;&amp;"'
@@ -110,7 +110,7 @@ def escape(text: str) -> str:
 
 
 def token_labels(tokens: Sequence[str]) -> list[str]:
-    """`"{token}_{i}"` with blanks visible and markup escaped: unique, so that each can be a category of an axis.
+    """Label tokens `"{token}_{i}"` with visible blanks and escaped markup, unique as categories of an axis.
 
     Tokens (or words, or sentences) of more than 24 characters are cut.
 
@@ -121,7 +121,7 @@ def token_labels(tokens: Sequence[str]) -> list[str]:
 
 
 def probe_name(probe: str) -> str:
-    """A row of a recovery as a reader says it.
+    """Write the name of a probe in words.
 
     >>> probe_name("random_words:focus_list"), probe_name("unrelated_fact:patch_prompt")
     ('random words in focus list', 'unrelated fact in patch prompt')
@@ -130,12 +130,12 @@ def probe_name(probe: str) -> str:
 
 
 def token_axis(fig: go.Figure, tokens: Sequence[str], facets: int = 1) -> None:
-    """Tokens along the x axis of a map, each with its label where there is room.
+    """Put tokens along the x axis of a map, each with its label if there is room.
 
     Args:
-        fig: the figure, all of whose x axes are of these tokens.
-        tokens: as `token_labels` gives them.
-        facets: how many maps stand side by side.
+        fig: Figure whose x axes all show these tokens.
+        tokens: Labels of the tokens.
+        facets: Number of maps side by side.
     """
     crowded = len(tokens) * facets
     fig.update_xaxes(
@@ -148,17 +148,17 @@ def token_axis(fig: go.Figure, tokens: Sequence[str], facets: int = 1) -> None:
 
 
 def array(values: Any) -> NDArray[np.float64]:
-    """Numbers as a float64 array, from a tensor of any float type or anything numpy reads."""
+    """Convert a tensor of any float type, or anything that numpy reads, to a float64 array."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().to(torch.float64).numpy()
     return np.asarray(values, dtype=np.float64)
 
 
 def symmetric_limit(arrays: Iterable[Any]) -> float:
-    """The largest finite absolute value in any of the arrays: the end of a scale centred on 0.
+    """Compute the largest finite absolute value of all arrays: the end of a scale centred on 0.
 
     Returns:
-        1.0 where nothing is finite or all is zero, so that a scale always has a width.
+        The limit; 1.0 if nothing is finite or all is zero, so that a scale always has a width.
 
     >>> symmetric_limit([[1.0, -3.0], [float("nan"), 2.0]])
     3.0
@@ -171,22 +171,22 @@ def symmetric_limit(arrays: Iterable[Any]) -> float:
 
 
 def diverging_axis(limit: float, title: str) -> dict[str, Any]:
-    """A plotly colour axis from -limit to +limit, white at 0."""
+    """Make a plotly colour axis from -limit to +limit, white at 0."""
     return {
         "colorscale": DIVERGING,
         "cmin": -limit,
         "cmax": limit,
-        # Above the bar: beside it plotly lets the title run into the labels.
+        # The title is above the bar: beside it, plotly lets it overlap the labels.
         "colorbar": {"title": {"text": title, "side": "top"}, "thickness": 12, "outlinewidth": 0, "nticks": 3},
     }
 
 
 def diverging_colour(value: float, limit: float) -> tuple[str, str]:
-    """The colour of a value on the diverging scale, and an ink that can be read on it.
+    """Return the colour of a value on the diverging scale, and a legible text colour.
 
     Args:
-        value: what is shown; not finite is grey.
-        limit: the end of the scale, > 0.
+        value: Value to show; grey if not finite.
+        limit: End of the scale, > 0.
 
     Returns:
         Background and text colour, as CSS.
@@ -205,29 +205,29 @@ def diverging_colour(value: float, limit: float) -> tuple[str, str]:
 
 
 def titled(title: str, subtitle: str = "") -> dict[str, Any]:
-    """A title, and under it in small type what is measured, in which unit, by which method. Both must be escaped."""
+    """Make a title with a subtitle: measure, unit, method. Both must be escaped."""
     return {"text": title, "subtitle": {"text": subtitle, "font": {"size": 12, "color": MUTED}}}
 
 
 def figure(title: str, subtitle: str = "", **layout: Any) -> go.Figure:
-    """An empty figure in this library's template."""
+    """Make an empty figure with the template."""
     return dress(go.Figure(), title, subtitle, **layout)
 
 
 def dress(fig: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
-    """Give a figure this library's template and a title with its subtitle."""
+    """Give a figure the template and a title with its subtitle."""
     fig.update_layout(template=TEMPLATE, title=titled(title, subtitle), **layout)
     return fig
 
 
 def series_style(index: int) -> tuple[str, str]:
-    """Colour and marker of the index-th series; the shapes advance with each round, so a pair repeats after 64."""
+    """Return colour and marker of the index-th series; pairs repeat after 64."""
     n = len(PALETTE)
     return PALETTE[index % n], SYMBOLS[(index + index // n) % len(SYMBOLS)]
 
 
 def short(text: str, limit: int = 48) -> str:
-    """Text cut to `limit` characters, with an ellipsis where something is missing.
+    """Cut text to `limit` characters, with an ellipsis if something is missing.
 
     >>> short("abcdef", 4)
     'abc…'
@@ -236,27 +236,27 @@ def short(text: str, limit: int = 48) -> str:
 
 
 def floor_marks(x: Any, y: Any, *, legend: bool = True) -> go.Scatter:
-    """The noise floor of each bar, as a hollow diamond on it."""
+    """Draw the noise baseline of each bar as a hollow diamond on it."""
     return go.Scatter(
         x=x,
         y=y,
-        name="noise floor",
-        legendgroup="noise floor",
+        name="noise baseline",
+        legendgroup="noise baseline",
         showlegend=legend,
         mode="markers",
         marker={"symbol": "diamond-open", "size": 9, "color": INK, "line": {"width": 1.5}},
-        hovertemplate="%{x}, %{y}<extra>noise floor</extra>",
+        hovertemplate="%{x}, %{y}<extra>noise baseline</extra>",
     )
 
 
 def whiskers(values: NDArray[np.float64]) -> dict[str, object]:
-    """Error bars from rows of `[mean, low, high, n]`."""
+    """Make error bars from rows of `[mean, low, high, n]`."""
     ends = {"array": values[:, 2] - values[:, 0], "arrayminus": values[:, 0] - values[:, 1]}
     return {"type": "data", "symmetric": False, **ends, "color": INK, "thickness": 1, "width": 2}
 
 
 def clear_of_zero(heads: NDArray[np.float64]) -> go.Scatter:
-    """A black dot on each head of a `[layer, head, 4]` map whose interval excludes 0."""
+    """Draw a black dot on each cell of a `[layer, head, 4]` map whose interval excludes 0."""
     layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
     dots = {"color": INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
     return go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots)

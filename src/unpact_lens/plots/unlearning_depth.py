@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 def unlearning_depth(depth: UnlearningDepth) -> go.Figure:
-    """Loss of the answer when a layer's state is taken from the retrain model, and from the unlearned one; item means.
+    """Draw the mean loss of the answer with each layer's state taken from the retrained and the unlearned model.
 
-    Where the two curves meet, the unlearned model's states hold as little of the answer as the retrain model's. Bars
-    are intervals over subjects. A noise floor is a third curve: a model that differs by noise only.
+    Where the two curves meet, the unlearned model's states hold as little of the answer as the retrained model's. Bars
+    are intervals over subjects. A noise baseline is a third curve: a model that differs by noise only.
     """
     ends = theme.array(depth.mean)
     interval = f" [{ends[1]:.2f}, {ends[2]:.2f}]" if np.isfinite(ends[1]) else ""
-    noise = f", noise floor {depth.floor.score:.2f}" if depth.floor is not None else ""
+    noise = f", noise baseline {depth.floor.score:.2f}" if depth.floor is not None else ""
     fig = theme.figure(
         "How deep unlearning reaches",
         f"mean over {len(depth.ids)} items, {depth.level:.0%} intervals over subjects; UDS {depth.score:.2f}{interval}"
         f"{noise} (0: still there, 1: as deep as retraining)",
         height=420,
     )
-    curves = {"retrain model's state (Δ1)": depth.layers[0], "unlearned model's state (Δ2)": depth.layers[1]}
+    curves = {"retrained model's state (Δ1)": depth.layers[0], "unlearned model's state (Δ2)": depth.layers[1]}
     if depth.floor is not None:
-        curves["noise floor (Δ2)"] = depth.floor.layers[1]
+        curves["noise baseline (Δ2)"] = depth.floor.layers[1]
     for k, (name, values) in enumerate(curves.items()):
         colour, symbol = (theme.MUTED, "diamond-open") if name.startswith("noise") else theme.series_style(k)
         table = theme.array(values)

@@ -1,4 +1,4 @@
-"""Every measure of a diff and of a focus can stand beside its noise floor: the same measure of two like models."""
+"""Every measure of a diff and of a focus can stand beside its noise baseline: the same measure of two like models."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_it_stands_beside_each_measure_in_the_tables(found):
 
 
 def test_it_stands_in_the_figures(found):
-    marks = [t for t in found.plot().data if t.name == "noise floor"]
+    marks = [t for t in found.plot().data if t.name == "noise baseline"]
     assert list(marks[0].y)[:-1] == pytest.approx(found.floor.delta_components.mean(-1).tolist())
     bars, weights = found.weights.plot().data
     relative = dict(zip(found.weights.names, found.weights.floor.relative.tolist(), strict=True))
@@ -78,7 +78,7 @@ def test_a_focus_has_one_too():
     frame = shift.to_frame().set_index("measure")
     assert frame.loc["overlap", "mean"] == 0.5
     assert frame.loc["overlap", "floor"] == 1.0
-    assert any("noise floor" in trace.x for trace in shift.plot().data)
+    assert any("noise baseline" in trace.x for trace in shift.plot().data)
     other = attribution(tokens[:2], [1.0, 2.0])
     with pytest.raises(InputError, match="token_ids differs"):
         focus([before], [after], floor=([other], [other]))

@@ -1,4 +1,4 @@
-"""Interventions over a data set: means, shares as ratios of sums, intervals over subjects, floors."""
+"""Interventions averaged over questions: means, shares as ratios of sums, intervals over subjects, noise baselines."""
 
 import math
 
@@ -9,6 +9,7 @@ from tests.comparison.models import moved
 from tests.conftest import tiny
 from unpact_lens.attribution import TopK
 from unpact_lens.comparison import (
+    average,
     graft_many,
     graft_map,
     key_path,
@@ -34,7 +35,7 @@ def models():
 @pytest.mark.parametrize("what", ["head", "attn", "mlp", "layer"])
 def test_patching_maps_are_averaged_and_their_share_is_a_ratio_of_sums(models, what):
     before, after, floor = models
-    found = patch_many(before, after, iter(ITEMS), what=what, floor=floor)
+    found = average(patch(before, after, *item, what=what, floor=floor) for item in ITEMS)
     maps = [patch(before, after, *item, what=what) for item in ITEMS]
     mean = torch.stack([m.values for m in maps]).mean(0)
     torch.testing.assert_close(found.change[..., 0], mean, atol=1e-12, rtol=0)
@@ -43,7 +44,7 @@ def test_patching_maps_are_averaged_and_their_share_is_a_ratio_of_sums(models, w
     torch.testing.assert_close(found.share[..., 0], mean / gap, atol=1e-10, rtol=0)
     assert (found.change[..., 1] <= found.change[..., 0]).all()
     assert (found.change[..., 0] <= found.change[..., 2]).all()
-    assert found.floor == patch_many(*floor, ITEMS, what=what)
+    assert found.floor == average(patch(*floor, *item, what=what) for item in ITEMS)
     frame = found.to_frame()
     assert frame["change_floor"].tolist() == found.floor.change[..., 0].flatten().tolist()
     assert frame["place"].tolist()[: len(found.labels[1])] == list(found.labels[1])
@@ -74,7 +75,8 @@ def test_grafts_are_averaged_over_questions_and_leave_the_models_alone(models, u
 @pytest.mark.parametrize("restore", ["moved", "pattern"])
 def test_key_paths_are_averaged_and_their_share_is_a_ratio_of_sums(models, restore):
     before, after, floor = models
-    found = key_path_many(before, after, iter(ITEMS), keys=TopK(1), restore=restore, draws=2, floor=floor)
+    asked = {"keys": TopK(1), "restore": restore, "draws": 2, "floor": floor}
+    found = average(key_path(before, after, *item, **asked) for item in ITEMS)
     paths = [key_path(before, after, *item, keys=TopK(1), restore=restore, draws=2) for item in ITEMS]
     loss = sum(p.log_prob_before - p.log_prob_after for p in paths)
     back = sum(p.log_prob_key - p.log_prob_after for p in paths)
@@ -86,7 +88,7 @@ def test_key_paths_are_averaged_and_their_share_is_a_ratio_of_sums(models, resto
     assert found.heads_frame()["change_floor"].tolist() == found.floor.by_head[..., 0].flatten().tolist()
 
 
-def test_a_ratio_leaves_out_what_is_undefined_and_has_the_interval_of_whole_subjects():
+def test_ratios_exclude_undefined_parts_and_draw_whole_subjects():
     parts = torch.tensor([[1.0, 1.0], [2.0, float("nan")], [6.0, 2.0]])
     wholes = torch.tensor([2.0, 2.0, 8.0])
     found = clustered_ratios(parts, wholes, ["a", "a", "b"], 0.95, 500, 0)
@@ -99,7 +101,7 @@ def test_a_ratio_leaves_out_what_is_undefined_and_has_the_interval_of_whole_subj
     assert clustered_ratios(parts[:, :1], wholes, ["a"] * 3, 0.95, 50, 0)[0, 1].isnan()
 
 
-def test_the_depth_has_intervals_over_subjects(models):
+def test_depth_has_intervals_over_subjects(models):
     full, unlearned, _ = models
     retrain = moved(full, size=0.3, seed=9)
     found = unlearning_depth(full, retrain, unlearned, iter(ITEMS), threshold=0.0)
@@ -110,7 +112,7 @@ def test_the_depth_has_intervals_over_subjects(models):
     assert "UDS" in found.plot().layout.title.subtitle.text
 
 
-def test_equal_models_bring_back_exactly_nothing(models):
+def test_equal_models_restore_exactly_nothing(models):
     before, _, _ = models
     patched, path = patch_many(before, clone(before), ITEMS), key_path_many(before, clone(before), ITEMS)
     assert not patched.change[..., :3].any()
@@ -118,7 +120,7 @@ def test_equal_models_bring_back_exactly_nothing(models):
     assert math.isnan(path.share[0, 0])
 
 
-def test_they_are_drawn_and_kept(models, tmp_path):
+def test_averages_are_drawn_and_saved(models, tmp_path):
     before, after, floor = models
     for found in (patch_many(before, after, ITEMS, floor=floor), key_path_many(before, after, ITEMS, floor=floor)):
         assert load(save(found, tmp_path / type(found).__name__)) == found
@@ -142,7 +144,7 @@ def test_they_are_drawn_and_kept(models, tmp_path):
         (lambda b, a: key_path_many(b, tiny("llama", n_layers=2), ITEMS), r"cfg\.n_layers"),
     ],
 )
-def test_bad_input_is_named(models, call, message):
+def test_errors_name_the_bad_input(models, call, message):
     before, after, _ = models
     with pytest.raises(InputError, match=message):
         call(before, after)

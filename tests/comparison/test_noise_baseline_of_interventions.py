@@ -1,4 +1,4 @@
-"""What interventions and lenses find can stand beside its noise floor, and is exactly nothing for equal models."""
+"""What interventions and lenses find can stand beside its noise baseline, and is exactly nothing for equal models."""
 
 from dataclasses import replace
 
@@ -50,9 +50,9 @@ def test_the_floor_is_the_same_measure_of_the_other_pair(models, name, tmp_path)
     assert load(save(found, tmp_path / "r")) == found
     for column in COLUMNS[name]:
         np.testing.assert_array_equal(found.to_frame()[f"{column}_floor"], alone.to_frame()[column])
-    marked = [t for t in found.plot().data if t.name == "noise floor"]
+    marked = [t for t in found.plot().data if t.name == "noise baseline"]
     titles = [a.text for a in found.plot().layout.annotations]
-    assert marked or any("noise floor" in title for title in titles)
+    assert marked or any("noise baseline" in title for title in titles)
 
 
 @pytest.mark.parametrize("name", ON_ONE)
@@ -78,7 +78,7 @@ def test_the_floor_of_the_depth_is_that_of_a_model_that_differs_by_noise(models)
     assert found.floor == unlearning_depth(floor[0], retrain, floor[1], ITEMS, threshold=0.0)
     np.testing.assert_array_equal(found.to_frame()["uds_floor"], found.floor.scores)
     assert found.layers_frame()["delta_floor"].tolist() == found.floor.delta_unlearned.mean(0).tolist()
-    assert found.plot().data[2].name == "noise floor (Δ2)"
+    assert found.plot().data[2].name == "noise baseline (Δ2)"
     nothing = unlearning_depth(full, retrain, clone(full), ITEMS, threshold=0.0)
     assert not nothing.delta_unlearned.any()
     assert nothing.scores.nansum() == 0
