@@ -1,8 +1,8 @@
-"""A Hugging Face model as a hooked one, with its raw weights: no norm folded, nothing centred.
+"""Convert a Hugging Face model to a hooked one with raw weights: no norm folded, no weight centred.
 
-`to_hooked` copies the weights into a `HookedTransformer`; the configuration is written here, from the Hugging Face
-configuration alone, because TransformerLens derives its own partly from the model's name. `to_bridge` wraps the model
-as it is. Both give the logits of the original.
+`to_hooked` copies the weights into a `HookedTransformer`. Its configuration is derived here from the Hugging Face
+configuration alone, because TransformerLens derives its own partly from the model's name. `to_bridge` wraps the model.
+Both give the logits of the original.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformer_lens.pretrained.weight_conversions import (
     convert_qwen2_weights,
 )
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.tied_embedding import shares_embedding
@@ -30,21 +31,21 @@ from unpact_lens.models.tied_embedding import shares_embedding
 
 @dataclass(frozen=True)
 class Family:
-    """How one Hugging Face architecture becomes a `HookedTransformer`.
+    """Describe how a Hugging Face architecture is converted to a `HookedTransformer`.
 
     Attributes:
-        config: the fields of `HookedTransformerConfig` that the Hugging Face configuration decides.
-        weights: the conversion of the weights.
-        absent: last part of the names of parameters that a `HookedTransformer` has and this architecture has not; they
-            are zero and stay so, in training too.
+        config: Function from the Hugging Face configuration to fields of `HookedTransformerConfig`.
+        weights: Function that converts the weights.
+        absent: Last parts of the names of parameters that a `HookedTransformer` has and the architecture lacks. They
+            are zero and are not trained.
     """
 
-    config: Callable[[Any], dict[str, Any]]
-    weights: Callable[[Any, HookedTransformerConfig], dict[str, torch.Tensor]]
+    config: Callable[[PretrainedConfig], dict[str, Any]]
+    weights: Callable[[PreTrainedModel, HookedTransformerConfig], dict[str, torch.Tensor]]
     absent: frozenset[str]
 
 
-def _gpt2(c: Any) -> dict[str, Any]:
+def _gpt2(c: PretrainedConfig) -> dict[str, Any]:
     _refuse(c, "cross-attention", c.add_cross_attention)
     return {
         "n_layers": c.n_layer,
@@ -62,7 +63,7 @@ def _gpt2(c: Any) -> dict[str, Any]:
     }
 
 
-def _neox(c: Any) -> dict[str, Any]:
+def _neox(c: PretrainedConfig) -> dict[str, Any]:
     _refuse(c, "attention without biases", not c.attention_bias)
     shape = _shape(c)
     return {
@@ -74,11 +75,11 @@ def _neox(c: Any) -> dict[str, Any]:
     }
 
 
-def _llama(c: Any) -> dict[str, Any]:
+def _llama(c: PretrainedConfig) -> dict[str, Any]:
     _refuse(c, "attention biases", getattr(c, "attention_bias", False) and c.model_type != "qwen2")
     _refuse(c, "MLP biases", getattr(c, "mlp_bias", False))
     shape = _shape(c)
-    # The conversions of Mistral and Qwen2 name keys and values as grouped even where each head has its own.
+    # The conversions of Mistral and Qwen2 use the names of grouped keys and values even if each head has its own.
     grouped = c.num_key_value_heads != c.num_attention_heads or c.model_type != "llama"
     return {
         **shape,
@@ -92,7 +93,7 @@ def _llama(c: Any) -> dict[str, Any]:
     }
 
 
-def _shape(c: Any) -> dict[str, Any]:
+def _shape(c: PretrainedConfig) -> dict[str, Any]:
     return {
         "n_layers": c.num_hidden_layers,
         "d_model": c.hidden_size,
@@ -104,8 +105,8 @@ def _shape(c: Any) -> dict[str, Any]:
     }
 
 
-def _rotary(c: Any, d_head: int) -> dict[str, Any]:
-    """Rotary positions: plain, with linear scaling, or scaled by parts as Llama 3 does."""
+def _rotary(c: PretrainedConfig, d_head: int) -> dict[str, Any]:
+    """Return the fields of rotary positions: plain, with linear scaling, or scaled by parts as in Llama 3."""
     rope = c.rope_parameters
     kind = rope.get("rope_type", "default")
     fields: dict[str, Any] = {
@@ -128,8 +129,8 @@ def _rotary(c: Any, d_head: int) -> dict[str, Any]:
     return fields
 
 
-def _windows(c: Any) -> dict[str, Any]:
-    """Sliding windows, for all layers (Mistral) or for those the configuration lists (Qwen2)."""
+def _windows(c: PretrainedConfig) -> dict[str, Any]:
+    """Return the fields of sliding windows, for all layers (Mistral) or for the listed layers (Qwen2)."""
     window = getattr(c, "sliding_window", None)
     if not window:
         return {}
@@ -149,10 +150,10 @@ FAMILIES = {
     "MistralForCausalLM": Family(_llama, convert_mistral_weights, _NO_BIAS),
     "Qwen2ForCausalLM": Family(_llama, convert_qwen2_weights, frozenset({"b_O", "b_in", "b_out", "b_U"})),
 }
-"""By the name of the Hugging Face class."""
+"""Convertible architectures, by the name of the Hugging Face class."""
 
 
-def _refuse(config: Any, what: str, present: bool) -> None:
+def _refuse(config: PretrainedConfig, what: str, present: bool) -> None:
     if present:
         raise InputError(
             f"{config.model_type} model with {what} cannot become a HookedTransformer with equal logits; "
@@ -161,13 +162,13 @@ def _refuse(config: Any, what: str, present: bool) -> None:
 
 
 def check_supported(architecture: str) -> None:
-    """Refuse an architecture that has no conversion here.
+    """Check that an architecture can be converted.
 
     Args:
-        architecture: name of the Hugging Face class, as the configuration's `architectures` gives it.
+        architecture: Name of the Hugging Face class, as in the configuration's `architectures`.
 
     Raises:
-        InputError: naming it and what is supported.
+        InputError: If it cannot. The message lists the supported architectures.
     """
     if architecture not in FAMILIES:
         raise InputError(
@@ -177,22 +178,26 @@ def check_supported(architecture: str) -> None:
 
 
 def to_hooked(
-    hf: Any, tokenizer: Any, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> HookedTransformer:
-    """A `HookedTransformer` with a copy of a Hugging Face model's raw weights.
+    """Convert a Hugging Face model to a `HookedTransformer` with a copy of its raw weights.
 
     Args:
-        hf: a causal model of one of `FAMILIES`; it is not changed.
-        tokenizer: its tokenizer, or None; a copy is attached.
-        device: where the result stands; None for where `hf` stands.
-        dtype: of the result's weights.
+        hf: Causal model of one of `FAMILIES`; it is not changed.
+        tokenizer: Tokenizer of the model, or None; a copy is attached.
+        device: Device of the result. If None, the device of `hf`.
+        dtype: Type of the result's weights.
 
     Returns:
-        The model in eval mode, its logits equal to those of `hf`. `.tied_embeddings` tells whether `W_U` must stay the
-        transpose of `W_E`. Parameters that the architecture does not have are zero and do not require gradients.
+        The model in eval mode, with the logits of `hf`. `.tied_embeddings` is True if `W_U` must stay the transpose of
+        `W_E`. Parameters that the architecture lacks are zero and do not require gradients.
 
     Raises:
-        InputError: if the architecture, or something in its configuration, is not supported, or a weight is NaN.
+        InputError: If the architecture or its configuration is not supported, or a weight is NaN.
     """
     architecture = type(hf).__name__
     check_supported(architecture)
@@ -222,22 +227,26 @@ def to_hooked(
 
 
 def to_bridge(
-    hf: Any, tokenizer: Any, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> TransformerBridge:
-    """A `TransformerBridge` around a copy of a Hugging Face model.
+    """Wrap a copy of a Hugging Face model in a `TransformerBridge`.
 
     Args:
-        hf: any causal model that TransformerLens can bridge; it is not changed.
-        tokenizer: its tokenizer; a copy is attached.
-        device: where the result stands; None for where `hf` stands.
-        dtype: of the result's weights.
+        hf: Causal model of any architecture that TransformerLens can bridge; it is not changed.
+        tokenizer: Tokenizer of the model; a copy is attached.
+        device: Device of the result. If None, the device of `hf`.
+        dtype: Type of the result's weights.
 
     Returns:
-        The bridge in eval mode. What TransformerLens adds to the model (an unembedding bias) or leaves unused in it
-        (the fused query-key-value matrix) does not require gradients, so only the model's own weights are trained.
+        The bridge in eval mode. Only the model's own weights require gradients. The unembedding bias that
+        TransformerLens adds and the fused query-key-value matrix that it does not use do not.
 
     Raises:
-        InputError: if there is no tokenizer, TransformerLens has no bridge for the architecture, or a weight is NaN.
+        InputError: If there is no tokenizer, TransformerLens has no bridge for the architecture, or a weight is NaN.
     """
     if tokenizer is None:
         raise InputError('wrap="bridge" needs a tokenizer; pass tokenizer=')
@@ -245,7 +254,7 @@ def to_bridge(
     model = copy.deepcopy(hf)
     model.to(device=device, dtype=dtype)
     known = copy.deepcopy(tokenizer)
-    # So marked, TransformerLens takes the tokenizer as it is; else it would load another by its name.
+    # With these entries TransformerLens uses the tokenizer as it is. Otherwise it would load another one by its name.
     known.init_kwargs = {**known.init_kwargs, "name_or_path": "", "add_bos_token": True}
     unembedding_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
     tied = shares_embedding(model)
@@ -271,10 +280,10 @@ def to_bridge(
 
 
 def fill(model: HookedTransformer, state: dict[str, torch.Tensor]) -> None:
-    """Copy named weights into a model, all of its parameters and nothing else.
+    """Copy named weights into a model.
 
     Raises:
-        InputError: naming the first weight that is missing, unknown, or of another shape.
+        InputError: If a weight is missing, unknown, or of another shape. No weight is copied then.
     """
     parameters = dict(model.named_parameters())
     for name in parameters.keys() | state.keys():
@@ -292,25 +301,25 @@ def fill(model: HookedTransformer, state: dict[str, torch.Tensor]) -> None:
 
 
 def check_sound(named: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuse weights that hold NaN or infinity.
+    """Check that no weight contains NaN or infinity.
 
     Raises:
-        InputError: naming the first such tensor.
+        InputError: If one does. The message names the first such tensor.
     """
     for name, tensor in named:
         if not torch.isfinite(tensor).all():
             raise InputError(f"weight {name} holds NaN or infinity; load a sound checkpoint")
 
 
-def attach_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Give a model a copy of a tokenizer, exactly as it is, and the BOS convention of that tokenizer.
+def attach_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Attach a copy of a tokenizer to a model, and set the model's BOS convention to the tokenizer's.
 
-    `cfg.default_prepend_bos` becomes True if the tokenizer itself puts BOS before a text. Padding is set to the right,
-    because TransformerLens hides leading tokens that look like padding when it is on the left.
+    `cfg.default_prepend_bos` becomes True if the tokenizer itself prepends BOS. Padding is set to the right, because
+    with left padding TransformerLens masks leading tokens that look like padding.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`.
-        tokenizer: a Hugging Face tokenizer, or None for a model that is given ids only.
+        model: A `HookedTransformer` or `TransformerBridge`.
+        tokenizer: Hugging Face tokenizer, or None for a model that takes ids only.
     """
     if tokenizer is None:
         return
@@ -321,11 +330,11 @@ def attach_tokenizer(model: Any, tokenizer: Any) -> None:
     prepends = prepends_bos(own)
     model.cfg.tokenizer_prepends_bos = prepends
     model.cfg.default_prepend_bos = prepends
-    # The bridge's own setter would wrap the tokenizer anew and resize the vocabulary.
+    # The bridge's own setter would wrap the tokenizer again and resize the vocabulary.
     setattr(model, "_tokenizer" if isinstance(model, TransformerBridge) else "tokenizer", own)
 
 
-def prepends_bos(tokenizer: Any) -> bool:
-    """Whether a tokenizer puts its BOS before a text of its own accord."""
+def prepends_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a tokenizer prepends its BOS token by default."""
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
