@@ -1,4 +1,7 @@
-"""Write docs/reference/methods.md from the registry: `python scripts/methods_page.py`. A test compares the two."""
+"""Write docs/reference/methods.md from the registry of methods; a test compares the two.
+
+Run `python scripts/methods_page.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from unpact_lens.unlearning import METHODS, Method
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "methods.md"
 HEAD = """# Unlearning methods
 
-Written from the registry by `python scripts/methods_page.py`; a test refuses a page that differs from it.
+Generated from the registry by `python scripts/methods_page.py`; a test compares both. Each family of methods is one
+file of `unpact_lens/unlearning/methods/`.
 
-Notation: ℓ is the sum of log p over an answer's T tokens, θ0 the model before, D_f and D_r the forget and the retain
-set, sg[·] a value that carries no gradient. What is minimised is γ times the forget loss plus α times the retain loss,
-where there is one. Token losses are means over all answer tokens of a step's batch, sequence losses means over its
-examples. Settings that all methods share are those of `Settings` ([reference](unlearning.md)); `lora_` before the name
+Notation: ℓ is the sum of log p over an answer's T tokens, θ0 the original model, D_f and D_r the forget and the retain
+set, sg[·] a value without gradient. Training minimises γ times the forget loss plus, where there is one, α times the
+retain loss. Token losses are means over all answer tokens of a step's batch, sequence losses means over its examples.
+The hyperparameters that all methods share are those of `Settings` ([reference](unlearning.md)). `lora_` before the name
 of a trained method trains adapters of rank 8 and merges them.
 """
 SUFFIXES = {
@@ -25,7 +29,7 @@ SUFFIXES = {
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     variants: dict[str, list[str]] = {}
     for name in METHODS:
         base = re.sub(r"_(gdr|klr)$", "", name)
@@ -34,7 +38,7 @@ def page() -> str:
 
 
 def section(method: Method, variants: list[str]) -> str:
-    """One method: what it does, its formula, its defaults, its source, and what differs from that."""
+    """Return the section of one method: formula, variants, defaults, source, and the difference from the source."""
     defaults = {**method.defaults, **method.options}
     lines = [
         f"## `{method.name}`",
@@ -46,10 +50,10 @@ def section(method: Method, variants: list[str]) -> str:
     if variants:
         lines.append("- Variants: " + "; ".join(f"`{v}`, {SUFFIXES[v[-3:]]}" for v in variants))
     lines.append("- Retain set: " + ("needed" if method.retain is not None else "not needed"))
-    lines.append("- Defaults of its own: " + (", ".join(f"`{k}={v!r}`" for k, v in defaults.items()) or "none"))
+    lines.append("- Own defaults: " + (", ".join(f"`{k}={v!r}`" for k, v in defaults.items()) or "none"))
     lines.append(f"- Source: {method.source}")
     if method.note:
-        lines.append(f"- Differs, and why: {method.note}")
+        lines.append(f"- Difference from the source: {method.note}")
     return "\n".join([*lines, ""])
 
 

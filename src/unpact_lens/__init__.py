@@ -39,7 +39,7 @@ _PUBLIC = {
     "diff": "comparison",
     "average": "comparison",
     "unlearn": "unlearning",
-    "methods": "unlearning",
+    "methods": "unlearning.registry",
     "recover": "recovery",
     "probes": "recovery",
     "evaluate": "evaluation",
@@ -137,7 +137,8 @@ if TYPE_CHECKING:
     from unpact_lens.scoring import log_prob
     from unpact_lens.study.config import load_config
     from unpact_lens.study.run_study import run_study
-    from unpact_lens.unlearning import methods, unlearn
+    from unpact_lens.unlearning import unlearn
+    from unpact_lens.unlearning.registry import methods
 
 
 def __getattr__(name: str) -> Any:

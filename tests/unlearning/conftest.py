@@ -1,4 +1,4 @@
-"""A small model that has learned a few facts, so that there is something to unlearn."""
+"""Train a small model on a few facts, for tests to unlearn."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from tests.conftest import tiny
 from unpact_lens.data.benchmark import QA
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.unlearning.batch import Examples
-from unpact_lens.unlearning.catalogue import retain_nll
 from unpact_lens.unlearning.dataset import draw_order, examples
-from unpact_lens.unlearning.early_stopping import Checks
-from unpact_lens.unlearning.result import StopRule
+from unpact_lens.unlearning.retain_terms import retain_nll
 from unpact_lens.unlearning.settings import Settings
 from unpact_lens.unlearning.trainer import Term, train
 
@@ -81,7 +79,7 @@ def _learned():
     settings = Settings(lr=5e-3, phrasings="all", batch_size=40, steps=80, schedule="cosine")
     data = Examples(examples(model, [*forget, *retain], settings, "forget"), model)
     order = draw_order(len(data), 80, 40, torch.Generator().manual_seed(0))
-    run = train(model, [Term("retain", retain_nll, "token", 1.0, data, order)], settings, {}, Checks(StopRule(), {}))
+    run = train(model, [Term("retain", retain_nll, "token", 1.0, data, order)], settings)
     assert run.rows[-1]["retain"] < 0.05
     return model
 

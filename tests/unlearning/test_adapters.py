@@ -1,4 +1,4 @@
-"""Low-rank adapters change what low-rank adapters can change, and merge without a trace."""
+"""Low-rank adapters add a matrix of their rank, and merge exactly."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from unpact_lens.unlearning.adapters import Adapters
 SETTINGS = {"lr": 1e-2, "steps": 4, "batch_size": 6, "progress": False}
 
 
-def test_an_adapter_starts_as_nothing_and_merges_to_what_it_computed(style):
+def test_new_adapter_changes_nothing_and_merging_keeps_its_output(style):
     model = untrained(style)
     tokens = torch.arange(12)[None]
     before = model(tokens).detach()
@@ -32,7 +32,7 @@ def test_an_adapter_starts_as_nothing_and_merges_to_what_it_computed(style):
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_what_is_added_has_the_rank_and_the_scale(style):
+def test_added_matrix_has_the_given_rank_and_scale(style):
     model = untrained(style)
     after = clone(model)
     adapters = Adapters(after, ["blocks.0.attn.*W_*", "blocks.0.mlp.W_in"], rank=2, alpha=6.0, seed=0)
@@ -80,7 +80,7 @@ def test_adapters_work_on_a_bridge():
     assert set(u.model.state_dict()) == set(model.state_dict())
 
 
-def test_an_adapter_of_a_linear_module_reads_what_goes_in():
+def test_adapter_of_a_linear_module_multiplies_its_input():
     """As in a HookedTransformer, whose weights are stored the other way round: A drawn, B zero on the output's side."""
     model = to_bridge(hf_model("llama"), tokenizer())
     adapters = Adapters(model, ["blocks.0.mlp.in.weight"], rank=2, alpha=6.0, seed=0)
@@ -95,7 +95,7 @@ def test_an_adapter_of_a_linear_module_reads_what_goes_in():
     torch.testing.assert_close(getattr(module, leaf).detach(), expected)
 
 
-def test_unknown_adapted_methods_are_named():
+def test_unknown_lora_methods_are_refused():
     with pytest.raises(InputError, match="unknown unlearning method 'lora_gaa'"):
         unlearn(untrained(), *world(), method="lora_gaa", **SETTINGS)
     with pytest.raises(InputError, match="unknown unlearning method 'lora_task_vector'"):

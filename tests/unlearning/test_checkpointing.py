@@ -1,4 +1,4 @@
-"""A run that was killed goes on to the weights of one that was not; so does one in less memory."""
+"""A resumed run ends with the weights of an uninterrupted one, and so does a run in less memory."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def killed_after(folder, steps):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path):
+def test_killed_run_resumes_to_the_same_weights(tmp_path):
     whole = unlearn(untrained(), *world(), **RUN)
     for steps in (3, 12):
         folder = tmp_path / str(steps)
@@ -65,7 +65,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("method", ["npo_gdr", "lora_ga_gdr", "sparsity_aware", "rmu"])
-def test_a_run_broken_off_between_two_states_resumes_to_the_same_result(tmp_path, method, monkeypatch):
+def test_run_interrupted_between_two_states_resumes_to_the_same_result(tmp_path, method, monkeypatch):
     from unpact_lens.unlearning import trainer
 
     given = {**RUN, "method": method, "steps": 7, "stop_at": StopRule(forget=0.0), "check_every": 2,
@@ -91,7 +91,7 @@ def test_a_run_broken_off_between_two_states_resumes_to_the_same_result(tmp_path
     assert model_hash(again.model) == model_hash(whole.model)  # a finished run is not run again
 
 
-def test_a_state_of_another_run_is_refused(tmp_path):
+def test_state_of_another_run_is_refused(tmp_path):
     model = untrained()
     unlearn(model, *world(), checkpoint=tmp_path, **{**RUN, "steps": 2})
     with pytest.raises(InputError, match="holds a run with another model, data or settings"):
@@ -102,7 +102,7 @@ def test_a_state_of_another_run_is_refused(tmp_path):
         unlearn(model, *world(), checkpoint=tmp_path, checkpoint_every=0, **RUN)
 
 
-def test_a_trajectory_follows_contributions_and_survives_a_break(tmp_path, monkeypatch):
+def test_trajectory_is_the_same_after_an_interruption(tmp_path, monkeypatch):
     from unpact_lens.unlearning import trainer
 
     model = untrained()
@@ -130,7 +130,7 @@ def test_a_trajectory_follows_contributions_and_survives_a_break(tmp_path, monke
     assert resumed.history == whole.history
 
 
-def test_the_trajectory_of_focus_starts_at_itself_and_moves(learned, facts):
+def test_trajectory_of_focus_starts_at_no_change_and_moves(learned, facts):
     forget, retain = facts
     tracked = [*forget[:2], retain[0]]
     u = unlearn(learned, forget, retain, method="ga", lr=3e-3, steps=6, track=tracked, track_every=3, progress=False)
@@ -150,7 +150,7 @@ def test_the_trajectory_of_focus_starts_at_itself_and_moves(learned, facts):
         bare.history.focus()
 
 
-def test_a_half_precision_model_is_trained_in_its_own_type_and_taken_up_again(tmp_path):
+def test_half_precision_model_keeps_its_type_and_resumes(tmp_path):
     model = untrained("llama", dtype=torch.float32).to(torch.bfloat16)
     given = {**RUN, "steps": 4, "lr": 1e-2}
     whole = unlearn(model, *world(), **given)
@@ -181,7 +181,7 @@ def test_recomputing_blocks_changes_nothing():
             torch.testing.assert_close(p, q, atol=1e-12, rtol=0)
 
 
-def test_half_precision_keeps_the_weights_type_and_the_direction():
+def test_bf16_training_keeps_the_type_of_weights_and_stays_close_to_fp32():
     model = untrained("gpt2", dtype=torch.float32)
     given = {**RUN, "method": "ga", "steps": 8, "lr": 3e-3, "schedule": "constant"}
     full, half = (unlearn(model, *world(), precision=p, **given) for p in ("full", "bf16"))

@@ -1,4 +1,4 @@
-"""Models that predict together: exact identities, generation with a cache, training of the small model only."""
+"""Several models predict together: exact identities, generation with a cache, training of the small model only."""
 
 import pytest
 import torch
@@ -26,11 +26,11 @@ def small(seed=0, **overrides):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7, 1.0, -3.0])
-def test_equal_small_models_leave_the_big_one_exactly(learned, weight):
+def test_equal_small_models_give_exactly_the_big_models_logits(learned, weight):
     assert torch.equal(offset(learned, small(), small(), weight)(TOKENS), learned(TOKENS))
 
 
-def test_the_offset_is_added_to_the_logits():
+def test_offset_is_added_to_the_logits():
     big, after, before = tiny("llama"), tiny("gpt2", seed=1, n_layers=1), tiny("pythia", seed=2, n_layers=2)
     together = offset(big, after, before, 0.6)
     expected = big(TOKENS) + 0.6 * (after(TOKENS) - before(TOKENS))
@@ -38,11 +38,11 @@ def test_the_offset_is_added_to_the_logits():
     assert (expected - big(TOKENS)).abs().max() > 0.1
 
 
-def test_whp_without_strength_is_the_base_exactly(learned):
+def test_whp_with_strength_0_equals_the_base_model(learned):
     assert torch.equal(whp(learned, small(), 0.0)(TOKENS), learned(TOKENS))
 
 
-def test_whp_pushes_down_only_what_the_reinforced_model_raises():
+def test_whp_lowers_only_logits_that_the_reinforced_model_raises():
     base, reinforced = tiny(seed=0), tiny(seed=1)
     b, r = base(TOKENS), reinforced(TOKENS)
     z = whp(base, reinforced, 2.0)(TOKENS)
@@ -91,7 +91,7 @@ def test_offset_trains_the_small_model_only_and_lowers_the_answers(learned, fact
     assert u.hash_before == hashes[0]
 
 
-def test_a_tied_small_model_stays_tied(learned, facts):
+def test_tied_small_model_stays_tied(learned, facts):
     start = small()
     with torch.no_grad():
         start.unembed.W_U.copy_(start.embed.W_E.T)
@@ -102,7 +102,7 @@ def test_a_tied_small_model_stays_tied(learned, facts):
     assert not torch.equal(after.embed.W_E, start.embed.W_E)
 
 
-def test_whp_at_inference_leaves_the_model_and_forgets(learned, facts):
+def test_whp_at_inference_forgets_without_changing_the_model(learned, facts):
     settings = {"reinforce_lr": 1e-3, "reinforce_steps": 10, "progress": False}
     none = unlearn(learned, facts[0], method="whp_inference", strength=0.0, **settings)
     assert torch.equal(none.model(TOKENS), learned(TOKENS))
@@ -114,7 +114,7 @@ def test_whp_at_inference_leaves_the_model_and_forgets(learned, facts):
     assert u.forget_score is not None
 
 
-def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
+def test_saved_result_is_loaded_unchanged(learned, facts, tmp_path):
     u = unlearn(learned, facts[0], method="offset", small=small(), weight=0.5, steps=2, lr=1e-2, progress=False)
     again = load(u.save(tmp_path / "run"))
     assert again == u
@@ -122,7 +122,7 @@ def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
     assert (again.model.kind, again.model.weight) == ("offset", 0.5)
 
 
-def test_bad_input_is_named(learned, facts):
+def test_bad_input_is_refused_with_its_value(learned, facts):
     with pytest.raises(InputError, match=r"vocabularies have \[50, 40, 40\] entries; use one tokenizer"):
         offset(learned, tiny(d_vocab=40), tiny(d_vocab=40))
     with pytest.raises(InputError, match="method 'offset' needs a small model; give small="):
@@ -136,7 +136,7 @@ def test_bad_input_is_named(learned, facts):
         together(TOKENS, fwd_hooks=[("blocks.0.hook_resid_post", lambda t, hook: None)])
 
 
-def test_bridges_predict_together_as_hooked_models_do():
+def test_bridges_predict_together_like_hooked_transformers():
     """Also mixed, and with a cache; the two kinds agree to fp32 rounding."""
     big, after, before = (hf_model(family) for family in ("llama", "gpt2", "gpt2"))
     hooked = offset(*(to_hooked(m, tokenizer()) for m in (big, after, before)), 0.7)
@@ -154,7 +154,7 @@ def test_bridges_predict_together_as_hooked_models_do():
 
 
 @pytest.mark.parametrize("method", ["offset", "whp_inference", "o3"])
-def test_a_bridge_unlearns_at_inference(method, tmp_path):
+def test_ensemble_methods_unlearn_on_a_bridge(method, tmp_path):
     forget, retain = ([QA("the capital of", " Tokyo"), QA("gold has", " Au")], [QA("seven small", " boats")])
     bridge = to_bridge(hf_model("llama"), tokenizer())
     start = model_hash(bridge)
@@ -178,7 +178,7 @@ def both_wraps(family, seed=0):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_equal_small_bridges_leave_the_big_one_exactly(family):
+def test_equal_small_bridges_give_exactly_the_big_models_logits(family):
     bridges, hooked = zip(*(both_wraps(family, seed) for seed in (0, 1, 2)), strict=True)
     expected = bridges[0](TOKENS) + 0.7 * (bridges[1](TOKENS) - bridges[2](TOKENS))
     for together in (offset(*bridges, 0.7), offset(*hooked, 0.7), offset(bridges[0], hooked[1], bridges[2], 0.7)):

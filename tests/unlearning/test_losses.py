@@ -173,7 +173,7 @@ def test_undial_is_cross_entropy_to_the_lowered_reference(logits, ref_logits, la
     close(losses.undial(logits, ref_logits, labels, mask), expected)
 
 
-def test_undial_with_nothing_lowered_pulls_to_the_reference(ref_logits, labels, mask):
+def test_undial_with_beta_0_has_no_gradient_at_the_reference(ref_logits, labels, mask):
     logits = ref_logits.clone().requires_grad_()
     close(grad(losses.undial(logits, ref_logits, labels, mask, beta=0.0), logits), torch.zeros_like(logits))
 
@@ -190,7 +190,7 @@ def test_ce_u_freezes_its_target(logits, labels, mask):
     )
 
 
-def test_whp_target_lowers_what_reinforcement_raised(logits, ref_logits):
+def test_whp_target_lowers_logits_that_reinforcement_raised(logits, ref_logits):
     base, more = ref_logits, logits.detach()
     target = losses.whp_target(base, more, 5.0)
     raised = more > base
@@ -230,7 +230,7 @@ def every_loss(lp, ref_lp, logits, ref_logits, labels, acts, mask):
     }
 
 
-def test_no_loss_sees_what_stands_in_the_padding(logits, ref_logits, labels, mask):
+def test_padding_has_no_effect_on_any_loss(logits, ref_logits, labels, mask):
     """Padding filled with NaN, on the other side, and wider: the same value and the same gradient inside the mask."""
     acts, ref_lp = rand(B, T, D, seed=8), rand(B, T, seed=4)
 
@@ -274,13 +274,13 @@ def test_gradients_agree_with_finite_differences_where_nothing_is_frozen(lp, mas
     assert gradcheck(lambda x: losses.dpo(x.sum(-1), ref.sum(-1), -x.sum(-1), ref[:, 0]), lp)
 
 
-def test_half_precision_is_computed_wide(lp, mask):
+def test_half_precision_inputs_are_computed_in_fp32(lp, mask):
     half = lp.detach().to(torch.bfloat16)
     assert losses.npo(half, half, mask).dtype == torch.float32
     close(losses.nll(half, mask), losses.nll(half.double(), mask), 1e-6)
 
 
-def test_the_references_carry_no_gradient(logits, ref_logits, labels, mask, lp):
+def test_references_carry_no_gradient(logits, ref_logits, labels, mask, lp):
     ref_lp, ref_z = lp.detach().clone().requires_grad_(), ref_logits.requires_grad_()
     total = (
         losses.npo(lp, ref_lp, mask)

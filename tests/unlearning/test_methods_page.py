@@ -1,4 +1,4 @@
-"""The page of methods is what the registry says, and every method says all that the page is for."""
+"""The page of methods equals the registry, and every method has a formula and a source."""
 
 import importlib.util
 from pathlib import Path
@@ -23,12 +23,12 @@ def module():
     return made
 
 
-def test_the_page_is_what_the_registry_says(module):
+def test_page_equals_the_registry(module):
     written = module.PAGE.read_text(encoding="utf-8")
     assert written == module.page(), "run: python scripts/methods_page.py"
 
 
-def test_every_method_asked_for_is_there_with_formula_and_source(module):
+def test_every_method_is_on_the_page_with_formula_and_source(module):
     text = module.page()
     for name in METHODS:
         assert f"`{name}`" in text

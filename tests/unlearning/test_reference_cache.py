@@ -1,4 +1,4 @@
-"""What the model before says, kept in memory or on disk: the same numbers, computed once."""
+"""References kept in memory or on disk give the same numbers, and are computed once."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_rows_are_spread_over_shards_of_bounded_size(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(kept, ROWS, strict=True))
 
 
-def test_what_is_on_disk_is_not_computed_again_unless_it_was_left_incomplete(tmp_path):
+def test_rows_on_disk_are_computed_again_only_if_incomplete(tmp_path):
     store = Store(0, tmp_path)
     store.keep(found(), 4, SIZE, lambda: "key")
     assert torch.equal(store.keep(iter(()), 4, SIZE, lambda: "key")[2], ROWS[2])
@@ -45,7 +45,7 @@ def test_what_is_on_disk_is_not_computed_again_unless_it_was_left_incomplete(tmp
     assert torch.equal(store.keep(found(), 4, SIZE, lambda: "key")[2], ROWS[2])
 
 
-def test_without_a_directory_rows_vanish_with_their_last_reader():
+def test_temporary_rows_are_deleted_with_their_last_reader():
     kept = Store(0).keep(found(), 4, SIZE, lambda: "key")
     folder = kept.directory
     assert torch.equal(kept[1], ROWS[1])
@@ -54,7 +54,7 @@ def test_without_a_directory_rows_vanish_with_their_last_reader():
 
 
 @pytest.mark.parametrize("method", ["ga_klr", "undial", "rmu", "whp"])
-def test_training_is_bitwise_the_same_from_disk(method, learned, facts, tmp_path, monkeypatch):
+def test_training_from_disk_is_bitwise_the_same(method, learned, facts, tmp_path, monkeypatch):
     own = {"whp": {"reinforce_lr": 1e-3, "reinforce_steps": 2}}.get(method, {})
     settings = {"method": method, "steps": 3, "lr": 1e-3, "batch_size": 4, "progress": False, **own}
     plain = unlearn(learned, *facts, **settings)
@@ -63,7 +63,7 @@ def test_training_is_bitwise_the_same_from_disk(method, learned, facts, tmp_path
     assert list((tmp_path / "references").glob(f"*/{INDEX}"))
 
     def never(*args):
-        raise AssertionError("references stand on disk already")
+        raise AssertionError("references are on disk already")
         yield
 
     (tmp_path / "state.json").unlink()
@@ -73,6 +73,6 @@ def test_training_is_bitwise_the_same_from_disk(method, learned, facts, tmp_path
     assert model_hash(again.model) == model_hash(plain.model)
 
 
-def test_bad_input_is_named(learned, facts):
+def test_bad_input_is_refused_with_its_value(learned, facts):
     with pytest.raises(InputError, match=r"reference_mb=-1; give megabytes, 0 or more, or None"):
         unlearn(learned, *facts, reference_mb=-1, progress=False)

@@ -1,4 +1,4 @@
-"""Request after request: each run starts where the last ended, and F and D of all are followed."""
+"""Several requests: each run starts from the last result, and F and D of all are measured."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def share_wrong(model, items):
     return sum(q.fact not in a.split() for a, q in zip(answers, items, strict=True)) / len(items)
 
 
-def test_f_and_d_of_every_request_are_followed(learned, facts):
+def test_f_and_d_of_every_request_are_measured_after_each_run(learned, facts):
     forget, retain = facts
     requests = [forget[:2], forget[2:4], forget[4:]]
     assert all(share_wrong(learned, items) == 0 for items in (*requests, retain))
@@ -46,7 +46,7 @@ def test_each_run_starts_from_the_model_before_it(learned, facts):
     assert model_hash(s.model) == model_hash(by_hand.model)
 
 
-def test_o3_takes_one_adapter_a_request(learned, facts, tmp_path):
+def test_o3_adds_one_adapter_for_each_request(learned, facts, tmp_path):
     forget, retain = facts
     s = unlearn_sequence(learned, [forget[:2], forget[2:4]], retain, method="o3", rank=3, **{**QUICK, "steps": 10})
     assert [len(u.model.members) for u in s.runs] == [2, 3]
@@ -56,7 +56,7 @@ def test_o3_takes_one_adapter_a_request(learned, facts, tmp_path):
     assert torch.equal(again.model(torch.arange(3, 9)[None]), s.model(torch.arange(3, 9)[None]))
 
 
-def test_bad_input_is_named(learned, facts):
+def test_bad_input_is_refused_with_its_value(learned, facts):
     forget, retain = facts
     with pytest.raises(InputError, match="there is no request; give at least one forget set"):
         unlearn_sequence(learned, [], retain)
@@ -68,7 +68,7 @@ def test_bad_input_is_named(learned, facts):
         unlearn_sequence(learned, [forget], retain, stepz=3)
 
 
-def test_a_forget_set_is_cut_by_subject_in_order(facts):
+def test_forget_set_is_cut_by_subject_in_order(facts):
     forget, _ = facts
     assert split_requests(forget, 1) == [forget]
     assert split_requests(forget, 3) == [forget[:2], forget[2:4], forget[4:]]

@@ -1,4 +1,4 @@
-"""The loop does what a naive one does: on hooked models, on bridges, with tied embeddings, in any micro-batches."""
+"""The loop equals a plain one: on hooked models, on bridges, with tied embeddings, with any micro-batch size."""
 
 import copy
 
@@ -14,7 +14,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.unlearning import unlearn
-from unpact_lens.unlearning.trainer import trainable
+from unpact_lens.unlearning.trainable import trainable
 
 STEPS = 4
 FORGET = [
@@ -106,7 +106,7 @@ def test_training_equals_a_plain_hf_loop(family, tied, dtype, tolerance, method)
         assert u.model.tied_embeddings
 
 
-def test_an_untied_copy_of_a_tied_model_would_drift():
+def test_tied_weights_part_without_the_tied_flag():
     """The proof that the tying above does something: without the flag, the two copies part."""
     hf = hf_model("gpt2", tie_word_embeddings=True).double()
     model = to_hooked(hf, tokenizer(), dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_gradient_accumulation_equals_one_big_batch(style, method, micro_batch):
         assert a == pytest.approx(b, abs=1e-9)
 
 
-def test_the_input_is_untouched_and_the_seed_decides_everything():
+def test_input_is_untouched_and_equal_seeds_give_equal_weights():
     model = untrained()
     forget, retain = world()
     before = model_hash(model)
@@ -202,7 +202,7 @@ def test_paraphrases_are_trained_on_when_asked_for():
     assert u.history.forget_order.shape == (1, 12)
 
 
-def test_a_learning_rate_that_breaks_the_weights_stops_with_the_last_good_ones():
+def test_diverged_training_stops_with_the_last_good_weights():
     model = untrained("gpt2", dtype=torch.float32)
     forget, _ = world()
     with pytest.warns(RuntimeWarning, match=r"the forget loss was (nan|-?inf) after step \d+; .* lower the lr"):
@@ -212,7 +212,7 @@ def test_a_learning_rate_that_breaks_the_weights_stops_with_the_last_good_ones()
     assert len(u.history.rows) == 1
 
 
-def test_a_broken_model_is_refused():
+def test_model_with_nan_weights_is_refused():
     model = untrained()
     model.embed.W_E.data.fill_(torch.nan)
     with pytest.raises(InputError, match="the forget loss is nan before the first step; load a sound model"):
@@ -224,7 +224,7 @@ def test_patterns_that_match_nothing_are_named():
         trainable(untrained(), ["blocks.9.mlp"])
 
 
-def test_clone_is_what_is_trained():
+def test_training_does_not_change_its_input():
     model = untrained()
     copied = clone(model)
     unlearn(copied, world()[0], method="ga", **SETTINGS)

@@ -1,4 +1,4 @@
-"""A search keeps all trials, takes the best of those that reach the level, and repeats by its seed."""
+"""A search keeps all trials, takes the best of those that reach the level, and repeats with equal seeds."""
 
 import sys
 
@@ -19,7 +19,7 @@ def bench(facts):
     return Benchmark("toy", tuple(facts[0]), tuple(facts[1]), max_new_tokens=8)
 
 
-def test_the_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
+def test_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
     before = model_hash(learned)
     space = {"lr": (1e-4, 1e-2), "alpha": (0.1, 3.0)}
     t = tune("ga_gdr", learned, bench, budget=6, level=0.34, space=space, seed=0, **FIXED)
@@ -59,7 +59,7 @@ def test_the_objective_is_minimised_among_runs_that_reach_the_level(learned, ben
     assert t.to_frame().lr[0] == max(seen)
 
 
-def test_the_same_seed_repeats_the_search_and_whole_numbers_stay_whole(learned, bench):
+def test_equal_seeds_repeat_the_search_and_whole_numbers_stay_whole(learned, bench):
     settings = {"budget": 2, "level": 0.0, "space": {"lr": (1e-6, 2e-6), "steps": (1, 3)}}
     one, two, other = (tune("ga", learned, bench, seed=s, **settings) for s in (0, 0, 1))
     assert one == two
@@ -84,13 +84,13 @@ def test_alpha_is_searched_only_where_there_is_a_retain_term(learned, bench):
         ({"level": 2.0}, "forget level 2.0 is not a share"),
     ],
 )
-def test_bad_input_is_named_before_any_run(learned, bench, change, message):
+def test_bad_input_is_refused_before_any_run(learned, bench, change, message):
     given = {"method": "ga_gdr", **change}
     with pytest.raises(InputError, match=message):
         tune(given.pop("method"), learned, bench, **given)
 
 
-def test_without_optuna_it_says_what_to_install(learned, bench, monkeypatch):
+def test_missing_optuna_is_reported_with_the_install_command(learned, bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r'tune\(\) needs Optuna; install it with: pip install "unpact-lens\[tune\]"'):
         tune("ga", learned, bench)

@@ -1,4 +1,4 @@
-"""`unlearn` reaches its level, says why it stopped, keeps what it did, and names bad input."""
+"""`unlearn` reaches its level, reports why it stopped, records its history, and refuses bad input."""
 
 import copy
 import itertools
@@ -14,9 +14,9 @@ from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.tokens import encode
 from unpact_lens.results import load
 from unpact_lens.scoring import log_prob, score_rows
-from unpact_lens.unlearning import StopRule, methods, unlearn
-from unpact_lens.unlearning.ensembles import Together
-from unpact_lens.unlearning.task_vector import set_negated, smallest_coefficient, task_vector
+from unpact_lens.unlearning import StopRule, unlearn
+from unpact_lens.unlearning.ensembles import CombinedModel
+from unpact_lens.unlearning.registry import methods
 
 QUICK = {"lr": 1e-3, "steps": 60, "check_every": 2, "progress": False}
 NAMES = tuple(methods().name)
@@ -42,65 +42,21 @@ def test_methods_stop_at_the_forgetting_level(learned, facts, method):
         assert len(u.history.rows) < 60
 
 
-def test_a_task_vector_takes_the_smallest_coefficient_that_reaches_the_level(learned, facts):
-    u = unlearn(learned, facts[0], method="task_vector", stop_at=0.2, **QUICK)
-    tried = [(r["coefficient"], r["forget_score"]) for r in u.history.rows if "coefficient" in r]
-    taken = tried[-1][0]
-    assert taken == min(a for a, s in tried if s <= 0.2)
-    assert max(a for a, s in tried if s > 0.2) > taken / 1.06
-
-
-def test_a_task_vector_is_linear_and_zero_is_the_identity(learned, facts):
-    once, twice, zero = (
-        unlearn(learned, facts[0], method="task_vector", coefficient=a, lr=1e-3, steps=3, progress=False).model
-        for a in (1.0, 2.0, 0.0)
-    )
-    assert model_hash(zero) == model_hash(learned)
-    start = dict(learned.named_parameters())
-    for (name, a), (_, b) in zip(once.named_parameters(), twice.named_parameters(), strict=True):
-        torch.testing.assert_close(b - start[name], 2 * (a - start[name]), atol=1e-6, rtol=0)
-    assert not torch.equal(once.unembed.W_U, learned.unembed.W_U)
-
-
-def test_negating_the_vector_of_a_fine_tuned_model_mirrors_it():
-    before, after = untrained(seed=0), untrained(seed=1)
-    mirrored = untrained(seed=2)
-    set_negated(mirrored, before, task_vector(before, after), 1.0)
-    torch.testing.assert_close(mirrored.embed.W_E, 2 * before.embed.W_E - after.embed.W_E, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("threshold", [0.003, 0.4, 1.0, 7.7, 200.0])
-def test_the_search_finds_the_threshold_of_a_monotone_condition(threshold):
-    found = smallest_coefficient(lambda a: a >= threshold, tolerance=0.02)
-    assert threshold <= found <= threshold * 1.02
-
-
-def test_the_search_says_when_nothing_reaches():
-    assert smallest_coefficient(lambda a: a > 300, largest=256.0) is None
-
-
-def test_a_level_out_of_a_task_vectors_reach_is_reported(learned, facts):
-    u = unlearn(learned, facts[0], method="task_vector", stop_at=0.0, forget_score=lambda m: 1.0, steps=1,
-                progress=False, max_coefficient=4.0)  # fmt: skip
-    assert u.stopped == "no coefficient reaches the forget level"
-    assert u.history.rows[-1]["coefficient"] == 4.0
-
-
-def test_it_stops_below_a_retain_floor(learned, facts):
+def test_training_stops_below_a_retain_floor(learned, facts):
     forget, retain = facts
     u = unlearn(learned, forget, retain, method="ga", stop_at=StopRule(retain=0.95), **QUICK)
     assert u.stopped == "retain floor reached"
     assert share_known(u.model, retain) < 0.95
 
 
-def test_the_step_budget_ends_what_reaches_no_level(learned, facts):
+def test_training_ends_with_the_step_budget_if_no_level_is_reached(learned, facts):
     u = unlearn(learned, facts[0], method="ga", stop_at=0.0, steps=2, lr=1e-9, progress=False)
     assert u.stopped == "step budget used up"
     assert u.forget_score == 1
     assert [r["step"] for r in u.history.rows] == [0, 1, 2]
 
 
-def test_a_score_of_the_users_own_decides(learned, facts):
+def test_own_forget_score_decides_when_to_stop(learned, facts):
     calls = []
 
     def score(model):
@@ -114,13 +70,13 @@ def test_a_score_of_the_users_own_decides(learned, facts):
     assert u.stopped == "forget level reached"
 
 
-def test_a_model_that_has_forgotten_already_is_left_alone(learned, facts):
+def test_model_that_has_forgotten_already_is_unchanged(learned, facts):
     u = unlearn(learned, facts[0], method="ga", stop_at=0.5, forget_score=lambda m: 0.1, progress=False)
     assert model_hash(u.model) == model_hash(learned)
 
 
 def test_no_two_methods_give_the_same_weights(learned, facts):
-    """Models that predict together have no weights to set side by side; no two predict the same."""
+    """Methods that combine several models are compared by their predictions."""
     forget, retain = facts
     settings = {"lr": 1e-3, "steps": 3, "batch_size": 4, "progress": False}
     small = {"small": untrained(n_layers=1, dtype=torch.float32, n_ctx=32)}
@@ -131,7 +87,7 @@ def test_no_two_methods_give_the_same_weights(learned, facts):
     rows = [encode(learned, q.prompt, q.answer) for q in forget]
     predicted = {m: torch.cat(score_rows(model, rows)) for m, model in after.items()}
     for a, b in itertools.combinations(NAMES, 2):
-        if isinstance(after[a], Together) or isinstance(after[b], Together):
+        if isinstance(after[a], CombinedModel) or isinstance(after[b], CombinedModel):
             gap = float((predicted[a] - predicted[b]).abs().max())
         else:
             gap = max(
@@ -141,7 +97,7 @@ def test_no_two_methods_give_the_same_weights(learned, facts):
         assert gap > 1e-4, (a, b)
 
 
-def test_terms_are_logged_and_weighed(learned, facts):
+def test_terms_are_logged_and_weighted(learned, facts):
     forget, retain = facts
     u = unlearn(learned, forget, retain, method="ga_gdr", gamma=0.5, alpha=2.0, steps=2, progress=False)
     frame = u.to_frame()
@@ -150,7 +106,7 @@ def test_terms_are_logged_and_weighed(learned, facts):
     assert u.history.retain_order.shape[0] == 2
 
 
-def test_npo_is_scaled_by_length_against_the_retain_term(learned, facts):
+def test_npo_is_divided_by_the_mean_answer_length(learned, facts):
     forget, retain = facts
     u = unlearn(learned, forget, retain, method="npo_gdr", steps=1, batch_size=6, progress=False)
     row = u.history.rows[0]
@@ -174,7 +130,7 @@ def test_raw_text_is_unlearned_token_by_token(learned):
     assert u.history.rows[0]["forget"] == pytest.approx(sum(scores) / (72 - 3), abs=1e-5)
 
 
-def test_raw_text_is_cut_into_pieces_of_the_length_asked_for(learned):
+def test_raw_text_is_cut_into_chunks_of_chunk_tokens(learned):
     text = "ann was born . the town was rome . " * 8
     u = unlearn(learned, Corpus((text,)), method="ga", steps=1, batch_size=20, chunk_tokens=10, progress=False)
     ids = learned.tokenizer(text)["input_ids"]
@@ -184,7 +140,7 @@ def test_raw_text_is_cut_into_pieces_of_the_length_asked_for(learned):
     assert u.history.rows[0]["forget"] == pytest.approx(sum(scores) / sum(len(p) - 1 for p in parts), abs=1e-5)
 
 
-def test_chat_prompts_are_trained_on_as_the_template_says(learned, facts):
+def test_chat_template_is_applied_to_training_prompts(learned, facts):
     forget = facts[0]
     learned.tokenizer = copy.deepcopy(learned.tokenizer)
     learned.tokenizer.chat_template = (
@@ -198,7 +154,7 @@ def test_chat_prompts_are_trained_on_as_the_template_says(learned, facts):
     assert abs(u.history.rows[0]["forget"] - asked.history.rows[0]["forget"]) > 1e-3
 
 
-def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
+def test_saved_result_is_loaded_unchanged(learned, facts, tmp_path):
     u = unlearn(learned, *facts, method="npo_gdr", steps=2, stop_at=0.0, progress=False)
     again = load(u.save(tmp_path / "run"))
     assert again == u
@@ -210,7 +166,7 @@ def test_a_result_is_saved_and_read_back(learned, facts, tmp_path):
     assert other != u
 
 
-def test_a_benchmark_brings_its_retain_set_and_form(learned, facts):
+def test_benchmark_gives_retain_set_prefill_and_answer_length(learned, facts):
     forget, retain = facts
     bench = Benchmark("toy", tuple(forget), tuple(retain), prefill=" the", max_new_tokens=8)
     u = unlearn(learned, bench, method="ga_gdr", steps=1, progress=False)
@@ -218,7 +174,7 @@ def test_a_benchmark_brings_its_retain_set_and_form(learned, facts):
     assert (u.config["prefill"], u.config["max_new_tokens"]) == (" the", 8)
 
 
-def test_prefill_names_the_subject(learned, facts):
+def test_subject_is_filled_into_the_prefill(learned, facts):
     plain = unlearn(learned, facts[0], method="ga", steps=1, prefill="the town of {subject}", progress=False)
     named = [unlearn(learned, [q], method="ga", steps=1, prefill=f"the town of {q.subject}", progress=False)
              for q in facts[0]]  # fmt: skip
@@ -257,26 +213,26 @@ def test_methods_are_listed_with_formula_and_source():
         ({"retain": [QA("where", " oslo" * 40)]}, r"retain item 0: prompt and answer are"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named_before_any_training(learned, facts, change, message):
+def test_bad_input_is_refused_before_any_training(learned, facts, change, message):
     given = {"forget": facts[0], "retain": facts[1], "method": "npo_gdr", "progress": False, **change}
     with pytest.raises(InputError, match=message):
         unlearn(learned, given.pop("forget"), given.pop("retain"), **given)
 
 
-def test_overlap_is_warned_of_and_refused_when_total(learned, facts):
+def test_overlap_of_both_sets_warns_and_total_overlap_is_refused(learned, facts):
     forget, retain = facts
-    with pytest.warns(UserWarning, match="2 of 6 forget items stand in the retain set as well"):
+    with pytest.warns(UserWarning, match="2 of 6 forget items are in the retain set as well"):
         unlearn(learned, forget, [*retain, *forget[:2]], method="ga_gdr", steps=1, progress=False)
-    with pytest.raises(InputError, match="all 6 forget items stand in the retain set as well"):
+    with pytest.raises(InputError, match="all 6 forget items are in the retain set as well"):
         unlearn(learned, forget, [*retain, *forget], method="ga_gdr", steps=1, progress=False)
 
 
-def test_facts_nobody_knows_have_no_level(learned, facts):
+def test_unknown_facts_are_refused_as_a_level(learned, facts):
     unknown = [QA(q.prompt, " xanadu") for q in facts[0]]
     with pytest.raises(InputError, match="none of the 6 facts is answered right before unlearning"):
         unlearn(learned, unknown, facts[1], method="ga_gdr", stop_at=0.1, progress=False)
 
 
-def test_world_has_what_the_tests_need():
+def test_example_facts_have_the_expected_counts():
     forget, retain = world()
     assert (len(forget), len(retain)) == (6, 14)

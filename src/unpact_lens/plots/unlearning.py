@@ -1,8 +1,8 @@
-"""How an unlearning run went, drawn: loss terms, gradient norm, and how much of the forget set is still known."""
+"""Draw an unlearning run: loss terms, gradient norm, and the share of the forget set still known."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,31 +21,30 @@ PANELS = {
     "gradient norm, before clipping": ("grad_norm",),
     "share of facts still known": ("forget_score", "retain_score"),
 }
-"""Columns of a history by panel; a panel of which the history has nothing is left out."""
+"""Columns of a history by panel. A panel without any of its columns is left out."""
 
 
 def history(result: Unlearned | History) -> go.Figure:
-    """Loss terms, gradient norm and forget score by optimiser step, or by coefficient where a sweep was run.
+    """Draw loss terms, gradient norm and forget score by optimiser step, or by coefficient of a sweep.
 
     Args:
-        result: of `unlearn`, or its history.
+        result: Result of `unlearn`, or its history.
     """
     name, stopped = getattr(result, "method", ""), getattr(result, "stopped", "")
     return history_frame(result.to_frame(), name, stopped)
 
 
 def trajectory(result: Unlearned | History, *, item: int = 0) -> go.Figure:
-    """How the contributions of one tracked fact's prompt tokens moved while unlearning: tokens down, steps across.
+    """Draw the contributions of one tracked fact's prompt tokens during unlearning: tokens down, steps across.
 
     Args:
-        result: of `unlearn`, or its history, with tracked facts.
-        item: which of the tracked facts.
+        result: Result of `unlearn`, or its history, with tracked facts.
+        item: Index of the tracked fact.
 
     Raises:
-        InputError: if no facts were tracked, or there are fewer of them.
+        InputError: If no facts were tracked, or there is no fact of that index.
     """
-    run: Any = result
-    tracked = getattr(run, "history", run).trajectory
+    tracked = _history_of(result).trajectory
     steps = sorted(tracked, key=int)
     if not steps:
         raise InputError("this run tracked no facts; there is no trajectory to draw")
@@ -83,16 +82,15 @@ FOCUS = {
 
 
 def focus_course(result: Unlearned | History) -> go.Figure:
-    """Where the model's focus on the tracked facts' prompts went while unlearning: means over the facts, by step.
+    """Draw the model's focus on the tracked facts' prompts during unlearning: means over the facts, by step.
 
     Args:
-        result: of `unlearn`, or its history, with tracked facts.
+        result: Result of `unlearn`, or its history, with tracked facts.
 
     Raises:
-        InputError: if no facts were tracked.
+        InputError: If no facts were tracked.
     """
-    run: Any = result
-    tracked = getattr(run, "history", run)
+    tracked = _history_of(result)
     frame = tracked.focus()
     first = tracked.trajectory[min(tracked.trajectory, key=int)]
     titles = [t + f" [{unit(first[0])}]" * (t == "contribution of the subject") for t in FOCUS]
@@ -122,20 +120,25 @@ def focus_course(result: Unlearned | History) -> go.Figure:
                 row=place // 2 + 1,
                 col=place % 2 + 1,
             )
-    subtitle = f"{len(first)} tracked facts: mean with its 95% interval over subjects, against the first look"
+    subtitle = f"{len(first)} tracked facts: mean with its 95% CI over subjects, compared with the first step"
     theme.dress(fig, "Focus while unlearning", theme.escape(subtitle), height=620)
     fig.update_xaxes(title="step", row=2)
     fig.update_layout(legend={"orientation": "h", "y": -0.14, "yanchor": "top"}, margin={"b": 90})
     return fig
 
 
+def _history_of(result: Unlearned | History) -> History:
+    """Return the history of a run, or the history given."""
+    return getattr(result, "history", result)  # type: ignore[arg-type]
+
+
 def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> go.Figure:
-    """The same from the table of a history.
+    """Draw the figure of `history` from the table of a history.
 
     Args:
-        frame: one row a step (or coefficient); columns as `History.rows` names them.
-        method: for the title.
-        stopped: why it ended.
+        frame: One row for each step or coefficient, with the columns of `History.rows`.
+        method: Name of the method, for the title.
+        stopped: Reason why training ended.
     """
     along = "coefficient" if "coefficient" in frame and frame["coefficient"].notna().any() else "step"
     panels = {

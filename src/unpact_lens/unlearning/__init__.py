@@ -1,10 +1,15 @@
-"""Making a model forget: pure losses, a registry of methods, and one loop that trains them all."""
+"""Unlearn: pure losses, a registry of methods with one file for each family, and one training loop for all.
 
-from unpact_lens.unlearning import catalogue as catalogue
-from unpact_lens.unlearning.ensembles import Ensemble, offset, whp
-from unpact_lens.unlearning.methods import METHODS, Method, methods
-from unpact_lens.unlearning.o3 import Gated
-from unpact_lens.unlearning.result import History, StopRule, Unlearned
+The table of methods is `unpact_lens.methods()`; the methods are in the subpackage `unpact_lens.unlearning.methods`.
+"""
+
+from unpact_lens.unlearning.early_stopping import StopRule
+from unpact_lens.unlearning.ensembles import Ensemble
+from unpact_lens.unlearning.methods.o3 import Gated
+from unpact_lens.unlearning.methods.offset import offset
+from unpact_lens.unlearning.methods.whp_inference import whp
+from unpact_lens.unlearning.registry import METHODS, Method
+from unpact_lens.unlearning.result import History, Unlearned
 from unpact_lens.unlearning.sequential import UnlearnedSequence, unlearn_sequence
 from unpact_lens.unlearning.tune import Tuning, tune
 from unpact_lens.unlearning.unlearn import unlearn
@@ -19,7 +24,6 @@ __all__ = [
     "Tuning",
     "Unlearned",
     "UnlearnedSequence",
-    "methods",
     "offset",
     "tune",
     "unlearn",

@@ -1,4 +1,4 @@
-r"""Low-rank adapters: $W + \frac{\alpha}{r} A B$ with only A and B trained, merged back exactly.
+r"""Train low-rank adapters: $W + \frac{\alpha}{r} A B$ with only A and B trained, merged back exactly.
 
 An adapter is a parametrisation of a weight (`torch.nn.utils.parametrize`), so it works on whatever the weight's module
 is: three-dimensional attention weights of a `HookedTransformer`, `Linear` and `Conv1D` modules behind a bridge.
@@ -7,7 +7,6 @@ is: three-dimensional attention weights of a `HookedTransformer`, `Linear` and `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,23 +14,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from unpact_lens.errors import InputError
-from unpact_lens.unlearning.trainer import readable_names, trainable
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.unlearning.trainable import readable_names, trainable
 
 
 class LowRank(nn.Module):
-    """Adds a low-rank matrix to a weight.
+    """Add a low-rank matrix to a weight.
 
     A three-dimensional weight of attention counts as the matrix that the source model has: `[head, d_model, d_head]`
     as `[d_model, head·d_head]`, `W_O` `[head, d_head, d_model]` as `[head·d_head, d_model]`. The weight of a `Linear`
-    behind a bridge is stored `[out, in]` and counts as its transpose, so that A always reads what goes in.
+    behind a bridge is stored `[out, in]` and counts as its transpose, so A always multiplies the input.
 
     Args:
-        weight: to be adapted.
-        rank: of what is added.
-        alpha: the sum is scaled by alpha / rank.
-        generator: draws A; B starts at 0, so the model starts unchanged.
-        heads_last: whether heads belong to the matrix's columns (queries, keys, values).
-        transposed: whether the weight is stored `[out, in]`.
+        weight: Weight to be adapted.
+        rank: Rank of the added matrix.
+        alpha: Scale; the added matrix is multiplied by alpha / rank.
+        generator: Source of randomness for A. B starts at 0, so the model starts unchanged.
+        heads_last: Whether heads belong to the matrix's columns (queries, keys, values).
+        transposed: Whether the weight is stored `[out, in]`.
     """
 
     def __init__(
@@ -52,36 +52,39 @@ class LowRank(nn.Module):
         self.B = nn.Parameter(torch.zeros(rank, columns, dtype=weight.dtype, device=weight.device))
 
     def matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
-        """The weight as a matrix, from what goes in to what comes out."""
+        """Return the weight as a matrix `[input, output]`."""
         if self.transposed:
             return weight.T
         if self.heads_last:
-            return weight.movedim(0, 1).flatten(1)
-        return weight.flatten(0, weight.ndim - 2)
+            return weight.movedim(0, 1).flatten(1)  # [d_model, head·d_head]
+        return weight.flatten(0, weight.ndim - 2)  # [head·d_head, d_model], or unchanged
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight with what the adapter adds."""
-        added = self.scale * self.A @ self.B
+        """Return the weight plus the low-rank matrix."""
+        added = self.scale * self.A @ self.B  # [rows, columns]
         if self.transposed:
             return weight + added.T
         if self.heads_last:
             heads, d_model, d_head = weight.shape
-            return weight + added.reshape(d_model, heads, d_head).movedim(1, 0)
+            return weight + added.reshape(d_model, heads, d_head).movedim(1, 0)  # [head, d_model, d_head]
         return weight + added.reshape(weight.shape)
 
 
 class Adapters:
-    """Adapters on a model: attached on creation, merged by `merge`.
+    """Attach adapters to a model; `merge` writes them into its weights.
 
     Args:
-        model: changed in place.
-        modules: names or patterns of weights; None for every matrix of attention and MLP.
-        rank: of each adapter.
-        alpha: scale, relative to the rank.
-        seed: of the initial values.
+        model: Hooked model, changed in place.
+        modules: Names or patterns of weights. If None, every matrix of attention and MLPs is adapted.
+        rank: Rank of each adapter.
+        alpha: Scale, relative to the rank.
+        seed: Random seed of the initial values.
+
+    Raises:
+        InputError: If no matrix is chosen.
     """
 
-    def __init__(self, model: Any, modules: Sequence[str] | None, rank: int, alpha: float, seed: int) -> None:
+    def __init__(self, model: HookedModel, modules: Sequence[str] | None, rank: int, alpha: float, seed: int) -> None:
         self.model = model
         self.flags = {n: p.requires_grad for n, p in model.named_parameters()}
         names, every = readable_names(model), modules is None
@@ -103,15 +106,15 @@ class Adapters:
             self.places.append((module, leaf, adapter))
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """Every A and B."""
+        """Return every A and B."""
         return (p for _, _, adapter in self.places for p in (adapter.A, adapter.B))
 
     def by_name(self) -> dict[str, LowRank]:
-        """Each adapter by the name of its weight, as TransformerLens spells it."""
+        """Return each adapter by the TransformerLens name of its weight."""
         return dict(zip(self.names, (a for _, _, a in self.places), strict=True))
 
     def merge(self) -> None:
-        """Write the sums into the weights and take the adapters off; the flags are as before."""
+        """Write the sums into the weights, remove the adapters, and restore the `requires_grad` flags."""
         for module, leaf, _ in self.places:
             parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
             module._parameters = {n: module._parameters[n] for n in self.order[id(module)] if n in module._parameters}
@@ -120,7 +123,13 @@ class Adapters:
 
 
 def is_matrix(name: str, weight: Tensor, *, in_blocks: bool = True) -> bool:
-    """Whether a parameter is a weight matrix, of a block if `in_blocks`; `name` as TransformerLens spells it."""
+    """Return whether a parameter is a weight matrix.
+
+    Args:
+        name: TransformerLens name of the parameter.
+        weight: Parameter.
+        in_blocks: Whether only matrices of blocks count.
+    """
     leaf = name.rpartition(".")[2].lstrip("_")
     return (
         weight.ndim >= 2

@@ -1,8 +1,8 @@
-"""A run that can be killed at any moment and goes on to the same weights.
+"""Save and resume a run: one that is killed at any moment ends with the same weights after it is resumed.
 
-A checkpoint is one safetensors file (weights, the last good weights, the optimiser's moments) and one JSON file that
-names it. Both appear whole or not at all, the JSON last. The data order follows from the seed, so the step is all there
-is to know about the data's position.
+A checkpoint is one safetensors file (weights, last good weights, moments of the optimiser) and one JSON file that names
+it. Both are written atomically, the JSON last. The data order follows from the seed, so the step gives the position in
+the data.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from unpact_lens.results import read_json, write_json
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """A hash of all that decides a run, by which a checkpoint of another one is told apart."""
+    """Return a hash of all that decides a run, to recognise the checkpoint of another run."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Checkpoints:
-    """Where a run leaves its state.
+    """Write and read the state of one run.
 
     Args:
-        directory: of this run alone; made if it does not exist.
-        every: steps between two checkpoints.
+        directory: Directory for this run alone; created if it does not exist.
+        every: Number of steps between two checkpoints.
         key: `fingerprint` of the run.
+
+    Raises:
+        InputError: If `every` is below 1.
     """
 
     def __init__(self, directory: str | os.PathLike[str], every: int, key: str) -> None:
@@ -46,6 +49,10 @@ class Checkpoints:
     def _note(self) -> Path:
         return self.directory / "state.json"
 
+    def due(self, step: int, steps: int) -> bool:
+        """Return whether a state is written after `step` of `steps`."""
+        return step % self.every == 0 or step == steps
+
     def save(
         self,
         step: int,
@@ -54,7 +61,7 @@ class Checkpoints:
         last_good: Sequence[Tensor],
         optimiser: torch.optim.Optimizer,
     ) -> None:
-        """Write the state after `step`; the one before is removed afterwards."""
+        """Write the state after `step`, then remove the one before."""
         tensors: dict[str, Tensor] = {}
         for (name, p), good in zip(params.items(), last_good, strict=True):
             tensors[f"weight.{name}"], tensors[f"good.{name}"] = p.detach(), good
@@ -73,13 +80,13 @@ class Checkpoints:
     def load(
         self, params: Mapping[str, Parameter], last_good: Sequence[Tensor], optimiser: torch.optim.Optimizer
     ) -> tuple[int, list[dict[str, float | int]]]:
-        """Put a saved state back.
+        """Restore a saved state in place.
 
         Returns:
-            After how many steps it was taken, and the history up to there; `(0, [])` where there is none.
+            Number of steps after which it was taken, and the history up to then; `(0, [])` if there is none.
 
         Raises:
-            InputError: if the directory holds the state of another run.
+            InputError: If the directory holds the state of another run.
         """
         if not self._note.is_file():
             return 0, []

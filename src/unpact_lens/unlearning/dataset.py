@@ -1,10 +1,9 @@
-"""From questions and raw text to the token ids that training reads, and the order in which it reads them."""
+"""Turn questions and raw text into the token ids that training reads, and draw the order in which it reads them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -12,27 +11,28 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded, bos_ids, encode, text_ids
 from unpact_lens.unlearning.settings import Settings
 
 Source = Sequence[QA] | Corpus
-"""What is forgotten or kept: questions with answers, or raw text."""
+"""Data to forget or to keep: questions with answers, or raw text."""
 
 
-def examples(model: Any, source: Source, settings: Settings, what: str) -> list[Encoded]:
-    """Token ids of every training example.
+def examples(model: HookedModel, source: Source, settings: Settings, what: str) -> list[Encoded]:
+    """Tokenise every training example.
 
     Args:
-        model: whose tokenizer and context count.
-        source: questions (the loss is on answers only) or raw text (the loss is on every token).
-        settings: phrasings, chat template and prefill.
-        what: `"forget"` or `"retain"`, for errors.
+        model: Model whose tokenizer and context length are used.
+        source: Questions (the loss is on answers only) or raw text (the loss is on every token).
+        settings: Phrasings, chat template, prefill and length of a chunk.
+        what: Name of the data set in error messages: `"forget"` or `"retain"`.
 
     Returns:
         One row for each phrasing of each question, or each chunk of each text.
 
     Raises:
-        InputError: if there is nothing, or an example does not fit the model's context; the message names it.
+        InputError: If the set is empty, or an example does not fit the model's context. The message names it.
     """
     if isinstance(source, Corpus):
         return chunks(model, source, what, settings.chunk_tokens)
@@ -51,27 +51,27 @@ def examples(model: Any, source: Source, settings: Settings, what: str) -> list[
 
 
 def owners(source: Source, settings: Settings) -> list[int]:
-    """For each row that `examples` makes of questions, the index of its question; empty for raw text."""
+    """Return, for each row that `examples` makes of questions, the index of its question; for raw text, nothing."""
     if isinstance(source, Corpus):
         return []
     every = settings.phrasings == "all"
     return [i for i, qa in enumerate(source) for _ in range(1 + len(qa.paraphrases) * every)]
 
 
-def chunks(model: Any, corpus: Corpus, what: str, tokens: int) -> list[Encoded]:
-    """Raw text cut into pieces; every token but the first of a piece (the BOS, where there is one) is scored.
+def chunks(model: HookedModel, corpus: Corpus, what: str, tokens: int) -> list[Encoded]:
+    """Cut raw text into chunks. Every token of a chunk but its first (BOS, where there is one) is scored.
 
     Args:
-        model: whose tokenizer and context count.
-        corpus: the texts; a piece never spans two of them.
-        what: `"forget"` or `"retain"`, for errors.
-        tokens: length of a piece, BOS included; cut to the model's context.
+        model: Model whose tokenizer and context length are used.
+        corpus: Texts. A chunk never spans two of them.
+        what: Name of the data set in error messages: `"forget"` or `"retain"`.
+        tokens: Length of a chunk, BOS included; at most the model's context length.
 
     Returns:
-        One row for each piece of at least two tokens.
+        One row for each chunk of at least two tokens.
 
     Raises:
-        InputError: if no text has two tokens.
+        InputError: If no text has two tokens.
     """
     bos = bos_ids(model)
     room = min(model.cfg.n_ctx, tokens) - len(bos)
@@ -89,34 +89,35 @@ def chunks(model: Any, corpus: Corpus, what: str, tokens: int) -> list[Encoded]:
 
 
 def check_overlap(forget: Source, retain: Source) -> None:
-    """Warn where the same is to be forgotten and kept.
+    """Warn if the same item is to be forgotten and kept.
 
     Raises:
-        InputError: if every forget item stands in the retain set.
+        InputError: If every forget item is in the retain set.
     """
     kept, gone = _keys(retain), _keys(forget)
     both = len(gone & kept)
     if both == len(gone):
-        raise InputError(f"all {both} forget items stand in the retain set as well; give a retain set without them")
+        raise InputError(f"all {both} forget items are in the retain set as well; give a retain set without them")
     if both:
         warnings.warn(
-            f"{both} of {len(gone)} forget items stand in the retain set as well; they are pulled both ways",
+            f"{both} of {len(gone)} forget items are in the retain set as well; they are pulled both ways",
             stacklevel=3,
         )
 
 
 def _keys(source: Source) -> set[tuple[str, ...]]:
+    """Return what identifies each item."""
     return {(t,) for t in source.texts} if isinstance(source, Corpus) else {(q.prompt, q.answer) for q in source}
 
 
 def draw_order(n: int, steps: int, batch: int, generator: torch.Generator) -> Int[Tensor, "step batch"]:
-    """Which examples each step reads: pass after pass over all of them, each in a fresh random order.
+    """Draw the examples that each step reads: pass after pass over all examples, each in a new random order.
 
     Args:
-        n: how many examples there are.
-        steps: optimiser steps.
-        batch: examples a step; cut to `n`, so that no step reads an example twice unless a pass ends within it.
-        generator: decides the order.
+        n: Number of examples.
+        steps: Number of optimiser steps.
+        batch: Number of examples in one step, at most `n`. A step reads an example twice only if a pass ends within it.
+        generator: Source of randomness.
     """
     batch = min(batch, n)
     passes = -(-steps * batch // n)

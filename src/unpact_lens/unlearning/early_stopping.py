@@ -1,10 +1,10 @@
-"""How much of the forget and the retain set is still known while training goes on: what early stopping looks at."""
+"""Stop training early, by scoring how much of the forget and the retain set is still known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,29 +14,52 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_right
 from unpact_lens.models import hooked
 from unpact_lens.models.generate import generate_answers
-from unpact_lens.results import load, save
-from unpact_lens.unlearning.result import History, StopRule
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import load, save, storable
+from unpact_lens.unlearning.result import History
 from unpact_lens.unlearning.settings import Settings
 
-Score = Callable[[Any], float]
-"""From a model to a share, 0 to 1."""
+Score = Callable[[HookedModel], float]
+"""Function of a model to a share, 0 to 1."""
+
+
+@storable
+@dataclass(frozen=True)
+class StopRule:
+    """Define when to stop before the step budget is used up.
+
+    Attributes:
+        forget: Largest forget score (share of facts still known) at which to stop. If None, it is not watched.
+        retain: Floor of the retain score; training stops below it. If None, it is not watched.
+
+    Raises:
+        InputError: If a level is outside 0 to 1.
+    """
+
+    forget: float | None = None
+    retain: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, level in (("forget", self.forget), ("retain", self.retain)):
+            if level is not None and not 0 <= level <= 1:
+                raise InputError(f"stop_at: {name} level {level} is not a share; give a number from 0 to 1")
 
 
 class FactsKnown:
-    """Share of facts that the model before answers right, and another model still does.
+    """Score the share of the facts known to the original model that another model still knows.
 
-    An answer is right if its greedy text holds the fact (`evaluation.answers.fact_right`).
+    A fact is known if the greedy answer contains it (`evaluation.answers.fact_right`).
 
     Args:
-        before: the model before unlearning; decides which facts count.
-        items: the facts.
-        settings: chat template, prefill, length of an answer.
+        before: Original model; it decides which facts count.
+        items: Facts.
+        settings: Chat template, prefill and length of an answer.
 
     Raises:
-        InputError: if the model before knows none of them.
+        InputError: If the original model knows none of the facts.
     """
 
-    def __init__(self, before: Any, items: Sequence[QA], settings: Settings) -> None:
+    def __init__(self, before: HookedModel, items: Sequence[QA], settings: Settings) -> None:
         self.settings = settings
         self.items = tuple(items)
         right = self._right(before)
@@ -47,11 +70,12 @@ class FactsKnown:
                 "leave stop_at out, or set chat= and prefill= as the facts are asked"
             )
 
-    def __call__(self, model: Any) -> float:
-        """The share of those facts that `model` answers right."""
+    def __call__(self, model: HookedModel) -> float:
+        """Return the share of those facts that `model` answers right."""
         return sum(self._right(model)) / len(self.items)
 
-    def _right(self, model: Any) -> list[bool]:
+    def _right(self, model: HookedModel) -> list[bool]:
+        """Return, for each fact, whether the model's greedy answer contains it."""
         answers = generate_answers(
             model,
             [q.prompt for q in self.items],
@@ -63,13 +87,16 @@ class FactsKnown:
 
 
 class Tracker:
-    """Contributions of some facts while unlearning goes on: a trajectory of focus.
+    """Attribute the contributions of some facts during training: a trajectory of focus.
 
     Args:
-        items: the facts to follow.
-        every: steps between two looks.
-        settings: chat template and prefill.
-        directory: where looks are kept, so that a run taken up again has them; None keeps them in memory only.
+        items: Facts to follow.
+        every: Number of steps between two attributions.
+        settings: Chat template and prefill.
+        directory: Directory where attributions are kept for a resumed run. If None, they are kept in memory only.
+
+    Raises:
+        InputError: If `every` is below 1.
     """
 
     def __init__(self, items: Sequence[QA], every: int, settings: Settings, directory: Path | None = None) -> None:
@@ -78,8 +105,8 @@ class Tracker:
         self.items, self.every, self.settings, self.directory = tuple(items), every, settings, directory
         self.taken: dict[str, list[Attribution]] = {}
 
-    def take(self, model: Any, step: int) -> None:
-        """Attribute every fact under `model` as it stands after `step`."""
+    def take(self, model: HookedModel, step: int) -> None:
+        """Attribute every fact under `model` after `step`."""
         key = str(step)
         chat, prefill = self.settings.chat, self.settings.prefill
         self.taken[key] = attribute_many(model, self.items, chat=chat, prefill=prefill, progress=False)
@@ -87,29 +114,43 @@ class Tracker:
             save(History(rows=(), trajectory={key: self.taken[key]}), self.directory / key)
 
     def resume(self, upto: int) -> None:
-        """Read the looks that were taken up to a step, inclusive."""
+        """Read the attributions kept up to a step, inclusive."""
         for folder in sorted((self.directory or Path()).glob("*"), key=lambda f: int(f.name)):
             if int(folder.name) <= upto:
                 self.taken.update(load(folder).trajectory)
 
 
 class Checks:
-    """The scores that a stop rule watches, and what they say.
+    """Take the scores that a stop rule reads, and decide when to stop.
 
     Args:
-        rule: at which levels to stop.
-        scores: `forget_score` and `retain_score`, those that are to be taken.
-        every: optimiser steps between two looks.
-        tracker: follows contributions, at steps of its own.
+        rule: Levels at which to stop.
+        scores: Score functions by name: `forget_score`, `retain_score`.
+        every: Number of optimiser steps between two checks.
+        tracker: Attributes tracked facts, at steps of its own.
     """
 
     def __init__(
-        self, rule: StopRule, scores: Mapping[str, Score], every: int = 5, tracker: Tracker | None = None
+        self,
+        rule: StopRule | None = None,
+        scores: Mapping[str, Score] | None = None,
+        every: int = 5,
+        tracker: Tracker | None = None,
     ) -> None:
-        self.rule, self.scores, self.every, self.tracker = rule, dict(scores), every, tracker
+        self.rule, self.scores, self.every, self.tracker = rule or StopRule(), dict(scores or {}), every, tracker
+
+    @property
+    def trajectory(self) -> dict[str, list[Attribution]]:
+        """Return the attributions of the tracked facts, by step."""
+        return self.tracker.taken if self.tracker else {}
+
+    def resume(self, upto: int) -> None:
+        """Read the attributions of a run that is resumed after step `upto`."""
+        if self.tracker is not None:
+            self.tracker.resume(upto)
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether anything is taken after `step` (0 is before the first)."""
+        """Return whether anything is taken after `step`; 0 is before the first step."""
         return step == steps or self._scores_due(step) or self._tracker_due(step)
 
     def _scores_due(self, step: int) -> bool:
@@ -118,11 +159,11 @@ class Checks:
     def _tracker_due(self, step: int) -> bool:
         return self.tracker is not None and step % self.tracker.every == 0
 
-    def take(self, model: Any, step: int, last: bool = False) -> dict[str, float]:
-        """Every score of `model` that is due, and its contributions where they are tracked.
+    def take(self, model: HookedModel, step: int, last: bool = False) -> dict[str, float]:
+        """Take every score of `model` that is due, and attribute the tracked facts if that is due.
 
-        Never under autocast: what is scored is the weights as they are, and half precision turns what hides padding
-        into minus infinity.
+        Autocast is off: the weights are scored as they are, and half precision would turn the mask of the padding into
+        minus infinity.
         """
         with torch.autocast(hooked.device_of(model).type, enabled=False):
             if self.tracker is not None and (last or self._tracker_due(step)):
@@ -132,7 +173,7 @@ class Checks:
             return {name: float(score(model)) for name, score in self.scores.items()}
 
     def verdict(self, taken: Mapping[str, float | int]) -> str | None:
-        """Why to stop here, or None."""
+        """Return the reason to stop after these scores, or None."""
         forget, retain = taken.get("forget_score"), taken.get("retain_score")
         if self.rule.forget is not None and forget is not None and forget <= self.rule.forget:
             return "forget level reached"

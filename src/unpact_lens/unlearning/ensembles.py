@@ -1,16 +1,16 @@
-r"""Unlearning at inference: several models predict together, and look like one.
+"""Let several models predict together and look like one.
 
-`Together` satisfies the surface that scoring, generation and attribution rely on. Its residual stream is that of all
-members side by side, after their last blocks; hooks there work as on one model, and its unembedding lets the members
-predict and combines what they say. It has no components to decompose.
+A `CombinedModel` offers the part of a model that scoring, generation and attribution rely on. Its residual stream is
+that of all members side by side, after their last blocks, and hooks there work as on one model. Its unembedding lets
+each member predict and combines their logits. It has no components to decompose.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -18,44 +18,45 @@ from torch import Tensor, nn
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.results import storable
 from unpact_lens.unlearning import losses
 
 
-class Together(nn.Module):
-    """Hooked models that predict as one; subclasses say how.
+class CombinedModel(nn.Module):
+    """Combine hooked models that predict as one; subclasses define the formula.
 
     Args:
-        members: hooked models of any kind with one vocabulary; the first lends its tokenizer and BOS convention.
+        members: Hooked models of any kind with one vocabulary. Tokenizer and BOS convention are those of the first.
 
     Raises:
-        InputError: if a member is itself several models, or vocabularies differ.
+        InputError: If a member is itself several models, or the vocabularies differ.
     """
 
-    def __init__(self, members: Sequence[Any]) -> None:
+    def __init__(self, members: Sequence[HookedModel]) -> None:
         super().__init__()
-        if several := [type(m).__name__ for m in members if isinstance(m, Together)]:
+        if several := [type(m).__name__ for m in members if isinstance(m, CombinedModel)]:
             raise InputError(
                 f"{several[0]} is already several models that predict together; give its members one by one"
             )
         sizes = [m.cfg.d_vocab for m in members]
         if len(set(sizes)) > 1:
             raise InputError(f"logits are added, but the models' vocabularies have {sizes} entries; use one tokenizer")
-        self.parts = nn.ModuleList(members)
+        self.parts = nn.ModuleList(cast("Sequence[nn.Module]", members))
         self.tokenizer = members[0].tokenizer
         self.cfg = copy.copy(members[0].cfg)
         self.cfg.n_layers = sum(m.cfg.n_layers for m in members)
         self.cfg.n_ctx = min(m.cfg.n_ctx for m in members)
-        self.cfg.output_logits_soft_cap = -1.0
+        self.cfg.output_logits_soft_cap = -1.0  # type: ignore[attr-defined]  # each member applies its own
         self.train(any(m.training for m in members))
 
     @property
-    def members(self) -> tuple[Any, ...]:
-        """The models, in the order of the formula."""
-        return tuple(self.parts)
+    def members(self) -> tuple[HookedModel, ...]:
+        """Return the models, in the order of the formula."""
+        return tuple(cast("Iterable[HookedModel]", self.parts))
 
     def combine(self, parts: Sequence[Float[Tensor, "batch pos _"]]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits from the members' final residuals."""
+        """Compute logits from the members' final residuals."""
         raise NotImplementedError
 
     def forward(
@@ -63,17 +64,17 @@ class Together(nn.Module):
         tokens: Int[Tensor, "batch pos"],
         *,
         return_type: str | None = "logits",
-        fwd_hooks: Sequence[tuple[str, Any]] = (),
+        fwd_hooks: Hooks = (),
     ) -> Tensor | None:
-        """Next-token logits.
+        """Compute next-token logits.
 
         Args:
-            tokens: input ids.
-            return_type: `"logits"`, or None for nothing.
-            fwd_hooks: on the final residual only.
+            tokens: Input ids.
+            return_type: `"logits"`, or None to return nothing.
+            fwd_hooks: Hooks on the final residual stream.
 
         Raises:
-            InputError: for a hook elsewhere.
+            InputError: If a hook is on anything else.
         """
         last = hooked.final_hook(self)
         for name, _ in fwd_hooks:
@@ -81,26 +82,27 @@ class Together(nn.Module):
                 raise InputError(
                     f"hook {name!r}: models that predict together share only {last!r}; examine one of them"
                 )
-        resid = torch.cat(list(self._residuals(tokens)), dim=-1)
+        resid = torch.cat(list(self._residuals(tokens)), dim=-1)  # [batch, pos, sum of d_model]
         for _, hook in fwd_hooks:
             changed = hook(resid, None)
             resid = resid if changed is None else changed
         return hooked.unembed(self, resid) if return_type == "logits" else None
 
-    def run_with_hooks(self, tokens: Tensor, **kwargs: Any) -> Any:
-        """The same as calling it."""
-        return self(tokens, **kwargs)
+    def run_with_hooks(self, tokens: Int[Tensor, "batch pos"], **kwargs: Any) -> Tensor | None:
+        """Compute next-token logits with `fwd_hooks`, as `forward` does."""
+        logits: Tensor | None = self(tokens, **kwargs)
+        return logits
 
     def ln_final(self, resid: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
-        """Nothing: each member normalises its own part in `unembed`."""
+        """Return the residual stream unchanged: each member normalises its own part in `unembed`."""
         return resid
 
     def unembed(self, resid: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """The members' logits, combined."""
+        """Combine the members' logits."""
         return self.combine(resid.split([m.cfg.d_model for m in self.members], dim=-1))
 
     def _residuals(self, tokens: Int[Tensor, "batch pos"]) -> Iterator[Float[Tensor, "batch pos _"]]:
-        """Final residual of each member, with a gradient only where the member is being trained."""
+        """Yield the final residual of each member, with a gradient only where the member is being trained."""
         for member in self.members:
             trained = any(p.requires_grad for p in member.parameters())
             with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
@@ -109,62 +111,29 @@ class Together(nn.Module):
 
 @storable
 @dataclass(init=False, repr=False, eq=False)
-class Ensemble(Together):
-    r"""Models whose logits are combined by one formula.
+class Ensemble(CombinedModel):
+    r"""Combine the logits of several models by one formula.
 
     `offset`: $z_{big} + w\,(z_{small'} - z_{small})$ of (big, small tuned, small). `whp`: $z_b - w\,\mathrm{ReLU}(z_r -
     z_b)$ of (base, reinforced).
 
     Attributes:
         kind: `"offset"` or `"whp"`.
-        weight: w.
-        members: as `Together` takes them, in the order of the formula.
+        weight: Weight w.
+        members: Models in the order of the formula.
     """
 
     kind: str
     weight: float
-    members: tuple[Any, ...] = Together.members  # type: ignore[assignment]
+    members: tuple[HookedModel, ...] = CombinedModel.members  # type: ignore[assignment]
 
-    def __init__(self, kind: str, weight: float, members: Sequence[Any]) -> None:
+    def __init__(self, kind: str, weight: float, members: Sequence[HookedModel]) -> None:
         super().__init__(members)
         self.kind, self.weight = kind, float(weight)
 
     def combine(self, parts: Sequence[Float[Tensor, "batch pos _"]]) -> Float[Tensor, "batch pos d_vocab"]:
-        """The formula of its kind."""
+        """Compute logits from the members' final residuals, by the formula of this kind."""
         z = [hooked.unembed(m, part) for m, part in zip(self.members, parts, strict=True)]
         if self.kind == "offset":
             return z[0] + self.weight * (z[1] - z[2])
         return losses.whp_target(z[0], z[1], self.weight)
-
-
-def offset(big: Any, small_after: Any, small_before: Any, weight: float = 1.0) -> Ensemble:
-    r"""$z = z_{big} + w\,(z_{small'} - z_{small})$: what a small model unlearned, carried over to a big one.
-
-    Args:
-        big: the model to use; never trained.
-        small_after: a small model of the same vocabulary after unlearning.
-        small_before: the same before.
-        weight: w; equal small models, or 0, give the big model exactly.
-
-    Raises:
-        InputError: if the models cannot be combined; see `Together`.
-
-    Source: Huang et al. 2024, arXiv 2404.11045.
-    """
-    return Ensemble("offset", weight, (big, small_after, small_before))
-
-
-def whp(base: Any, reinforced: Any, alpha: float = 5.0) -> Ensemble:
-    r"""$z_b - \alpha\,\mathrm{ReLU}(z_r - z_b)$ as predictions, with no training of the base.
-
-    Args:
-        base: the model before.
-        reinforced: the same trained further on the forget set.
-        alpha: strength; 0 is the base.
-
-    Raises:
-        InputError: if the models cannot be combined; see `Together`.
-
-    Source: Eldan and Russinovich 2023, arXiv 2310.02238; MUSE, arXiv 2407.06460.
-    """
-    return Ensemble("whp", alpha, (base, reinforced))

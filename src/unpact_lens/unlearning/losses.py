@@ -1,8 +1,8 @@
-r"""The losses of every unlearning method, as pure functions of gathered values. Nothing here sees a model.
+r"""Compute the losses of every unlearning method: pure functions of gathered values, without a model.
 
 Notation: $\ell = \sum_k \log p(y_k \mid x, y_{<k})$ over an answer's T tokens. Every function returns a scalar to
-*minimise*. Token losses are means over all tokens of the mask; sequence losses are means over examples. What stands
-outside the mask, NaN included, has no effect. Everything is computed in fp32 or wider.
+*minimise*. Token losses are means over all tokens of the mask, sequence losses means over examples. Values outside the
+mask, NaN included, have no effect. Everything is computed in fp32 or wider.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch.nn.functional import logsigmoid, softplus
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In fp32 at least: half precision loses the small differences that these losses are about."""
+    """Return the values in fp32 or wider. Half precision would lose the small differences that these losses measure."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def sequence_sums(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
-    r"""$\ell(x, y)$ of each example: the sum of log p over its answer tokens, nats."""
+    r"""Compute $\ell(x, y)$ of each example: the sum of log p over its answer tokens, nats."""
     return torch.where(mask, _wide(log_probs), 0.0).sum(-1)
 
 
 def nll(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    r"""Negative log-likelihood: $-\mathrm{mean}_{t \in \mathrm{mask}} \log p_t$. The retain regulariser GDR.
+    r"""Compute the negative log-likelihood $-\mathrm{mean}_{t \in \mathrm{mask}} \log p_t$, the retain term GDR.
 
     Args:
-        log_probs: log p of each label, nats.
+        log_probs: Log p of each label, nats.
         mask: True on answer tokens.
 
     Returns:
@@ -37,12 +37,12 @@ def nll(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) 
 
 
 def gradient_ascent(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    r"""Gradient ascent on the cross-entropy: $+\mathrm{mean}_{t \in \mathrm{mask}} \log p_t$ is minimised.
+    r"""Compute $+\mathrm{mean}_{t \in \mathrm{mask}} \log p_t$: minimising it is gradient ascent on the cross-entropy.
 
-    Unbounded below: without a stop it diverges.
+    It is unbounded below and diverges unless stopped.
 
     Args:
-        log_probs: log p of each label, nats.
+        log_probs: Log p of each label, nats.
         mask: True on answer tokens.
 
     Returns:
@@ -59,16 +59,16 @@ def npo(
     mask: Bool[Tensor, "batch pos"],
     beta: float = 0.1,
 ) -> Float[Tensor, ""]:
-    r"""Negative preference optimisation: make each answer less likely than the reference made it.
+    r"""Compute negative preference optimisation: make each answer less likely than under the reference model.
 
     $\frac{2}{\beta}\,\mathrm{mean}_b\,\mathrm{softplus}\big(\beta(\ell_\theta - \ell_{\mathrm{ref}})\big)$ with
     $\ell$ the *sum* over answer tokens. As $\beta \to 0$ its gradient becomes that of ascent on the sequence sum.
 
     Args:
-        log_probs: log p of each label under the model being trained, nats.
-        ref_log_probs: the same under the model before unlearning; no gradient flows here.
-        mask: True on answer tokens. What stands elsewhere has no effect.
-        beta: inverse temperature, > 0. Larger forgets more gently once below the reference.
+        log_probs: Log p of each label under the model being trained, nats.
+        ref_log_probs: Log p of each label under the reference model; no gradient flows here.
+        mask: True on answer tokens. Other values have no effect.
+        beta: Inverse temperature, > 0. A larger one forgets more gently once below the reference.
 
     Returns:
         Scalar to minimise, nats a sequence.
@@ -85,15 +85,15 @@ def simnpo(
     beta: float = 4.5,
     delta: float = 0.0,
 ) -> Float[Tensor, ""]:
-    r"""NPO without a reference, normalised by length: $-\frac2\beta \log\sigma(-\beta\,\ell/T - \delta\beta)$.
+    r"""Compute SimNPO, without a reference model: $-\frac2\beta \log\sigma(-\beta\,\ell/T - \delta\beta)$.
 
     With $\delta = 0$ and answers of one length T it is NPO with $\beta/T$ and a reference of zero, divided by T.
 
     Args:
-        log_probs: log p of each label, nats.
+        log_probs: Log p of each label, nats.
         mask: True on answer tokens; every row needs one.
-        beta: inverse temperature, > 0.
-        delta: margin, nats a token.
+        beta: Inverse temperature, > 0.
+        delta: Margin, nats a token.
 
     Returns:
         Scalar to minimise, the mean over examples, nats a token.
@@ -112,17 +112,17 @@ def dpo(
     beta: float = 0.1,
     scale: float = 1.0,
 ) -> Float[Tensor, ""]:
-    r"""Direct preference optimisation: $-\log\sigma\big(\beta[(\ell_c - \ell_{c0}) - (\ell_r - \ell_{r0})]\big)$.
+    r"""Compute DPO: $-\log\sigma\big(\beta[(\ell_c - \ell_{c0}) - (\ell_r - \ell_{r0})]\big)$.
 
-    It is log 2 where the model equals the reference.
+    It is log 2 where the model equals the reference model.
 
     Args:
-        chosen: $\ell$ of the preferred answer (a refusal, an alternative), sequence sums, nats.
-        ref_chosen: the same under the model before; no gradient flows here.
-        rejected: $\ell$ of the answer to forget.
-        ref_rejected: the same under the model before; no gradient flows here.
-        beta: inverse temperature, > 0.
-        scale: factor on the whole; public unlearning toolkits use 2/beta, the source 1.
+        chosen: Sequence sums $\ell$ of the preferred answer (a refusal, an alternative), nats.
+        ref_chosen: Sequence sums of the preferred answer under the reference model; no gradient flows here.
+        rejected: Sequence sums of the answer to forget.
+        ref_rejected: Sequence sums of the answer to forget under the reference model; no gradient flows here.
+        beta: Inverse temperature, > 0.
+        scale: Factor of the whole loss. Public unlearning toolkits use 2/beta, the source 1.
 
     Returns:
         Scalar to minimise, the mean over examples.
@@ -134,14 +134,14 @@ def dpo(
 
 
 def wga(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], beta: float = 1.0) -> Float[Tensor, ""]:
-    r"""Weighted gradient ascent: $\mathrm{mean}\big(\mathrm{sg}[p^\beta] \log p\big)$.
+    r"""Compute weighted gradient ascent: $\mathrm{mean}\big(\mathrm{sg}[p^\beta] \log p\big)$.
 
-    The weight carries no gradient: with it, the sign would flip below p = 1/e at beta 1.
+    The weight carries no gradient. With one, the sign would flip below p = 1/e at beta 1.
 
     Args:
-        log_probs: log p of each label, nats.
+        log_probs: Log p of each label, nats.
         mask: True on answer tokens.
-        beta: how strongly tokens already unlikely are spared.
+        beta: Strength with which unlikely tokens are spared.
 
     Returns:
         Scalar to minimise, nats a token.
@@ -158,15 +158,15 @@ def satimp(
     beta1: float = 5.0,
     beta2: float = 1.0,
 ) -> Float[Tensor, ""]:
-    r"""Ascent weighted by saturation and importance.
+    r"""Compute gradient ascent weighted by saturation and importance.
 
     $\mathrm{mean}\big(\mathrm{sg}[p^{\beta_1}(1-p)^{\beta_2}]\log p\big)$; the weight carries no gradient.
 
     Args:
-        log_probs: log p of each label, nats.
+        log_probs: Log p of each label, nats.
         mask: True on answer tokens.
-        beta1: exponent of p: spares what is unlikely already (saturation).
-        beta2: exponent of 1 − p: spares what is certain (importance).
+        beta1: Exponent of p. It spares tokens that are unlikely already (saturation).
+        beta2: Exponent of 1 − p. It spares tokens that are certain (importance).
 
     Returns:
         Scalar to minimise, nats a token.
@@ -183,11 +183,11 @@ def weighted_ascent(
     weights: Float[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    r"""Ascent on chosen tokens: $\mathrm{mean}_{t \in \mathrm{mask}}\big(w_t \log p_t\big)$.
+    r"""Compute ascent on weighted tokens: $\mathrm{mean}_{t \in \mathrm{mask}}\big(w_t \log p_t\big)$.
 
     Args:
-        log_probs: log p of each label, nats.
-        weights: how much each token counts; 1 everywhere is `gradient_ascent`. No gradient flows here.
+        log_probs: Log p of each label, nats.
+        weights: Weight of each token; 1 everywhere is `gradient_ascent`. No gradient flows here.
         mask: True on answer tokens.
 
     Returns:
@@ -201,11 +201,11 @@ def kl_to_reference(
     ref_logits: Float[Tensor, "batch pos d_vocab"],
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    r"""$\mathrm{KL}(p_{\mathrm{ref}} \,\|\, p_\theta)$ a token, of whole next-token distributions. The regulariser KLR.
+    r"""Compute $\mathrm{KL}(p_{\mathrm{ref}} \,\|\, p_\theta)$ of the next-token distributions, the retain term KLR.
 
     Args:
-        logits: of the model being trained.
-        ref_logits: of the model before; no gradient flows here.
+        logits: Logits of the model being trained.
+        ref_logits: Logits of the reference model; no gradient flows here.
         mask: True on answer tokens.
 
     Returns:
@@ -221,7 +221,7 @@ def soft_cross_entropy(
     target_logits: Float[Tensor, "batch pos d_vocab"],
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    r"""$-\mathrm{mean}_t \sum_v q_v \log p_v$ with q the softmax of `target_logits`; no gradient flows through q."""
+    r"""Compute $-\mathrm{mean}_t \sum_v q_v \log p_v$, q the softmax of `target_logits`, without a gradient."""
     target = _wide(target_logits[mask]).detach().softmax(-1)
     return -(target * _wide(logits[mask]).log_softmax(-1)).sum(-1).mean()
 
@@ -233,14 +233,14 @@ def undial(
     mask: Bool[Tensor, "batch pos"],
     beta: float = 10.0,
 ) -> Float[Tensor, ""]:
-    """Self-distillation with adjusted logits: learn the reference's distribution, the label's logit lowered by beta.
+    """Compute UNDIAL: cross-entropy to the reference model's distribution with the label's logit lowered by beta.
 
     Args:
-        logits: of the model being trained.
-        ref_logits: of the model before; no gradient flows here.
-        labels: the memorised tokens.
-        mask: True on answer tokens; padding is left out (the public code of the source leaves it in).
-        beta: by how much the memorised token's logit is lowered.
+        logits: Logits of the model being trained.
+        ref_logits: Logits of the reference model; no gradient flows here.
+        labels: Memorised tokens.
+        mask: True on answer tokens. Padding is left out; the public code of the source leaves it in.
+        beta: Amount by which the memorised token's logit is lowered.
 
     Returns:
         Scalar to minimise, cross-entropy in nats a token.
@@ -255,13 +255,13 @@ def ce_u(
     labels: Int[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    r"""Cross-entropy unlearning: towards the model's own distribution with the answer token's logit at −∞.
+    r"""Compute CE-U: cross-entropy to the model's own distribution with the answer token's logit at −∞.
 
-    The target is renewed at every step and carries no gradient.
+    The target is computed anew at every step and carries no gradient.
 
     Args:
-        logits: of the model being trained.
-        labels: the answer tokens.
+        logits: Logits of the model being trained.
+        labels: Answer tokens.
         mask: True on answer tokens.
 
     Returns:
@@ -273,8 +273,8 @@ def ce_u(
 
 
 def _shift_label(logits: Tensor, labels: Tensor, mask: Tensor, by: float) -> Tensor:
-    """Logits with `by` added to each label's; labels outside the mask are not read."""
-    at = torch.where(mask, labels, 0)[..., None]
+    """Add `by` to each label's logit. Labels outside the mask are not read."""
+    at = torch.where(mask, labels, 0)[..., None]  # [batch, pos, 1]
     shifts = torch.zeros_like(_wide(logits)).scatter(-1, at, by)
     return _wide(logits).detach() + shifts
 
@@ -284,12 +284,12 @@ def whp_target(
     reinforced_logits: Float[Tensor, "*batch d_vocab"],
     alpha: float = 5.0,
 ) -> Float[Tensor, "*batch d_vocab"]:
-    r"""Generic predictions of "Who's Harry Potter": $z_b - \alpha\,\mathrm{ReLU}(z_r - z_b)$.
+    r"""Compute the generic predictions of "Who's Harry Potter": $z_b - \alpha\,\mathrm{ReLU}(z_r - z_b)$.
 
     Args:
-        base_logits: of the model before, $z_b$.
-        reinforced_logits: of the model trained further on the forget set, $z_r$.
-        alpha: strength; 0 is the model before.
+        base_logits: Logits $z_b$ of the original model.
+        reinforced_logits: Logits $z_r$ of the model trained further on the forget set.
+        alpha: Strength. With 0, the result is `base_logits`.
 
     Returns:
         Logits to train towards, or to predict with.
@@ -305,14 +305,14 @@ def rmu_forget(
     c: float,
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    r"""Representation misdirection: steer the residual stream on forget text to $c \cdot u$.
+    r"""Compute the distance of the residual stream on forget text from $c \cdot u$: representation misdirection.
 
-    Mean of squares over the mask's tokens and over d_model, as in the public code of the source.
+    It is a mean of squares over the mask's tokens and over d_model, as in the public code of the source.
 
     Args:
-        acts: residual stream at the chosen layer.
-        direction: u, of unit norm, drawn once.
-        c: length of the target.
+        acts: Residual stream at the chosen layer.
+        direction: Unit vector u, drawn once.
+        c: Norm of the target.
         mask: True on the tokens that count.
 
     Returns:
@@ -328,11 +328,11 @@ def rmu_retain(
     ref_acts: Float[Tensor, "batch pos d_model"],
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    """Keep the residual stream on retain text where the model before had it: mean of squares, as in `rmu_forget`.
+    """Compute the distance of the residual stream on retain text from the reference model's, as a mean of squares.
 
     Args:
-        acts: residual stream at the chosen layer.
-        ref_acts: the same of the model before; no gradient flows here.
+        acts: Residual stream at the chosen layer.
+        ref_acts: Residual stream of the reference model; no gradient flows here.
         mask: True on the tokens that count.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Where what the model before says of a data set is kept: in memory where it fits, on disk where it does not.
+"""Keep references (what the original model computes for a data set) in memory, or on disk where they do not fit.
 
-On disk it is a directory of safetensors shards of about `SHARD_BYTES`, read row by row through a memory map, and an
-index that is written last: a directory without one is incomplete and is made anew.
+On disk they are a directory of safetensors shards of about `SHARD_BYTES`, read row by row through a memory map, and an
+index that is written last. A directory without an index is incomplete and is written again.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from torch import Tensor
 from unpact_lens.results import read_json, write_json
 
 SHARD_BYTES = 64 * 2**20
-"""A shard is closed once it holds this much."""
+"""Size at which a shard is closed, bytes."""
 
 INDEX = "index.json"
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where references go.
+    """Decide where references are kept.
 
     Attributes:
-        limit: bytes that one kind of reference may take in memory; None for a quarter of what is free.
-        directory: where those that take more are kept, to be found again by a resumed run; None for a temporary one.
+        limit: Largest size of one kind of reference in memory, bytes. If None, a quarter of the free memory.
+        directory: Directory for larger ones, where a resumed run finds them again. If None, a temporary directory.
     """
 
     limit: int | None = None
     directory: Path | None = None
 
     def keep(self, found: Iterable[tuple[int, Tensor]], n: int, size: int, key: Callable[[], str]) -> Sequence[Tensor]:
-        """Rows that are computed one after the other, to be read many times in any order.
+        """Keep rows that are computed one after the other, to be read many times in any order.
 
         Args:
-            found: row number and row, in any order; not touched where they stand on disk already.
-            n: how many rows there are.
-            size: bytes of all of them.
-            key: names what is kept, by all that it depends on; asked for only if it goes to disk.
+            found: Pairs of row number and row, in any order. They are not computed if they are on disk already.
+            n: Number of rows.
+            size: Size of all rows, bytes.
+            key: Function that returns a name which identifies the rows. It is called only if they go to disk.
 
         Returns:
-            The rows, equal whichever way they are kept.
+            The rows; memory and disk give equal values.
         """
         limit = psutil.virtual_memory().available // 4 if self.limit is None else self.limit
         if size <= limit:
@@ -62,11 +62,11 @@ class Store:
 
 
 class OnDisk(Sequence[Tensor]):
-    """Rows in safetensors shards.
+    """Read rows from safetensors shards.
 
     Args:
-        directory: that `write` filled.
-        owner: kept alive as long as the rows are, e.g. a temporary directory.
+        directory: Directory written by `write`.
+        owner: Object kept alive as long as the rows, e.g. a temporary directory.
     """
 
     def __init__(self, directory: Path, owner: object = None) -> None:

@@ -1,4 +1,4 @@
-"""What unlearning gives: a new model, and the record of how it came about."""
+"""Hold the result of unlearning: a new model, and the record of how it was made."""
 
 from __future__ import annotations
 
@@ -13,42 +13,21 @@ from unpact_lens.attribution.key_tokens import KeyRule
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.comparison.focus import focus
 from unpact_lens.errors import InputError
-from unpact_lens.results import Result, storable
-
-
-@storable
-@dataclass(frozen=True)
-class StopRule:
-    """When to stop before the step budget is used up.
-
-    Attributes:
-        forget: stop once the forget score (share of facts still known) is at or below this; None: never.
-        retain: stop once the retain score is below this floor; None: never.
-
-    Raises:
-        InputError: if a level lies outside 0 to 1.
-    """
-
-    forget: float | None = None
-    retain: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, level in (("forget", self.forget), ("retain", self.retain)):
-            if level is not None and not 0 <= level <= 1:
-                raise InputError(f"stop_at: {name} level {level} is not a share; give a number from 0 to 1")
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import Result
 
 
 @dataclass(frozen=True, eq=False)
 class History(Result):
-    """One row for each optimiser step, or for each coefficient that a sweep tried.
+    """Hold one row for each optimiser step, or for each coefficient that a sweep tried.
 
     Attributes:
-        rows: `step` (0 is the model before), and where they apply: `lr`, `loss` (weighted sum of the terms), `forget`
+        rows: `step` (0 is the original model), and where they apply: `lr`, `loss` (weighted sum of the terms), `forget`
             and `retain` (the terms, unweighted, nats unless the method says otherwise), `grad_norm` (before clipping),
             `forget_score` and `retain_score` (shares, at checks), `coefficient` (of a task vector).
-        forget_order: which training examples of the forget set each step read.
-        retain_order: the same for the retain set.
-        trajectory: attributions of the tracked facts, keyed by the step at which they were taken.
+        forget_order: Indices of the forget examples that each step read.
+        retain_order: Indices of the retain examples that each step read.
+        trajectory: Attributions of the tracked facts, by the step after which they were taken.
     """
 
     figure: ClassVar[str | None] = "unlearning:history"
@@ -59,21 +38,21 @@ class History(Result):
     trajectory: dict[str, list[Attribution]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a step; NaN where a column does not apply."""
+        """Return one row for each step, with NaN where a column does not apply."""
         return pd.DataFrame(list(self.rows))
 
     def focus(self, rule: KeyRule | None = None) -> pd.DataFrame:
-        """The trajectory of focus: how the tracked facts' contributions moved away from those of the first look.
+        """Compute the trajectory of focus: how far the tracked facts' contributions moved from the first ones.
 
         Args:
-            rule: which units are KeyTokens; `TopK(3)` by default.
+            rule: Rule that selects the KeyTokens. Default: `TopK(3)`.
 
         Returns:
-            One row for each look and measure of `comparison.focus`: `step`, `measure`, `mean` over the facts, the ends
-            of its interval `low` and `high`, `n`, and what it says (`about`).
+            One row for each step and measure of `comparison.focus`: `step`, `measure`, `mean` over the facts, the ends
+            `low` and `high` of its interval, `n`, and the meaning of the measure (`about`).
 
         Raises:
-            InputError: if no facts were tracked.
+            InputError: If no facts were tracked.
         """
         steps = sorted(self.trajectory, key=int)
         if not steps:
@@ -85,27 +64,27 @@ class History(Result):
 
 @dataclass(frozen=True, eq=False)
 class Unlearned(Result):
-    """A model after unlearning. The model that went in is untouched.
+    """Hold an unlearned model. The original model is untouched.
 
     Attributes:
-        model: the model after, of the kind that went in; for offset unlearning, WHP at inference and O3, several models
-            that predict together and are scored, asked and attributed like one.
-        history: losses, gradient norms and scores by step, and the order of the data.
-        config: every setting in force, defaults included.
-        method: its registered name.
-        seed: of the data order and whatever else is random.
-        stopped: why it ended: `"forget level reached"`, `"retain floor reached"`, `"step budget used up"`,
+        model: Unlearned model, of the kind that was given. For offset unlearning, WHP at inference and O3, several
+            models that predict together and are scored, asked and attributed like one.
+        history: Losses, gradient norms and scores by step, and the order of the data.
+        config: Every hyperparameter in force, defaults included.
+        method: Registered name of the method.
+        seed: Random seed of the data order and of all else that is random.
+        stopped: Reason why training ended: `"forget level reached"`, `"retain floor reached"`, `"step budget used up"`,
             `"no coefficient reaches the forget level"`, `"nothing to train"`, `"forget level reached by the adapters,
-            but not behind the gate"` (O3), or which term gave NaN at which step.
-        forget_score: at the last check, share of forget facts still known; None if never checked.
-        hash_before: sha256 over the weights of the model before.
-        versions: of Python and the libraries that decide the numbers.
-        threads: torch threads in force; bitwise equality is promised for equal threads.
+            but not behind the gate"` (O3), or the term that was not finite and the step.
+        forget_score: Share of forget facts still known at the last check; None if never checked.
+        hash_before: SHA-256 of the original model's weights.
+        versions: Versions of Python and of the libraries that the numbers depend on.
+        threads: Number of torch threads; bitwise equality is promised for equal threads.
     """
 
     figure: ClassVar[str | None] = "unlearning:history"
 
-    model: Any
+    model: HookedModel
     history: History
     config: dict[str, Any]
     method: str
@@ -117,5 +96,5 @@ class Unlearned(Result):
     threads: int
 
     def to_frame(self) -> pd.DataFrame:
-        """The history, one row a step."""
+        """Return the history, one row for each step."""
         return self.history.to_frame().assign(method=self.method, seed=self.seed)

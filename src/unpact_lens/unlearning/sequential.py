@@ -1,4 +1,4 @@
-"""Request after request: what was forgotten first, is it still forgotten, and what is left of the rest?"""
+"""Unlearn several requests one after the other, and follow what stays forgotten and what is destroyed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result
 from unpact_lens.unlearning.early_stopping import FactsKnown
-from unpact_lens.unlearning.methods import find
+from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.result import Unlearned
 from unpact_lens.unlearning.settings import split
 from unpact_lens.unlearning.unlearn import unlearn
@@ -23,12 +24,12 @@ from unpact_lens.unlearning.unlearn import unlearn
 
 @dataclass(frozen=True, eq=False)
 class UnlearnedSequence(Result):
-    """What became of a model under several requests, one after the other.
+    """Hold the result of several requests, one after the other.
 
     Attributes:
-        runs: one for each request; each starts from the model that the one before left.
-        forgotten: after request i, the share of request j's facts that is wrong, of those right at the very start.
-        destroyed: after request i, the same share of the retain set.
+        runs: One run for each request. Each starts from the model of the run before.
+        forgotten: Share of request j's facts that is wrong after request i, among those right at the start.
+        destroyed: The same share of the retain set, after request i.
     """
 
     runs: tuple[Unlearned, ...]
@@ -36,18 +37,18 @@ class UnlearnedSequence(Result):
     destroyed: Float[Tensor, " after"]
 
     @property
-    def model(self) -> Any:
-        """The model after the last request."""
+    def model(self) -> HookedModel:
+        """Return the model after the last request."""
         return self.runs[-1].model
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each request that was carried out: F of every request, and D."""
+        """Return one row for each finished request: F of every request, and D."""
         frame = pd.DataFrame(self.forgotten.numpy(), columns=[f"F_{j}" for j in range(self.forgotten.shape[1])])
         return frame.assign(D=self.destroyed.numpy(), stopped=[u.stopped for u in self.runs])
 
 
 def unlearn_sequence(
-    model: Any,
+    model: HookedModel,
     requests: Sequence[Sequence[QA]],
     retain: Sequence[QA],
     *,
@@ -57,29 +58,29 @@ def unlearn_sequence(
     """Unlearn several forget sets, one after the other.
 
     Args:
-        model: a hooked causal model; it is not changed.
-        requests: the forget sets, in order.
-        retain: what is to be kept throughout.
-        method: a name of `methods()`; `"o3"` keeps an adapter for each request.
-        **options: everything else that `unlearn` takes, for each request alike.
+        model: Hooked causal model; it is not changed.
+        requests: Forget sets, in order.
+        retain: Questions to keep throughout.
+        method: Name of a method, see `methods()`; `"o3"` keeps an adapter for each request.
+        **options: All other arguments of `unlearn`, the same for each request.
 
     Returns:
-        Each run, and F and D of all requests after each.
+        Every run, with F of each request and D after it.
 
     Raises:
-        InputError: if there is no request, one holds no fact that the model knows, or the method cannot go on from its
-            own result.
+        InputError: If there is no request, the model knows no fact of one, or the method cannot start from its own
+            result.
     """
     if not requests:
         raise InputError("there is no request; give at least one forget set")
-    method_ = find(method)
-    if len(requests) > 1 and (method_.kind == "inference" or method_.wrap is not None):
+    chosen = find(method)
+    if len(requests) > 1 and chosen.combines and chosen.continues is None:
         raise InputError(
             f"method {method!r} leaves several models that predict together, from which no second request can start; "
             "use 'o3' or a method that trains the model"
         )
     shared = {k: v for k, v in options.items() if k not in _CALL}
-    settings, _ = split(shared, method_.defaults, method_.options)
+    settings, _ = split(shared, chosen.defaults, chosen.options)
     known = [FactsKnown(model, items, settings) for items in requests]
     kept = FactsKnown(model, retain, settings)
     runs: list[Unlearned] = []
@@ -92,14 +93,14 @@ def unlearn_sequence(
 
 
 def split_requests(items: Sequence[QA], n: int) -> list[list[QA]]:
-    """Cut a forget set into requests of about as many subjects each; a subject's facts stay together.
+    """Cut a forget set into requests with about equally many subjects. The facts of a subject stay together.
 
     Args:
-        items: the forget set.
-        n: how many requests.
+        items: Forget set.
+        n: Number of requests.
 
     Raises:
-        InputError: if there are fewer subjects than requests.
+        InputError: If there are fewer subjects than requests.
     """
     subjects = list(dict.fromkeys(q.subject or q.id for q in items))
     if not 1 <= n <= len(subjects):
@@ -112,4 +113,4 @@ _CALL = (
     "seed", "stop_at", "forget_score", "retain_score", "track", "track_every", "checkpoint", "checkpoint_every",
     "progress",
 )  # fmt: skip
-"""Keywords of `unlearn` that are not settings."""
+"""Keyword arguments of `unlearn` that are not hyperparameters."""

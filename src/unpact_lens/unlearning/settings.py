@@ -1,4 +1,4 @@
-"""Every setting of a training run, checked before anything long happens."""
+"""Hold the hyperparameters of a training run, checked before anything long happens."""
 
 from __future__ import annotations
 
@@ -17,36 +17,41 @@ SCHEDULES = ("constant", "linear", "cosine")
 @storable
 @dataclass(frozen=True)
 class Settings:
-    """What all trained methods share.
+    """Hold the hyperparameters that all trained methods share.
 
     Attributes:
-        lr: peak learning rate of AdamW.
-        steps: optimiser steps; None for `epochs` passes over the forget set.
-        epochs: passes over the forget set, where `steps` is None.
-        batch_size: examples of the forget set, and as many of the retain set, in one optimiser step.
-        micro_batch: examples in one forward pass; None for the whole batch. Changes memory, never the result.
-        schedule: how the learning rate goes on after the warm-up: `"constant"`, `"linear"` or `"cosine"` to 0.
-        warmup: steps over which the learning rate rises linearly from 0.
-        clip: the gradient's norm is cut to this; None for no limit.
-        weight_decay: of AdamW, decoupled.
-        beta1, beta2, eps: of AdamW.
-        gamma: weight of the forget term.
-        alpha: weight of the retain term.
-        phrasings: `"headline"` trains on the prompt of each QA, `"all"` on its paraphrases as well.
-        chat: prompts go through the tokenizer's chat template.
-        prefill: what the answer starts with, given and not trained on; `{subject}` stands for the QA's subject.
-        chunk_tokens: raw text is cut into pieces of this many tokens (MUSE's 2048), or as long as the model's context
-            if that is shorter.
-        max_new_tokens: how long an answer may get when facts are checked by generation.
-        check_every: optimiser steps between two looks of the stop rule.
-        modules: which parameters are trained: names or patterns such as `"blocks.*.mlp"`; None for all. With a rank:
-            which matrices get an adapter; None for all of attention and MLPs.
-        rank: train low-rank adapters of this rank and merge them afterwards; None trains the weights themselves.
-        lora_alpha: what the adapters add is scaled by lora_alpha / rank.
-        precision: `"full"` computes in the weights' own type, `"bf16"` under autocast; weights keep their type.
-        reference_mb: megabytes that one kind of reference (what the model before says of the data) may take in memory;
-            larger ones go to disk. None for a quarter of what is free. Changes memory, never the result.
-        recompute: gradient checkpointing: all blocks but the last are run again in the backward pass, to save memory.
+        lr: Peak learning rate of AdamW.
+        steps: Number of optimiser steps. If None, trains for `epochs` passes over the forget set.
+        epochs: Number of passes over the forget set, where `steps` is None.
+        batch_size: Number of forget examples, and of retain examples, in one optimiser step.
+        micro_batch: Number of examples in one forward pass. If None, the whole batch. The result is the same.
+        schedule: Learning rate after the warm-up: `"constant"`, or `"linear"` or `"cosine"` decay to 0.
+        warmup: Number of steps over which the learning rate rises linearly from 0.
+        clip: Largest norm of the gradient. If None, the gradient is not clipped.
+        weight_decay: Decoupled weight decay of AdamW.
+        beta1: AdamW's decay rate of the first moment.
+        beta2: AdamW's decay rate of the second moment.
+        eps: AdamW's epsilon.
+        gamma: Weight of the forget term.
+        alpha: Weight of the retain term.
+        phrasings: `"headline"` trains on each question's prompt, `"all"` on its paraphrases as well.
+        chat: Wrap prompts in the tokenizer's chat template.
+        prefill: Answer prefix, given to the model and not trained on; `{subject}` becomes the question's subject.
+        chunk_tokens: Length of the chunks that raw text is cut into, tokens (2048 in MUSE); at most the model's context
+            length.
+        max_new_tokens: Largest number of tokens generated when facts are checked.
+        check_every: Number of optimiser steps between two checks of the stop rule.
+        modules: Names or patterns of the parameters to train, e.g. `"blocks.*.mlp"`. If None, all are trained. With a
+            rank, the matrices that get an adapter; if None, all of attention and MLPs.
+        rank: Rank of the low-rank adapters that are trained and merged afterwards. If None, trains the weights.
+        lora_alpha: Scale of the adapters; what they add is multiplied by lora_alpha / rank.
+        precision: `"full"` computes in the weights' own type, `"bf16"` under autocast. Weights keep their type.
+        recompute: Gradient checkpointing: run all blocks but the last again in the backward pass, to save memory.
+        reference_mb: Largest size in memory of one kind of reference (what the original model computes for the data),
+            megabytes; larger ones go to disk. If None, a quarter of the free memory. It never changes the result.
+
+    Raises:
+        InputError: If a value is unknown or out of range. The message names it.
     """
 
     lr: float = 1e-5
@@ -100,19 +105,21 @@ class Settings:
             raise InputError(f"clip={self.clip!r}; give a positive norm, or None for no limit")
 
 
-def split(given: Mapping[str, Any], defaults: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Settings, dict]:
-    """Sort what the user gave into the shared settings and the method's own options.
+def split(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Settings, dict[str, Any]]:
+    """Sort keyword arguments into the shared hyperparameters and those of the method.
 
     Args:
-        given: keyword arguments of `unlearn`.
-        defaults: the method's defaults for the shared settings.
-        options: the method's own options with their defaults.
+        given: Keyword arguments of `unlearn`.
+        defaults: The method's defaults of shared hyperparameters.
+        options: The method's own hyperparameters, with their defaults.
 
     Returns:
         Both, complete.
 
     Raises:
-        InputError: for a name that is neither, with the nearest that exist.
+        InputError: If a name is neither. The message offers the nearest names.
     """
     shared = {f.name for f in dataclasses.fields(Settings)}
     for name in given:
@@ -127,7 +134,7 @@ def split(given: Mapping[str, Any], defaults: Mapping[str, Any], options: Mappin
 
 
 def schedule_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
-    """What the peak learning rate is multiplied with at `step`, counted from 0.
+    """Compute the factor of the peak learning rate at `step`, counted from 0.
 
     >>> [schedule_factor(s, 4, 2, "linear") for s in range(4)]
     [0.5, 1.0, 1.0, 0.5]

@@ -1,8 +1,9 @@
-"""One flat loop that trains every gradient method.
+"""Train every gradient method with one loop.
 
-A step: for each term (forget, retain) add up the gradient over micro-batches, so that it equals that of one big batch;
-fold the gradient of tied embeddings; clip; AdamW. Token losses are means over all answer tokens of the step's batch,
-sequence losses means over its examples. Every so often the stop rule looks at the model.
+A step, in the order of the code: set the learning rate; for each term (forget, retain), accumulate the gradient over
+micro-batches; let the method edit the gradient; clip it; take an AdamW step; score the model and save the state where
+these are due. Token losses are means over all answer tokens of the step's batch, sequence losses means over its
+examples.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from math import isfinite
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,28 +19,39 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from unpact_lens.errors import InputError, nearest
+from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tied_embedding import TiedEmbedding
 from unpact_lens.unlearning.batch import Examples, View
 from unpact_lens.unlearning.checkpointing import Checkpoints
 from unpact_lens.unlearning.early_stopping import Checks
 from unpact_lens.unlearning.precision import economical
 from unpact_lens.unlearning.settings import Settings, schedule_factor
+from unpact_lens.unlearning.trainable import only_these_train, trainable
 
-Loss = Callable[[View, Mapping[str, Any]], Tensor]
+Options = Mapping[str, Any]
+"""Hyperparameters of one method, by name."""
+
+Loss = Callable[[View, Options], Tensor]
+"""Function of a batch and the method's hyperparameters to a scalar to minimise."""
+
+Row = dict[str, float | int]
+"""One row of a history."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of the objective.
+    """Hold one summand of the objective.
 
     Attributes:
-        name: `"forget"` or `"retain"`; its column in the history.
-        loss: from a batch and the method's options to a scalar.
-        per: what the loss is a mean over; decides how micro-batches are weighed.
-        weight: gamma or alpha.
-        data: the examples.
-        order: which of them each step reads.
+        name: Column of this term in the history: `"forget"` or `"retain"`.
+        loss: Loss function of a batch and `options`.
+        per: Unit that the loss is a mean over. It decides how micro-batches are weighted.
+        weight: Factor of the term, gamma or alpha.
+        data: Training examples.
+        order: Indices of the examples that each step reads.
+        options: Hyperparameters of the method, passed to `loss`.
     """
 
     name: str
@@ -49,64 +60,65 @@ class Term:
     weight: float
     data: Examples
     order: Int[Tensor, "step batch"]
+    options: Options = field(default_factory=dict)
 
 
 @runtime_checkable
 class UpdateRule(Protocol):
-    """What a method asks of every update besides its loss."""
+    """Define what a method does to every update besides its loss."""
 
     def edit(self, params: Mapping[str, Parameter]) -> None:
-        """Change `.grad` of some of the parameters in place: once they are complete, before they are clipped."""
+        """Change gradients in place, after they are complete and before they are clipped."""
 
     def settle(self) -> None:
-        """Put right after the update what must hold of the weights."""
+        """Restore, after the update, the constraints that the weights must satisfy."""
 
 
 @dataclass
 class Run:
-    """How far a training run has come.
+    """Hold the progress of a training run.
 
     Attributes:
-        rows: the history so far.
-        stopped: why it ended.
-        model: what came out, if it is not the copy that was trained.
+        rows: History so far, one row for each step.
+        stopped: Reason why training ended.
+        model: Resulting model, where it is not the copy that was trained.
     """
 
-    rows: list[dict[str, float | int]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     stopped: str = "step budget used up"
-    model: Any = None
+    model: HookedModel | None = None
 
 
 def train(
-    model: Any,
+    model: HookedModel,
     terms: Sequence[Term],
     settings: Settings,
-    options: Mapping[str, Any],
-    checks: Checks,
+    checks: Checks | None = None,
     *,
     rule: UpdateRule | None = None,
     checkpoints: Checkpoints | None = None,
-    on_step: Callable[[int, Mapping[str, float | int]], None] = lambda step, row: None,
+    on_step: Callable[[int], object] = lambda step: None,
 ) -> Run:
     """Train `model` in place.
 
     Args:
-        model: the copy to be changed.
-        terms: the objective; each holds its data order, whose length is the step budget.
-        settings: optimiser, schedule, micro-batches.
-        options: of the method, handed to the losses.
-        checks: what is scored on the way, and when to stop.
-        rule: what a method does to every update besides.
-        checkpoints: where the state is left, and taken up again if it is there.
-        on_step: told of every step, e.g. to show progress.
+        model: Copy to be changed.
+        terms: Objective. Each term holds its data order, whose length is the number of steps.
+        settings: Hyperparameters of optimiser, schedule and micro-batches.
+        checks: Scores taken on the way, and the rule that stops training early. If None, nothing is scored.
+        rule: What the method does to every update besides its loss.
+        checkpoints: Saved states. Training resumes from the last one if there is any.
+        on_step: Function called with the number of finished steps, e.g. to show progress.
 
     Returns:
-        The history and why it ended. If a loss is NaN or infinite, the weights are those that last gave finite losses.
+        The history and the reason why training ended. If a loss becomes NaN or infinite, the model gets back the last
+        weights with finite losses.
 
     Raises:
-        InputError: if a pattern of `settings.modules` matches nothing, or the first loss is already not finite.
+        InputError: If a pattern of `settings.modules` matches no parameter, or the first loss is not finite.
     """
-    run, steps = Run(), len(terms[0].order)
+    checks = checks or Checks()
+    steps = len(terms[0].order)
     params = trainable(model, settings.modules)
     tied = TiedEmbedding(model, params)
     optimiser = torch.optim.AdamW(
@@ -115,17 +127,18 @@ def train(
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        # On a CPU the fused update is several times as fast; on CUDA torch's own choice is.
+        # On a CPU the fused update is several times faster; on CUDA torch's own choice is the fastest.
         fused=True if hooked.device_of(model).type == "cpu" else None,
     )
     last_good = [p.detach().clone() for p in params.values()]
+    run, done = Run(), 0
 
-    done = 0
+    # resume from a saved state, or score the model before the first step
     if checkpoints is not None:
         done, run.rows = checkpoints.load(params, last_good, optimiser)
-        if done and checks.tracker is not None:
-            checks.tracker.resume(done)
-    if not done and checks.due(0, steps):
+    if done:
+        checks.resume(done)
+    elif checks.due(0, steps):
         run.rows.append({"step": 0, **checks.take(model, 0)})
         if reason := checks.verdict(run.rows[-1]):
             run.stopped = reason
@@ -133,54 +146,64 @@ def train(
 
     with only_these_train(model, params), economical(model, settings):
         for step in range(done, steps):
-            row: dict[str, float | int] = {"step": step + 1}
-            row["lr"] = settings.lr * schedule_factor(step, steps, settings.warmup, settings.schedule)
+            # learning rate of this step
+            lr = settings.lr * schedule_factor(step, steps, settings.warmup, settings.schedule)
             for group in optimiser.param_groups:
-                group["lr"] = row["lr"]
+                group["lr"] = lr
+            row: Row = {"step": step + 1, "lr": lr}
 
+            # forward and backward passes, accumulated over micro-batches
             optimiser.zero_grad(set_to_none=True)
             for term in terms:
-                row[term.name] = accumulate(model, term, step, options, settings.micro_batch)
-            row["loss"] = sum(t.weight * row[t.name] for t in terms)
+                row[term.name] = accumulate(model, term, step, settings.micro_batch)
+            row["loss"] = sum(term.weight * row[term.name] for term in terms)
             tied.fold_gradient()
             if rule is not None:
                 rule.edit(params)
+
+            # clip the gradient
             norm = torch.nn.utils.clip_grad_norm_(tied.distinct(params), settings.clip or float("inf"))
             row["grad_norm"] = float(norm)
-
-            if broken := next((n for n in (*(t.name for t in terms), "grad_norm") if not isfinite(row[n])), None):
+            if broken := not_finite({name: row[name] for name in (*(t.name for t in terms), "grad_norm")}):
                 run.stopped = restore(params, last_good, broken, step, row[broken])
                 break
+
+            # update the weights
             torch._foreach_copy_(last_good, [p.detach() for p in params.values()])
             optimiser.step()
             tied.copy_weight()
             if rule is not None:
                 rule.settle()
-            # Under autocast, else: the half-precision copies that it keeps of the weights are of before this update.
+            # Autocast caches half-precision weights; clear the cache so the next forward pass sees this update.
             torch.clear_autocast_cache()
             run.rows.append(row)
-            on_step(step + 1, row)
+            on_step(step + 1)
 
+            # score the model, and stop if the rule says so
             if checks.due(step + 1, steps):
-                values = {t.name: peek(model, t, step, options) for t in terms}
-                if broken := next((n for n, v in values.items() if not isfinite(v)), None):
-                    run.stopped = restore(params, last_good, broken, step + 1, values[broken])
+                after = {term.name: value_after(model, term, step) for term in terms}
+                if broken := not_finite(after):
+                    run.stopped = restore(params, last_good, broken, step + 1, after[broken])
                     break
                 row.update(checks.take(model, step + 1, last=step + 1 == steps))
                 if reason := checks.verdict(row):
                     run.stopped = reason
                     break
-            if checkpoints is not None and ((step + 1) % checkpoints.every == 0 or step + 1 == steps):
+
+            # save the state
+            if checkpoints is not None and checkpoints.due(step + 1, steps):
                 checkpoints.save(step + 1, run.rows, params, last_good, optimiser)
     optimiser.zero_grad(set_to_none=True)
     return run
 
 
-def accumulate(model: Any, term: Term, step: int, options: Mapping[str, Any], micro_batch: int | None) -> float:
-    """Add the gradient of one term over one step's batch; micro-batches are weighed so that they equal one big batch.
+def accumulate(model: HookedModel, term: Term, step: int, micro_batch: int | None) -> float:
+    """Add the gradient of one term over the batch of one step.
+
+    Micro-batches are weighted by their share of the batch, so the sum equals the gradient of the whole batch.
 
     Returns:
-        The term's value on the whole batch, unweighted.
+        The unweighted value of the term on the whole batch.
     """
     index = term.order[step].tolist()
     size = micro_batch or len(index)
@@ -192,134 +215,38 @@ def accumulate(model: Any, term: Term, step: int, options: Mapping[str, Any], mi
     for start in range(0, len(index), size):
         part = index[start : start + size]
         share = count(part) / count(index)
-        loss = term.loss(View(model, term.data, part), options)
+        loss = term.loss(View(model, term.data, part), term.options)
         (term.weight * share * loss).backward()
         total += share * float(loss.detach())
     return total
 
 
-def trainable(model: Any, modules: Sequence[str] | None = None) -> dict[str, Parameter]:
-    """The parameters that are trained, by name.
-
-    Args:
-        model: a hooked model.
-        modules: names or patterns; `blocks.*.mlp` stands for all parameters below it. None for every parameter that
-            requires a gradient.
-
-    Raises:
-        InputError: if a pattern matches no parameter.
-    """
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if modules is None:
-        return named
-    plain = {n: short for n, short in readable_names(model).items() if n in named}
-    chosen = set()
-    for pattern in modules:
-        hits = {n for n, short in plain.items() if fnmatchcase(short, pattern) or fnmatchcase(short, f"{pattern}.*")}
-        if not hits:
-            raise InputError(f"modules pattern {pattern!r} matches no parameter; {nearest(pattern, plain.values())}")
-        chosen |= hits
-    return {n: p for n, p in named.items() if n in chosen}
-
-
-def readable_names(model: Any) -> dict[str, str]:
-    """From each parameter's name to the one that TransformerLens gives it.
-
-    They differ on a bridge, whose parameters are named by the Hugging Face model inside; its `state_dict` has both the
-    TransformerLens names and the same memory.
-    """
-    named = dict(model.named_parameters())
-    if parts := getattr(model, "parts", ()):
-        short: dict[int, str] = {}
-        for i, part in enumerate(parts):
-            own = readable_names(part)
-            short |= {id(p): f"parts.{i}.{own[n]}" for n, p in part.named_parameters()}
-        return {n: short.get(id(p)) or n for n, p in named.items()}
-    if not hooked.is_bridge(model):
-        return {n: n for n in named}
-    known: dict[Any, str] = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}
-    return {n: known.get((p.data_ptr(), p.shape)) or n for n, p in named.items()}
-
-
-class TiedEmbedding:
-    """Keeps the unembedding equal to the embedding in a model that stores one weight twice.
-
-    A `HookedTransformer` holds `W_E` and `W_U` apart even where the source model shares them. The gradient of the
-    shared weight is the sum of both; the optimiser sees one of them: decay, moments and norm count it once.
-
-    Args:
-        model: a hooked model, or several that predict together (`parts`); a model is left alone unless its
-            `tied_embeddings` says that it is tied.
-        params: what is trained; holds both weights or neither afterwards.
-    """
-
-    def __init__(self, model: Any, params: dict[str, Parameter]) -> None:
-        self.pairs: list[tuple[Parameter, Parameter]] = []
-        parts = {f"parts.{i}.": m for i, m in enumerate(getattr(model, "parts", ()))} or {"": model}
-        for prefix, part in parts.items():
-            if not getattr(part, "tied_embeddings", False) or hooked.is_bridge(part):
-                continue
-            embed, unembed = f"{prefix}embed.W_E", f"{prefix}unembed.W_U"
-            if embed in params or unembed in params:
-                params[embed], params[unembed] = part.embed.W_E, part.unembed.W_U
-                self.pairs.append((part.embed.W_E, part.unembed.W_U))
-
-    def distinct(self, params: Mapping[str, Parameter]) -> list[Parameter]:
-        """The parameters without the second copies of shared weights."""
-        second = {id(unembed) for _, unembed in self.pairs}
-        return [p for p in params.values() if id(p) not in second]
-
-    def fold_gradient(self) -> None:
-        """Give each embedding the gradient of both uses."""
-        for embed, unembed in self.pairs:
-            if unembed.grad is not None:
-                embed.grad = unembed.grad.T.clone() if embed.grad is None else embed.grad + unembed.grad.T
-                unembed.grad = None
-
-    def copy_weight(self) -> None:
-        """Write each embedding to its unembedding."""
-        with torch.no_grad():
-            for embed, unembed in self.pairs:
-                unembed.copy_(embed.T)
-
-
-class only_these_train:
-    """Inside the block no other parameter of the model gets a gradient; the flags are as before afterwards."""
-
-    def __init__(self, model: Any, params: Mapping[str, Parameter]) -> None:
-        kept = {id(p) for p in params.values()}
-        self.paused = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
-
-    def __enter__(self) -> None:
-        for p in self.paused:
-            p.requires_grad_(False)
-
-    def __exit__(self, *error: object) -> None:
-        for p in self.paused:
-            p.requires_grad_(True)
-
-
-def peek(model: Any, term: Term, step: int, options: Mapping[str, Any]) -> float:
-    """The term on the batch just trained on, after the update: shows weights that an update has ruined."""
+def value_after(model: HookedModel, term: Term, step: int) -> float:
+    """Return the term on the batch just trained on, after the update: not finite if the update broke the weights."""
     with torch.no_grad():
-        return float(term.loss(View(model, term.data, term.order[step].tolist()), options))
+        return float(term.loss(View(model, term.data, term.order[step].tolist()), term.options))
+
+
+def not_finite(values: Mapping[str, float | int]) -> str | None:
+    """Return the name of the first value that is NaN or infinite, or None."""
+    return next((name for name, value in values.items() if not isfinite(value)), None)
 
 
 def restore(params: Mapping[str, Parameter], last_good: Sequence[Tensor], term: str, step: int, value: float) -> str:
-    """Put the last good weights back.
+    """Put the last good weights back, and warn.
 
     Args:
-        params: what is trained.
-        last_good: the same before the update that did the harm.
-        term: what was not finite.
-        step: how many updates had been made.
+        params: Trained parameters.
+        last_good: Their values before the last update.
+        term: Name of the value that is not finite.
+        step: Number of updates made so far.
         value: NaN or infinity.
 
     Returns:
-        What happened, in a line.
+        One line that tells what happened.
 
     Raises:
-        InputError: if no update had been made: then the model itself is broken.
+        InputError: If no update was made yet, so the given model itself is broken.
     """
     what = "gradient norm" if term == "grad_norm" else f"{term} loss"
     if step == 0:

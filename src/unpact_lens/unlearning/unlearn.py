@@ -1,40 +1,43 @@
-"""`unlearn`: from a model and two data sets to a model that has forgotten one of them."""
+"""Unlearn a forget set: from a model and two data sets to a copy of the model that has forgotten one of them.
+
+`unlearn` reads in this order: choose the method and its hyperparameters, tokenise both sets (`Request.job`), decide
+what is scored on the way (`Watched.checks`), let the method prepare, draw the data order (`objective`), and carry the
+method out, by `train_copy` unless the method does it in its own way.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone, model_hash
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.progress import progress_bar
 from unpact_lens.results import versions
-from unpact_lens.unlearning.adapters import Adapters
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
 from unpact_lens.unlearning.dataset import Source, check_overlap, draw_order, examples, owners
-from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, Score, Tracker
-from unpact_lens.unlearning.ensembles import Together, whp
-from unpact_lens.unlearning.methods import METHODS, Method, find
-from unpact_lens.unlearning.o3 import Gated, Orthogonal, gate, joined
-from unpact_lens.unlearning.prepare import Job
+from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, Score, StopRule, Tracker
+from unpact_lens.unlearning.ensembles import CombinedModel
+from unpact_lens.unlearning.job import Job, Plan
 from unpact_lens.unlearning.reference_cache import Store
-from unpact_lens.unlearning.result import History, StopRule, Unlearned
+from unpact_lens.unlearning.registry import METHODS, Method, find
+from unpact_lens.unlearning.result import History, Unlearned
 from unpact_lens.unlearning.settings import Settings, split
-from unpact_lens.unlearning.task_vector import set_negated, smallest_coefficient, task_vector
-from unpact_lens.unlearning.trainer import Run, Term, train, trainable
+from unpact_lens.unlearning.trainable import trainable
+from unpact_lens.unlearning.trainer import Options, Term
 
 
 def unlearn(
-    model: Any,
+    model: HookedModel,
     forget: Source | Benchmark,
     retain: Source | None = None,
     *,
@@ -53,32 +56,32 @@ def unlearn(
     """Make a copy of the model forget.
 
     Args:
-        model: a hooked causal model; it is not changed.
-        forget: questions, raw text, or a benchmark (which also gives the retain set, chat template and prefill).
-        retain: what is to be kept; methods without a retain term use it for a retain floor only.
-        method: a name of `methods()`; `lora_` before it trains low-rank adapters and merges them.
-        seed: decides the order of the data and all else that is random; the same seed gives bitwise the same weights
-            on one CPU.
-        stop_at: a forgetting level (share of forget facts still known) or a `StopRule`; None uses the step budget up.
-            A task vector takes the smallest coefficient that reaches the level.
-        forget_score: how known the forget set is, from a model to a share. Default: the share of facts known before
-            that greedy answers still contain.
-        retain_score: the same for the retain set; used with a retain floor.
-        track: facts whose contributions are attributed while training goes on (`history.trajectory`).
-        track_every: steps between two such looks.
-        checkpoint: a directory for the run's state, and for references that memory does not hold; if the run was
-            killed, the same call goes on from there and ends with the same weights.
-        checkpoint_every: steps between two states.
-        progress: show a progress bar on stderr, where that is a terminal.
-        **settings: of `Settings`, or the method's own.
+        model: Hooked causal model; it is not changed.
+        forget: Questions, raw text, or a benchmark, which also gives the retain set, chat template and prefill.
+        retain: Questions or raw text to keep. Methods without a retain term use it for a retain floor only.
+        method: Name of a method, see `methods()`. With `lora_` before it, low-rank adapters are trained and merged.
+        seed: Random seed of the data order and of all else that is random. On one CPU, equal seeds give bitwise equal
+            weights.
+        stop_at: Forgetting level (share of forget facts still known) or `StopRule` at which training stops. If None,
+            trains for the full step budget. A task vector takes the smallest coefficient that reaches the level.
+        forget_score: Function of a model to the share of the forget set still known. Default: the share of the facts
+            known to the original model that greedy answers still contain.
+        retain_score: The same for the retain set, used with a retain floor.
+        track: Facts whose contributions are attributed during training (`history.trajectory`).
+        track_every: Number of steps between two such attributions.
+        checkpoint: Directory for the run's state, and for references that do not fit in memory. If the run was killed,
+            the same call resumes it and ends with the same weights.
+        checkpoint_every: Number of steps between two states.
+        progress: Show a progress bar on stderr, where that is a terminal.
+        **settings: Hyperparameters, those of `Settings` or of the method.
 
     Returns:
-        The new model, its history, and every setting in force.
+        The new model, its history, and every hyperparameter in force.
 
     Raises:
-        InputError: for an unknown method or setting, an empty forget set, a missing retain set, a forget set that is
-            part of the retain set, an example longer than the context, modules that do not exist, or a checkpoint of
-            another run.
+        InputError: If the method or a hyperparameter is unknown, the forget set is empty, a needed retain set is
+            missing, the forget set is part of the retain set, an example is longer than the context, a module does not
+            exist, or the checkpoint is of another run.
     """
     chosen = find(method)
     if isinstance(forget, Benchmark):
@@ -86,60 +89,34 @@ def unlearn(
         retain = forget.retain if retain is None else retain
         forget = forget.forget
     config, options = split(settings, chosen.defaults, chosen.options)
+    request = Request(chosen, model, forget, retain, config, options, seed)
     rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
-    if chosen.retain is not None and not (retain.texts if isinstance(retain, Corpus) else retain):
-        without = method.rsplit("_", 1)[0]
-        raise InputError(
-            f"method {method!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
-        )
-    earlier = _earlier(model, chosen)
-    before = model_hash(model)
-    if earlier is not None:
-        model = earlier.members[0]
-    if chosen.wrap is not None:
-        model = chosen.wrap(model, options)
-    trainable(model, config.modules)
     folder = None if checkpoint is None else Path(checkpoint)
-    limit = None if config.reference_mb is None else config.reference_mb * 2**20
-    store = Store(limit, folder and folder / "references")
-    data = Examples(examples(model, forget, config, "forget"), model, owners(forget, config), store)
-    kept = None
-    if chosen.retain is not None and retain:
-        kept = Examples(examples(model, retain, config, "retain"), model, store=store)
-    if retain:
-        check_overlap(forget, retain)
-    scores = _scores(rule, model, forget, retain, forget_score, retain_score, config)
 
-    job = Job(model, forget, config, options, seed, data)
+    before = model_hash(model)
+    job, kept = request.job(folder)
+    checks = Watched(rule, forget_score, retain_score, tuple(track), track_every).checks(job, retain, folder)
     if chosen.prepare is not None:
         chosen.prepare(job)
-    config, options = job.settings, job.options
-    steps = config.steps or config.epochs * -(-len(job.data) // config.batch_size)
-    terms = _terms(chosen, job, kept, steps)
-    described = {
-        **dataclasses.asdict(config),
-        **_described(options),
-        "steps": steps,
-        "stop_at": dataclasses.asdict(rule),
-    }
-    tracker = Tracker(track, track_every, config, folder and folder / "trajectory") if track else None
-    saved = None
+    terms = objective(chosen, job, kept)
+    described = description(job, rule, steps=len(terms[0].order))
+    checkpoints = None
     if folder is not None:
-        saved = Checkpoints(folder, checkpoint_every, _fingerprint(described, method, seed, before, terms))
+        rows = [[r.ids for r in term.data.rows] for term in terms]
+        facts = {**described, "method": method, "seed": seed, "before": before, "rows": rows}
+        checkpoints = Checkpoints(folder, checkpoint_every, fingerprint(facts))
 
-    after = clone(model)
-    with _Bar(f"unlearning by {method}", steps, progress) as bar:
-        carry_out = {"arithmetic": _task_vector, "inference": _at_inference, "gated": _gated}.get(chosen.kind, _train)
-        checks = Checks(rule, scores, config.check_every, tracker)
-        run = carry_out(Plan(chosen, model, after, terms, config, options, seed, checks, saved, bar, earlier))
+    after = clone(job.before)
+    with progress_bar(f"unlearning by {method}", len(terms[0].order), shown=progress) as bar:
+        run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, checkpoints, bar.at))
     scored = [row["forget_score"] for row in run.rows if "forget_score" in row]
     return Unlearned(
-        model=run.model if run.model is not None else after,
+        model=after if run.model is None else run.model,
         history=History(
             rows=tuple(run.rows),
             forget_order=terms[0].order,
             retain_order=terms[1].order if len(terms) > 1 else None,
-            trajectory=tracker.taken if tracker else {},
+            trajectory=checks.trajectory,
         ),
         config=described,
         method=method,
@@ -152,170 +129,153 @@ def unlearn(
     )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that carrying out a method needs."""
-
-    method: Method
-    before: Any
-    after: Any
-    terms: Sequence[Term]
-    settings: Settings
-    options: Mapping[str, Any]
-    seed: int
-    checks: Checks
-    checkpoints: Checkpoints | None
-    on_step: Callable[[int, Mapping[str, float | int]], None]
-    earlier: Gated | None = None
-
-
-def _earlier(model: Any, method: Method) -> Gated | None:
-    """The gated model that a further request of O3 goes on from; None for a model of its own."""
-    if isinstance(model, Gated) and method.kind == "gated":
-        return model
-    if isinstance(model, Together):
-        raise InputError(
-            f"method {method.name!r} cannot start from {type(model).__name__}, several models that predict together; "
-            "give one of its members" + ", or method='o3'" * isinstance(model, Gated)
-        )
-    return None
-
-
 def asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
-    """Settings that a benchmark brings."""
+    """Return the hyperparameters that a benchmark brings: how it is asked, and its refusals where they are used."""
     asked = {"chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": bench.max_new_tokens}
     return asked | ({"refusals": bench.refusals} if bench.refusals and "refusals" in method.options else {})
 
 
-def _terms(method: Method, job: Job, kept: Examples | None, steps: int) -> list[Term]:
-    """The objective with its data order; a loss that sums over an answer is divided by the mean answer length."""
-    assert method.forget is not None
+@dataclass(frozen=True)
+class Request:
+    """Hold what is to be unlearned, and how.
+
+    Attributes:
+        method: Unlearning method.
+        model: Model that the caller gave.
+        forget: Forget set.
+        retain: Retain set, or None.
+        settings: Hyperparameters that all methods share.
+        options: Hyperparameters of the method.
+        seed: Random seed.
+
+    Raises:
+        InputError: If the method needs a retain set and there is none, or cannot start from this model.
+    """
+
+    method: Method
+    model: HookedModel
+    forget: Source
+    retain: Source | None
+    settings: Settings
+    options: dict[str, Any]
+    seed: int
+
+    def __post_init__(self) -> None:
+        name = self.method.name
+        empty = not (self.retain.texts if isinstance(self.retain, Corpus) else self.retain)
+        if self.method.retain is not None and empty:
+            without = name.rsplit("_", 1)[0]
+            raise InputError(
+                f"method {name!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
+            )
+        if isinstance(self.model, CombinedModel) and not continues(self.method, self.model):
+            able = [m.name for m in METHODS.values() if continues(m, self.model)]
+            raise InputError(
+                f"method {name!r} cannot start from {type(self.model).__name__}, several models that predict together; "
+                "give one of its members" + "".join(f", or method={other!r}" for other in able)
+            )
+
+    def job(self, folder: Path | None) -> tuple[Job, Examples | None]:
+        """Tokenise both sets.
+
+        Args:
+            folder: Directory of the run's state, or None.
+
+        Returns:
+            The run as the method may prepare it, and the retain set if the method has a retain term.
+        """
+        config, retain = self.settings, self.retain
+        model = self.model if self.method.start is None else self.method.start(self.model, self.options)
+        trainable(model, config.modules)
+        limit = None if config.reference_mb is None else config.reference_mb * 2**20
+        store = Store(limit, folder and folder / "references")
+        data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
+        kept = None
+        if self.method.retain is not None and retain:
+            kept = Examples(examples(model, retain, config, "retain"), model, store=store)
+        if retain:
+            check_overlap(self.forget, retain)
+        return Job(self.model, model, self.forget, config, self.options, self.seed, data), kept
+
+
+def continues(method: Method, model: HookedModel) -> bool:
+    """Return whether a further request of this method may start from this combined model."""
+    return method.continues is not None and isinstance(model, method.continues)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Hold what is scored and attributed during training.
+
+    Attributes:
+        rule: When to stop.
+        forget_score: The caller's score of the forget set, or None.
+        retain_score: The caller's score of the retain set, or None.
+        track: Facts whose contributions are attributed.
+        track_every: Number of steps between two attributions.
+    """
+
+    rule: StopRule
+    forget_score: Score | None
+    retain_score: Score | None
+    track: tuple[QA, ...]
+    track_every: int
+
+    def checks(self, job: Job, retain: Source | None, folder: Path | None) -> Checks:
+        """Return the checks of a run: the caller's scores, those that the stop rule needs, and the tracked facts.
+
+        Raises:
+            InputError: If the stop rule needs a score and there are no questions, or the model knows none of the facts.
+        """
+        scores: dict[str, Score] = {}
+        for name, given, level, source in (
+            ("forget_score", self.forget_score, self.rule.forget, job.forget),
+            ("retain_score", self.retain_score, self.rule.retain, retain),
+        ):
+            if given is not None:
+                scores[name] = given
+            elif level is not None:
+                if source is None or isinstance(source, Corpus):
+                    raise InputError(f"stop_at watches {name}, but there are no questions to score; give {name}=")
+                scores[name] = FactsKnown(job.before, source, job.settings)
+        tracker = None
+        if self.track:
+            tracker = Tracker(self.track, self.track_every, job.settings, folder and folder / "trajectory")
+        return Checks(self.rule, scores, job.settings.check_every, tracker)
+
+
+def objective(method: Method, job: Job, kept: Examples | None) -> list[Term]:
+    """Build the terms of the objective and draw their data order.
+
+    A loss that sums over an answer's tokens is divided by the mean answer length of the forget set.
+
+    Args:
+        method: Unlearning method.
+        job: Prepared run.
+        kept: Retain set, if the method has a retain term.
+    """
+    settings, options = job.settings, job.options
+    steps = settings.steps or settings.epochs * -(-len(job.data) // settings.batch_size)
     generator = torch.Generator().manual_seed(job.seed)
-    batch = job.settings.batch_size
-    scale = 1 / job.data.mean_answer_length if method.sums and job.options["length_scale"] else 1.0
-    order = draw_order(len(job.data), steps, batch, generator)
-    terms = [Term("forget", method.forget, method.per, job.settings.gamma * scale, job.data, order)]
+    scale = 1 / job.data.mean_answer_length if method.sums and options["length_scale"] else 1.0
+    order = draw_order(len(job.data), steps, settings.batch_size, generator)
+    terms = [Term("forget", method.forget, method.per, settings.gamma * scale, job.data, order, options)]
     if method.retain is not None and kept is not None:
-        order = draw_order(len(kept), steps, batch, generator)
-        terms.append(Term("retain", method.retain, "token", job.settings.alpha, kept, order))
+        order = draw_order(len(kept), steps, settings.batch_size, generator)
+        terms.append(Term("retain", method.retain, "token", settings.alpha, kept, order, options))
     return terms
 
 
-def _described(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's options as they are recorded; a model by its hash."""
+def description(job: Job, rule: StopRule, steps: int) -> dict[str, Any]:
+    """Return every hyperparameter in force, as it is recorded with the result."""
+    return {
+        **dataclasses.asdict(job.settings),
+        **_recorded(job.options),
+        "steps": steps,
+        "stop_at": dataclasses.asdict(rule),
+    }
+
+
+def _recorded(options: Options) -> Mapping[str, Any]:
+    """Return a method's options with each model replaced by its hash."""
     return {k: model_hash(v) if isinstance(v, torch.nn.Module) else v for k, v in options.items()}
-
-
-def _fingerprint(config: Mapping[str, Any], method: str, seed: int, before: str, terms: Sequence[Term]) -> str:
-    rows = [[r.ids for r in t.data.rows] for t in terms]
-    return fingerprint({**config, "method": method, "seed": seed, "before": before, "rows": rows})
-
-
-def _scores(
-    rule: StopRule,
-    model: Any,
-    forget: Source,
-    retain: Source | None,
-    forget_score: Score | None,
-    retain_score: Score | None,
-    config: Settings,
-) -> dict[str, Score]:
-    """What is scored on the way: what the user gave, and what the stop rule needs."""
-    scores: dict[str, Score] = {}
-    for name, given, level, source in (
-        ("forget_score", forget_score, rule.forget, forget),
-        ("retain_score", retain_score, rule.retain, retain),
-    ):
-        if given is not None:
-            scores[name] = given
-        elif level is not None:
-            if source is None or isinstance(source, Corpus):
-                raise InputError(f"stop_at watches {name}, but there are no questions to score; give {name}=")
-            scores[name] = FactsKnown(model, source, config)
-    return scores
-
-
-def _train(plan: Plan) -> Run:
-    """Methods with a loss: train the copy, all of it or adapters on it."""
-    settings, rank = plan.settings, plan.settings.rank
-    adapters = None
-    if rank is not None:
-        adapters = Adapters(plan.after, settings.modules, rank, settings.lora_alpha, plan.seed)
-        settings = dataclasses.replace(settings, modules=None)
-    rule = plan.method.rule(plan.after, plan.options) if plan.method.rule else None
-    run = train(
-        plan.after, plan.terms, settings, plan.options, plan.checks,
-        rule=rule, checkpoints=plan.checkpoints, on_step=plan.on_step,
-    )  # fmt: skip
-    if adapters is not None:
-        adapters.merge()
-    return run
-
-
-def _at_inference(plan: Plan) -> Run:
-    """The copy and the reinforced model predict together; nothing is trained."""
-    model = whp(plan.after, plan.terms[0].data.reinforced, float(plan.options["strength"]))
-    return Run([{"step": 0, **plan.checks.take(model, 0, last=True)}], "nothing to train", model)
-
-
-def _gated(plan: Plan) -> Run:
-    """Adapters orthogonal to earlier ones, behind a gate."""
-    settings, rank = plan.settings, plan.settings.rank or 8
-    earlier = plan.earlier.bases if plan.earlier else {}
-    adapters = Adapters(plan.after, settings.modules, rank, settings.lora_alpha, plan.seed)
-    run = train(
-        plan.after, plan.terms, dataclasses.replace(settings, modules=None), plan.options, plan.checks,
-        rule=Orthogonal(adapters, earlier), checkpoints=plan.checkpoints, on_step=plan.on_step,
-    )  # fmt: skip
-    bases = joined(earlier, adapters)
-    adapters.merge()
-    forget, retain = plan.terms
-    run.model = gate(clone(plan.before), plan.after, forget.data, retain.data, bases, plan.earlier)
-    done = max((int(row["step"]) for row in run.rows), default=0)
-    run.rows.append({"step": done, **plan.checks.take(run.model, done, last=True)})
-    if run.stopped == "forget level reached" and plan.checks.verdict(run.rows[-1]) != run.stopped:
-        run.stopped = "forget level reached by the adapters, but not behind the gate"
-    return run
-
-
-def _task_vector(plan: Plan) -> Run:
-    """Train the copy on the forget set, then give it the weights on the other side of the model before."""
-    run = _train(dataclasses.replace(plan, checks=Checks(StopRule(), {})))
-    after, checks, options = plan.after, plan.checks, plan.options
-    vector = task_vector(plan.before, after)
-    level = checks.rule.forget
-
-    def score(coefficient: float) -> dict[str, float]:
-        set_negated(after, plan.before, vector, coefficient)
-        run.rows.append({"coefficient": coefficient, **checks.take(after, 0, last=True)})
-        return run.rows[-1]
-
-    coefficient = options["coefficient"]
-    if coefficient is None and level is not None:
-        coefficient = smallest_coefficient(
-            lambda a: score(a)["forget_score"] <= level,
-            largest=float(options["max_coefficient"]), tolerance=options["tolerance"],
-        )  # fmt: skip
-        run.stopped = "forget level reached" if coefficient is not None else "no coefficient reaches the forget level"
-        coefficient = options["max_coefficient"] if coefficient is None else coefficient
-    score(1.0 if coefficient is None else float(coefficient))
-    return run
-
-
-class _Bar:
-    """A progress bar on stderr, silent where that is no terminal."""
-
-    def __init__(self, what: str, steps: int, shown: bool) -> None:
-        console = Console(stderr=True)
-        self.bar = Progress(console=console, transient=True, disable=not (shown and console.is_terminal))
-        self.task = self.bar.add_task(what, total=steps)
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, step: int, row: Mapping[str, float | int]) -> None:
-        self.bar.update(self.task, completed=step)

@@ -1,4 +1,4 @@
-"""O3: adapters of different requests are orthogonal, and a gate keeps them off everything else."""
+"""O3: adapters of different requests are orthogonal, and a gate applies them only to their request."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning import unlearn
 from unpact_lens.unlearning.adapters import Adapters
 from unpact_lens.unlearning.batch import Examples
-from unpact_lens.unlearning.o3 import Gated, Orthogonal, closeness, gate, joined
+from unpact_lens.unlearning.methods.o3 import Gated, Orthogonal, Request, closeness, gate, joined
 
 QUICK = {"method": "o3", "rank": 3, "lr": 5e-3, "steps": 12, "batch_size": 4, "progress": False}
 
@@ -45,7 +45,7 @@ def test_adapters_of_two_requests_are_orthogonal(learned, facts):
             assert (others.T @ added).abs().max() < 1e-5
 
 
-def test_what_is_settled_is_orthogonal_even_after_a_step_along_the_earlier_space(learned):
+def test_settling_makes_adapters_orthogonal_after_any_step(learned):
     model = clone(learned)
     earlier = joined({}, Adapters(clone(learned), None, 3, 16.0, seed=1))
     adapters = Adapters(model, None, 3, 16.0, seed=1)  # the same seed: all of it lies in what is taken
@@ -60,7 +60,7 @@ def test_what_is_settled_is_orthogonal_even_after_a_step_along_the_earlier_space
     assert {b.shape[1] for b in joined(earlier, adapters).values()} == {6}
 
 
-def test_each_position_is_predicted_by_the_base_or_the_adapted_model_as_its_residual_says(learned, facts):
+def test_each_position_is_predicted_by_the_model_that_its_residual_selects(learned, facts):
     u = unlearn(learned, facts[0][:2], facts[1], **QUICK)
     gated = u.model
     tokens = torch.randint(3, 30, (40, 8), generator=torch.Generator().manual_seed(0))
@@ -82,7 +82,7 @@ def test_each_position_is_predicted_by_the_base_or_the_adapted_model_as_its_resi
     assert (adapted - base)[~on].abs().max() > 0.1  # without the gate it would be something else
 
 
-def test_the_request_is_forgotten_and_the_rest_is_kept(learned, facts):
+def test_request_is_forgotten_and_the_rest_is_kept(learned, facts):
     forget, retain = facts
     u = unlearn(learned, forget[:2], retain, stop_at=0.0, check_every=4, **{**QUICK, "steps": 60})
     was, now = scores(learned, forget[:2]), scores(u.model, forget[:2])
@@ -92,7 +92,7 @@ def test_the_request_is_forgotten_and_the_rest_is_kept(learned, facts):
     assert u.forget_score == u.history.rows[-1]["forget_score"]
 
 
-def test_the_closest_request_predicts(learned):
+def test_adapted_model_of_the_closest_request_predicts(learned):
     """Two requests, keys along two axes; a residual between them belongs to the nearer one."""
     keys = (torch.eye(32)[:1], torch.eye(32)[1:2])
     one, two = clone(learned), clone(learned)
@@ -115,15 +115,15 @@ def test_closeness_is_the_cosine_to_the_nearest_key_around_the_centre():
     torch.testing.assert_close(near, torch.tensor([0.5**0.5, 1.0]))
 
 
-def test_no_more_than_one_in_a_hundred_retain_positions_pass_the_gate(learned, facts):
+def test_at_most_1_percent_of_retain_positions_pass_the_gate(learned, facts):
     rows = [Examples([encode(learned, q.prompt, q.answer) for q in part], learned) for part in facts]
-    gated = gate(learned, clone(learned), rows[0], rows[1], {}, None)
+    gated = gate(learned, Request(clone(learned), rows[0], rows[1]), {}, None)
     far = closeness(torch.cat([*rows[1].residuals]), gated.keys[0], gated.centre)
     assert (far > gated.thresholds[0]).float().mean() <= 0.02
     assert gated.thresholds[0] > far.median()
 
 
-def test_a_gated_model_is_saved_and_goes_on_after_it_is_read(learned, facts, tmp_path):
+def test_loaded_gated_model_accepts_a_further_request(learned, facts, tmp_path):
     forget, retain = facts
     u = unlearn(learned, forget[:2], retain, **QUICK)
     again = load(u.save(tmp_path / "run"))
@@ -134,7 +134,7 @@ def test_a_gated_model_is_saved_and_goes_on_after_it_is_read(learned, facts, tmp
     assert model_hash(a) == model_hash(b)
 
 
-def test_bad_input_is_named(learned, facts):
+def test_bad_input_is_refused_with_its_value(learned, facts):
     forget, retain = facts
     with pytest.raises(InputError, match="method 'o3' needs a retain set; give retain="):
         unlearn(learned, forget, **QUICK)
@@ -145,7 +145,7 @@ def test_bad_input_is_named(learned, facts):
         unlearn(gated, forget, retain, method="npo", progress=False)
 
 
-def test_requests_on_a_bridge_are_orthogonal_in_what_weights_read():
+def test_requests_on_a_bridge_are_orthogonal_in_the_input_space():
     bridge = to_bridge(hf_model("llama"), tokenizer())
     given = {"method": "o3", "rank": 2, "lr": 1e-2, "steps": 3, "progress": False}
     first = unlearn(bridge, FORGET[:1], RETAIN, **given)
@@ -156,7 +156,7 @@ def test_requests_on_a_bridge_are_orthogonal_in_what_weights_read():
         if "layers" in name and p.ndim == 2:
             d1, d2 = (one[name] - p).detach().double(), (two[name] - p).detach().double()
             assert d1.norm() > 1e-4
-            # Linear weights are [out, in]: rows of one change stand across those of the other.
+            # Linear weights are [out, in]: the rows of both changes are orthogonal.
             assert float((d1 @ d2.T).abs().max() / (d1.norm() * d2.norm())) < 1e-4  # merged in fp32
             checked += 1
     assert checked == 14

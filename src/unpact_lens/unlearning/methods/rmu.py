@@ -1,0 +1,63 @@
+"""Register RMU: send the residual stream of forget text to a random direction, and keep that of retain text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from unpact_lens.errors import InputError
+from unpact_lens.models import hooked
+from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.batch import View
+from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.registry import METHODS, Method
+from unpact_lens.unlearning.trainer import Options
+
+
+def choose_direction(job: Job) -> None:
+    """Choose the layer, draw the direction, and train only the MLP output weights of that layer and the two below."""
+    n_layers = job.before.cfg.n_layers
+    layer = job.options["layer"]
+    layer = round(7 / 32 * n_layers) if layer is None else layer
+    if not 0 <= layer < n_layers:
+        raise InputError(f"layer={layer}; the model has layers 0 to {n_layers - 1}")
+    job.options["layer"] = layer
+    # Uniform on [0, 1), as in the source: all coordinates are positive before normalisation.
+    draw = torch.rand(job.before.cfg.d_model, generator=torch.Generator().manual_seed(job.seed))
+    weight = next(iter(job.before.parameters()))
+    job.data.direction = (draw / draw.norm()).to(weight.device, weight.dtype)
+    if job.settings.modules is None:
+        out = "out.weight" if hooked.is_bridge(job.before) else "W_out"
+        modules = tuple(f"blocks.{i}.mlp.{out}" for i in range(max(0, layer - 2), layer + 1))
+        job.settings = dataclasses.replace(job.settings, modules=modules)
+
+
+def rmu_forget_loss(view: View, options: Options) -> Tensor:
+    """Compute the distance of the residual stream from the drawn direction."""
+    assert view.data.direction is not None
+    return losses.rmu_forget(view.acts(options["layer"]), view.data.direction, options["c"], view.mask)
+
+
+def rmu_retain_loss(view: View, options: Options) -> Tensor:
+    """Compute the distance of the residual stream from that of the original model."""
+    return losses.rmu_retain(view.acts(options["layer"]), view.ref_acts(options["layer"]), view.mask)
+
+
+METHODS.add(
+    "rmu",
+    Method(
+        "rmu",
+        "representation misdirection: send forget text to a random direction in the residual stream, keep the rest",
+        "mean (h_l(x_f) − c·u)² + a·mean (h_l(x_r) − h_l⁰(x_r))²",
+        "Li et al. 2024, arXiv 2403.03218",
+        forget=rmu_forget_loss,
+        retain=rmu_retain_loss,
+        defaults={"lr": 5e-5, "batch_size": 4, "steps": 150, "alpha": 1200.0},
+        options={"layer": None, "c": 6.5},
+        prepare=choose_direction,
+        note="layer None is 7/32 of the depth, as 7 in Zephyr; trains mlp.W_out of that layer and the two below only "
+        "(modules= changes it). On questions, the positions that predict answer tokens count.",
+    ),
+)

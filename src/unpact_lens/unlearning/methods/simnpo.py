@@ -1,0 +1,19 @@
+"""Register SimNPO: NPO without a reference model, normalised by length."""
+
+from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.registry import Method
+from unpact_lens.unlearning.retain_terms import add_with_retain_terms
+
+add_with_retain_terms(
+    Method(
+        "simnpo",
+        "NPO without a reference, on the mean log-probability of each answer",
+        "−(2/β)·mean log σ(−β·ℓ/T − δβ)",
+        "Fan et al. 2024, arXiv 2410.07163",
+        forget=lambda view, options: losses.simnpo(view.log_probs, view.mask, options["beta"], options["delta"]),
+        per="example",
+        defaults={"gamma": 0.125},
+        options={"beta": 4.5, "delta": 0.0},
+        note="the source always adds a retain term: simnpo_gdr.",
+    )
+)

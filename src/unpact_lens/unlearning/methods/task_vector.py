@@ -1,0 +1,123 @@
+"""Register task arithmetic: fine-tune on the forget set, then subtract the change of the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.early_stopping import Checks
+from unpact_lens.unlearning.job import Plan, train_copy
+from unpact_lens.unlearning.registry import METHODS, Method
+from unpact_lens.unlearning.trainer import Run
+
+
+def task_vector(before: HookedModel, after: HookedModel) -> dict[str, Tensor]:
+    r"""Compute the task vector $\theta_{ft} - \theta_0$ of every parameter. Buffers are left out.
+
+    Args:
+        before: Model that fine-tuning started from.
+        after: Fine-tuned model.
+    """
+    start = dict(before.named_parameters())
+    return {n: p.detach() - start[n].detach() for n, p in after.named_parameters()}
+
+
+def set_negated(model: HookedModel, before: HookedModel, vector: Mapping[str, Tensor], coefficient: float) -> None:
+    r"""Set the weights of `model` to $\theta_0 - a\,(\theta_{ft} - \theta_0)$, in place.
+
+    Args:
+        model: Model of the same architecture as `before`.
+        before: Model with weights $\theta_0$.
+        vector: Result of `task_vector`.
+        coefficient: Coefficient a. With 0, the weights equal those of `before` exactly.
+    """
+    start = dict(before.named_parameters())
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(start[name] if coefficient == 0 else start[name] - coefficient * vector[name])
+
+
+def smallest_coefficient(
+    reaches: Callable[[float], bool], *, start: float = 1.0, largest: float = 256.0, tolerance: float = 0.05
+) -> float | None:
+    """Find the smallest coefficient that reaches the forgetting level, by doubling and bisection.
+
+    Algorithm:
+        1. Halve or double from `start` until one coefficient fails and its double succeeds.
+        2. Bisect between both on a logarithmic scale until they differ by less than `tolerance`.
+
+    Args:
+        reaches: Function that returns whether a coefficient reaches the level.
+        start: First coefficient to try.
+        largest: Largest coefficient to try.
+        tolerance: Relative width at which bisection ends.
+
+    Returns:
+        The smallest coefficient seen to succeed; None if `largest` fails.
+
+    >>> round(smallest_coefficient(lambda a: a >= 5.3, tolerance=0.01), 1)
+    5.3
+    """
+    low, high = 0.0, start
+    if reaches(high):
+        while high > start / 1024 and reaches(high / 2):
+            high /= 2
+        low = high / 2
+    else:
+        while True:
+            low, high = high, min(2 * high, largest)
+            if low >= largest:
+                return None
+            if reaches(high):
+                break
+    while high / low > 1 + tolerance:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high
+
+
+def subtract_task_vector(plan: Plan) -> Run:
+    """Train the copy on the forget set, then subtract the task vector with the smallest coefficient that is enough."""
+    run = train_copy(dataclasses.replace(plan, checks=Checks()))
+    before, after, checks, options = plan.job.before, plan.after, plan.checks, plan.job.options
+    vector = task_vector(before, after)
+    level = checks.rule.forget
+
+    def score(coefficient: float) -> float | None:
+        set_negated(after, before, vector, coefficient)
+        run.rows.append({"coefficient": coefficient, **checks.take(after, 0, last=True)})
+        return run.rows[-1].get("forget_score")
+
+    def reaches(coefficient: float) -> bool:
+        known = score(coefficient)
+        return known is not None and level is not None and known <= level
+
+    coefficient = options["coefficient"]
+    if coefficient is None and level is not None:
+        coefficient = smallest_coefficient(
+            reaches, largest=float(options["max_coefficient"]), tolerance=options["tolerance"]
+        )
+        run.stopped = "forget level reached" if coefficient is not None else "no coefficient reaches the forget level"
+        coefficient = options["max_coefficient"] if coefficient is None else coefficient
+    score(1.0 if coefficient is None else float(coefficient))
+    return run
+
+
+METHODS.add(
+    "task_vector",
+    Method(
+        "task_vector",
+        "task arithmetic: learn the forget set by heart, then go the opposite way",
+        "θ_0 − a(θ_ft − θ_0), θ_ft trained on −mean log p of D_f",
+        "Ilharco et al. 2022, arXiv 2212.04089; MUSE, arXiv 2407.06460",
+        forget=lambda view, options: losses.nll(view.log_probs, view.mask),
+        options={"coefficient": None, "max_coefficient": 256.0, "tolerance": 0.05},
+        carry_out=subtract_task_vector,
+        note="a is the smallest that reaches the forget level, found by doubling and bisection; with no level, 1.",
+    ),
+)

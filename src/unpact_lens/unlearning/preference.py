@@ -1,0 +1,52 @@
+"""Prefer another answer to the answer to forget: the loss and the data that DPO, AltPO and refusals share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+from unpact_lens.errors import InputError
+from unpact_lens.models.tokens import Encoded, text_ids
+from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.batch import View
+from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.trainer import Options
+
+PREFERENCE: Options = {"beta": 0.1, "scale": 1.0}
+"""Hyperparameters of `preference_loss`."""
+
+
+def preference_loss(view: View, options: Options) -> Tensor:
+    """Compute the DPO loss, with the alternative as the chosen answer and the answer to forget as the rejected one."""
+    chosen, rejected = view.alternative, view
+    return losses.dpo(
+        losses.sequence_sums(chosen.log_probs, chosen.mask),
+        losses.sequence_sums(chosen.ref_log_probs, chosen.mask),
+        losses.sequence_sums(rejected.log_probs, rejected.mask),
+        losses.sequence_sums(rejected.ref_log_probs, rejected.mask),
+        options["beta"],
+        options["scale"],
+    )
+
+
+def with_answer(job: Job, row: Encoded, answer: str, what: str) -> Encoded:
+    """Return the same prompt with another answer.
+
+    Args:
+        job: Run whose model tokenises the answer.
+        row: Prompt and answer to forget, as token ids.
+        answer: Text of the other answer.
+        what: Kind of answer, for the error message.
+
+    Raises:
+        InputError: If the answer has no token, or does not fit the model's context.
+    """
+    ids = text_ids(job.before, answer, what)
+    changed = dataclasses.replace(row, answer=ids)
+    if not ids or len(changed.ids) > job.before.cfg.n_ctx:
+        raise InputError(
+            f"{what} {answer!r} has {len(ids)} tokens; it needs at least 1, and with its prompt of "
+            f"{len(row.context)} at most {job.before.cfg.n_ctx}"
+        )
+    return changed

@@ -1,0 +1,46 @@
+"""Add retain terms to a method: GDR goes on learning the retain set, KLR keeps the predictions there.
+
+Sources: TOFU, arXiv 2401.06121; MUSE, arXiv 2407.06460.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.batch import View
+from unpact_lens.unlearning.registry import METHODS, Method
+from unpact_lens.unlearning.trainer import Options
+
+
+def retain_nll(view: View, options: Options) -> Tensor:
+    """Compute GDR: the negative log-likelihood of the retain set."""
+    return losses.nll(view.log_probs, view.mask)
+
+
+def retain_kl(view: View, options: Options) -> Tensor:
+    """Compute KLR: the KL divergence from the original model's next-token distributions on the retain set."""
+    return losses.kl_to_reference(view.logits, view.ref_logits, view.mask)
+
+
+RETAIN_TERMS = {
+    "gdr": (retain_nll, "−mean log p on D_r"),
+    "klr": (retain_kl, "mean KL(p_θ0 ‖ p_θ) on D_r"),
+}
+"""Loss and formula of each retain term, by the suffix of the variants' names."""
+
+
+def add_with_retain_terms(method: Method) -> None:
+    """Register a method, and a variant of it with each retain term, e.g. `npo`, `npo_gdr` and `npo_klr`."""
+    METHODS.add(method.name, method)
+    for suffix, (loss, formula) in RETAIN_TERMS.items():
+        variant = replace(
+            method,
+            name=f"{method.name}_{suffix}",
+            line=f"{method.line}; the retain set is held by {suffix.upper()}",
+            formula=f"γ·[{method.formula}] + α·[{formula}]",
+            retain=loss,
+        )
+        METHODS.add(variant.name, variant)

@@ -1,0 +1,24 @@
+"""Run one short unlearning step and read its result."""
+
+import torch
+
+from unpact_lens.models.tokens import encode
+from unpact_lens.scoring import score_rows
+
+ONE = {"steps": 1, "batch_size": 100, "progress": False}
+
+
+def first(u, term="forget"):
+    """Return the first value of a term."""
+    return u.history.rows[0][term]
+
+
+def sums(model, pairs):
+    """Return log p of each answer, summed over its tokens."""
+    return torch.tensor([float(s.sum()) for s in score_rows(model, [encode(model, p, a) for p, a in pairs])])
+
+
+def moved(before, after):
+    """Return the names of the parameters that differ."""
+    theirs = dict(after.named_parameters())
+    return {n for n, p in before.named_parameters() if not torch.equal(p, theirs[n])}
