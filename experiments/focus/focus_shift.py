@@ -1,20 +1,21 @@
-r"""Finding 1 with its controls: does unlearning move focus off the KeyTokens, and does the loss run through it?
+r"""Measure how unlearning changes the focus on the KeyTokens, with controls (finding 1 of the paper).
 
-For each unlearned model, and for controls that were not unlearned, on forget facts, on other phrasings of them and on
-retain facts:
+1. Compute the contributions under the original and the unlearned model: overlap of the KeyTokens, their share of the
+   positive mass, their sum.
+2. Compute the same for random sets of other prompt tokens, each as large as the set of KeyTokens.
+3. Compute what each head moves from the KeyTokens into the answer's logit, and how much it attends to them.
+4. Restore what all heads read from the KeyTokens, or only their attention to them, and measure the share of the lost
+   log-probability that comes back (`key_path`).
 
-1. contributions before and after: overlap of the KeyTokens, their share of the positive mass, their sum;
-2. the same for as many other prompt tokens, drawn at random;
-3. what each head moves from the KeyTokens into the answer's logit, and how much it attends to them, before and after;
-4. the share of the lost log-probability that comes back when all heads read the KeyTokens as before, or only attend to
-   them as before (`key_path`).
+Each model is measured on forget facts, on held-out paraphrases of them, and on retain facts. Controls are models that
+were not unlearned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -28,51 +29,90 @@ from unpact_lens.comparison.key_path import KeyPath, key_path
 from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.errors import InputError
+from unpact_lens.models.asking import Asking
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result
 
 FOCUS_MEASURES: dict[str, str] = {
-    "overlap": "Jaccard overlap of the KeyTokens before and after",
-    "spearman": "Spearman correlation of the contributions before and after, over the prompt's tokens",
-    "mass_before": "share of the positive contributions on the KeyTokens of before, under the model before",
-    "mass_shift": "change of that share, after - before",
-    "mass_shift_random": "the same for as many other prompt tokens, mean over the draws",
-    "score_before": "summed contribution of the KeyTokens of before, nats",
-    "score_shift": "its change, after - before",
-    "score_shift_random": "the same for as many other prompt tokens",
-    "subject_rank_shift": "change of the best rank of the subject's tokens, positive is less focus on it",
-    "lost": "log-probability of the answer before - after, nats",
-    "back_key": "nats that come back when all heads read the KeyTokens as before",
-    "back_random": "the same for as many other prompt tokens, mean over the draws",
-    "back_all": "the same for all positions",
-    "back_pattern": "nats that come back when all heads attend to the KeyTokens as before, on the values of after",
-    "back_pattern_random": "the same for as many other prompt tokens, mean over the draws",
+    "overlap": "Jaccard overlap of the KeyTokens under the original and the unlearned model",
+    "spearman": "Spearman correlation of the contributions under the two models, over the prompt's tokens",
+    "mass_before": "share of the positive contributions on the original KeyTokens, under the original model",
+    "mass_shift": "change of mass_before, unlearned - original",
+    "mass_shift_random": "mass_shift of random sets of other prompt tokens, mean over the draws",
+    "score_before": "summed contribution of the original KeyTokens, nats",
+    "score_shift": "change of score_before, unlearned - original, nats",
+    "score_shift_random": "score_shift of random sets of other prompt tokens, mean over the draws, nats",
+    "subject_rank_shift": "change of the best rank of the subject's tokens; positive is less focus on the subject",
+    "lost": "log-probability of the answer, original - unlearned, nats",
+    "back_key": "nats that come back when all heads read the KeyTokens as in the original model",
+    "back_random": "back_key of random sets of other prompt tokens, mean over the draws, nats",
+    "back_all": "back_key of all positions, nats",
+    "back_pattern": "nats that come back when heads attend to the KeyTokens as before, on the unlearned model's values",
+    "back_pattern_random": "back_pattern of random sets of other prompt tokens, mean over the draws, nats",
 }
-"""What is measured of every fact."""
+"""Measures of each fact."""
 
 HEAD_MEASURES: dict[str, str] = {
-    "moves_before": "what the head moves from the KeyTokens into the answer's logit, mean over its tokens, before",
-    "moves_shift": "its change, after - before",
-    "moves_shift_random": "the same for as many other prompt tokens, mean over the draws",
-    "attends_before": "attention of the head to the KeyTokens, mean over the answer's tokens, before",
-    "attends_shift": "its change, after - before",
-    "attends_shift_random": "the same for as many other prompt tokens, mean over the draws",
-    "back_key": "nats that come back when this head alone reads the KeyTokens as before",
+    "moves_before": "what the head moves from the KeyTokens into the answer's logit, mean over answer tokens, original",
+    "moves_shift": "change of moves_before, unlearned - original",
+    "moves_shift_random": "moves_shift of random sets of other prompt tokens, mean over the draws",
+    "attends_before": "attention of the head to the KeyTokens, mean over answer tokens, original model",
+    "attends_shift": "change of attends_before, unlearned - original",
+    "attends_shift_random": "attends_shift of random sets of other prompt tokens, mean over the draws",
+    "back_key": "nats that come back when this head alone reads the KeyTokens as in the original model",
 }
-"""What is measured of every fact and head."""
+"""Measures of each fact and head."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Name the model and the group of facts of one comparison.
+
+    Attributes:
+        model: Name of the compared model: a method, `"retrain"`, `"unrelated"`, ...
+        seed: Random seed of its training.
+        group: Name of the group of facts: `"forget"`, `"paraphrase"` or `"retain"`.
+    """
+
+    model: str
+    seed: int = 0
+    group: str = "forget"
+
+
+@dataclass(frozen=True)
+class ShiftOptions:
+    """Hold how the focus is measured.
+
+    Attributes:
+        rule: Rule that selects the KeyTokens, under the original model.
+        draws: Number of random sets of other prompt tokens for each fact.
+        by_head: Also restore what each head alone reads (`back_key` of `HEAD_MEASURES`), one run per head and fact.
+
+    Raises:
+        InputError: If `draws` is not positive.
+    """
+
+    rule: KeyRule = field(default_factory=lambda: TopK(3))
+    draws: int = 8
+    by_head: bool = True
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise InputError(f"draws={self.draws}; give at least one set of random tokens")
 
 
 @dataclass(frozen=True, eq=False)
 class FocusShift(Result):
-    """How the focus of one model moved away from that of the model before, fact by fact.
+    """Hold the change of one model's focus from that of the original model, fact by fact.
 
     Attributes:
-        model: what became of the model: a method, `"retrain"`, `"unrelated"`, ...
-        seed: of its training.
+        model: Name of the compared model; see `Compared`.
+        seed: Random seed of its training.
         group: `"forget"`, `"paraphrase"` or `"retain"`.
-        ids: of the facts.
-        subjects: whom or what each is about; intervals cluster by it.
-        values: for each of `FOCUS_MEASURES`, its value for each fact; NaN where it is undefined.
-        heads: for each of `HEAD_MEASURES`, `[item, layer, head]`.
+        ids: Ids of the facts.
+        subjects: Subject of each fact. Intervals cluster by it.
+        values: Each of `FOCUS_MEASURES`, one value per fact; NaN where it is undefined.
+        heads: Each of `HEAD_MEASURES`, shape `[item, layer, head]`.
     """
 
     figure: ClassVar[str | None] = None
@@ -86,68 +126,58 @@ class FocusShift(Result):
     heads: dict[str, Float[Tensor, "item layer head"]]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a fact, with every measure."""
+        """Return a table with one row per fact and one column per measure."""
         columns = {name: v.tolist() for name, v in self.values.items()}
         return pd.DataFrame({"id": self.ids, "subject": self.subjects, **columns})
 
 
 def focus_shift(
-    before: Any,
-    after: Any,
+    before: HookedModel,
+    after: HookedModel,
     items: Sequence[QA],
-    *,
-    model: str,
-    seed: int = 0,
-    group: str = "forget",
-    rule: KeyRule | None = None,
-    draws: int = 8,
-    by_head: bool = True,
-    chat: bool = False,
-    prefill: str = "",
+    compared: Compared,
+    options: ShiftOptions | None = None,
+    asked: Asking | None = None,
 ) -> FocusShift:
-    """Every measure of `FOCUS_MEASURES` and `HEAD_MEASURES` on some facts.
+    """Compute all of `FOCUS_MEASURES` and `HEAD_MEASURES` on some facts.
 
     Args:
-        before: a hooked causal model.
-        after: one of the same shape, vocabulary and tokenizer.
-        items: the facts.
-        model: what `after` is called.
-        seed: of its training.
-        group: what the facts are called.
-        rule: which tokens are key, under the model before; `TopK(3)` by default.
-        draws: how many sets of other prompt tokens, as many as are key.
-        by_head: also put back what each head alone reads (`back_key` of `HEAD_MEASURES`), a run for each head and fact.
-        chat: wrap the prompts in the tokenizer's chat template.
-        prefill: the opening of the answers; may hold `{subject}`.
+        before: Original model.
+        after: Compared model, of the same shape, vocabulary and tokenizer.
+        items: Facts to measure.
+        compared: Names of the compared model and of the group of facts.
+        options: Rule of the KeyTokens, number of draws, and whether single heads are restored; defaults if None.
+        asked: Chat template and answer prefix, which may contain `{subject}`; defaults if None.
 
     Raises:
-        InputError: if there are no facts, `draws` is not positive, or the models are not comparable.
+        InputError: If there are no facts, or the models are not comparable.
     """
     if not items:
-        raise InputError(f"no {group} facts to look at; give at least one")
-    if draws < 1:
-        raise InputError(f"draws={draws}; give at least one set of random tokens")
-    rule = TopK(3) if rule is None else rule
-    sides = [attribute_many(m, items, chat=chat, prefill=prefill, progress=False) for m in (before, after)]
+        raise InputError(f"no {compared.group} facts to measure; give at least one")
+    options, asked = options or ShiftOptions(), asked or Asking()
+    sides = [
+        attribute_many(m, items, chat=asked.chat, prefill=asked.prefill, progress=False) for m in (before, after)
+    ]
     rows, heads = [], []
     for number, (qa, b, a) in enumerate(zip(items, *sides, strict=True)):
-        keys = b.key_tokens(rule).indices
-        others = other_tokens(len(b.tokens), keys, draws, number)
-        opening = prefill.replace("{subject}", qa.subject)
+        keys = b.key_tokens(options.rule).indices
+        others = other_tokens(len(b.tokens), keys, options.draws, number)
+        prefix = asked.prefill
+        own = asked.but(prefill=prefix.replace("{subject}", qa.subject) if isinstance(prefix, str) else prefix)
         path, pattern = (
             key_path(
-                before, after, qa.prompt, qa.answer, keys=keys, restore=restore, draws=draws, seed=number,
-                by_head=by_head and restore == "moved", chat=chat, prefill=opening,
+                before, after, qa.prompt, qa.answer, keys=keys, restore=restore, draws=options.draws, seed=number,
+                by_head=options.by_head and restore == "moved", chat=own.chat, prefill=own.prefill,
             )
             for restore in ("moved", "pattern")
         )  # fmt: skip
-        rows.append({**contribution_shift(b, a, rule, others), **_mediation(path, pattern)})
-        was, now = (_reads(m, qa, chat, opening) for m in (before, after))
+        rows.append({**contribution_shift(b, a, options.rule, others), **_mediation(path, pattern)})
+        was, now = (_reads(m, qa, own) for m in (before, after))
         heads.append({**head_shift(was, now, len(b.head_ids), keys, others), "back_key": path.values})
     return FocusShift(
-        model=model,
-        seed=seed,
-        group=group,
+        model=compared.model,
+        seed=compared.seed,
+        group=compared.group,
         ids=tuple(q.id for q in items),
         subjects=tuple(q.subject or q.id or f"item {i}" for i, q in enumerate(items)),
         values={m: torch.tensor([r[m] for r in rows], dtype=torch.float64) for m in FOCUS_MEASURES},
@@ -156,13 +186,15 @@ def focus_shift(
 
 
 def other_tokens(tokens: int, keys: Sequence[int], draws: int, seed: int) -> list[tuple[int, ...]]:
-    """Sets of prompt tokens that are not key, as many in each as are key; fewer where fewer are left.
+    """Draw random sets of prompt tokens that are not KeyTokens.
+
+    Each set is as large as that of the KeyTokens, or smaller where fewer tokens are left.
 
     Args:
-        tokens: of the prompt.
-        keys: which of them are key.
-        draws: how many sets; none where all tokens are key.
-        seed: of the draws.
+        tokens: Number of tokens in the prompt.
+        keys: Indices of the KeyTokens.
+        draws: Number of sets. There are none if all tokens are KeyTokens.
+        seed: Random seed of the draws.
     """
     rest = [i for i in range(tokens) if i not in keys]
     generator = torch.Generator().manual_seed(seed)
@@ -175,7 +207,10 @@ def other_tokens(tokens: int, keys: Sequence[int], draws: int, seed: int) -> lis
 def contribution_shift(
     before: Attribution, after: Attribution, rule: KeyRule, others: Sequence[tuple[int, ...]]
 ) -> dict[str, float]:
-    """The measures of contributions for one prompt; those of other tokens are means over the sets, NaN without any."""
+    """Compute the measures of contributions for one prompt.
+
+    Measures of other tokens are means over the sets, and NaN without any.
+    """
     found = item_measures(before, after, rule)
     keys = before.key_tokens(rule).indices
 
@@ -200,18 +235,18 @@ Reads = tuple[Float[Tensor, "layer head source"], Float[Tensor, "layer head sour
 def head_shift(
     before: Reads, after: Reads, offset: int, keys: Sequence[int], others: Sequence[Sequence[int]]
 ) -> dict[str, Float[Tensor, "layer head"]]:
-    """The measures of heads for one prompt.
+    """Compute the measures of heads for one prompt.
 
     Args:
-        before: what heads moved and attended to, under the model before.
-        after: the same after.
-        offset: position of the prompt's first token.
-        keys: the KeyTokens, counted within the prompt.
-        others: sets of other tokens.
+        before: What heads moved and attended to under the original model.
+        after: The same under the compared model.
+        offset: Position of the prompt's first token in the input.
+        keys: Indices of the KeyTokens within the prompt.
+        others: Sets of indices of other tokens within the prompt.
     """
     found = {}
     for name, b, a in zip(("moves", "attends"), before, after, strict=True):
-        shift = (a - b)[..., offset:]
+        shift = (a - b)[..., offset:]  # [layer, head, prompt token]
         drawn = [shift[..., list(o)].sum(-1) for o in others]
         found[f"{name}_before"] = b[..., [offset + k for k in keys]].sum(-1)
         found[f"{name}_shift"] = shift[..., list(keys)].sum(-1)
@@ -220,14 +255,15 @@ def head_shift(
     return found
 
 
-def _reads(model: Any, qa: QA, chat: bool, prefill: str) -> Reads:
-    (sources,), run = decompositions(model, qa.prompt, qa.answer, ("source",), chat=chat, prefill=prefill)
+def _reads(model: HookedModel, qa: QA, asked: Asking) -> Reads:
+    """Compute what heads move and attend to for one question."""
+    (sources,), run = decompositions(model, qa.prompt, qa.answer, ("source",), asked)
     patterns = [run.at(layer, "attn.hook_pattern").mean(1) for layer in range(model.cfg.n_layers)]
     return sources.values.mean(-1), torch.stack(patterns).cpu()
 
 
 def _mediation(path: KeyPath, pattern: KeyPath) -> dict[str, float]:
-    """What comes back through each set of positions, nats: attention and values, or attention alone."""
+    """Compute the nats that come back through each set of positions, with values and by attention alone."""
     after = path.log_prob_after
     return {
         "lost": path.log_prob_before - after,

@@ -132,7 +132,7 @@ def test_a_foil_and_the_batch_size_and_keeping(model64, tmp_path):
     ("arguments", "message"),
     [
         ({"heads": [(3, 0)]}, r"head \(3, 0\) is not in the model: layers 0 to 2, heads 0 to 3"),
-        ({"freeze": ("mlps",)}, "freeze='mlps'; what can be held is 'patterns' and 'norms'"),
+        ({"freeze": ("mlps",)}, "freeze='mlps'; what can be frozen is 'patterns' and 'norms'"),
         ({"batch_tokens": 0}, "batch_tokens=0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How much each component of the residual stream contributes to the answer."""
+"""Compute how much each component of the residual stream contributes to the answer."""
 
 from unpact_lens.decomposition.ablate import Ablation, ablate
 from unpact_lens.decomposition.decompose import decompose

@@ -1,4 +1,4 @@
-"""Take a head, an MLP or a neuron away and see what the answer loses: the check on what was attributed to it."""
+"""Ablate a head, an MLP or a neuron and measure the change of the answer, as a check on its attribution."""
 
 from __future__ import annotations
 
@@ -11,38 +11,42 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
 from unpact_lens.decomposition import linear_parts
-from unpact_lens.decomposition.decompose import decompose
+from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.intervene import Edit, activations, answer_log_probs
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.tokens import Encoded, Text, encode, encode_context, token_strings
+from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import Encoded, Text, encode_context, token_strings
 from unpact_lens.results import Result
-from unpact_lens.scoring import DEFAULT_BATCH_TOKENS
 
 HOOKS = {"head": "attn.hook_z", "mlp": "hook_mlp_out", "neuron": "mlp.hook_post"}
-"""What can be ablated, and the activation of a block that holds it."""
+"""Parts that can be ablated, and the activation of a block that holds each."""
+
 HOW = ("zero", "mean", "resample")
+"""Values that can replace a part's activation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation(Result):
-    """What the answer loses when each part is taken away, everything behind it computed again.
+    """Hold the answer's log-probability without each part, with everything after the part recomputed.
 
     Attributes:
         log_prob: `[row, column]`, mean log-probability of the answer without the part, nats.
-        spread: the same, standard deviation over the draws; 0 where there is only one.
-        baseline: mean log-probability of the answer with all parts, nats.
-        labels: names of rows and columns: layers and heads; layers and `("mlp",)`; neurons and `("neuron",)`.
+        spread: `[row, column]`, standard deviation of `log_prob` over the draws; 0 for a single draw.
+        baseline: Mean log-probability of the answer with all parts, nats.
+        labels: Names of rows and columns: layers and heads; layers and `("mlp",)`; neurons and `("neuron",)`.
         what: `"head"`, `"mlp"` or `"neuron"`.
         how: `"zero"`, `"mean"` (over all positions of the reference texts) or `"resample"` (each position takes the
-            part's activation at a random position of them).
-        tokens: the S input tokens.
-        answer_tokens: the T answer tokens.
-        prompt: the prompt, as text.
-        answer: the answer, as text.
-        settings: draws, seed, number of reference texts.
+            part's activation at a random position of the reference texts).
+        tokens: The S input tokens.
+        answer_tokens: The T answer tokens.
+        prompt: Text of the prompt.
+        answer: Text of the answer.
+        settings: Draws, seed, number of reference texts, `batch_tokens`.
     """
 
     log_prob: Float[Tensor, "row column"]
@@ -61,11 +65,11 @@ class Ablation(Result):
 
     @property
     def values(self) -> Float[Tensor, "row column"]:
-        """What the part is worth: mean log-probability with it minus without it, nats. Positive helps the answer."""
+        """Effect of each part: mean log-probability with it minus without it, nats. Positive parts help the answer."""
         return self.baseline - self.log_prob
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a part."""
+        """Return a table with one row for each part."""
         rows = list(product(*self.labels))
         return pd.DataFrame(
             {
@@ -79,7 +83,7 @@ class Ablation(Result):
 
 
 def ablate(
-    model: Any,
+    model: HookedModel,
     prompt: Text,
     answer: Text,
     *,
@@ -89,32 +93,29 @@ def ablate(
     neurons: Sequence[tuple[int, int]] | None = None,
     draws: int = 8,
     seed: int = 0,
-    chat: bool = False,
-    prefill: Text = "",
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    **asking: Unpack[AskingOptions],
 ) -> Ablation:
-    """What the answer loses without each head, MLP or neuron, at every position.
+    """Measure the answer's log-probability without each head, MLP or neuron, ablated at every position.
 
-    A head is its output before `W_O`, its own `b_V` included; `b_O` stays. An MLP is all that it writes.
+    A head is its output before `W_O`, its own `b_V` included; `b_O` remains. An MLP is all that it writes.
 
     Args:
-        model: a hooked causal model; it is not changed.
-        prompt: text or ids.
-        answer: text, leading space included, or ids.
+        model: Hooked causal model; it is not changed.
+        prompt: Text or ids.
+        answer: Text, leading space included, or ids.
         what: `"head"`, `"mlp"` or `"neuron"`.
-        how: what stands in its place: `"zero"`, `"mean"` or `"resample"`.
-        reference: texts whose activations give mean and resamples.
-        neurons: `(layer, neuron)` pairs; by default the 64 whose direct effects on the answer are largest.
-        draws: how many resamples are averaged.
-        seed: of the resamples.
-        chat: wrap the prompt in the tokenizer's chat template.
-        prefill: the opening of the answer, given to the model and not scored.
-        batch_tokens: bound on the input tokens of one forward pass.
+        how: Value that replaces the activation: `"zero"`, `"mean"` or `"resample"`.
+        reference: Texts whose activations give the mean and the resamples.
+        neurons: `(layer, neuron)` pairs. By default, the 64 with the largest direct effects on the answer.
+        draws: Number of resamples that are averaged.
+        seed: Random seed of the resamples.
+        asking: Options of `AskingOptions`.
 
     Raises:
-        InputError: if `what` or `how` is unknown, mean or resample have no reference texts, a neuron does not exist,
-            or for any input that `encode` refuses.
+        InputError: If `what` or `how` is unknown, mean or resample have no reference texts, a neuron does not exist, or
+            `encode` refuses the input.
     """
+    asked = Asking(**asking)
     if what not in HOOKS:
         raise InputError(f"what={what!r}; {nearest(str(what), HOOKS)}")
     if how not in HOW:
@@ -123,19 +124,21 @@ def ablate(
         raise InputError(f"how={how!r} needs reference texts to take activations from; give reference=, e.g. prompts")
     if draws < 1:
         raise InputError(f"draws={draws}; give a positive number of resamples")
-    example = encode(model, prompt, answer, chat=chat, prefill=prefill)
-    places, labels = _places(model, what, neurons, prompt, answer, chat, prefill)
+    example = asked.encode(model, prompt, answer)
+    if what == "neuron" and neurons is None:
+        neurons = _strongest_neurons(model, prompt, answer, asked)
+    places, labels = _places(model, what, neurons or ())
     pools = _pools(model, what, sorted({layer for layer, _ in places}), reference)
     repeats = draws if how == "resample" else 1
     generator = torch.Generator().manual_seed(seed)
     length = len(example.ids) - 1
-    rows: list[list[Edit]] = [[]]
+    rows: list[list[Edit]] = [[]]  # the first row is unedited
     for _ in range(repeats):
         for layer, index in places:
-            value = _stand_in(pools.get(layer), index, how, length, generator)
+            value = _replacement(pools.get(layer), index, how, length, generator)
             rows.append([Edit(f"blocks.{layer}.{HOOKS[what]}", _slot(index), value)])
-    log_probs = answer_log_probs(model, example, rows, batch_tokens=batch_tokens).mean(-1)
-    found = log_probs[1:].reshape(repeats, len(labels[0]), len(labels[1]))
+    log_probs = answer_log_probs(model, example, rows, batch_tokens=asked.batch_tokens).mean(-1)  # [1 + draw * part]
+    found = log_probs[1:].reshape(repeats, len(labels[0]), len(labels[1]))  # [draw, row, column]
     return Ablation(
         log_prob=found.mean(0),
         spread=found.std(0, correction=0),
@@ -147,34 +150,43 @@ def ablate(
         answer_tokens=token_strings(model, example.answer),
         prompt=text_of(model, prompt),
         answer=text_of(model, answer),
-        settings={"draws": repeats, "seed": seed, "reference": len(reference), "batch_tokens": batch_tokens},
+        settings={"draws": repeats, "seed": seed, "reference": len(reference), "batch_tokens": asked.batch_tokens},
     )
 
 
+def _strongest_neurons(model: HookedModel, prompt: Text, answer: Text, asked: Asking) -> list[tuple[int, int]]:
+    """Return the 64 neurons with the largest direct effects on the answer, as `(layer, neuron)` pairs."""
+    _require_mlps(model, "neuron")
+    (found,), _ = decompositions(model, prompt, answer, ("neuron",), asked)
+    strength = found.values.mean(-1).abs()  # [layer, d_mlp]
+    width = strength.shape[1]
+    top = strength.flatten().topk(min(64, strength.numel())).indices.tolist()
+    return [(i // width, i % width) for i in top]
+
+
+def _require_mlps(model: HookedModel, what: str) -> None:
+    """Refuse a model without MLPs.
+
+    Raises:
+        InputError: If the model has none.
+    """
+    if not linear_parts.has_mlp(model):
+        raise InputError(f"what={what!r}, but the model has no MLPs (cfg.attn_only=True); use what='head'")
+
+
 def _places(
-    model: Any,
-    what: str,
-    neurons: Sequence[tuple[int, int]] | None,
-    prompt: Text,
-    answer: Text,
-    chat: bool,
-    prefill: Text,
+    model: HookedModel, what: str, neurons: Sequence[tuple[int, int]]
 ) -> tuple[list[tuple[int, int | None]], tuple[tuple[str, ...], tuple[str, ...]]]:
-    """`(layer, index)` of each part, in the order of the result's rows and columns, and their labels."""
+    """Return `(layer, index)` of each part, in the order of the result's rows and columns, and their labels."""
     layers = range(model.cfg.n_layers)
     layer_labels = tuple(f"L{layer}" for layer in layers)
     if what == "head":
         heads = range(model.cfg.n_heads)
         return list(product(layers, heads)), (layer_labels, tuple(f"H{h}" for h in heads))
-    if not linear_parts.has_mlp(model):
-        raise InputError(f"what={what!r}, but the model has no MLPs (cfg.attn_only=True); use what='head'")
+    _require_mlps(model, what)
     if what == "mlp":
         return [(layer, None) for layer in layers], (layer_labels, ("mlp",))
     width = linear_parts.neurons_out(model, 0).shape[0]
-    if neurons is None:
-        strength = decompose(model, prompt, answer, by="neuron", chat=chat, prefill=prefill).values.mean(-1).abs()
-        top = strength.flatten().topk(min(64, strength.numel())).indices.tolist()
-        neurons = [(i // width, i % width) for i in top]
     for layer, n in neurons:
         if not (0 <= layer < model.cfg.n_layers and 0 <= n < width):
             raise InputError(
@@ -184,8 +196,8 @@ def _places(
     return [(int(layer), int(n)) for layer, n in neurons], (tuple(f"L{l}N{n}" for l, n in neurons), ("neuron",))
 
 
-def _pools(model: Any, what: str, layers: Sequence[int], reference: Sequence[Text]) -> dict[int, Tensor]:
-    """For each layer the activations at all positions of the reference texts, `[position, ...]`."""
+def _pools(model: HookedModel, what: str, layers: Sequence[int], reference: Sequence[Text]) -> dict[int, Tensor]:
+    """Collect each layer's activations at all positions of the reference texts, `[position, ...]`."""
     names = [f"blocks.{layer}.{HOOKS[what]}" for layer in layers]
     runs = []
     for text in reference:
@@ -196,17 +208,17 @@ def _pools(model: Any, what: str, layers: Sequence[int], reference: Sequence[Tex
 
 
 def _slot(index: int | None) -> tuple[Any, ...]:
-    """Where in the activation `[pos, ...]` the part is."""
+    """Return the index of the part in the activation `[pos, ...]`."""
     return () if index is None else (slice(None), index)
 
 
-def _stand_in(
+def _replacement(
     pool: Tensor | None, index: int | None, how: str, length: int, generator: torch.Generator
 ) -> Tensor | float:
-    """What stands in the part's place at each of `length` positions."""
+    """Return the value that replaces the part at each of `length` positions."""
     if pool is None or how == "zero":
         return 0.0
-    own = pool if index is None else pool[:, index]
+    own = pool if index is None else pool[:, index]  # [position, ...]
     if how == "mean":
         return own.mean(0)
     return own[torch.randint(len(own), (length,), generator=generator)]

@@ -1,4 +1,4 @@
-"""One forward pass, of which only what a decomposition needs is kept: a few rows of each activation."""
+"""Run one forward pass and keep only what a decomposition needs: a few rows of each activation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from unpact_lens.decomposition.heads import read_out
 from unpact_lens.decomposition.logit_direction import LogitDirection
 from unpact_lens.decomposition.norm import pull_back
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.scoring import check_finite
 
 EXTRA: Mapping[str, tuple[str, ...]] = {
@@ -24,22 +25,22 @@ EXTRA: Mapping[str, tuple[str, ...]] = {
     "source": ("attn.hook_pattern", "attn.hook_v"),
     "neuron": ("mlp.hook_post",),
 }
-"""Activations of each block that a view needs beyond those that all need."""
+"""Activations of each block that a view needs in addition to those of all views."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What one forward pass leaves for the T positions of a target.
+    """Hold what one forward pass gives at the T positions of a logit direction.
 
     Attributes:
-        acts: by hook name, `[T, ...]`, except patterns `[head, T, S]` and values `[S, head, d_head]`.
+        acts: Activations by hook name, `[T, ...]`, except patterns `[head, T, S]` and values `[S, head, d_head]`.
         total: `[T]`, the numbers that are decomposed, as the model computes them.
-        logits: `[T, d_vocab]`, before a final soft-cap; or only the columns of `target.ids`, see `capture`.
-        capped: the same columns of the model's own output; the same as `logits` where there is no cap.
-        final: `[T, d_model]`, the direction in the final residual stream that each of the T numbers reads.
-        attn: for each layer `[T, d_model]`, the same in the attention's output before a post-norm.
-        mlp: for each layer the same in the MLP's output; empty where there are no MLPs.
-        reads: for each layer what each dimension of each head's value adds to each of the T numbers.
+        logits: `[T, d_vocab]`, before a final soft-cap; or only the columns of `direction.ids`, see `capture`.
+        capped: The same columns of the model's own output; equal to `logits` without a soft-cap.
+        final: `[T, d_model]`, direction in the final residual stream that each of the T numbers reads.
+        attn: `[T, d_model]` for each layer, the direction in the attention's output before a post-norm.
+        mlp: `[T, d_model]` for each layer, the direction in the MLP's output; empty without MLPs.
+        reads: `[head, d_head, T]` for each layer, what each dimension of a head's value adds to the T numbers.
     """
 
     acts: Mapping[str, Tensor]
@@ -52,34 +53,36 @@ class Captured:
     reads: tuple[Float[Tensor, "head d_head answer"], ...]
 
     def at(self, layer: int, name: str) -> Tensor:
-        """An activation of a block, e.g. `run.at(0, "attn.hook_z")`."""
+        """Return an activation of a block, e.g. `run.at(0, "attn.hook_z")`."""
         return self.acts[f"blocks.{layer}.{name}"]
 
 
-def capture(model: Any, target: LogitDirection, views: Sequence[str], *, vocabulary: bool = False) -> Captured:
+def capture(
+    model: HookedModel, direction: LogitDirection, views: Sequence[str], *, vocabulary: bool = False
+) -> Captured:
     """Run the example once and keep what these views need.
 
     Args:
-        model: a hooked causal model in fp32 or fp64.
-        target: prompt, answer, and which of its tokens count.
-        views: names of views.
-        vocabulary: keep the logits of the whole vocabulary, also where the target does not need them.
+        model: Hooked causal model in fp32 or fp64.
+        direction: Prompt, answer, and the tokens that count.
+        views: Names of views.
+        vocabulary: Keep the logits of the whole vocabulary, even if the direction does not need them.
 
     Raises:
-        InputError: if the logits are NaN.
+        InputError: If the logits are NaN.
     """
-    tokens = torch.tensor([target.example.ids[:-1]], device=hooked.device_of(model))
-    positions = torch.tensor(target.positions, device=tokens.device)
-    ids = None if vocabulary or target.ids is None else torch.tensor(target.ids, device=tokens.device)
+    tokens = torch.tensor([direction.example.ids[:-1]], device=hooked.device_of(model))  # [1, pos]
+    positions = torch.tensor(direction.positions, device=tokens.device)
+    ids = None if vocabulary or direction.ids is None else torch.tensor(direction.ids, device=tokens.device)
     acts, capped = run_and_keep(model, tokens, _wanted(model, views), positions, ids)
     check_finite(capped, "a logit of the answer")
     logits = capped
     if linear_parts.soft_cap(model) is not None:
         logits = linear_parts.uncapped_logits(model, acts[hooked.final_hook(model)])
         logits = logits if ids is None else logits[:, ids]
-    total = target.of_logits(logits) if ids is None else target.of_own(logits)
+    total = direction.of_logits(logits) if ids is None else direction.of_own(logits)
 
-    along, _ = target.direction(model.unembed.W_U, model.unembed.b_U)
+    along, _ = direction.direction(model.unembed.W_U, model.unembed.b_U)  # [T, d_model]
     final = pull_back(
         linear_parts.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1]))
     )
@@ -90,12 +93,11 @@ def capture(model: Any, target: LogitDirection, views: Sequence[str], *, vocabul
 
 
 def run_and_keep(
-    model: Any, tokens: Tensor, names: list[str], positions: Tensor, ids: Tensor | None
+    model: HookedModel, tokens: Tensor, names: list[str], positions: Tensor, ids: Tensor | None
 ) -> tuple[dict[str, Tensor], Float[Tensor, "answer column"]]:
-    """One forward pass: rows of the named activations at `positions`, and the logits there, all or of some ids.
+    """Run one forward pass and return the named activations and the logits, all or those of `ids`, at `positions`.
 
-    Patterns keep the rows of those queries and all keys, values all positions. Only the positions asked for are
-    unembedded.
+    Patterns keep the rows of those queries and all keys. Values keep all positions. Only `positions` are unembedded.
     """
     acts: dict[str, Tensor] = {}
 
@@ -108,8 +110,8 @@ def run_and_keep(
     return acts, logits[0]
 
 
-def _wanted(model: Any, views: Sequence[str]) -> list[str]:
-    """Hook names that the views need."""
+def _wanted(model: HookedModel, views: Sequence[str]) -> list[str]:
+    """Return the hook names that the views need."""
     parts = ["hook_resid_pre", "hook_attn_out", "attn.hook_z", *(part for by in views for part in EXTRA[by])]
     if linear_parts.has_mlp(model):
         parts.append("hook_mlp_out")
@@ -127,20 +129,25 @@ def _wanted(model: Any, views: Sequence[str]) -> list[str]:
 
 
 def _rows(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """How the rows of interest are cut out of the activation of that name (batch of one)."""
+    """Return the function that selects the rows to keep from the activation of that name (batch of one)."""
     if name.endswith("hook_pattern"):
         return lambda act, positions: act[0][:, positions].clone()
     if name.endswith("hook_v"):
         return lambda act, positions: act[0]
     if name == "ln_final.hook_scale":
+        # On some models, positions are dropped before `ln_final`, and the scale has the T rows already.
         return lambda act, positions: act[0] if act.shape[1] == len(positions) else act[0][positions]
     return lambda act, positions: act[0][positions]
 
 
 def _through_norm(
-    model: Any, acts: Mapping[str, Tensor], layer: int, sublayer: str, direction: Float[Tensor, "answer d_model"]
+    model: HookedModel,
+    acts: Mapping[str, Tensor],
+    layer: int,
+    sublayer: str,
+    direction: Float[Tensor, "answer d_model"],
 ) -> Float[Tensor, "answer d_model"]:
-    """The direction in a sublayer's own output, in front of the norm behind it where there is one."""
+    """Return the direction in a sublayer's own output, before the norm after it, if any."""
     behind = (
         linear_parts.norm_behind(model, layer, sublayer) if sublayer == "attn" or linear_parts.has_mlp(model) else None
     )

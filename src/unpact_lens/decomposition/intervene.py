@@ -1,4 +1,4 @@
-"""Run an example with some of its activations replaced: the tool that every check of a reading is made with."""
+"""Run an example with some of its activations replaced; ablation, patching and path effects are built on this."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from unpact_lens.decomposition import linear_parts
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs
 
@@ -22,12 +23,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Edit:
-    """One replacement in one activation.
+    """Hold one replacement in one activation.
 
     Attributes:
-        hook: the activation's hook name.
-        index: where in it, batch axis left out: `(slice(None), 2)` is head 2 of `hook_z` at every position.
-        value: what stands there instead; a number, or a tensor of that place's shape.
+        hook: Hook name of the activation.
+        index: Index into it, without the batch axis: `(slice(None), 2)` is head 2 of `hook_z` at every position.
+        value: New value: a number, or a tensor of the shape of the indexed part.
     """
 
     hook: str
@@ -35,11 +36,11 @@ class Edit:
     value: Tensor | float
 
 
-def activations(model: Any, example: Encoded, names: Sequence[str]) -> dict[str, Tensor]:
-    """The named activations of one unedited run, without the batch axis.
+def activations(model: HookedModel, example: Encoded, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the named activations of one unedited run, without the batch axis.
 
     Raises:
-        InputError: if the model has no hook of that name, or the hook gives nothing (fused attention).
+        InputError: If the model has no hook of that name, or the hook is never called (fused attention).
     """
     known = hooked.hook_points(model)
     for name in names:
@@ -55,21 +56,21 @@ def activations(model: Any, example: Encoded, names: Sequence[str]) -> dict[str,
 
 
 def answer_logits(
-    model: Any,
+    model: HookedModel,
     example: Encoded,
     rows: Sequence[Sequence[Edit]],
     *,
     capped: bool = True,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Float[Tensor, "row answer d_vocab"]:
-    """Logits at the answer's positions, once for each set of edits.
+    """Compute the logits at the answer's positions for each set of edits.
 
     Args:
-        model: a hooked causal model; it is not changed.
-        example: prompt and answer.
-        rows: one set of edits a run; an empty set is the unedited run.
-        capped: after a final soft-cap, as the model gives them, or before it.
-        batch_tokens: bound on the input tokens of one forward pass.
+        model: Hooked causal model; it is not changed.
+        example: Prompt and answer.
+        rows: One set of edits for each run; an empty set is the unedited run.
+        capped: Whether a final soft-cap is applied, as in the model's own output.
+        batch_tokens: Largest number of input tokens in one forward pass.
     """
     return torch.cat(
         [_run(model, example, chunk, capped) for chunk in chunks(rows, len(example.ids) - 1, batch_tokens)]
@@ -77,9 +78,9 @@ def answer_logits(
 
 
 def answer_log_probs(
-    model: Any, example: Encoded, rows: Sequence[Sequence[Edit]], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, example: Encoded, rows: Sequence[Sequence[Edit]], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> Float[Tensor, "row answer"]:
-    """Log p of each answer token, nats, once for each set of edits; see `answer_logits`."""
+    """Compute log p of each answer token, nats, for each set of edits; see `answer_logits`."""
     found = []
     for chunk in chunks(rows, len(example.ids) - 1, batch_tokens):
         logits = _run(model, example, chunk, True)
@@ -89,39 +90,39 @@ def answer_log_probs(
 
 
 def replaced_one_at_a_time(
-    model: Any,
+    model: HookedModel,
     example: Encoded,
     given: Mapping[str, Tensor],
     places: Sequence[tuple[str, tuple[Any, ...]]],
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Float[Tensor, "row answer"]:
-    """Log p of each answer token, first unedited, then with the given activation at one place at a time; nats.
+    """Compute log p of each answer token, first unedited, then with the given activation at one place at a time; nats.
 
-    A place where the model's own activation equals the given one to the last bit is not run: what it changes is
-    exactly 0, which rows of a batch on different kernels would only approach.
+    A place is not run if the model's own activation equals the given one bitwise: its effect is exactly 0. Batched
+    kernels would only come close to 0.
 
     Args:
-        model: a hooked causal model; it is not changed.
-        example: prompt and answer.
-        given: activations by hook name, without the batch axis.
-        places: hook name, and where in its activation (see `Edit.index`).
-        batch_tokens: bound on the input tokens of one forward pass.
+        model: Hooked causal model; it is not changed.
+        example: Prompt and answer.
+        given: Activations by hook name, without the batch axis.
+        places: Hook name, and index into its activation (see `Edit.index`).
+        batch_tokens: Largest number of input tokens in one forward pass.
     """
     own = activations(model, example, list(given))
     differs = torch.tensor([not torch.equal(own[name][index], given[name][index]) for name, index in places])
     edits = [[Edit(*place, given[place[0]][place[1]])] for place, run in zip(places, differs, strict=True) if run]
     found = answer_log_probs(model, example, [[], *edits], batch_tokens=batch_tokens)
-    values = found[:1].repeat(1 + len(places), 1)
+    values = found[:1].repeat(1 + len(places), 1)  # [1 + place, answer]
     values[1:][differs] = found[1:]
     return values
 
 
 def chunks(rows: Sequence[T], length: int, batch_tokens: int) -> list[Sequence[T]]:
-    """Rows cut into batches of at most `batch_tokens` tokens, at least one row each.
+    """Cut rows into batches of at most `batch_tokens` tokens, with at least one row each.
 
     Raises:
-        InputError: if the budget is not positive.
+        InputError: If `batch_tokens` is not positive.
     """
     if batch_tokens < 1:
         raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
@@ -129,10 +130,10 @@ def chunks(rows: Sequence[T], length: int, batch_tokens: int) -> list[Sequence[T
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def hold(model: Any, example: Encoded, acts: Mapping[str, Tensor], names: Sequence[str]) -> list[Edit]:
-    """Edits that hold the named activations at the values of an earlier run of the same example.
+def hold(model: HookedModel, example: Encoded, acts: Mapping[str, Tensor], names: Sequence[str]) -> list[Edit]:
+    """Return the edits that freeze the named activations at the values of an earlier run of the same example.
 
-    The scale of `ln_final` is cut to the positions that it sees here, which are the answer's only on some models.
+    On some models, `ln_final` sees the answer's positions only; its scale is then cut to them.
     """
     cut = hooked.readout_hook(model) == hooked.final_hook(model)
     rows = slice(-len(example.answer), None) if cut else slice(None)
@@ -140,11 +141,12 @@ def hold(model: Any, example: Encoded, acts: Mapping[str, Tensor], names: Sequen
 
 
 def _run(
-    model: Any, example: Encoded, rows: Sequence[Sequence[Edit]], capped: bool
+    model: HookedModel, example: Encoded, rows: Sequence[Sequence[Edit]], capped: bool
 ) -> Float[Tensor, "row answer d_vocab"]:
+    """Run one batch, each row under its own edits."""
     device = hooked.device_of(model)
-    tokens = torch.tensor([example.ids[:-1]], device=device).expand(len(rows), -1)
-    positions = len(example.context) - 1 + torch.arange(len(example.answer), device=device)
+    tokens = torch.tensor([example.ids[:-1]], device=device).expand(len(rows), -1)  # [row, pos]
+    positions = len(example.context) - 1 + torch.arange(len(example.answer), device=device)  # [answer]
     by_hook: dict[str, list[tuple[int, Edit]]] = {}
     for row, edits in enumerate(rows):
         for edit in edits:
@@ -169,6 +171,7 @@ def _run(
 
 
 def _replace(act: Tensor, hook: Any, *, edits: Sequence[tuple[int, Edit]]) -> Tensor:
+    """Apply edits to their rows of an activation `[row, ...]`."""
     act = act.clone()
     for row, edit in edits:
         act[(row, *edit.index)] = edit.value

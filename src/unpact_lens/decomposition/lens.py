@@ -1,4 +1,4 @@
-"""What the model would answer if it stopped after each layer: logit lens, and the lens tuned to read each layer."""
+"""Read the answer from the residual stream after each layer, by the logit lens or a tuned lens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import Unpack
 
 from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.intervene import activations
@@ -21,26 +22,28 @@ from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.decomposition.result import LensCurves
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.checkpoint import model_hash
-from unpact_lens.models.tokens import Text, encode, encode_context, token_strings
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import Text, encode_context, token_strings
 from unpact_lens.results import Result, load
 from unpact_lens.scoring import check_finite
 
 ROWS = 128
-"""Rows of the residual stream unembedded at a time: their logits over the vocabulary stay within tens of MB."""
+"""Number of rows of the residual stream unembedded at a time; their logits take tens of MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class TunedLens(Result):
-    """One affine map a layer, trained so that its residual stream, read out, predicts what the model will answer.
+    """Hold one affine map for each layer, trained so that the layer's residual stream predicts the model's output.
 
     Attributes:
-        weight: `[layer, d_model, d_model]`: h becomes h + h @ weight + bias before `ln_final`. Layers as in
-            `LensCurves`, the last (the model's output) excepted.
+        weight: `[layer, d_model, d_model]`: h becomes h + h @ weight + bias before `ln_final`. The layers are those of
+            `LensCurves` without the last (the model's output).
         bias: `[layer, d_model]`.
-        loss: `[step, layer]`, KL from the model's own distribution, nats a token, as training went.
-        model: hash of the model that it was trained for.
-        settings: lr, steps, seed, number of tokens.
+        loss: `[step, layer]`, KL from the model's own distribution during training, nats per token.
+        model: Hash of the model for which the lens was trained.
+        settings: Learning rate, steps, weight decay, seed, number of texts.
     """
 
     weight: Float[Tensor, "layer d_model d_model"]
@@ -50,40 +53,38 @@ class TunedLens(Result):
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, resid: Float[Tensor, "pos d_model"], layer: int) -> Float[Tensor, "pos d_model"]:
-        """The residual stream of a layer, translated to the last layer's basis."""
+        """Translate the residual stream of a layer to the last layer's basis."""
         weight, bias = (t[layer].to(resid.device, resid.dtype) for t in (self.weight, self.bias))
         return resid + resid @ weight + bias
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer: the loss untrained (that of the logit lens) and trained."""
+        """Return a table with one row for each layer: the loss before training (the logit lens) and after."""
         return pd.DataFrame({"logit_lens_kl": self.loss[0].tolist(), "tuned_kl": self.loss[-1].tolist()})
 
 
 def lens_curves(
-    model: Any,
+    model: HookedModel,
     prompt: Text,
     answer: Text,
     *,
     lens: TunedLens | None = None,
-    chat: bool = False,
-    prefill: Text = "",
+    **asking: Unpack[AskingOptions],
 ) -> LensCurves:
-    """Logit, probability and rank of each answer token after each layer.
+    """Compute logit, probability and rank of each answer token after each layer.
 
     Args:
-        model: a hooked causal model.
-        prompt: text or ids.
-        answer: text, leading space included, or ids.
-        lens: a lens trained for this model; None reads each layer as it is (the logit lens).
-        chat: wrap the prompt in the tokenizer's chat template.
-        prefill: the opening of the answer, given to the model and not scored.
+        model: Hooked causal model.
+        prompt: Text or ids.
+        answer: Text, leading space included, or ids.
+        lens: Lens trained for this model. If None, each layer is read as it is (the logit lens).
+        asking: Options of `AskingOptions`.
 
     Raises:
-        InputError: if the input is empty or too long, or the lens was trained for another model.
+        InputError: If the input is empty or too long, or the lens was trained for another model.
 
     Source: nostalgebraist 2020, Interpreting GPT: the logit lens; Belrose et al. 2023, arXiv 2303.08112 (tuned).
     """
-    example = encode(model, prompt, answer, chat=chat, prefill=prefill)
+    example = Asking(**asking).encode(model, prompt, answer)
     if lens is not None and lens.model != model_hash(model):
         raise InputError("the tuned lens was trained for another model (their hashes differ); train one for this model")
     wide, notes = linear_parts.in_full_precision(model)
@@ -91,12 +92,12 @@ def lens_curves(
     acts = activations(wide, example, names)
     answer_ids = torch.tensor(example.answer, device=hooked.device_of(wide))
     cap = linear_parts.soft_cap(wide)
-    streams = [acts[name][len(example.context) - 1 :] for name in names]
+    streams = [acts[name][len(example.context) - 1 :] for name in names]  # [answer, d_model] each
     with torch.no_grad():
         if lens is not None:
             streams = [*(lens(resid, layer) for layer, resid in enumerate(streams[:-1])), streams[-1]]
-        # Rows of several layers at a time: `W_U` is read once for all of them.
-        resid, ids = torch.cat(streams), answer_ids.repeat(len(names))
+        # Rows of several layers are unembedded together, so that `W_U` is read once for all of them.
+        resid, ids = torch.cat(streams), answer_ids.repeat(len(names))  # [layer * answer, d_model], [layer * answer]
         read = [
             _read(linear_parts.uncapped_logits(wide, part), y, cap)
             for part, y in zip(resid.split(ROWS), ids.split(ROWS), strict=True)
@@ -116,27 +117,27 @@ def lens_curves(
         prompt=text_of(model, prompt),
         answer=text_of(model, answer),
         lens="logit" if lens is None else "tuned",
-        notes=notes if cap is None else (*notes, f"logits stand before the final soft-cap of {cap:g}"),
+        notes=notes if cap is None else (*notes, f"logits are those before the final soft-cap of {cap:g}"),
     )
 
 
 def _read(
     logits: Float[Tensor, "answer d_vocab"], answer: Int[Tensor, " answer"], cap: float | None
 ) -> tuple[Float[Tensor, " answer"], Float[Tensor, " answer"], Int[Tensor, " answer"]]:
-    """Logit before the cap, log-probability after it, and how many tokens are more likely."""
-    own = logits.gather(-1, answer[:, None])
+    """Return the logit before the cap, the log-probability after it, and the number of more likely tokens."""
+    own = logits.gather(-1, answer[:, None])  # [answer, 1]
     capped = logits if cap is None else cap * torch.tanh(logits / cap)
     log_prob = capped.gather(-1, answer[:, None])[:, 0] - capped.logsumexp(-1)
     return own[:, 0], log_prob, (logits > own).sum(-1)
 
 
-def stream_hooks(model: Any) -> list[str]:
-    """Hooks on the residual stream: what enters each block, and what leaves the last."""
+def stream_hooks(model: HookedModel) -> list[str]:
+    """Return the hooks on the residual stream: the input of each block, and the output of the last."""
     return [*(f"blocks.{l}.hook_resid_pre" for l in range(model.cfg.n_layers)), hooked.final_hook(model)]
 
 
 def train_tuned_lens(
-    model: Any,
+    model: HookedModel,
     texts: Sequence[Text],
     *,
     lr: float = 0.01,
@@ -150,20 +151,20 @@ def train_tuned_lens(
     The maps start at the identity, so step 0 is the logit lens. Each step takes one text.
 
     Args:
-        model: a hooked causal model; it is not changed.
-        texts: what to train on, not the texts to be read.
-        lr: of AdamW.
-        steps: how many texts are shown.
-        weight_decay: pulls towards the identity.
-        seed: of the order of the texts.
-        cache: a directory in which lenses are kept. One trained there before, for this model on these texts with these
-            settings, is read back instead of trained again.
+        model: Hooked causal model; it is not changed.
+        texts: Training texts, different from the texts to be read.
+        lr: Learning rate of AdamW.
+        steps: Number of steps, one text each.
+        weight_decay: Weight decay of AdamW, towards the identity.
+        seed: Random seed of the order of the texts.
+        cache: Directory of trained lenses. A lens trained there before for this model, with the same texts and
+            hyperparameters, is loaded instead of trained again. If None, nothing is cached.
 
     Returns:
-        The lens. `ul.save` keeps one by itself, and `ul.load` gives it back.
+        The lens. `ul.save` and `ul.load` save and load a lens by itself.
 
     Raises:
-        InputError: if there are no texts, or one is too long for the model.
+        InputError: If there are no texts, or one is too long for the model.
 
     Source: Belrose et al. 2023, arXiv 2303.08112.
     """
@@ -206,7 +207,8 @@ def train_tuned_lens(
     return lens
 
 
-def _streams(model: Any, ids: tuple[int, ...]) -> list[Float[Tensor, "pos d_model"]]:
+def _streams(model: HookedModel, ids: tuple[int, ...]) -> list[Float[Tensor, "pos d_model"]]:
+    """Run a text and return the residual stream at each hook of `stream_hooks`."""
     with torch.no_grad():
         tokens = torch.tensor([ids], device=hooked.device_of(model))
         taken = hooked.collect(model, tokens, stream_hooks(model))
@@ -214,5 +216,5 @@ def _streams(model: Any, ids: tuple[int, ...]) -> list[Float[Tensor, "pos d_mode
 
 
 def _kl(p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "pos d_vocab"]) -> Float[Tensor, ""]:
-    """KL(p ‖ q) of log-probabilities, nats, mean over positions."""
+    """Compute KL(p ‖ q) from log-probabilities, nats, mean over positions."""
     return (p.exp() * (p - q)).sum(-1).mean()

@@ -1,9 +1,8 @@
-"""Where the linear pieces of a model are: output weights, biases, norms after a sublayer; and what is not linear."""
+"""Locate the linear parts of a model: output weights, biases, norms after a sublayer; and refuse what is not linear."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,21 +11,23 @@ from torch import Tensor
 from unpact_lens.decomposition.norm import Norm, norm_of
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 
 NORMS_AFTER_SUBLAYER = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-"""Architectures whose `ln1` and `ln2` stand behind the sublayer instead of before it."""
+"""Architectures whose `ln1` and `ln2` come after the sublayer instead of before it."""
 
 _SUSPECTS = (
     "original_architecture", "architecture", "normalization_type", "use_normalization_before_and_after",
     "residual_multiplier", "embedding_multiplier", "attention_multiplier", "logits_scaling", "logit_scale",
 )  # fmt: skip
+"""Configuration flags that may be the reason why the parts of a model do not add up."""
 
 
-def require_decomposable(model: Any) -> None:
+def require_decomposable(model: HookedModel) -> None:
     """Refuse a model whose residual stream is known not to be a sum of heads and MLPs over earlier tokens.
 
     Raises:
-        InputError: naming the layer and what it lacks, or the flag.
+        InputError: If the model is not causal or a layer lacks a part. The message names the layer and the part.
     """
     direction = getattr(model.cfg, "attention_dir", "causal")
     if direction != "causal":
@@ -42,8 +43,8 @@ def require_decomposable(model: Any) -> None:
                 )
 
 
-def in_full_precision(model: Any) -> tuple[Any, tuple[str, ...]]:
-    """The model itself, or where its weights are of half precision an fp32 copy; and what to note about it."""
+def in_full_precision(model: HookedModel) -> tuple[HookedModel, tuple[str, ...]]:
+    """Return the model, or an fp32 copy if its weights are in half precision, and the notes for the result."""
     dtype = next(iter(model.parameters())).dtype
     if dtype in (torch.float32, torch.float64):
         return model, ()
@@ -52,33 +53,33 @@ def in_full_precision(model: Any) -> tuple[Any, tuple[str, ...]]:
     return wide, (f"weights of {str(dtype).removeprefix('torch.')} were decomposed in float32",)
 
 
-def has_positions(model: Any) -> bool:
-    """Whether learned positions are added to the residual stream."""
+def has_positions(model: HookedModel) -> bool:
+    """Return whether learned position embeddings are added to the residual stream."""
     learned = getattr(model.cfg, "positional_embedding_type", None) == "standard"
     return learned and "hook_pos_embed" in hooked.hook_points(model)
 
 
-def has_mlp(model: Any) -> bool:
-    """Whether blocks have an MLP."""
+def has_mlp(model: HookedModel) -> bool:
+    """Return whether blocks have an MLP."""
     return not getattr(model.cfg, "attn_only", False)
 
 
-def heads_out(model: Any, layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """`W_O` of a layer, one matrix a head."""
+def heads_out(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """Return `W_O` of a layer, one matrix for each head."""
     weight = model.blocks[layer].attn.W_O
     return weight.reshape(model.cfg.n_heads, -1, model.cfg.d_model)
 
 
-def attention_bias(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
-    """`b_O` of a layer, None where it has none."""
+def attention_bias(model: HookedModel, layer: int) -> Float[Tensor, " d_model"] | None:
+    """Return `b_O` of a layer, or None."""
     return getattr(model.blocks[layer].attn, "b_O", None)
 
 
-def neurons_out(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """`W_out` of a layer's MLP, one row a neuron.
+def neurons_out(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    """Return `W_out` of a layer's MLP, one row for each neuron.
 
     Raises:
-        InputError: if the MLP is routed, or has no single output matrix.
+        InputError: If the MLP is routed, or has no single output matrix.
     """
     if not has_mlp(model):
         raise InputError("the model has no MLPs (cfg.attn_only=True), so no neurons; use by='head'")
@@ -87,25 +88,25 @@ def neurons_out(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     weight = None if experts else getattr(mlp, "W_out", None)
     if weight is None:
         flag = f"cfg.num_experts={experts}" if experts else f"a {type(mlp).__name__} without W_out"
-        raise InputError(f"layer {layer}: the MLP is routed ({flag}); it is one component: use by='component'")
+        raise InputError(f"layer {layer}: the MLP is routed ({flag}); it is one component; use by='component'")
     return weight
 
 
-def mlp_bias(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
-    """`b_out` of a layer's MLP, None where it has none."""
+def mlp_bias(model: HookedModel, layer: int) -> Float[Tensor, " d_model"] | None:
+    """Return `b_out` of a layer's MLP, or None."""
     return getattr(model.blocks[layer].mlp, "b_out", None)
 
 
-def norm_behind(model: Any, layer: int, sublayer: str) -> tuple[str, Norm] | None:
-    """The norm between a sublayer's output and the residual stream, as in Gemma 2 and OLMo 2; None in most models.
+def norm_behind(model: HookedModel, layer: int, sublayer: str) -> tuple[str, Norm] | None:
+    """Return the norm between a sublayer's output and the residual stream, as in Gemma 2 and OLMo 2, or None.
 
     Args:
-        model: a hooked model.
-        layer: which block.
+        model: Hooked model.
+        layer: Index of the block.
         sublayer: `"attn"` or `"mlp"`.
 
     Returns:
-        The hook name of its scale, and its weights.
+        The hook name of the norm's scale, and its weights.
     """
     block = model.blocks[layer]
     stem = "ln1" if sublayer == "attn" else "ln2"
@@ -118,38 +119,39 @@ def norm_behind(model: Any, layer: int, sublayer: str) -> tuple[str, Norm] | Non
     return f"blocks.{layer}.{name}.hook_scale", norm_of(getattr(block, name), f"blocks.{layer}.{name}")
 
 
-def norm_before(model: Any, layer: int, sublayer: str) -> tuple[str, Norm] | None:
-    """The norm between the residual stream and a sublayer's input; None where the sublayer reads the stream itself."""
+def norm_before(model: HookedModel, layer: int, sublayer: str) -> tuple[str, Norm] | None:
+    """Return the norm between the residual stream and a sublayer's input; None if the sublayer reads the stream."""
     if _architecture(model) in NORMS_AFTER_SUBLAYER:
         return None
     name = "ln1" if sublayer == "attn" else "ln2"
     return f"blocks.{layer}.{name}.hook_scale", norm_of(getattr(model.blocks[layer], name), f"blocks.{layer}.{name}")
 
 
-def final_norm(model: Any) -> Norm:
-    """The weights of `ln_final`."""
+def final_norm(model: HookedModel) -> Norm:
+    """Return the weights of `ln_final`."""
     return norm_of(getattr(model, "ln_final", torch.nn.Identity()), "ln_final")
 
 
-def uncapped_logits(model: Any, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
-    """Logits before a final soft-cap, from rows of the final residual stream, by the model's own modules."""
+def uncapped_logits(model: HookedModel, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+    """Compute the logits before a final soft-cap from rows of the final residual stream, by the model's own modules."""
     normed = model.ln_final(resid[None]) if hasattr(model, "ln_final") else resid[None]
     return hooked.project(model, normed)[0]
 
 
-def soft_cap(model: Any) -> float | None:
-    """The final soft-cap on the logits, None where there is none."""
+def soft_cap(model: HookedModel) -> float | None:
+    """Return the final soft-cap on the logits, or None."""
     cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
     return float(cap) if cap > 0 else None
 
 
-def unlike(model: Any, what: str) -> InputError:
-    """The error for a model whose parts do not add up: it names the place, and every flag that may be the reason."""
+def not_linear(model: HookedModel, what: str) -> InputError:
+    """Return the error for a model whose parts do not add up; it names the place and the possible flags."""
     flags = {name: getattr(model.cfg, name, None) for name in _SUSPECTS}
     shown = ", ".join(f"cfg.{k}={v!r}" for k, v in flags.items() if v not in (None, False))
     kind = "TransformerBridge" if hooked.is_bridge(model) else type(model).__name__
-    return InputError(f"{what}: something there is not linear, or is scaled, in a way not known here ({kind}; {shown})")
+    return InputError(f"{what}: a part is not linear, or is scaled, in an unsupported way ({kind}; {shown})")
 
 
-def _architecture(model: Any) -> str | None:
+def _architecture(model: HookedModel) -> str | None:
+    """Return the name of the model's architecture, or None."""
     return getattr(model.cfg, "original_architecture", None) or getattr(model.cfg, "architecture", None)

@@ -1,4 +1,4 @@
-"""MLP neurons: what each adds to the answer's logit."""
+"""Compute what each MLP neuron adds to the answer's logit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def neuron_values(
     W_out: Float[Tensor, "d_mlp d_model"],
     direction: Float[Tensor, "answer d_model"],
 ) -> Float[Tensor, "d_mlp answer"]:
-    """Activation of each neuron times its output weights along the answer's direction. Logits.
+    """Multiply each neuron's activation by its output weights along the answer's direction. Logits.
 
-    Their sum and `b_out` along the same direction are what the MLP adds.
+    The sum over neurons, plus `b_out` along the same direction, is what the MLP adds.
     """
     return post.T * (W_out @ direction.T)

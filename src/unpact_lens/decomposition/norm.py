@@ -1,9 +1,9 @@
-r"""Normalisation as the linear map that it is once its scale is known: exact algebra on raw weights.
+r"""Treat normalisation as a linear map at its frozen scale: exact algebra on raw weights.
 
-At a position whose scale is $s$ (known from the forward pass), LayerNorm maps a part $c$ of its input to
-$\gamma \odot (c - \bar c)/s$ and adds $\beta$ once; RMSNorm does the same without centring. So the parts of the input
-are parts of the output, and a direction $u$ in the output is read, in the input, along
-$P(\gamma \odot u)/s$ with $P$ the centring, which is symmetric. Nothing is folded: two models compared keep one basis.
+At a position with scale $s$ (known from the forward pass), LayerNorm maps a part $c$ of its input to
+$\gamma \odot (c - \bar c)/s$ and adds $\beta$ once. RMSNorm does the same without centring. Parts of the input are
+therefore parts of the output. A direction $u$ in the output corresponds to $P(\gamma \odot u)/s$ in the input, where
+$P$ is the centring, which is symmetric. No weights are folded, so two compared models keep one basis.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from unpact_lens.errors import InputError
 
 @dataclass(frozen=True)
 class Norm:
-    """The weights of one normalisation.
+    """Hold the weights of one normalisation.
 
     Attributes:
-        centres: whether it subtracts the mean (LayerNorm) or not (RMSNorm).
-        scales: whether it divides by a scale at all; False for an identity in its place.
-        weight: γ `[d_model]`, None where there is none or it was folded away.
-        bias: β `[d_model]`, None where there is none.
+        centres: Whether it subtracts the mean (LayerNorm) or not (RMSNorm).
+        scales: Whether it divides by a scale; False for an identity.
+        weight: γ `[d_model]`, or None if there is none or it was folded into another matrix.
+        bias: β `[d_model]`, or None.
     """
 
     centres: bool
@@ -39,11 +39,11 @@ def norm_of(module: Any, name: str) -> Norm:
     """Read the weights of a normalisation module, of a `HookedTransformer` or of a `TransformerBridge`.
 
     Args:
-        module: `ln_final`, a block's `ln1`, `ln1_post`, ...
-        name: how an error calls it.
+        module: Normalisation module: `ln_final`, a block's `ln1`, `ln1_post`, ...
+        name: Name of the module in error messages.
 
     Raises:
-        InputError: if it is of a kind whose algebra is not known here.
+        InputError: If the module is of an unknown kind.
     """
     kind = type(module).__name__
     if kind in ("Identity", "function"):
@@ -70,10 +70,10 @@ def normalise(
     part: Float[Tensor, "*batch d_model"],
     scale: Float[Tensor, "*#batch 1"],
 ) -> Float[Tensor, "*batch d_model"]:
-    r"""What a part of the input becomes in the output at frozen scale, without the bias.
+    r"""Map a part of the input to the output at frozen scale, without the bias.
 
-    $\gamma \odot (c - \bar c)/s$, or $\gamma \odot c/s$ where the norm does not centre. Summed over parts that add up
-    to the input, and with β added, this is the norm's output.
+    $\gamma \odot (c - \bar c)/s$, or $\gamma \odot c/s$ if the norm does not centre. The sum over parts that add up to
+    the input, plus β, is the norm's output.
     """
     if norm.centres:
         part = part - part.mean(-1, keepdim=True)
@@ -87,7 +87,7 @@ def pull_back(
     direction: Float[Tensor, "*batch d_model"],
     scale: Float[Tensor, "*#batch 1"],
 ) -> Float[Tensor, "*batch d_model"]:
-    r"""The direction in the input that reads what `direction` reads in the output: the transpose of `normalise`.
+    r"""Return the input direction that reads what `direction` reads in the output: the transpose of `normalise`.
 
     $P(\gamma \odot u)/s$, so that for every part $c$: `normalise(norm, c, s) @ u == c @ pull_back(norm, u, s)`.
     """
@@ -99,7 +99,7 @@ def pull_back(
 
 
 def bias_along(norm: Norm, direction: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-    """What the norm's own bias β adds along a direction in its output; 0 where there is no bias."""
+    """Compute what the norm's bias β adds along a direction in its output; 0 without a bias."""
     if norm.bias is None:
         return torch.zeros(direction.shape[:-1], dtype=direction.dtype, device=direction.device)
     return direction @ norm.bias

@@ -1,4 +1,4 @@
-"""What a decomposition is: the parts of the answer's logit, with their names, and what they add up to."""
+"""Hold decompositions: the parts of the answer's logit, their names, and their sum."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "source": ("layer", "head", "source"),
     "neuron": ("layer", "neuron"),
 }
-"""What the axes of `values` are in each view; the answer tokens are the last axis of all of them."""
+"""Axes of `values` in each view, before the last axis, which is the answer token."""
 
 
 @dataclass(frozen=True, eq=False)
 class Decomposition(Result):
-    """The logit of each answer token, split into what each part of the model adds to it.
+    """Hold the logit of each answer token, split into what each part of the model adds to it.
 
-    `values` summed over all axes but the last, plus `remainder` summed over its first, is `total`, for every view.
+    For every view, `values` summed over all axes but the last, plus `remainder` summed over its first, is `total`.
 
     Attributes:
-        values: logits. `[C, T]` by component, `[layer, head, T]` by head, `[layer, head, S, T]` by source token,
+        values: Logits. `[C, T]` by component, `[layer, head, T]` by head, `[layer, head, S, T]` by source token,
             `[layer, d_mlp, T]` by neuron; T answer tokens, S input positions up to the last answer token's predecessor.
-        labels: the names along each axis of `values`.
-        remainder: `[R, T]`, logits: all that this view does not resolve.
-        remainder_labels: the names of its rows.
-        total: `[T]`, the model's logit (before a final soft-cap), or logit difference, as the model computes it.
-        by: the view: `"component"`, `"head"`, `"source"` or `"neuron"`.
-        tokens: the S input tokens: BOS where there is one, prompt, answer but its last token.
-        answer_tokens: the T answer tokens, as many as `values` has columns.
-        prompt: the prompt, as text.
-        answer: the answer, as text.
-        versus: what is subtracted: a foil's text, or None.
-        notes: what a reader must know, e.g. that a soft-cap was left out.
-        settings: whatever else was in force.
+        labels: Names along each axis of `values`.
+        remainder: `[R, T]`, logits: everything that this view does not resolve.
+        remainder_labels: Names of the rows of `remainder`.
+        total: `[T]`, the model's logit (before a final soft-cap) or logit difference, as the model computes it.
+        by: View: `"component"`, `"head"`, `"source"` or `"neuron"`.
+        tokens: The S input tokens: BOS if present, prompt, answer without its last token.
+        answer_tokens: The T answer tokens, one for each column of `values`.
+        prompt: Text of the prompt.
+        answer: Text of the answer.
+        versus: Text of the foil that is subtracted, or None.
+        notes: Notes for the reader, e.g. that a soft-cap was excluded.
+        settings: Other settings as used.
     """
 
     values: Float[Tensor, "*axes answer"]
@@ -64,14 +64,14 @@ class Decomposition(Result):
 
     @property
     def residual(self) -> Float[Tensor, " answer"]:
-        """What the parts leave of `total`, logits: rounding, and nothing else."""
+        """`total` minus all parts, logits: rounding error only."""
         return self.total - self.remainder.sum(0) - self.values.flatten(0, -2).sum(0)
 
     def __getitem__(self, label: str) -> Float[Tensor, " answer"]:
-        """The values of one part by its name, e.g. `d["L1.mlp"]` or `d["L0H3"]`, wherever it stands.
+        """Return the values of one part by its name, e.g. `d["L1.mlp"]` or `d["L0H3"]`.
 
         Raises:
-            KeyError: if there is no such part in this view.
+            KeyError: If there is no such part in this view.
         """
         if label in self.remainder_labels:
             return self.remainder[self.remainder_labels.index(label)]
@@ -81,7 +81,7 @@ class Decomposition(Result):
         return self.values.flatten(0, -2)[rows[label]]
 
     def mean(self) -> Decomposition:
-        """The same, averaged over the answer tokens: one column named `"mean"`."""
+        """Average over the answer tokens, into one column named `"mean"`."""
         return replace(
             self,
             values=self.values.mean(-1, keepdim=True),
@@ -92,12 +92,12 @@ class Decomposition(Result):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each part, the remainder's last; one column for each answer token, and their mean. Logits."""
+        """Return a table, logits: one row for each part, the remainder last, and one column for each answer token."""
         axes = AXES[self.by]
         rows = list(product(*self.labels[:-1]))
         rest = [(name, *[""] * (len(axes) - 1)) for name in self.remainder_labels]
         columns = [f"{token}_{i}" for i, token in enumerate(self.answer_tokens)]
-        table = torch.cat([self.values.flatten(0, -2), self.remainder]).cpu().double().numpy()
+        table = torch.cat([self.values.flatten(0, -2), self.remainder]).cpu().double().numpy()  # [part, answer]
         frame = pd.DataFrame(table, columns=columns)
         frame["mean"] = table.mean(1)
         for i, axis in enumerate(axes):
@@ -106,27 +106,27 @@ class Decomposition(Result):
 
 
 def _joined(names: tuple[str, ...]) -> str:
-    """`("L0", "H1")` is `"L0H1"`; a source token's position follows after a colon."""
+    """Join names of a part: `("L0", "H1")` becomes `"L0H1"`; a source token's position follows after a colon."""
     return names[0] if len(names) == 1 else "".join(names[:2]) + "".join(f":{n}" for n in names[2:])
 
 
 @dataclass(frozen=True, eq=False)
 class LensCurves(Result):
-    """What the model would answer if it stopped after each layer.
+    """Hold the answer's logit, probability and rank when it is read after each layer.
 
     Attributes:
         logit: `[layer, T]`, logits (before a final soft-cap): `ln_final` and unembedding applied to the residual
             stream after each layer; row 0 is the embedding, the last row the model's own output.
         log_prob: `[layer, T]`, nats, after a final soft-cap.
-        rank: `[layer, T]`: how many tokens are more likely; 0 is the most likely.
-        labels: the names of rows and columns.
-        tokens: the S input tokens.
-        answer_tokens: the T answer tokens.
-        prompt: the prompt, as text.
-        answer: the answer, as text.
+        rank: `[layer, T]`, number of more likely tokens; 0 is the most likely.
+        labels: Names of rows and columns.
+        tokens: The S input tokens.
+        answer_tokens: The T answer tokens.
+        prompt: Text of the prompt.
+        answer: Text of the answer.
         lens: `"logit"` or `"tuned"`.
-        notes: what a reader must know.
-        settings: whatever else was in force.
+        notes: Notes for the reader.
+        settings: Other settings as used.
     """
 
     logit: Float[Tensor, "layer answer"]
@@ -150,7 +150,7 @@ class LensCurves(Result):
 
     @property
     def values(self) -> Float[Tensor, "layer answer"]:
-        """`logit`, under the name that every decomposition has."""
+        """`logit`, under the name that it has in every decomposition."""
         return self.logit
 
     @property
@@ -159,7 +159,7 @@ class LensCurves(Result):
         return self.logit[-1]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each layer and answer token."""
+        """Return a table with one row for each layer and answer token."""
         rows = list(product(self.labels[0], enumerate(self.answer_tokens)))
         return pd.DataFrame(
             {
