@@ -33,6 +33,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
 
 FORMAT = 1
@@ -105,7 +106,7 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
             "dtype": str(model.cfg.dtype).removeprefix("torch."),
             "attention": model.original_model.config._attn_implementation if bridge else None,
             "default_prepend_bos": bool(model.cfg.default_prepend_bos),
-            "tied_embeddings": bool(getattr(model, "tied_embeddings", False)),
+            "tied_embeddings": is_tied(model),
             "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         }
         write_json(directory / "config.json", record)

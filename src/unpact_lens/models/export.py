@@ -1,8 +1,11 @@
-"""A hooked model back as a Hugging Face directory, which plain transformers loads and whose logits are the same.
+"""Export a hooked model to a Hugging Face directory that transformers loads, with the same logits.
 
-`convert.py` read backwards: the configuration is written from the TransformerLens one, the weights are laid out as the
-architecture stores them, and nothing is left out: a weight that the architecture has no place for must be zero. Before
-anything is written, the exported model and the hooked one answer the same probe.
+This is the inverse of `convert.py`.
+
+1. Derive the Hugging Face configuration from the TransformerLens one.
+2. Lay the weights out as the architecture stores them. A weight without a place in the architecture must be zero.
+3. Compare the logits of both models on a probe.
+4. Write the directory.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
+from transformer_lens import HookedTransformerConfig
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,6 +26,8 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
 )
 
@@ -29,36 +35,41 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.models.convert import FAMILIES
+from unpact_lens.models.hooked import HookedModel, ModelConfig
+from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.progress import transformers_progress
 from unpact_lens.results import read_json
 
 MARK = "unpact_lens_export"
-"""The entry of `config.json` that tells our exports from models of others, which are never replaced."""
+"""Entry of `config.json` that marks an export of this library; only such directories are replaced."""
 
 PROBE_TOKENS = 16
+"""Length of the probe on which logits are compared."""
+
 TOLERANCE = 1e-4
-"""Largest difference of logits that rounding explains in fp32, for logits of order 1; larger ones scale it."""
+"""Largest difference of logits due to rounding in fp32, for logits of order 1; it scales with larger logits."""
 
 State = dict[str, Tensor]
+"""Weights by name."""
 
 
-def export_hf(model: Any, path: str | os.PathLike[str]) -> Path:
+def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     """Write a hooked model as a Hugging Face directory: config.json, model.safetensors, and its tokenizer.
 
-    A `HookedTransformer` that came from no Hugging Face model is exported in the architecture that computes the same:
-    GPT-2 (learned positions), GPT-NeoX (LayerNorm, rotary) or Llama and Qwen2 (RMSNorm, gated, rotary). A bridge is
-    exported in its own architecture.
+    A `HookedTransformer` without a Hugging Face origin is exported in an architecture that computes the same: GPT-2
+    (learned positions), GPT-NeoX (LayerNorm, rotary) or Llama and Qwen2 (RMSNorm, gated, rotary). A bridge is exported
+    in its own architecture.
 
     Args:
-        model: a `HookedTransformer` with raw (unfolded) weights, or a `TransformerBridge`.
-        path: the directory; it must not exist, or be empty, or hold an earlier export.
+        model: A `HookedTransformer` with raw (unfolded) weights, or a `TransformerBridge`.
+        path: Directory. It must not exist, be empty, or contain an earlier export.
 
     Returns:
         The directory.
 
     Raises:
-        InputError: if `path` holds something else, no architecture fits the model, a weight has no place in it, or the
-            exported model's logits differ.
+        InputError: If `path` contains something else, no architecture fits the model, a nonzero weight has no place in
+            the architecture, or the logits of the exported model differ.
     """
     target = Path(path)
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not _is_export(target)):
@@ -79,8 +90,8 @@ def _is_export(folder: Path) -> bool:
     return file.is_file() and MARK in read_json(file)
 
 
-def _build(config: Any, state: State, dtype: torch.dtype) -> Any:
-    # Its random weights are overwritten at once; the caller's random numbers stay as they are.
+def _build(config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTrainedModel:
+    # The random weights are overwritten; the caller's random state is not changed.
     with torch.random.fork_rng():
         hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
     missing, unexpected = hf.load_state_dict(state, strict=False)
@@ -89,11 +100,11 @@ def _build(config: Any, state: State, dtype: torch.dtype) -> Any:
     return hf.eval()
 
 
-def _check_logits(model: Any, hf: Any) -> None:
-    """Compare both models on a probe that is the same for all.
+def _check_logits(model: HookedModel, hf: PreTrainedModel) -> None:
+    """Check that both models give the same logits on a fixed probe.
 
     Raises:
-        InputError: if their logits differ by more than rounding.
+        InputError: If the logits differ by more than rounding.
     """
     length = min(PROBE_TOKENS, model.cfg.n_ctx)
     ids = (torch.arange(length) * 7919 + 1)[None] % model.cfg.d_vocab
@@ -109,7 +120,8 @@ def _check_logits(model: Any, hf: Any) -> None:
         )
 
 
-def _from_hooked(model: Any) -> tuple[Any, State]:
+def _from_hooked(model: HookedModel) -> tuple[PretrainedConfig, State]:
+    """Return the Hugging Face configuration and weights of a `HookedTransformer`."""
     architecture = _architecture(model)
     layout, absent = _LAYOUTS[architecture], FAMILIES[architecture].absent
     weights = {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
@@ -120,15 +132,15 @@ def _from_hooked(model: Any) -> tuple[Any, State]:
             )
     config = _CONFIGS[architecture](model.cfg)
     config.architectures = [architecture]
-    config.tie_word_embeddings = bool(getattr(model, "tied_embeddings", False))
+    config.tie_word_embeddings = is_tied(model)
     if model.tokenizer is not None:
         config.bos_token_id, config.eos_token_id = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
     return config, {name: tensor.contiguous().clone() for name, tensor in layout(weights, model.cfg).items()}
 
 
-def _architecture(model: Any) -> str:
-    """The Hugging Face architecture that computes what this model computes."""
-    cfg = model.cfg
+def _architecture(model: HookedModel) -> str:
+    """Return the name of a Hugging Face architecture that computes the same as this model."""
+    cfg: HookedTransformerConfig = model.cfg
     known = getattr(cfg, "original_architecture", None)
     if known in FAMILIES:
         return known
@@ -147,7 +159,7 @@ def _architecture(model: Any) -> str:
     )
 
 
-def _gpt2_config(c: Any) -> GPT2Config:
+def _gpt2_config(c: HookedTransformerConfig) -> GPT2Config:
     return GPT2Config(
         vocab_size=c.d_vocab,
         n_positions=c.n_ctx,
@@ -165,7 +177,7 @@ def _gpt2_config(c: Any) -> GPT2Config:
     )
 
 
-def _neox_config(c: Any) -> GPTNeoXConfig:
+def _neox_config(c: HookedTransformerConfig) -> GPTNeoXConfig:
     return GPTNeoXConfig(
         **_shape(c),
         layer_norm_eps=c.eps,
@@ -174,16 +186,16 @@ def _neox_config(c: Any) -> GPTNeoXConfig:
     )
 
 
-def _llama_config(c: Any) -> LlamaConfig:
+def _llama_config(c: HookedTransformerConfig) -> LlamaConfig:
     return LlamaConfig(**_shape(c), **_grouped(c), rope_parameters=_rope(c))
 
 
-def _mistral_config(c: Any) -> MistralConfig:
+def _mistral_config(c: HookedTransformerConfig) -> MistralConfig:
     window = c.window_size if c.use_local_attn else None
     return MistralConfig(**_shape(c), **_grouped(c), rope_parameters=_rope(c), sliding_window=window)
 
 
-def _qwen2_config(c: Any) -> Qwen2Config:
+def _qwen2_config(c: HookedTransformerConfig) -> Qwen2Config:
     if not c.use_local_attn:
         return Qwen2Config(**_shape(c), **_grouped(c), rope_parameters=_rope(c))
     kinds = ["sliding_attention" if kind == "local" else "full_attention" for kind in c.attn_types]
@@ -197,7 +209,7 @@ def _qwen2_config(c: Any) -> Qwen2Config:
     )
 
 
-def _shape(c: Any) -> dict[str, Any]:
+def _shape(c: HookedTransformerConfig) -> dict[str, Any]:
     return {
         "vocab_size": c.d_vocab,
         "hidden_size": c.d_model,
@@ -209,11 +221,11 @@ def _shape(c: Any) -> dict[str, Any]:
     }
 
 
-def _grouped(c: Any) -> dict[str, Any]:
+def _grouped(c: HookedTransformerConfig) -> dict[str, Any]:
     return {"num_key_value_heads": c.n_key_value_heads or c.n_heads, "head_dim": c.d_head, "rms_norm_eps": c.eps}
 
 
-def _rope(c: Any) -> dict[str, Any]:
+def _rope(c: HookedTransformerConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(c.rotary_base)}
     if c.use_NTK_by_parts_rope:
         return {
@@ -228,7 +240,7 @@ def _rope(c: Any) -> dict[str, Any]:
     return {**rope, "rope_type": "linear", "factor": factor} if factor != 1.0 else rope
 
 
-def _gpt2_layout(w: State, c: Any) -> State:
+def _gpt2_layout(w: State, c: HookedTransformerConfig) -> State:
     state = {
         "transformer.wte.weight": w["embed.W_E"],
         "transformer.wpe.weight": w["pos_embed.W_pos"],
@@ -256,7 +268,7 @@ def _gpt2_layout(w: State, c: Any) -> State:
     return state
 
 
-def _neox_layout(w: State, c: Any) -> State:
+def _neox_layout(w: State, c: HookedTransformerConfig) -> State:
     state = {
         "gpt_neox.embed_in.weight": w["embed.W_E"],
         "gpt_neox.final_layer_norm.weight": w["ln_final.w"],
@@ -265,7 +277,7 @@ def _neox_layout(w: State, c: Any) -> State:
     }
     for layer in range(c.n_layers):
         ours, theirs = f"blocks.{layer}", f"gpt_neox.layers.{layer}"
-        # The fused rows go head by head, and within a head query, key, value.
+        # The fused rows are ordered by head, and within a head by query, key, value.
         fused = rearrange([w[f"{ours}.attn.W_{x}"] for x in "QKV"], "qkv n m h -> (n qkv h) m")
         biases = rearrange([w[f"{ours}.attn.b_{x}"] for x in "QKV"], "qkv n h -> (n qkv h)")
         state |= {
@@ -285,7 +297,7 @@ def _neox_layout(w: State, c: Any) -> State:
     return state
 
 
-def _llama_layout(w: State, c: Any, biases: bool = False) -> State:
+def _llama_layout(w: State, c: HookedTransformerConfig, biases: bool = False) -> State:
     state = {
         "model.embed_tokens.weight": w["embed.W_E"],
         "model.norm.weight": w["ln_final.w"],
@@ -310,18 +322,18 @@ def _llama_layout(w: State, c: Any, biases: bool = False) -> State:
     return state
 
 
-def _qwen2_layout(w: State, c: Any) -> State:
+def _qwen2_layout(w: State, c: HookedTransformerConfig) -> State:
     return _llama_layout(w, c, biases=True)
 
 
-_CONFIGS: dict[str, Callable[[Any], Any]] = {
+_CONFIGS: dict[str, Callable[[HookedTransformerConfig], PretrainedConfig]] = {
     "GPT2LMHeadModel": _gpt2_config,
     "GPTNeoXForCausalLM": _neox_config,
     "LlamaForCausalLM": _llama_config,
     "MistralForCausalLM": _mistral_config,
     "Qwen2ForCausalLM": _qwen2_config,
 }
-_LAYOUTS: dict[str, Callable[[State, Any], State]] = {
+_LAYOUTS: dict[str, Callable[[State, HookedTransformerConfig], State]] = {
     "GPT2LMHeadModel": _gpt2_layout,
     "GPTNeoXForCausalLM": _neox_layout,
     "LlamaForCausalLM": _llama_layout,
@@ -333,11 +345,11 @@ _LAYOUTS: dict[str, Callable[[State, Any], State]] = {
 _WRAP = "._original_component"
 
 
-def _from_bridge(model: Any) -> tuple[Any, State]:
-    """The bridge's own architecture, with the weights that it reads.
+def _from_bridge(model: HookedModel) -> tuple[PretrainedConfig, State]:
+    """Return the configuration and the weights of a bridge's own architecture.
 
-    Inside a bridge each Hugging Face module stands wrapped, so its name holds `_original_component`. A fused
-    query-key-value matrix stays there unread; what is read, and trained, are its three parts.
+    A bridge wraps each Hugging Face module, so names of weights contain `_original_component`. A bridge uses and trains
+    the three parts of a fused query-key-value matrix. The fused matrix itself is out of date.
     """
     hf = model.original_model
     config = AutoConfig.for_model(**hf.config.to_dict())
@@ -360,8 +372,8 @@ def _from_bridge(model: Any) -> tuple[Any, State]:
     return config, state
 
 
-def _fused(name: str, parts: State, c: Any) -> Tensor | None:
-    """The fused query-key-value weight or bias of GPT-2 and GPT-NeoX from its parts; None for every other name."""
+def _fused(name: str, parts: State, c: ModelConfig) -> Tensor | None:
+    """Join the query-key-value weight or bias of GPT-2 and GPT-NeoX from its parts; None for every other name."""
     module, kind = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1]
     if not module.endswith((".c_attn", ".query_key_value")):
         return None
