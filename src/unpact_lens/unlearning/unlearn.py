@@ -278,4 +278,4 @@ def description(job: Job, rule: StopRule, steps: int) -> dict[str, Any]:
 
 def _recorded(options: Options) -> Mapping[str, Any]:
     """Return a method's options with each model replaced by its hash."""
-    return {k: model_hash(v) if isinstance(v, torch.nn.Module) else v for k, v in options.items()}
+    return {k: model_hash(v) if isinstance(v, HookedModel) else v for k, v in options.items()}
