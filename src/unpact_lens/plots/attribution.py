@@ -1,4 +1,4 @@
-"""Contributions of prompt tokens, drawn: maps, before | after | Δ, and inline coloured text."""
+"""Draw contributions of prompt tokens: maps, original | unlearned | Δ, and inline coloured text."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from unpact_lens.attribution import Attribution, Faithfulness, Interactions, MethodComparison, Sensitivity
 
 UNITS = {"log_prob": "nats", "logit": "logits", "logit_diff": "logits"}
-"""The unit of a contribution to a target, where the target's name does not say it (as `probability` does)."""
+"""Unit of a contribution for targets whose name is not the unit itself."""
 
 MEAN = "mean"
-"""The last column of a token map: the mean over answer tokens, which is the contribution itself."""
+"""Label of the last column of a token map: the mean over answer tokens, which is the contribution itself."""
 
 
 def token_heatmap(attribution: Attribution) -> go.Figure:
-    """Contribution of each prompt token (rows) to each answer token (columns), and their mean (last column).
+    """Draw the contribution of each prompt token (rows) to each answer token (columns), and the mean (last column).
 
     Args:
-        attribution: of one prompt and answer.
+        attribution: Attribution of one prompt and answer.
 
     Returns:
-        One heat map, colours centred on 0.
+        One heat map, with colours centred on 0.
     """
     fig = theme.figure("Contribution of each prompt token", described(attribution))
     fig.add_trace(_map(attribution.tokens, attribution.answer_tokens, _with_mean(attribution), "coloraxis"))
@@ -45,17 +45,17 @@ def token_heatmap(attribution: Attribution) -> go.Figure:
 
 
 def token_triptych(before: Attribution, after: Attribution) -> go.Figure:
-    """The same prompt before | after | Δ = after − before, on one symmetric scale.
+    """Draw one prompt as original | unlearned | Δ = unlearned − original, on one symmetric scale.
 
     Args:
-        before: contributions in the model before unlearning.
-        after: contributions in the model after, same prompt, answer, method and target.
+        before: Contributions in the original model.
+        after: Contributions in the unlearned model, for the same prompt, answer, method and target.
 
     Returns:
-        Three heat maps as `token_heatmap` draws them.
+        Three heat maps in the form of `token_heatmap`.
 
     Raises:
-        InputError: if the two are not of the same prompt, answer, method and target.
+        InputError: If the two differ in prompt, answer, method or target.
     """
     same_example(before, after)
     maps = [_with_mean(before), _with_mean(after)]
@@ -73,23 +73,23 @@ def token_triptych(before: Attribution, after: Attribution) -> go.Figure:
 
 
 def html_tokens(attribution: Attribution, *, limit: float | None = None) -> str:
-    """The prompt as inline text, each token on the colour of its contribution: for a notebook and for the report.
+    """Render the prompt as inline text, each token coloured by its contribution, for notebooks and reports.
 
     Args:
-        attribution: of one prompt and answer.
-        limit: the end of the colour scale, in the contribution's unit; None takes the largest absolute one.
+        attribution: Attribution of one prompt and answer.
+        limit: End of the colour scale, in the contribution's unit. If None, the largest absolute contribution.
 
     Returns:
-        One `<div>` with its own styles, everything from the model escaped.
+        One `<div>` with its own styles; all text from the model is escaped.
     """
     return html_scores(attribution.tokens, attribution.scores, unit=unit(attribution), limit=limit)
 
 
 def html_triptych(before: Attribution, after: Attribution) -> str:
-    """The same prompt as inline text before, after and as Δ, on one symmetric scale.
+    """Render one prompt as inline text for the original model, the unlearned model and Δ, on one symmetric scale.
 
     Raises:
-        InputError: if the two are not of the same prompt, answer, method and target.
+        InputError: If the two differ in prompt, answer, method or target.
     """
     same_example(before, after)
     rows = {"before": theme.array(before.scores), "after": theme.array(after.scores)}
@@ -105,16 +105,19 @@ def html_triptych(before: Attribution, after: Attribution) -> str:
 
 
 def html_scores(tokens: Sequence[str], scores: Any, *, unit: str, limit: float | None = None) -> str:
-    """Tokens as inline text on the colours of their scores.
+    """Render tokens as inline text, coloured by their scores.
 
     Args:
-        tokens: as decoded.
-        scores: one number each.
-        unit: said in each tooltip.
-        limit: the end of the colour scale; None takes the largest absolute score.
+        tokens: Decoded tokens.
+        scores: One number for each token.
+        unit: Unit of the scores, shown in each tooltip.
+        limit: End of the colour scale. If None, the largest absolute score.
 
     Returns:
-        One `<div>`; token text is escaped, blanks are visible.
+        One `<div>`; token text is escaped, spaces are visible.
+
+    Raises:
+        InputError: If tokens and scores differ in number.
     """
     values = theme.array(scores)
     if len(tokens) != len(values):
@@ -136,7 +139,7 @@ def html_scores(tokens: Sequence[str], scores: Any, *, unit: str, limit: float |
 
 
 def interactions(found: Interactions) -> go.Figure:
-    """What removing two units costs beyond removing each alone: positive is redundant, negative works only together."""
+    """Draw the cost of removing two units beyond that of each alone: positive is redundant, negative only together."""
     labels = theme.token_labels(found.tokens)
     measured = UNITS.get(found.target, found.target)
     fig = theme.figure(
@@ -167,9 +170,9 @@ def interactions(found: Interactions) -> go.Figure:
 
 
 def sensitivity(found: Sensitivity) -> go.Figure:
-    """How each measure of the KeyTokens moves with the rule that picks them: mean over items, and how alike rules are.
+    """Draw each measure of the KeyTokens against the rule that chooses them, as item means, and the rules' overlap.
 
-    A measure that is defined for no item (those that compare with a model after, where none was given) is left out.
+    A measure that is defined for no item is omitted, e.g. those that need an unlearned model if none was given.
     """
     means = {name: _mean_over_items(values) for name, values in found.measures.items()}
     shown = {name: values for name, values in means.items() if np.isfinite(values).any()}
@@ -194,7 +197,7 @@ def sensitivity(found: Sensitivity) -> go.Figure:
     fig.add_trace(_agreement(found.agreement, labels, "coloraxis"), row=1, col=len(shown) + 1)
     theme.dress(
         fig,
-        "How KeyTokens move with the rule that picks them",
+        "KeyTokens under different rules",
         f"means over {found.items} prompts; overlap: Jaccard of the KeyTokens of two rules",
         height=200 + 28 * len(labels),
     )
@@ -205,10 +208,10 @@ def sensitivity(found: Sensitivity) -> go.Figure:
 
 
 def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figure:
-    """The target while the highest ranked units go (deletion), and while only they remain (insertion); item means.
+    """Draw the target as the highest ranked units are removed (deletion), and as only they are kept (insertion).
 
     Args:
-        found: of one method, or of several to compare.
+        found: Faithfulness of one method, or of several to compare. The curves are means over items.
     """
     several = [found] if not isinstance(found, Sequence) else list(found)
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=["deletion", "insertion"])
@@ -233,9 +236,9 @@ def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figu
     target = several[0].target
     theme.dress(
         fig,
-        "Does the model use what is ranked high?",
+        "Faithfulness of the ranking",
         theme.escape(f"{target.replace('_', ' ')} [{UNITS.get(target, target)}], mean over {len(several[0].deletion)} "
-                     "prompts; a faithful ranking falls fast at the left and rises fast at the right"),
+                     "prompts; a faithful ranking falls fast under deletion and rises fast under insertion"),
         height=440,
     )  # fmt: skip
     fig.update_xaxes(title="fraction of the units removed", tickformat=".0%", row=1, col=1)
@@ -245,7 +248,7 @@ def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figu
 
 
 def method_comparison(found: MethodComparison) -> go.Figure:
-    """Attribution methods side by side: how alike their rankings are, and how faithful (AOPC, larger is better)."""
+    """Draw a comparison of attribution methods: agreement of their rankings, and faithfulness (AOPC)."""
     labels = [theme.escape(m.replace("_", " ")) for m in found.methods]
     aopc = [float(np.nanmean(theme.array(f.aopc))) for f in found.faithfulness]
     fig = make_subplots(
@@ -270,9 +273,9 @@ def method_comparison(found: MethodComparison) -> go.Figure:
     target = found.faithfulness[0].target if found.faithfulness else "log_prob"
     theme.dress(
         fig,
-        "Attribution methods side by side",
+        "Comparison of attribution methods",
         theme.escape(f"{found.items} prompts, by {found.units}; AOPC [{UNITS.get(target, target)}]: mean loss as the "
-                     "highest ranked units go, larger is more faithful"),
+                     "highest ranked units are removed, larger is more faithful"),
         height=240 + 28 * len(labels),
     )  # fmt: skip
     fig.update_layout(
@@ -287,12 +290,12 @@ def method_comparison(found: MethodComparison) -> go.Figure:
 
 
 def unit(attribution: Attribution) -> str:
-    """The unit of the contributions: nats for log-probabilities, logits, or probability."""
+    """Return the unit of the contributions: nats for log-probabilities, logits, or probability."""
     return UNITS.get(attribution.target, attribution.target)
 
 
 def described(attribution: Attribution) -> str:
-    """Method, units, target and answer in one escaped line, for a subtitle."""
+    """Describe method, units, target and answer in one escaped line, for a subtitle."""
     method = attribution.method.replace("_", " ")
     answer = theme.short("".join(attribution.answer_tokens).strip())
     return theme.escape(
@@ -302,10 +305,10 @@ def described(attribution: Attribution) -> str:
 
 
 def same_example(before: Attribution, after: Attribution) -> None:
-    """Refuse two attributions whose difference would mean nothing.
+    """Refuse two attributions whose difference has no meaning.
 
     Raises:
-        InputError: naming the first thing that differs.
+        InputError: If they differ in prompt, answer, method or target. The message names the first difference.
     """
     for name in ("tokens", "answer_tokens", "method", "target"):
         ours, theirs = getattr(before, name), getattr(after, name)
@@ -317,13 +320,14 @@ def same_example(before: Attribution, after: Attribution) -> None:
 
 
 def _with_mean(attribution: Attribution) -> NDArray[np.float64]:
-    """`[prompt, answer + 1]`: the contribution to each answer token, and their mean; where that is all, only that."""
+    """Return `[prompt, answer + 1]`: the contributions to each answer token, and their mean; or only the mean."""
     if attribution.per_answer_token.shape[1] != len(attribution.answer_tokens):
         return theme.array(attribution.scores)[:, None]
     return np.column_stack([theme.array(attribution.per_answer_token), theme.array(attribution.scores)])
 
 
 def _map(tokens: Sequence[str], answer: Sequence[str], values: NDArray[np.float64], axis: str) -> go.Heatmap:
+    """Build the heat map of one attribution."""
     return go.Heatmap(
         z=values,
         x=[*theme.token_labels(answer), MEAN][-values.shape[1] :],
@@ -336,7 +340,7 @@ def _map(tokens: Sequence[str], answer: Sequence[str], values: NDArray[np.float6
 
 
 def _agreement(values: Any, labels: list[str], axis: str) -> go.Heatmap:
-    """A square of how alike each two are, the numbers written in."""
+    """Build a square heat map of pairwise agreement, with the numbers written in."""
     return go.Heatmap(
         z=theme.array(values),
         x=labels,
@@ -350,12 +354,12 @@ def _agreement(values: Any, labels: list[str], axis: str) -> go.Heatmap:
 
 
 def _share_axis(title: str) -> dict[str, Any]:
-    """A colour axis from 0 to 1."""
+    """Build a colour axis from 0 to 1."""
     return {**theme.diverging_axis(1.0, title), "colorscale": theme.SEQUENTIAL, "cmin": 0.0}
 
 
 def _mean_over_items(values: Any) -> NDArray[np.float64]:
-    """Mean of each row over its defined entries; NaN where a row has none."""
+    """Average each row over its defined entries; NaN for a row without any."""
     rows = theme.array(values)
     defined = np.isfinite(rows)
     counts = defined.sum(1)
@@ -363,10 +367,11 @@ def _mean_over_items(values: Any) -> NDArray[np.float64]:
 
 
 def _token_axes(fig: go.Figure) -> None:
+    """Order the rows from top to bottom and slant the column labels."""
     fig.update_yaxes(autorange="reversed", type="category", showgrid=False)
     fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
 
 
 def _map_height(rows: int) -> int:
-    """Pixels: every row can be read, with room for title and slanted labels."""
+    """Compute a height in pixels at which every row is readable, with room for title and slanted labels."""
     return 190 + 22 * max(rows, 6)

@@ -1,4 +1,4 @@
-"""What each part of a model adds to the answer's logit, drawn: waterfalls, head maps, source maps, lens curves."""
+"""Draw what each part of a model adds to the answer's logit: waterfalls, head maps, source maps, lens curves."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from unpact_lens.decomposition import Decomposition, LensCurves
 
 MAX_BARS = 40
-"""A waterfall of more parts than this shows the heads of a layer as one bar."""
+"""Largest number of bars of a waterfall; with more parts, the heads of a layer become one bar."""
 
 _HEAD = re.compile(r"^(L\d+)H\d+$")
 
 
 def decomposition(d: Decomposition) -> go.Figure:
-    """The figure that fits the view: waterfall, head map, source map or the strongest neurons."""
+    """Draw the figure of the view: waterfall, head map, source map or the strongest neurons."""
     views = {"component": waterfall, "head": head_map, "source": source_map, "neuron": neurons}
     if d.by not in views:
         raise InputError(f"no figure for a decomposition by {d.by!r}; there is one by {', '.join(views)}")
@@ -33,10 +33,10 @@ def decomposition(d: Decomposition) -> go.Figure:
 
 
 def waterfall(d: Decomposition) -> go.Figure:
-    """From the embedding to the logit, one step a component, mean over the answer tokens.
+    """Draw the sum from the embedding to the logit, one step for each component, mean over the answer tokens.
 
     Args:
-        d: by component. With more than `MAX_BARS` parts, the heads of a layer are one bar.
+        d: Decomposition by component. With more than `MAX_BARS` parts, the heads of a layer are one bar.
     """
     labels, values = component_bars(d)
     fig = theme.figure("From embedding to logit, component by component", described(d))
@@ -59,7 +59,7 @@ def waterfall(d: Decomposition) -> go.Figure:
 
 
 def head_map(d: Decomposition) -> go.Figure:
-    """Direct contribution of each head, layer × head, mean over the answer tokens; source tokens are summed."""
+    """Draw each head's direct contribution, layer × head, mean over the answer tokens; source tokens are summed."""
     values = head_values(d)
     fig = theme.figure("Direct contribution of each head to the logit", described(d))
     fig.add_trace(head_heatmap(values))
@@ -71,11 +71,11 @@ def head_map(d: Decomposition) -> go.Figure:
 
 
 def source_map(d: Decomposition, *, heads: int = 16) -> go.Figure:
-    """What each head moves from each source token into the answer's logit, mean over the answer tokens.
+    """Draw what each head moves from each source token into the answer's logit, mean over the answer tokens.
 
     Args:
-        d: by source.
-        heads: how many heads to show: those with the largest single entry, in the order of the model.
+        d: Decomposition by source.
+        heads: Number of heads to show: those with the largest single entry, in the order of the model.
     """
     if d.by != "source":
         raise InputError(f"a source map needs a decomposition by 'source', not by {d.by!r}")
@@ -105,11 +105,11 @@ def source_map(d: Decomposition, *, heads: int = 16) -> go.Figure:
 
 
 def neurons(d: Decomposition, *, top: int = 20) -> go.Figure:
-    """The neurons that add most to the answer's logit or take most from it, mean over the answer tokens.
+    """Draw the neurons with the largest effect on the answer's logit, mean over the answer tokens.
 
     Args:
-        d: by neuron.
-        top: how many, by absolute value.
+        d: Decomposition by neuron.
+        top: Number of neurons, by absolute value.
     """
     if d.by != "neuron":
         raise InputError(f"a neuron plot needs a decomposition by 'neuron', not by {d.by!r}")
@@ -133,7 +133,7 @@ def neurons(d: Decomposition, *, top: int = 20) -> go.Figure:
 
 
 def lens_curves(curves: LensCurves) -> go.Figure:
-    """Logit, probability and rank of each answer token, were the model to stop after each layer."""
+    """Draw logit, probability and rank of each answer token when it is read after each layer."""
     panels = {"logit": curves.logit, "probability": curves.probability, "rank (0 is first)": curves.rank}
     fig = make_subplots(1, 3, subplot_titles=list(panels), horizontal_spacing=0.08)
     for k, token in enumerate(theme.token_labels(curves.answer_tokens)):
@@ -162,10 +162,10 @@ def lens_curves(curves: LensCurves) -> go.Figure:
 
 
 def lens_changes(changes: LensChanges) -> go.Figure:
-    """Logit, log-probability and rank after each layer before and after, and under them Δ, with its noise floor.
+    """Draw logit, log-probability and rank after each layer for two models, and Δ below, with its noise baseline.
 
     Args:
-        changes: one question, two models. Values are means over the answer tokens.
+        changes: Changes of one question between two models. Values are means over the answer tokens.
     """
     panels = {"logit": "logits", "log_prob": "nats", "rank": "tokens ahead"}
     titles = ["logit", "log-probability", "rank (0 is first)"]
@@ -216,7 +216,7 @@ def lens_changes(changes: LensChanges) -> go.Figure:
 
 
 def described(d: Decomposition) -> str:
-    """What is decomposed, towards which answer or against which foil, and the notes, in one escaped line."""
+    """Describe what is decomposed, the answer or foil, and the notes, in one escaped line."""
     foil = f" versus “{theme.short(d.versus.strip())}”" if d.versus else ""
     what = "logit difference" if d.versus else "logit"
     text = f"direct contributions by {d.by}, {what} of “{theme.short(d.answer.strip())}”{foil}, mean over its tokens"
@@ -224,10 +224,10 @@ def described(d: Decomposition) -> str:
 
 
 def component_bars(d: Decomposition) -> tuple[list[str], list[float]]:
-    """Names and mean values of the steps of a waterfall, in the order of the model, the remainder last.
+    """Return names and mean values of the steps of a waterfall, in the order of the model, the remainder last.
 
     Args:
-        d: by component. Where that makes more than `MAX_BARS` steps, heads of a layer become one step `L{l}.heads`.
+        d: Decomposition by component. With more than `MAX_BARS` steps, heads of a layer become one step `L{l}.heads`.
 
     Returns:
         Escaped labels, and logits; they sum to the mean of `d.total`.
@@ -247,7 +247,7 @@ def component_bars(d: Decomposition) -> tuple[list[str], list[float]]:
 
 
 def head_values(d: Decomposition) -> NDArray[np.float64]:
-    """`[layer, head]`, mean over the answer tokens, source tokens summed where the view has them."""
+    """Return `[layer, head]` values, mean over the answer tokens, summed over source tokens if the view has them."""
     if d.by not in ("head", "source"):
         raise InputError(f"a head map needs a decomposition by 'head' or 'source', not by {d.by!r}")
     values = theme.array(d.values).mean(-1)
@@ -255,7 +255,7 @@ def head_values(d: Decomposition) -> NDArray[np.float64]:
 
 
 def head_heatmap(values: NDArray[np.float64]) -> go.Heatmap:
-    """A layer × head map on the figure's shared colour axis, `L{l}H{h}` on hover."""
+    """Build a layer × head map on the figure's shared colour axis, with `L{l}H{h}` on hover."""
     n_layers, n_heads = values.shape
     return go.Heatmap(
         z=values,
@@ -270,7 +270,7 @@ def head_heatmap(values: NDArray[np.float64]) -> go.Heatmap:
 
 
 def head_axes(fig: go.Figure, values: NDArray[np.float64]) -> None:
-    """Layers downwards, heads across; a tick at each, or at every few where there are many."""
+    """Set axes with layers downwards and heads across; with many of them, only every few have a tick."""
     n_layers, n_heads = values.shape
     fig.update_xaxes(title="head", dtick=-(-n_heads // 16), tick0=0, showgrid=False, zeroline=False)
     fig.update_yaxes(autorange="reversed", dtick=-(-n_layers // 16), tick0=0, showgrid=False, zeroline=False)
@@ -278,5 +278,5 @@ def head_axes(fig: go.Figure, values: NDArray[np.float64]) -> None:
 
 
 def head_map_height(values: NDArray[np.float64]) -> int:
-    """Pixels, so that a row of a map can be read."""
+    """Compute a height in pixels at which every row of the map is readable."""
     return 220 + max(24 * min(values.shape[0], 12), 14 * values.shape[0])

@@ -1,4 +1,4 @@
-"""Checks of a reading, drawn: direct and indirect paths of each head and source token, and ablated parts."""
+"""Draw path effects and ablations: direct and indirect effects of heads and source tokens, and ablated parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def path_effects(effects: PathEffects) -> go.Figure:
-    """What each head's reading of each source token is worth to the logit: direct, indirect, total; one scale."""
+    """Draw the effect of each head's reading of each source token on the logit: direct, indirect, total; one scale."""
     maps = {name: theme.array(getattr(effects, name)).mean(-1) for name in ("direct", "indirect", "total")}
     fig = make_subplots(1, 3, shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
     for column, values in enumerate(maps.values(), start=1):
@@ -30,11 +30,11 @@ def path_effects(effects: PathEffects) -> go.Figure:
             row=1,
             col=column,
         )
-    held = " and ".join(effects.frozen) or "nothing"
+    frozen = " and ".join(effects.frozen) or "nothing"
     theme.dress(
         fig,
-        "Straight into the answer, or through later layers",
-        theme.escape(f"logits of “{theme.short(effects.answer.strip())}”, mean over its tokens; held: {held}"),
+        "Direct and indirect effects of each head and source token",
+        theme.escape(f"logits of “{theme.short(effects.answer.strip())}”, mean over its tokens; frozen: {frozen}"),
         height=220 + 18 * len(effects.heads),
         coloraxis=theme.diverging_axis(theme.symmetric_limit(maps.values()), "logits"),
     )
@@ -45,9 +45,9 @@ def path_effects(effects: PathEffects) -> go.Figure:
 
 
 def ablation_map(ablation: Ablation) -> go.Figure:
-    """What the answer's mean log-probability loses without each part; hover gives the spread over resamples."""
+    """Draw the effect of each part on the answer's mean log-probability; hover shows the spread over resamples."""
     values = theme.array(ablation.values)
-    title = f"What each {ablation.what} is worth to the answer"
+    title = f"Effect of each {ablation.what} on the answer"
     fig = theme.figure(
         title,
         theme.escape(
