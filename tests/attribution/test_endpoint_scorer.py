@@ -124,7 +124,7 @@ def test_many_questions_are_asked_at_once(model):
 
 @pytest.mark.parametrize("shift", [-1, 1, 2])
 def test_a_misaligned_endpoint_is_refused_until_its_shift_is_said(model, shift):
-    how = f"{abs(shift)} tokens? too {'late' if shift > 0 else 'early'}: .*; give shift={shift} to put that right"
+    how = f"{abs(shift)} tokens? too {'late' if shift > 0 else 'early'}: .*; give shift={shift} to correct this"
     with Server(model, shift=shift) as server:
         with pytest.raises(InputError, match=how):
             attribute(Endpoint(server.url, "m"), PROMPT, ANSWER)
@@ -161,7 +161,7 @@ def test_a_result_holds_no_key_and_is_saved(model, tmp_path, monkeypatch):
         (
             {"dialect": None},
             {},
-            "gives no log-probabilities of the prompt, with echo=True as little as",
+            "returns no log-probabilities of the prompt, neither with echo=True nor",
         ),
         ({"status": 404}, {}, "has no completions for model 'm' .*; chat-only endpoints cannot be attributed"),
         ({"status": 401}, {}, r"refused the request \(401\)"),
@@ -203,7 +203,7 @@ def test_what_cannot_be_asked_of_an_endpoint_is_refused(model, call, message):
 
 
 def test_bad_settings_are_named(monkeypatch):
-    with pytest.raises(InputError, match="url 'localhost'; give the base of an endpoint"):
+    with pytest.raises(InputError, match="url 'localhost'; give the base URL of an endpoint"):
         Endpoint("localhost", "m")
     with pytest.raises(InputError, match="concurrency=0; give at least 1"):
         Endpoint("http://127.0.0.1:9", "m", concurrency=0)

@@ -1,15 +1,14 @@
-"""Closed models: an OpenAI-compatible completions endpoint that returns the log-probabilities of its prompt.
+"""Query closed models through an OpenAI-compatible completions endpoint that returns prompt log-probabilities.
 
-The paper's contribution needs nothing else. Two dialects are spoken: `echo` (llama.cpp, older vLLM) and vLLM's
-`prompt_logprobs`; the one that works is found at first use, by a self-test.
+Leave-one-out contributions need nothing else. Two request formats are supported: `echo` (llama.cpp, older vLLM) and
+`prompt_logprobs` of vLLM. A self-test at first use finds the one that works.
 
 The self-test needs no knowledge of the model:
 
-1. Causality. Of two texts that part at one token, the log-probabilities must part at that token too, not before and not
-   after. An endpoint that reports them early or late is refused, and the message says which `shift` would put it right.
-2. Agreement. A token that the model has just generated must have the same log-probability when it stands in a prompt.
-   An endpoint that reads it off the wrong distribution (as llama-cpp-python does for models without BOS: that after the
-   token itself) is refused.
+1. Causality. If two texts first differ at one token, their log-probabilities must first differ at that token. An
+   endpoint that reports them shifted is refused, and the message gives the `shift` that corrects it.
+2. Agreement. A generated token must have the same log-probability when it is part of a prompt. An endpoint that uses
+   another distribution is refused. For models without BOS, llama-cpp-python uses the one after the token itself.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Encoded
@@ -31,28 +30,34 @@ PROBES = (
     ("She put the book on the table near", "She put the book on the chair near"),
     ("Every morning he walks past the green house", "Every morning he walks past the red house"),
 )
-"""Pairs of texts for the self-test, each of which parts in the middle."""
+"""Pairs of texts for the self-test; the texts of a pair differ in the middle."""
 
 SAME = 0.02
-"""Nats by which a served log-probability may differ between two requests: half precision, other batches."""
-
+"""Largest difference, in nats, of one log-probability between two requests (half precision, other batches)."""
 
 AGREED = 0.25
-"""Nats by which the log-probability of a generated token may differ from that of the same token in a prompt."""
-
+"""Largest difference, in nats, between the log-probability of a generated token and of the same token in a prompt."""
 
 ENOUGH = 2
-"""How many generated tokens the self-test compares with themselves in a prompt."""
+"""Number of generated tokens that the self-test compares with the same tokens in a prompt."""
+
+LOST = 4
+"""Largest number of characters that a token may omit before it (a dropped space, a character split into bytes)."""
+
+
+X = TypeVar("X")
 
 
 @dataclass(frozen=True)
 class Echo:
-    """What an endpoint says of a text.
+    """Hold an endpoint's tokens of a text and their log-probabilities.
 
     Attributes:
-        tokens: its own tokens of the text.
-        spans: where each stands in the text; a token without text of its own (BOS, part of a character) has no width.
-        log_probs: log p of each token after those before it, nats; None where the endpoint gives none (the first).
+        tokens: The endpoint's tokens of the text.
+        spans: Start and end of each token in the text. Tokens without their own text (BOS, part of a character) are
+            empty.
+        log_probs: Log-probability of each token given the earlier ones, in nats. None if the endpoint gives none, as
+            for the first token.
     """
 
     tokens: tuple[str, ...]
@@ -62,23 +67,23 @@ class Echo:
 
 @dataclass
 class Endpoint:
-    """An OpenAI-compatible completions endpoint, to be given to `attribute` in place of a model.
+    """Represent an OpenAI-compatible completions endpoint; pass it to `attribute` in place of a model.
 
     Attributes:
-        url: base of the endpoint, e.g. `"http://127.0.0.1:8000/v1"`.
-        model: which model is asked for.
-        key_variable: environment variable that holds the API key; the key itself is never stored.
-        concurrency: requests under way at once.
-        retries: how often a request is sent again after a time-out, a broken connection, or an answer 408, 409, 429 or
-            5xx, with growing pauses.
-        timeout: seconds to wait for an answer.
-        shift: the log-probability of token k stands at place k + shift in the endpoint's list; 0 unless the self-test
-            said otherwise.
+        url: Base URL of the endpoint, e.g. `"http://127.0.0.1:8000/v1"`.
+        model: Name of the model on the endpoint.
+        key_variable: Environment variable that contains the API key; the key itself is not stored.
+        concurrency: Largest number of simultaneous requests.
+        retries: Number of retries, with growing pauses, after a timeout, a broken connection, or a status 408, 409, 429
+            or 5xx.
+        timeout: Timeout of a request, in seconds.
+        shift: Offset of the endpoint's list: the log-probability of token k is at position k + shift. Use 0 unless the
+            self-test names another value.
 
     Raises:
-        InputError: if the address or a number makes no sense, or the client library is missing.
+        InputError: If the URL or a number is invalid, or the client library is not installed.
 
-    Source: the completions interface of OpenAI; `prompt_logprobs` of vLLM.
+    Source: OpenAI completions API; `prompt_logprobs` of vLLM.
     """
 
     url: str
@@ -94,7 +99,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"url {self.url!r}; give the base of an endpoint, e.g. 'http://127.0.0.1:8000/v1'")
+            raise InputError(f"url {self.url!r}; give the base URL of an endpoint, e.g. 'http://127.0.0.1:8000/v1'")
         for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}; give at least {least}")
@@ -106,29 +111,28 @@ class Endpoint:
         self._client = OpenAI(base_url=self.url, api_key=key, max_retries=self.retries, timeout=self.timeout)
 
     def echo(self, texts: Sequence[str]) -> list[Echo]:
-        """Tokens and log-probabilities of whole texts, several requests at a time.
+        """Return the tokens and log-probabilities of whole texts; requests run in parallel.
 
         Raises:
-            InputError: if the endpoint does not answer, gives no log-probabilities of the prompt, or reports them
-                misaligned.
+            InputError: If the endpoint does not answer, returns no prompt log-probabilities, or misaligns them.
         """
         if self._dialect is None:
             self._dialect = self._self_test()
         return self._each(texts, self._dialect)
 
     def complete(self, text: str, max_tokens: int) -> str:
-        """The model's greedy continuation, up to the end of its line.
+        """Return the model's greedy continuation, up to the end of the line.
 
         Raises:
-            InputError: if the endpoint does not answer.
+            InputError: If the endpoint does not answer.
         """
         reply = self._ask(prompt=text, max_tokens=max_tokens, temperature=0, stop=["\n"])
         return str(_choice(reply, self.url)["text"])
 
     def encode(self, prompt: str, answer: str, prefill: str = "") -> Encoded:
-        """Prompt, prefill and answer as numbers of text pieces, cut where the endpoint cuts its tokens.
+        """Split prompt, prefill and answer into pieces at the endpoint's token boundaries, and return the pieces' ids.
 
-        The numbers are this object's own (see `tokenizer`); a piece never reaches over the border of two parts.
+        The ids are this object's own (see `tokenizer`). A piece never crosses the boundary of two parts.
         """
         text = prompt + prefill + answer
         borders = (len(prompt), len(prompt) + len(prefill), len(text))
@@ -143,15 +147,15 @@ class Endpoint:
 
     @property
     def tokenizer(self) -> Any:
-        """What the rest of the library asks of a tokenizer, over the pieces met so far."""
+        """Return a minimal tokenizer over the pieces seen so far."""
         return SimpleNamespace(is_fast=False, all_special_ids=(), decode=self._decode)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of pieces."""
+        """Return the text of pieces, given their ids."""
         return "".join(self._pieces[i] for i in ids)
 
     def piece(self, text: str) -> int:
-        """A text as one piece, e.g. what is to stand in another's place."""
+        """Return the id of a text as one piece, e.g. of a replacement."""
         return self._id(text)
 
     def _decode(self, ids: Sequence[int], **_: object) -> str:
@@ -177,7 +181,7 @@ class Endpoint:
         except openai.NotFoundError as error:
             raise InputError(
                 f"{self.url} has no completions for model {self.model!r} ({error.message}); chat-only endpoints "
-                "cannot be attributed, since they give no log-probabilities of the prompt"
+                "cannot be attributed, since they return no log-probabilities of the prompt"
             ) from error
         except openai.APITimeoutError as error:
             raise InputError(
@@ -189,13 +193,13 @@ class Endpoint:
             raise InputError(f"{self.url} cannot be asked: {error}") from error
 
     def _aligned(self, text: str, tokens: Sequence[str], values: Sequence[float | None]) -> Echo:
-        """The tokens of the text itself (what was generated after it is dropped), with their log-probabilities."""
+        """Return the tokens of the text and their log-probabilities, without generated tokens."""
         spans = align(text, tokens)
         log_probs = [values[k + self.shift] if 0 <= k + self.shift < len(values) else None for k in range(len(spans))]
         return Echo(tuple(tokens[: len(spans)]), tuple(spans), tuple(log_probs))
 
     def _self_test(self) -> str:
-        """The dialect in which the endpoint gives log-probabilities of its prompt, in the right places."""
+        """Return the first request format in which the endpoint gives aligned prompt log-probabilities."""
         for dialect in DIALECTS:
             try:
                 echoes = self._each([text for pair in PROBES for text in pair], dialect)
@@ -205,18 +209,18 @@ class Endpoint:
             self._check_agreement(dialect)
             return dialect
         raise InputError(
-            f"{self.url} gives no log-probabilities of the prompt, with echo=True as little as with prompt_logprobs; "
+            f"{self.url} returns no log-probabilities of the prompt, neither with echo=True nor with prompt_logprobs; "
             "serve the model with vLLM or llama.cpp (with all logits kept), or use a model in this process"
         )
 
     def _check_alignment(self, pairs: Sequence[tuple[Echo, Echo]]) -> None:
-        """Where the tokens of two texts part, their log-probabilities must part.
+        """Check that the log-probabilities of two texts first differ where their tokens first differ.
 
-        Two different tokens may happen to be equally likely, which only delays the parting: the earliest of all pairs
-        counts.
+        Two different tokens may be equally likely, which can only delay the first difference. The smallest offset over
+        all pairs is therefore used.
 
         Raises:
-            InputError: if they part elsewhere, or nowhere.
+            InputError: If they first differ elsewhere, or nowhere.
         """
         tokens = [_parting(a.tokens, b.tokens, lambda x, y: x == y) for a, b in pairs]
         values = [_parting(a.log_probs, b.log_probs, _close) for a, b in pairs]
@@ -235,15 +239,15 @@ class Endpoint:
             early = "early" if off < 0 else "late"
             raise InputError(
                 f"{self.url} reports log-probabilities {abs(off)} token{'s' * (abs(off) > 1)} too {early}: two texts "
-                f"that part at token {token} ({first.tokens[token]!r} against {second.tokens[token]!r}) part in their "
-                f"log-probabilities at token {value}; give shift={self.shift + off} to put that right"
+                f"that first differ at token {token} ({first.tokens[token]!r} against {second.tokens[token]!r}) have "
+                f"log-probabilities that first differ at token {value}; give shift={self.shift + off} to correct this"
             )
 
     def _check_agreement(self, dialect: str) -> None:
-        """What the model generated with some log-probability must have it in a prompt too.
+        """Check that generated tokens have the same log-probability in a prompt.
 
         Raises:
-            InputError: if it has another.
+            InputError: If one differs by more than `AGREED`.
         """
         compared, words = 0, PROBES[0][0].split()
         for text in (" ".join(words[:n]) for n in range(len(words), 1, -1)):
@@ -256,7 +260,7 @@ class Endpoint:
                 continue
             (found,) = self._each([text + made["text"]], dialect)
             if found.tokens[-1] != tokens[0] or found.log_probs[-1] is None:
-                continue  # cut into other tokens when it stands in a prompt
+                continue  # tokenised differently in a prompt
             compared += 1
             if abs(found.log_probs[-1] - values[0]) > AGREED:
                 raise InputError(
@@ -266,23 +270,23 @@ class Endpoint:
                 )
         if not compared:
             warnings.warn(
-                f"the self-test of {self.url} could compare no generated token with one in a prompt; check a known "
-                "answer by hand",
+                f"the self-test of {self.url} could not compare any generated token with one in a prompt; check a "
+                "known answer by hand",
                 stacklevel=2,
             )
 
 
 class _NoLogProbs(InputError):
-    """The endpoint answers in this dialect, but without log-probabilities of the prompt."""
+    """Signal that the endpoint answers in this format without prompt log-probabilities."""
 
 
 @dataclass(frozen=True)
 class _Dialect:
-    """One way of asking for the log-probabilities of a prompt.
+    """Describe a request format for prompt log-probabilities.
 
     Attributes:
-        asked: what the request holds for it.
-        found: tokens and log-probabilities from a choice of the reply.
+        asked: Arguments of the request.
+        found: Function that returns tokens and log-probabilities from a choice of the reply.
     """
 
     asked: Mapping[str, Any]
@@ -292,7 +296,7 @@ class _Dialect:
 def _from_echo(choice: Mapping[str, Any]) -> tuple[list[str], list[float | None]]:
     found = choice.get("logprobs") or {}
     tokens, values = found.get("tokens") or [], found.get("token_logprobs") or []
-    if len(tokens) < 3 or len(values) != len(tokens):  # fewer: what was generated, and no prompt
+    if len(tokens) < 3 or len(values) != len(tokens):  # fewer: generated tokens only
         raise _NoLogProbs("no log-probabilities of the prompt")
     return list(tokens), list(values)
 
@@ -302,7 +306,7 @@ def _from_prompt_logprobs(choice: Mapping[str, Any]) -> tuple[list[str], list[fl
     tokens: list[str] = []
     values: list[float | None] = []
     for place in places:
-        # The token that stands in the prompt comes first; the most likely ones, if asked for, follow.
+        # The prompt's own token comes first, before the most likely tokens.
         entry: Mapping[str, Any] = next(iter(place.values())) if place else {}
         tokens.append(entry.get("decoded_token") or "")
         values.append(entry.get("logprob"))
@@ -315,17 +319,17 @@ DIALECTS = {
     "echo": _Dialect({"echo": True, "logprobs": 1}, _from_echo),
     "prompt_logprobs": _Dialect({"extra_body": {"prompt_logprobs": 0}}, _from_prompt_logprobs),
 }
-"""Ways of asking, in the order in which they are tried."""
+"""Request formats, in the order in which they are tried."""
 
 
 def align(text: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
-    r"""Where each token stands in a text; tokens beyond its end (generated ones) are left out.
+    r"""Find the span of each token in a text; generated tokens after its end are omitted.
 
-    A token that is not the text's next piece (BOS, part of a character, a first token whose leading blank the server
-    dropped) gets what lies before the next token that is, or nothing.
+    Some tokens are not the text's next piece: BOS, part of a character, or a first token whose leading space the server
+    dropped. Such a token gets the text before the next matching token, or an empty span.
 
     Raises:
-        InputError: if the tokens do not cover the text.
+        InputError: If the tokens do not cover the text.
 
     >>> align("a été", ["<s>", "a", " ", "bytes:\xc3", "bytes:\xa9", "té", " and"])
     [(0, 0), (0, 1), (1, 2), (2, 2), (2, 3), (3, 5)]
@@ -353,12 +357,8 @@ def align(text: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
-LOST = 4
-"""How many characters of a text a token may leave out before it (a dropped blank, a character cut into bytes)."""
-
-
-def _parting(a: Sequence[Any], b: Sequence[Any], same: Callable[[Any, Any], bool]) -> int | None:
-    """The first place where two lists differ."""
+def _parting(a: Sequence[X], b: Sequence[X], same: Callable[[X, X], bool]) -> int | None:
+    """Return the first index at which two lists differ, or None."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if not same(x, y)), None)
 
 
@@ -369,5 +369,5 @@ def _close(a: float | None, b: float | None) -> bool:
 def _choice(reply: Mapping[str, Any], url: str) -> Mapping[str, Any]:
     choices = reply.get("choices") or []
     if not choices:
-        raise InputError(f"what answers at {url} is no completions endpoint: its reply has no choices")
+        raise InputError(f"{url} is not a completions endpoint: its reply has no choices")
     return choices[0]
