@@ -1,4 +1,4 @@
-"""Emphasised prompts and controls: what they say, what they must never say."""
+"""Emphasised prompts and controls: what they say, and what they must never say."""
 
 from dataclasses import replace
 
@@ -10,8 +10,12 @@ from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError
 from unpact_lens.recovery import controls
-from unpact_lens.recovery.probes.emphasis import check_templates, emphasised, key_words, leaks
-from unpact_lens.recovery.sheet import ask_sheet, family_of, plain_sheet, write_sheet
+from unpact_lens.recovery.plan import ask_sheet, leaks, plain_sheet
+from unpact_lens.recovery.probes.emphasis import emphasised, key_words
+from unpact_lens.recovery.probes.registry import Scene
+from unpact_lens.recovery.probing import Probing, check_templates
+from unpact_lens.recovery.prompts import write_sheet
+from unpact_lens.recovery.result import family_of
 
 ANN = QA(
     "What is the birthplace of Ann Lee?", " She was born in Oslo.", paraphrases=("Ann Lee was born where?", "Ann Lee?"),
@@ -31,7 +35,7 @@ def test_templates_are_checked_before_anything_runs():
         check_templates("quotes")
 
 
-def test_emphasis_without_words_is_not_asked():
+def test_a_template_that_needs_words_is_skipped_without_words():
     assert emphasised("focus_list", ANN.prompt, ()) is None
     assert emphasised("repeat_question", ANN.prompt, ()) == f"{ANN.prompt}\n{ANN.prompt}"
     assert emphasised("focus_list", ANN.prompt, KEY) == f"Focus on: birthplace, Ann, Lee. {ANN.prompt}"
@@ -48,7 +52,7 @@ def test_key_words_are_the_words_of_the_key_tokens():
     assert len(free) == len(found)
 
 
-def test_random_words_are_neither_key_nor_names_and_drawn_afresh():
+def test_random_words_are_neither_key_words_nor_names_and_differ_between_facts():
     draws = {controls.random_words(ANN, ("birthplace",), seed=s) for s in range(40)}
     assert {w for d in draws for w in d} == {"What", "is", "the", "of"}
     assert all(len(d) == 1 for d in draws)
@@ -57,19 +61,19 @@ def test_random_words_are_neither_key_nor_names_and_drawn_afresh():
     assert controls.random_words(ANN, KEY, 3) == controls.random_words(ANN, KEY, 3)
 
 
-def test_other_peoples_names_are_not_drawn_either():
+def test_random_words_exclude_names_of_other_people():
     qa = QA("Not Carl Moor but Ann Lee: where?", " Oslo", subject="Ann Lee", id="1")
     drawn = {w for s in range(30) for w in controls.random_words(qa, ("where",), s)}
     assert drawn == {"Not", "but"}
 
 
-def test_where_few_words_are_left_fewer_are_drawn():
+def test_fewer_random_words_are_drawn_from_a_short_prompt():
     qa = QA("The capital of Japan is", " Tokyo", subject="Japan")
     assert controls.random_words(qa, ("capital", "Japan", "of")) == ("The", "is")
     assert controls.random_words(QA("Japan capital", " Tokyo", subject="Japan"), ("capital",)) == ()
 
 
-def test_unrelated_text_is_as_long_as_the_emphasis_and_knows_nothing():
+def test_unrelated_text_is_as_long_as_the_emphasis_and_omits_the_fact_and_subject():
     fillers = ("Oslo lies by the sea in the north.", "Ann went home.", "The old boats lie still all day long.")
     added = controls.words_added("focus_list", ANN.prompt, KEY)
     assert added == 5
@@ -81,44 +85,42 @@ def test_unrelated_text_is_as_long_as_the_emphasis_and_knows_nothing():
     assert controls.words_added("quotes", ANN.prompt, ()) == 0
 
 
-def test_fillers_are_plain_text_or_other_questions():
+def test_fillers_are_plain_text_or_else_other_questions():
     bench = benchmark()
     assert controls.fillers_of(bench) == bench.plain_text.texts
     assert controls.fillers_of(replace(bench, plain_text=None)) == tuple(q.prompt for q in bench.far)
 
 
-def test_a_paraphrase_is_one_of_the_facts_own():
+def test_a_paraphrase_is_drawn_from_the_facts_own_paraphrases():
     assert {controls.paraphrase(ANN, s) for s in range(20)} == set(ANN.paraphrases)
     assert controls.paraphrase(replace(ANN, paraphrases=())) is None
 
 
-def test_the_wrong_subject_is_emphasised_in_the_place_of_the_right_one():
+def test_the_wrong_subject_prompt_emphasises_the_wrong_subject():
     assert controls.wrong_subject(ANN, KEY, "focus_list") == f"Focus on: birthplace, Bob, Hill. {ANN.wrong_subject}"
     assert controls.wrong_subject(ANN, ("of",), "focus_list") == f"Focus on: of. {ANN.wrong_subject}"
     assert controls.wrong_subject(replace(ANN, wrong_subject=None), KEY, "focus_list") is None
 
 
-def test_the_wrong_name_stands_where_the_right_one_did():
+def test_the_wrong_name_is_found_at_the_position_of_the_right_name():
     assert controls.wrong_name(ANN) == "Bob Hill"
     assert controls.wrong_name(replace(ANN, wrong_subject="Where was Bob Hill born?")) is None
     assert controls.wrong_name(replace(ANN, subject="")) is None
 
 
-def test_leaks_are_seen_in_prompt_and_prefill():
+def test_leaks_are_found_in_prompt_and_prefill():
     assert leaks(ANN, "Focus on: Oslo. Where?", "")
     assert leaks(ANN, "Where?", "She was born in oslo")
     assert not leaks(ANN, "Focus on: Osloborg.", "She was born in")
 
 
-def sheet_of(items, bench, **changes):
-    options = {
-        "templates": tuple(EMPHASIS), "headline": "focus_list", "fillers": ("The old boats lie still all day.",),
-        "seed": 0, "prefill": True, **changes,
-    }  # fmt: skip
-    return write_sheet(items, [KEY] * len(items), bench, **options)
+def sheet_of(items, bench, fillers=("The old boats lie still all day.",)):
+    texts = Corpus(fillers) if fillers else None
+    bench = replace(bench, plain_text=texts, retain=(), general=())
+    return write_sheet(Scene(Probing(probes=("prefill",)), bench, tuple(items), (KEY,) * len(items)))
 
 
-def test_the_sheet_has_every_template_its_control_and_the_probes():
+def test_the_sheet_has_a_row_for_every_template_control_and_prompt_probe():
     sheet = sheet_of([ANN], benchmark())
     assert sheet.rows == (
         "focus_list", "quotes", "doubled", "reminder", "repeat_question",
@@ -132,7 +134,7 @@ def test_the_sheet_has_every_template_its_control_and_the_probes():
     assert bool(sheet.asked.all())
 
 
-def test_rows_that_nobody_can_be_asked_under_are_left_out():
+def test_rows_without_any_prompt_are_dropped():
     bare = replace(ANN, paraphrases=(), wrong_subject=None, fact_span=None, answer=" Oslo")
     rows = sheet_of([bare], benchmark()).rows
     assert not {"paraphrase", "wrong_subject", "prefill"} & set(rows)
@@ -141,7 +143,7 @@ def test_rows_that_nobody_can_be_asked_under_are_left_out():
     assert "unrelated" not in sheet_of([ANN], benchmark(), fillers=()).rows
 
 
-def test_a_prefill_that_names_the_subject_names_the_wrong_one_for_the_wrong_subject():
+def test_the_prefill_of_the_wrong_subject_prompt_names_the_wrong_subject():
     bench = replace(benchmark(), prefill="The birthplace of {subject} is")
     sheet = sheet_of([ANN], bench)
     prefill = dict(zip(sheet.rows, sheet.prefills, strict=True))
@@ -152,7 +154,7 @@ def test_a_prefill_that_names_the_subject_names_the_wrong_one_for_the_wrong_subj
     assert "wrong_subject" not in sheet_of([unclear], bench).rows
 
 
-def test_facts_that_a_prompt_gives_away_are_named():
+def test_leaking_prompts_are_reported_by_fact():
     given = replace(ANN, id="given", paraphrases=("Was Ann Lee born in Oslo?",))
     assert sheet_of([ANN, given], benchmark()).leaking() == {"given": "the paraphrase prompt holds the fact"}
     assert plain_sheet([replace(ANN, prompt="Was Ann Lee of Oslo?")], benchmark()).leaking() == {
@@ -160,7 +162,7 @@ def test_facts_that_a_prompt_gives_away_are_named():
     }
 
 
-def test_a_sheet_is_asked_where_it_is_wanted_only():
+def test_only_the_wanted_cells_of_a_sheet_are_asked():
     bench, model = replace(benchmark(), plain_text=Corpus(("boats",))), trained()
     sheet = plain_sheet(bench.forget, bench)
     wanted = sheet.asked.clone()

@@ -1,4 +1,4 @@
-"""A configuration is checked whole before anything runs, and says what is wrong with it."""
+"""A configuration is checked before anything runs, and errors name the wrong entry."""
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ def test_shipped_configurations_name_the_six_methods(name):
     assert {m.name for m in config.methods} == {"ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "task_vector"}
 
 
-def test_a_file_and_a_dict_say_the_same(tmp_path):
+def test_a_file_and_a_dict_give_the_same_configuration(tmp_path):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SOUND))
     assert load_config(tmp_path / "s.yaml") == load_config(SOUND)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from experiments.shared.probes_figure import method_by_probe
+from experiments.recovery.method_by_probe import method_by_probe
 from unpact_lens.errors import InputError
 from unpact_lens.recovery.result import Recovery
 from unpact_lens.study.pooled import by_probe, probes_over_seeds, wide

@@ -1,4 +1,4 @@
-"""A study that was interrupted and resumed gives what one that was not gives, and reruns nothing that is finished."""
+"""A resumed study equals an uninterrupted one, and runs nothing again that is finished."""
 
 import dataclasses
 import importlib
@@ -16,6 +16,7 @@ from unpact_lens.models.tokens import length_batches
 from unpact_lens.study import load_config, run_study
 
 run_module = importlib.import_module("unpact_lens.study.run_study")
+workspace = importlib.import_module("unpact_lens.study.workspace")
 
 CONFIG = {
     "name": "small",
@@ -43,7 +44,7 @@ def small_benchmark():
         return dataclasses.replace(bench, forget=bench.forget[:12], **kept)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(run_module, "load_benchmark", small)
+    patch.setattr(workspace, "load_benchmark", small)
     torch.set_num_threads(1)
     yield
     patch.undo()
@@ -60,7 +61,7 @@ def without_times(study):
     return dataclasses.replace(study, cells=cells, seconds=0.0)
 
 
-def test_a_study_leaves_results_table_and_report(finished):
+def test_a_study_writes_results_table_and_report(finished):
     folder, study = finished
     assert ul.load(folder) == study
     table = study.to_frame()
@@ -74,13 +75,13 @@ def test_a_study_leaves_results_table_and_report(finished):
         assert row["verdict"] == str(cell.verdict)
 
 
-def test_the_diffs_of_a_study_sum_exactly(finished):
+def test_the_components_of_each_diff_sum_to_the_logit_change(finished):
     for cell in finished[1].cells:
         for diff in cell.diffs:
             torch.testing.assert_close(diff.delta_components.sum(0), diff.delta_logit, atol=1e-4, rtol=0)
 
 
-def test_the_bound_on_a_forward_pass_reaches_every_answer(tmp_path, monkeypatch):
+def test_batch_tokens_bounds_every_forward_pass_that_answers(tmp_path, monkeypatch):
     budgets = set()
 
     def batches(lengths, batch_tokens):
@@ -88,26 +89,28 @@ def test_the_bound_on_a_forward_pass_reaches_every_answer(tmp_path, monkeypatch)
         return length_batches(lengths, batch_tokens)
 
     monkeypatch.setattr(generate, "length_batches", batches)
-    space = run_module.Workspace(load_config(CONFIG, batch_tokens=700, known_only=True), tmp_path, lambda text: None)
+    space = workspace.Workspace(load_config(CONFIG, batch_tokens=700, known_only=True), tmp_path, lambda text: None)
     assert space.before
     assert space.control_scores
     assert recovery.run_plan(space.model, space.plan, progress=False)
     assert budgets == {700}
 
 
-def test_a_finished_study_is_only_read(finished, monkeypatch):
+def test_a_finished_study_is_loaded_and_not_run_again(finished, monkeypatch):
     folder, study = finished
     monkeypatch.setattr(run_module.unlearning, "unlearn", lambda *a, **k: pytest.fail("a finished cell was run again"))
     assert run_study(load_config(CONFIG), folder, progress=False) == study
 
 
-def test_a_cell_counts_as_finished_with_just_its_settings_and_seed(finished):
+def test_a_cell_is_finished_for_its_own_hyperparameters_and_seed_only(finished):
     config = load_config(CONFIG)
-    space = run_module.Workspace(config, finished[0], lambda text: None)
+    space = workspace.Workspace(config, finished[0], lambda text: None)
     ga = config.methods[0]
-    assert space.finished(ga, config.seeds[0])
-    assert not space.finished(ga, config.seeds[-1] + 1)
-    assert not space.finished(ga.model_copy(update={"settings": {**ga.settings, "steps": 7}}), config.seeds[0])
+    assert run_module.finished_cell(space, ga, config.seeds[0])
+    assert not run_module.finished_cell(space, ga, config.seeds[-1] + 1)
+    assert not run_module.finished_cell(
+        space, ga.model_copy(update={"settings": {**ga.settings, "steps": 7}}), config.seeds[0]
+    )
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
@@ -141,7 +144,7 @@ def test_a_changed_configuration_never_reads_old_cells(finished, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_key_tokens_of_each_unlearned_model_make_a_plan_for_it_alone(tmp_path):
+def test_key_tokens_of_the_unlearned_model_give_each_cell_its_own_plan(tmp_path):
     asked = {"key_tokens": "after", "templates": ["focus_list"], "probes": [], "added": ["after_keys"]}
     study = run_study(
         load_config({**CONFIG, "methods": CONFIG["methods"][:1], "recovery": asked}), tmp_path, progress=False
@@ -176,7 +179,7 @@ def test_bad_names_are_refused_before_any_training(tmp_path, change, message, mo
         run_study(load_config({**CONFIG, **change}), tmp_path, progress=False)
 
 
-def test_threads_and_precision_hold_while_a_study_runs():
+def test_threads_and_precision_are_set_while_a_study_runs_and_restored():
     config = load_config({**CONFIG, "threads": 2, "matmul_precision": "medium"})
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     with run_module.arithmetic(config):
@@ -184,9 +187,29 @@ def test_threads_and_precision_hold_while_a_study_runs():
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
 
 
-def test_another_precision_makes_another_cell(tmp_path):
+def test_fingerprints_depend_on_the_precision_of_products(tmp_path):
     spaces = [
-        run_module.Workspace(load_config({**CONFIG, "matmul_precision": p}), tmp_path, print)
-        for p in ("high", "medium")
+        workspace.Workspace(load_config({**CONFIG, "matmul_precision": p}), tmp_path, print) for p in ("high", "medium")
     ]
     assert len({space.fingerprint("plan") for space in spaces}) == 2
+
+
+def test_probes_of_any_kind_are_asked_by_one_list_or_by_the_older_entry(tmp_path):
+    asked = {"templates": ["focus_list"], "headline": "focus_list"}
+    entries = ({"probes": ["prefill", "quantize_4"]}, {"probes": ["prefill"], "added": ["quantize_4"]})
+    spaces = [
+        workspace.Workspace(load_config({**CONFIG, "recovery": {**asked, **entry}}), tmp_path / str(i), print)
+        for i, entry in enumerate(entries)
+    ]
+    one, two = (space.plan for space in spaces)
+    assert one == two
+    assert one.added == ("quantize_4",)
+    everything = load_config({**CONFIG, "recovery": {"probes": "all"}}).recovery
+    assert everything.probes == "all"
+
+
+def test_steps_are_printed_one_a_line_where_stderr_is_no_terminal(capsys):
+    for progress in (True, False):
+        with run_module.step_bar(load_config(CONFIG), progress) as step:
+            step("ga: unlearning")
+    assert capsys.readouterr().err == "ga: unlearning\n"

@@ -1,33 +1,33 @@
-"""Does what was forgotten come back: emphasis, prefill, relearning, patching and more, each beside its controls."""
+"""Try to bring forgotten facts back: emphasis, prefill, relearning, patching and more, each with its controls."""
 
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.probes.attention import attend_to, scale_attention
-from unpact_lens.recovery.probes.emphasis import check_templates
 from unpact_lens.recovery.probes.logit_lens import lens_ranks, read_out_early, token_rank
 from unpact_lens.recovery.probes.patching import patched_answers, unrelated_fact
 from unpact_lens.recovery.probes.quantize import quantized, round_to_bits
-from unpact_lens.recovery.probes.registry import ADDED, add_probes, check_added, plan_added
+from unpact_lens.recovery.probes.registry import PROBES, probes
 from unpact_lens.recovery.probes.relearn import relearned, taught_facts
+from unpact_lens.recovery.probing import Probing, ProbingOptions, check_templates
 from unpact_lens.recovery.recover import recover, recovery_plan, run_plan
 from unpact_lens.recovery.result import Example, Recovery
 from unpact_lens.recovery.sampling import Leak, leak, leak_at_k, leak_emphasised
 
 __all__ = [
-    "ADDED",
+    "PROBES",
     "Example",
     "Leak",
+    "Probing",
+    "ProbingOptions",
     "Recovery",
     "RecoveryPlan",
-    "add_probes",
     "attend_to",
-    "check_added",
     "check_templates",
     "leak",
     "leak_at_k",
     "leak_emphasised",
     "lens_ranks",
     "patched_answers",
-    "plan_added",
+    "probes",
     "quantized",
     "read_out_early",
     "recover",

@@ -1,7 +1,7 @@
-"""Control prompts: what else could bring a fact back, if it is not the emphasis on the right words.
+"""Write control prompts: other causes that could bring a fact back than emphasis on the right words.
 
-Every draw is a function of the run's seed and the fact's id, so that it is fresh for each fact and does not depend on
-which other facts are in the run.
+Every draw depends on the run's seed and the fact's id only. It differs between facts, and does not depend on the other
+facts in the run.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from unpact_lens.words import WORD
 
 
 def generator(seed: int, qa: QA, what: str) -> random.Random:
-    """The source of one draw for one fact."""
+    """Return the random generator of one draw for one fact."""
     return random.Random(f"{seed}/{what}/{qa.id or qa.prompt}")
 
 
 def random_words(qa: QA, key: Sequence[str], seed: int = 0) -> tuple[str, ...]:
-    """Words of the prompt to emphasise in place of the key words: as many, none of them key, none a name.
+    """Draw as many words of the prompt as there are key words, none of them a key word or a name.
 
-    Words of the subject, and words with a capital inside a sentence, count as names. Where too few other words are
-    left, there are fewer.
+    Words of the subject, and words with a capital inside a sentence, count as names. Fewer words are drawn if fewer are
+    left.
 
     Args:
-        qa: the question.
-        key: its key words.
-        seed: of the draw.
+        qa: Question.
+        key: Its key words.
+        seed: Random seed for the draw.
 
     Returns:
-        The words in the prompt's order.
+        The drawn words, in the prompt's order.
 
     >>> random_words(QA("What is the birthplace of Ann Lee?", " Oslo", subject="Ann Lee"), ["Ann", "birthplace", "of"])
     ('What', 'is', 'the')
@@ -49,13 +49,13 @@ def random_words(qa: QA, key: Sequence[str], seed: int = 0) -> tuple[str, ...]:
 
 
 def unrelated(qa: QA, words_added: int, fillers: Sequence[str], seed: int = 0) -> str | None:
-    """The plain prompt after unrelated text of a given length; None where no filler is unrelated.
+    """Write the plain prompt after unrelated text of a given length. None if no filler is unrelated.
 
     Args:
-        qa: the question.
-        words_added: how many words the headline emphasis adds.
-        fillers: texts to draw from; those that hold the fact or a word of the subject are passed over.
-        seed: of the draw.
+        qa: Question.
+        words_added: Number of words that the headline emphasis adds.
+        fillers: Texts to draw from. Texts that hold the fact or a word of the subject are skipped.
+        seed: Random seed for the draw.
     """
     names = WORD.findall(qa.subject)
     fit = [f for f in fillers if not holds_fact(f, qa.fact) and not any(holds_fact(f, name) for name in names)]
@@ -65,26 +65,26 @@ def unrelated(qa: QA, words_added: int, fillers: Sequence[str], seed: int = 0) -
 
 
 def fillers_of(bench: Benchmark) -> tuple[str, ...]:
-    """Texts that have nothing to do with the forget facts: plain text, or questions of general and far facts."""
+    """Return texts that are unrelated to the forget facts: plain text, or else questions of general and far facts."""
     if bench.plain_text is not None:
         return bench.plain_text.texts
     return tuple(q.prompt for q in (*bench.general, *bench.far))
 
 
 def paraphrase(qa: QA, seed: int = 0) -> str | None:
-    """Another phrasing of the question, without emphasis; None where there is none."""
+    """Draw a paraphrase of the question, without emphasis. None if there is none."""
     return generator(seed, qa, "paraphrase").choice(qa.paraphrases) if qa.paraphrases else None
 
 
 def wrong_subject(qa: QA, key: Sequence[str], template: str) -> str | None:
-    """The emphasised question about another subject, which must not give the answer; None where there is none.
+    """Write the emphasised question about another subject, which must not give the answer. None if there is none.
 
-    The same words are emphasised, with the other subject's in the place of this one's.
+    The same words are emphasised, with the other subject's words in place of this subject's.
 
     Args:
-        qa: the question.
-        key: its key words.
-        template: name of the emphasis.
+        qa: Question.
+        key: Its key words.
+        template: Name of the emphasis template.
     """
     if qa.wrong_subject is None:
         return None
@@ -95,7 +95,7 @@ def wrong_subject(qa: QA, key: Sequence[str], template: str) -> str | None:
 
 
 def wrong_name(qa: QA) -> str | None:
-    """The subject that `wrong_subject` asks about: what stands where the prompt has its own; None if unclear.
+    """Return the subject that `wrong_subject` asks about, from the position of the prompt's own. None if unclear.
 
     >>> wrong_name(QA("The capital of Japan is", " Tokyo", subject="Japan", wrong_subject="The capital of Peru is"))
     'Peru'
@@ -108,7 +108,7 @@ def wrong_name(qa: QA) -> str | None:
 
 
 def words_added(template: str, prompt: str, key: Sequence[str]) -> int:
-    """How many words an emphasis adds to the prompt; the number of key words where it adds none."""
+    """Count the words that an emphasis adds to the prompt. If it adds none, count the key words."""
     if EMPHASIS[template].needs_words and not key:
         return 0
     longer = len(EMPHASIS[template].apply(prompt, key).split()) - len(prompt.split())
@@ -116,6 +116,6 @@ def words_added(template: str, prompt: str, key: Sequence[str]) -> int:
 
 
 def _looks_like_a_name(prompt: str, word: re.Match[str]) -> bool:
-    """Whether a word has a capital though no sentence starts with it."""
+    """Return whether a word has a capital letter inside a sentence."""
     before = prompt[: word.start()].rstrip()
     return word.group()[0].isupper() and bool(before) and before[-1] not in ".?!:"

@@ -1,33 +1,33 @@
-"""Answers under interventions, or drawn at random: what the cached greedy generator does not offer.
+"""Generate answers under interventions or by sampling, which the generator with a KV cache does not offer.
 
-Algorithm: at each step read every context with what was generated so far, padded on the right, and unembed the last
-real position. Nothing is cached, so that an intervention applies to every position at every step: T forward passes for
-T new tokens, where the cached generator needs one and T short ones.
+Algorithm: each step reads every context with the tokens generated so far, padded on the right, and unembeds the last
+real position. Nothing is cached, so an intervention applies to every position at every step. T new tokens take T full
+forward passes. The cached generator needs one full pass and T short ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.attribution.units import text_of
+from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.generate import most_likely
-from unpact_lens.models.hooked import Hooks
+from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 
 Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 
 STOP = "\n"
-"""An answer ends here, as everywhere in this library."""
+"""End of an answer, as everywhere in this library."""
 
 
 def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
-    """Choice in proportion to the model's probabilities at a temperature."""
+    """Return a function that draws the next token from the model's probabilities at a temperature."""
 
     def choose(logits: Tensor) -> Tensor:
         return torch.multinomial((logits.double() / temperature).softmax(-1).cpu(), 1, generator=generator)[:, 0]
@@ -36,7 +36,7 @@ def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
 
 
 def continuations(
-    model: Any,
+    model: HookedModel,
     contexts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -44,19 +44,24 @@ def continuations(
     hooks: Callable[[list[int], int], Hooks] | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[str]:
-    """What the model says after each context, as text up to a line's end.
+    """Generate a continuation of each context, as text up to the end of the line.
 
     Args:
-        model: a hooked model with a tokenizer.
-        contexts: for each prompt all ids that the model reads.
-        max_new_tokens: how many ids to generate at most.
-        choose: from next-token logits to the next token.
-        hooks: from the contexts in a batch and its width to the interventions on it.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        contexts: For each prompt, all ids that the model reads.
+        max_new_tokens: Largest number of tokens to generate.
+        choose: Function from next-token logits to the next token.
+        hooks: Function from the contexts in a batch and its width to the hooks of its forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
-        One text a context, in the order given.
+        One text for each context, in the order given.
+
+    Raises:
+        InputError: If the model has no tokenizer.
     """
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer, so it cannot answer in text; use greedy() on token ids")
     new: list[list[int]] = [[] for _ in contexts]
     texts = ["" for _ in contexts]
     given = [len(text_of(model, c)) for c in contexts]

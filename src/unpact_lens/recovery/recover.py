@@ -1,334 +1,373 @@
-"""Recovery in two steps: a plan, fixed and answered by the models before once, and its run on an unlearned model.
+"""Try to bring forgotten facts back: make a plan once, and run it on each unlearned model.
 
-1. Write every prompt down (emphasis on the KeyTokens, as a rule those of the model before; controls; prefill).
-2. Leave out facts that a prompt gives away, and templates that the model before itself cannot answer under.
-3. Ask the model before and the retrain model; relearn the retrain model.
-4. For each unlearned model: ask the plain prompts, find the common set, ask the rest of it, relearn.
+1. Write every prompt: emphasis on the KeyTokens, controls, and probes that change the prompt.
+2. Exclude facts that a prompt gives away, and templates under which the original model itself fails.
+3. Ask the original model and the retrained model, under every probe that does not depend on the unlearned model.
+4. For each unlearned model: ask the plain prompts, find the common set, ask the rest of it, ask the other probes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from rich.console import Console
+from jaxtyping import Bool
 from torch import Tensor
+from typing_extensions import Unpack
 
-from unpact_lens.attribution import KeyRule, TopK
-from unpact_lens.data.benchmark import QA, Benchmark, check_unique_ids
-from unpact_lens.data.emphasis import HEADLINE
-from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
-from unpact_lens.recovery.controls import fillers_of
-from unpact_lens.recovery.outcome import outcome_of
-from unpact_lens.recovery.plan import RecoveryPlan
-from unpact_lens.recovery.probes.emphasis import AFTER, ANSWER_FREE, KEY_SOURCES, check_templates, key_words
+from unpact_lens.data.benchmark import Benchmark, check_unique_ids
+from unpact_lens.errors import InputError
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.progress import progress_bar
+from unpact_lens.recovery.plan import RecoveryPlan, Sheet, ask_sheet, plain_sheet
+from unpact_lens.recovery.probes.emphasis import key_words
+from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
+from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
+from unpact_lens.recovery.probes.registry import PROBES, AnswerRow, Scene, checked
 from unpact_lens.recovery.probes.relearn import check_relearn, taught_facts
+from unpact_lens.recovery.probing import AFTER, ANSWER_FREE, Probing, ProbingOptions
+from unpact_lens.recovery.prompts import never_known_sheet, write_sheet
 from unpact_lens.recovery.result import (
-    CONTROL_FAMILY,
     PARAPHRASE,
-    PREFILL,
-    PROBE_FAMILY,
     RANDOM_WORDS,
     RELEARN,
     UNRELATED,
     WRONG_SUBJECT,
+    Example,
     Recovery,
+    family_of,
 )
-from unpact_lens.recovery.sheet import Sheet, ask_sheet, family_of, plain_sheet, write_sheet
 
-PROBES = (PREFILL, RELEARN)
-"""Probes beyond emphasis."""
 
-DEFAULT_RULE = TopK(3)
-"""Which tokens are key unless another rule is asked for."""
+def recover(
+    model: HookedModel,
+    bench: Benchmark,
+    *,
+    before: HookedModel,
+    control: HookedModel | None = None,
+    progress: bool = True,
+    **options: Unpack[ProbingOptions],
+) -> Recovery:
+    """Try to bring forgotten facts back, by emphasis and by further probes.
 
-MIN_BEFORE = 0.7
-"""A template other than the headline is compared only if the model before answers at least this share under it."""
+    For several unlearned models, make the plan once with `recovery_plan`, and call `run_plan` for each.
+
+    Args:
+        model: Unlearned model. It is not changed.
+        bench: Benchmark. Its `unknown` facts stand in for a retrained model if there is none.
+        before: Original model.
+        control: Retrained model. None if there is none.
+        progress: If True, show a progress bar on stderr.
+        **options: Templates, probes and further options; see `ProbingOptions`. `probes="all"` asks every probe that
+            applies to the benchmark.
+
+    Returns:
+        Rates on the common set, net of every control, and excess over the retrained model.
+
+    Raises:
+        InputError: If a template, probe or hyperparameter is unknown, or there are no forget facts.
+    """
+    plan = recovery_plan(bench, before=before, control=control, after=model, progress=progress, **options)
+    return run_plan(model, plan, before=before, control=control, progress=progress)
 
 
 def recovery_plan(
     bench: Benchmark,
     *,
-    before: Any,
-    control: Any = None,
-    after: Any = None,
-    templates: Sequence[str] | None = None,
-    headline: str = HEADLINE,
-    rule: KeyRule = DEFAULT_RULE,
-    key_tokens: str = "oracle",
-    probes: Sequence[str] = PROBES,
-    relearn: Mapping[str, Any] | None = None,
-    min_before: float = MIN_BEFORE,
-    n_examples: int = 3,
-    seed: int = 0,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    before: HookedModel,
+    control: HookedModel | None = None,
+    after: HookedModel | None = None,
     progress: bool = True,
+    **options: Unpack[ProbingOptions],
 ) -> RecoveryPlan:
-    """Fix every prompt of a recovery run, and ask the models that do not change.
+    """Fix every prompt of a recovery run, and ask the original model and the retrained model.
 
     Args:
-        bench: forget facts; its `unknown` facts that the model before gets wrong stand in for a retrain model.
-        before: the model before unlearning.
-        control: the retrain model; None where there is none.
-        after: the unlearned model, needed where its own KeyTokens are wanted (`key_tokens="after"`): the plan is then
-            one for that model alone.
-        templates: names of the emphasis templates; None for all.
-        headline: the template whose rate is R, chosen before the run.
-        rule: which tokens are key.
-        key_tokens: `"oracle"` (of the model before, towards the gold answer), `"answer_free"` (towards what it answers
-            itself) or `"after"` (of the unlearned model, towards the gold answer).
-        probes: of `PROBES`.
-        relearn: settings of relearning: `share`, and those of the unlearning trainer (`lr`, `steps`, ...).
-        min_before: a template other than the headline under which the model before answers a smaller share is set
-            apart, and not compared.
-        n_examples: for how many facts, drawn by the seed, the answers are kept.
-        seed: of every draw.
-        batch_tokens: bound on the tokens of one batch.
-        progress: say on stderr what is being done.
+        bench: Benchmark. Its `unknown` facts that the original model gets wrong stand in for a retrained model if there
+            is none.
+        before: Original model.
+        control: Retrained model. None if there is none.
+        after: Unlearned model. It is needed with `key_tokens="after"`; the plan is then valid for that model only.
+        progress: If True, show a progress bar on stderr.
+        **options: Templates, probes and further options; see `ProbingOptions`.
 
     Returns:
-        The plan.
+        The plan, for any number of calls of `run_plan`.
 
     Raises:
-        InputError: if a template, probe or setting is unknown, ids occur twice, there are no forget facts, or the
-            unlearned model is wanted and not given.
+        InputError: If a template, probe or hyperparameter is unknown, ids occur twice, there are no forget facts, or
+            the unlearned model is needed and not given.
     """
-    chosen = check_templates(templates, headline)
-    _check_probes(probes)
+    probing = checked(Probing(**options), bench)
     items = bench.forget
     if not items:
         raise InputError(f"benchmark {bench.name!r} has no forget facts to recover")
     check_unique_ids(items)
-    share, teaching = check_relearn(relearn or {}, before)
-    if key_tokens not in KEY_SOURCES:
-        raise InputError(f"key_tokens={key_tokens!r}; {nearest(str(key_tokens), KEY_SOURCES)}")
-    if key_tokens == AFTER and after is None:
+    if probing.key_tokens == AFTER and after is None:
         raise InputError("key_tokens='after' are those of the unlearned model; give it: recovery_plan(after=…)")
-    if not 0 <= min_before <= 1:
-        raise InputError(f"min_before={min_before}; give a share between 0 and 1")
+    share, teaching = check_relearn(probing.relearn or {}, before)
+    taught = taught_facts(items, share=share, seed=probing.seed) if RELEARN in probing.probes else (False,) * len(items)
 
-    with _saying(progress) as say:
-        say(f"key tokens of the {'unlearned model' if key_tokens == AFTER else 'model before'}")
+    with progress_bar("recovery", shown=progress) as bar:
+        bar.say(f"key tokens of the {'unlearned' if probing.key_tokens == AFTER else 'original'} model")
+        keyed = after if probing.key_tokens == AFTER and after is not None else before
         unknown = bench.unknown[: len(items)] if control is None else ()
         keys = key_words(
-            after if key_tokens == AFTER else before, (*items, *unknown), bench, rule=rule, key_tokens=key_tokens,
-            batch_tokens=batch_tokens, progress=False,
+            keyed, (*items, *unknown), bench, rule=probing.rule, key_tokens=probing.key_tokens,
+            batch_tokens=probing.batch_tokens, progress=False,
         )  # fmt: skip
-        write: dict[str, Any] = {
-            "templates": chosen, "headline": headline, "fillers": fillers_of(bench), "seed": seed,
-            "prefill": PREFILL in probes,
-        }  # fmt: skip
-        full = write_sheet(items, keys[: len(items)], bench, **write)
-
-        say(f"asking the model before {int(full.asked.sum())} prompts")
-        plain = plain_sheet(items, bench)
-        plain_before = ask_sheet(before, plain, plain.asked, bench, batch_tokens)[0][0]
-        right_before = ask_sheet(before, full, full.asked, bench, batch_tokens)[0]
-        apart = _set_apart(full, right_before, plain_before, chosen, headline, min_before)
-        rows = [r for r in full.rows if r.removeprefix(f"{RANDOM_WORDS}:") not in apart]
-        sheet = full.only(rows)
-        never = _never_known(before, unknown, keys[len(items) :], bench, rows, write, batch_tokens)
-        taught = taught_facts(items, share=share, seed=seed) if RELEARN in probes else (False,) * len(items)
-        plan = RecoveryPlan(
-            bench=replace(bench, forget=items, retain=(), general=(), unknown=never.items, forget_corpus=None,
-                          retain_corpus=None, plain_text=None),
-            sheet=sheet,
-            never_sheet=never,
-            keys=tuple(keys[: len(items)]),
-            headline=headline,
-            oracle=key_tokens != ANSWER_FREE,
-            excluded={**plain.leaking(), **sheet.leaking()},
-            set_apart=apart,
-            plain_before=plain_before,
-            right_before=right_before[[full.rows.index(r) for r in rows]],
-            plain_control=None,
-            right_control=None,
-            taught=torch.tensor(taught),
-            relearn=teaching if any(taught) else None,
-            settings={
-                "rule": rule, "key_tokens": key_tokens, "templates": chosen, "seed": seed, "min_before": min_before,
-                "n_examples": n_examples, "batch_tokens": batch_tokens, "threads": torch.get_num_threads(),
-                "left_out": tuple(sorted({UNRELATED, PARAPHRASE, WRONG_SUBJECT, *probes} - {RELEARN} - set(full.rows))),
-            },
-        )  # fmt: skip
+        scene = Scene(probing, bench, tuple(items), tuple(keys[: len(items)]), before=before)
+        bar.say("asking the original model")
+        plan = _planned(before, scene, replace(scene, items=tuple(unknown), keys=tuple(keys[len(items) :])))
+        plan = replace(plan, taught=torch.tensor(taught), relearn=teaching if any(taught) else None)
+        rows = _answer_rows(plan, before=before)
+        added = [row for row in rows if row.name != RELEARN]
+        plan = replace(plan, added_before={r.name: _right(before, r) if r.before is None else r.before for r in added})
         if control is None:
             return plan
-        say("asking the control")
-        outcome = outcome_of(control, plan, batch_tokens)
-        return replace(plan, plain_control=outcome.plain, right_control=outcome.right)
+        bar.say("asking the retrained model")
+        said = _ask_prompts(control, plan)
+        right = {row.name: _right(control, row) for row in rows}
+        relearned = [right.pop(RELEARN)[None]] if RELEARN in right else []
+        return replace(
+            plan,
+            plain_control=said.plain,
+            right_control=torch.cat([said.right, *relearned]),
+            added_control=right,
+        )
 
 
-def run_plan(model: Any, plan: RecoveryPlan, *, batch_tokens: int | None = None, progress: bool = True) -> Recovery:
+def run_plan(
+    model: HookedModel,
+    plan: RecoveryPlan,
+    *,
+    before: HookedModel | None = None,
+    control: HookedModel | None = None,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+) -> Recovery:
     """Run a plan on an unlearned model.
 
-    Only facts of the common set are asked beyond the plain prompt, and those shown as examples.
+    Beyond the plain prompt, prompts are asked for the facts of the common set and for those shown as examples.
 
     Args:
-        model: the model after unlearning; it is not changed.
-        plan: of `recovery_plan`.
-        batch_tokens: bound on the tokens of one batch; None for that of the plan.
-        progress: say on stderr what is being done.
+        model: Unlearned model. It is not changed.
+        plan: Plan, as `recovery_plan` returns it.
+        before: Original model. It is needed for patching and for `after_keys`.
+        control: Retrained model. It is needed for `after_keys`, if the plan was made with one.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, that of the plan.
+        progress: If True, show a progress bar on stderr.
+
+    Returns:
+        Rates on the common set, net of every control, and excess over the retrained model. The rows of the plan come
+        first, then relearning, then the other probes in the order asked.
+
+    Raises:
+        InputError: If a probe of the plan needs a model that was not given.
     """
-    budget = batch_tokens or plan.settings["batch_tokens"]
-    with _saying(progress) as say:
-        say("asking the unlearned model")
-        outcome = outcome_of(model, plan, budget, skip_right=True)
-    rows = plan.sheet.rows if plan.relearn is None else (*plan.sheet.rows, RELEARN)
-    before, asked, never_asked = plan.right_before, plan.sheet.asked, plan.never_sheet.asked
-    if plan.relearn is not None:
-        before = torch.cat([before, plan.plain_before[None]])
-        asked = torch.cat([asked, ~plan.taught[None]])
-        never_asked = torch.cat([never_asked, torch.ones_like(never_asked[:1])])
+    _check_models(plan, before, control)
+    if batch_tokens is not None:
+        plan = replace(plan, settings={**plan.settings, "batch_tokens": batch_tokens})
+    with progress_bar("recovery", shown=progress) as bar:
+        bar.say("asking the unlearned model")
+        said = _ask_prompts(model, plan, unlearned=True)
+        rows = _answer_rows(plan, before=before, after=model, counted=plan.candidates & ~said.plain)
+        answered = []
+        for row in rows:
+            bar.say(row.name)
+            answered.append(row.answer(model))
+        bar.say("asking the original and the retrained model")
+        asked_once = {row.name: row.before for row in rows if row.before is not None}
+        right_before = _fixed(before, rows, {RELEARN: plan.plain_before, **asked_once, **plan.added_before})
+        if plan.right_control is None:
+            right_control = None
+        else:
+            known = {RELEARN: plan.right_control[-1], **plan.added_control}
+            prompts = plan.right_control[: len(plan.sheet.rows)]
+            right_control = torch.cat([prompts, *_fixed(control, rows, known)])
+
+    n_never = len(plan.never_sheet.items)
+    nothing, all_never = torch.zeros(1, n_never, dtype=torch.bool), torch.ones(1, n_never, dtype=torch.bool)
+    names = (*plan.sheet.rows, *(row.name for row in rows))
     items = plan.sheet.items
     return Recovery(
-        probes=rows,
-        families=tuple(PROBE_FAMILY if r == RELEARN else family_of(r) for r in rows),
+        probes=names,
+        families=tuple(family_of(name) for name in names),
         items=tuple(q.id for q in items),
         subjects=tuple(q.subject or q.id for q in items),
         kinds=tuple(q.kind for q in items),
-        asked=asked,
+        asked=torch.cat([plan.sheet.asked, *(row.asked[None] for row in rows)]),
         compared=plan.compared,
-        right_before=before,
-        right_after=outcome.right,
-        right_control=plan.right_control,
+        right_before=torch.cat([plan.right_before, *right_before]),
+        right_after=torch.cat([said.right, *((a.right & r.asked)[None] for r, a in zip(rows, answered, strict=True))]),
+        right_control=right_control,
         plain_before=plan.plain_before,
-        plain_after=outcome.plain,
+        plain_after=said.plain,
         plain_control=plan.plain_control,
         excluded=plan.excluded,
         set_apart=plan.set_apart,
         oracle=plan.oracle,
         headline=plan.headline,
         never_items=tuple(q.id for q in plan.never_sheet.items),
-        never_asked=never_asked,
-        never_right=outcome.never,
-        examples=outcome.examples,
+        never_asked=torch.cat([plan.never_sheet.asked, *(nothing if a.never is None else all_never for a in answered)]),
+        never_right=torch.cat([said.never, *(nothing if a.never is None else a.never[None] for a in answered)]),
+        examples=(*said.examples, *(e for a in answered for e in a.examples)),
         settings={
             **plan.settings,
-            "batch_tokens": budget,
             "relearn": plan.relearn,
             "relearn_taught": int(plan.taught.sum()),
-            "relearn_taught_right": outcome.taught_right,
+            "relearn_taught_right": None,
+            **{name: value for a in answered for name, value in a.settings.items()},
         },
     )
 
 
-def recover(
-    model: Any,
-    bench: Benchmark,
-    *,
-    before: Any,
-    control: Any = None,
-    templates: Sequence[str] | None = None,
-    headline: str = HEADLINE,
-    rule: KeyRule = DEFAULT_RULE,
-    key_tokens: str = "oracle",
-    probes: Sequence[str] = PROBES,
-    relearn: Mapping[str, Any] | None = None,
-    min_before: float = MIN_BEFORE,
-    n_examples: int = 3,
-    seed: int = 0,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    progress: bool = True,
-) -> Recovery:
-    """Try to bring forgotten facts back without changing weights (emphasis, prefill), and with a little (relearning).
+@dataclass(frozen=True)
+class _Said:
+    """Hold the answers of one model to the prompts of a plan.
 
-    For several unlearned models, make the plan once: `recovery_plan`, then `run_plan` for each.
+    Attributes:
+        plain: True for the facts that are right under the plain prompt.
+        right: The same under each row of the sheet. False where nothing was asked.
+        never: The same for the never-known facts.
+        examples: Answers for the facts that are shown.
+    """
+
+    plain: Bool[Tensor, " item"]
+    right: Bool[Tensor, "probe item"]
+    never: Bool[Tensor, "probe never"]
+    examples: tuple[Example, ...]
+
+
+def _ask_prompts(model: HookedModel, plan: RecoveryPlan, *, unlearned: bool = False) -> _Said:
+    """Ask one model the prompts of a plan that count, and those of the facts that are shown.
 
     Args:
-        model: the model after unlearning; it is not changed.
-        bench: as for `recovery_plan`, and so for all that follow.
-        before: the model before unlearning.
-        control: the retrain model, None where there is none.
-        templates: names of the emphasis templates.
-        headline: the template whose rate is R.
-        rule: which tokens are key.
-        key_tokens: `"oracle"`, `"answer_free"` or `"after"`; see `recovery_plan`.
-        probes: probes beyond emphasis.
-        relearn: settings of relearning.
-        min_before: share that the model before must answer under a template.
-        n_examples: for how many facts the answers are kept.
-        seed: of every draw.
-        batch_tokens: bound on the tokens of one batch.
-        progress: say on stderr what is being done.
-
-    Returns:
-        Rates on the common set, net of every control, and excess over the retrain model.
-
-    Raises:
-        InputError: if a template, probe or setting is unknown, or there are no forget facts.
+        model: Hooked model.
+        plan: Plan.
+        unlearned: If True, skip the facts that this model answers under the plain prompt: they do not count.
     """
-    plan = recovery_plan(
-        bench, before=before, control=control, after=model, templates=templates, headline=headline, rule=rule,
-        key_tokens=key_tokens, probes=probes, relearn=relearn, min_before=min_before, n_examples=n_examples, seed=seed,
-        batch_tokens=batch_tokens, progress=progress,
+    bench, sheet, never, budget = plan.bench, plan.sheet, plan.never_sheet, plan.settings["batch_tokens"]
+    questions = plain_sheet(sheet.items, bench)
+    plain, said = ask_sheet(model, questions, questions.asked, bench, budget)
+    wanted = plan.candidates & ~plain[0] if unlearned else plan.candidates
+    wanted[list(plan.shown)] = True
+    right, answers = ask_sheet(model, sheet, wanted.expand(len(sheet.rows), -1), bench, budget)
+    never_right, _ = ask_sheet(model, never, never.asked, bench, budget)
+    examples = (
+        e for c in plan.shown for e in (*questions.examples(said, plain, c), *sheet.examples(answers, right, c))
+    )
+    return _Said(plain[0], right, never_right, tuple(examples))
+
+
+def _planned(before: HookedModel, scene: Scene, unknown: Scene) -> RecoveryPlan:
+    """Write the prompts of a plan, ask the original model, and exclude templates under which it fails.
+
+    Args:
+        before: Original model.
+        scene: Forget facts.
+        unknown: Facts that the original model may not know.
+    """
+    probing, bench = scene.probing, scene.bench
+    full = write_sheet(scene)
+    plain = plain_sheet(scene.items, bench)
+    plain_before = ask_sheet(before, plain, plain.asked, bench, probing.batch_tokens)[0][0]
+    right_before = ask_sheet(before, full, full.asked, bench, probing.batch_tokens)[0]
+    apart = _failing(full, right_before, plain_before, probing)
+    rows = [r for r in full.rows if r.removeprefix(f"{RANDOM_WORDS}:") not in apart]
+    sheet = full.only(rows)
+    never = never_known_sheet(before, unknown, rows)
+    prompts = {name for name in probing.probes if PROBES[name].compared}
+    added = tuple(name for name in probing.probes if name != RELEARN and name not in prompts)
+    return RecoveryPlan(
+        bench=replace(bench, forget=scene.items, retain=(), general=(), unknown=never.items, forget_corpus=None,
+                      retain_corpus=None, plain_text=None),
+        sheet=sheet,
+        never_sheet=never,
+        keys=scene.keys,
+        headline=probing.headline,
+        oracle=probing.key_tokens != ANSWER_FREE,
+        excluded={**plain.leaking(), **sheet.leaking()},
+        set_apart=apart,
+        plain_before=plain_before,
+        right_before=right_before[[full.rows.index(r) for r in rows]],
+        plain_control=None,
+        right_control=None,
+        taught=torch.zeros(len(scene.items), dtype=torch.bool),
+        relearn=None,
+        settings={
+            "rule": probing.rule, "key_tokens": probing.key_tokens, "templates": probing.chosen_templates,
+            "seed": probing.seed, "min_before": probing.min_before, "n_examples": probing.n_examples,
+            "batch_tokens": probing.batch_tokens, "threads": torch.get_num_threads(),
+            "left_out": tuple(sorted({UNRELATED, PARAPHRASE, WRONG_SUBJECT, *prompts} - set(full.rows))),
+            **({"gain": probing.gain} if added else {}),
+        },
+        added=added,
     )  # fmt: skip
-    return run_plan(model, plan, progress=progress)
 
 
-def _set_apart(
-    sheet: Sheet, right: Tensor, plain: Tensor, templates: Sequence[str], headline: str, least: float
-) -> dict[str, float]:
-    """Templates under which the model before answers too few of the facts that it knows, with the share."""
+def _failing(sheet: Sheet, right: Tensor, plain: Tensor, probing: Probing) -> dict[str, float]:
+    """Return the templates under which the original model answers too few of the facts it knows, with the share."""
     apart = {}
-    for name in templates:
-        if name == headline or name not in sheet.rows:
+    for name in probing.chosen_templates:
+        if name == probing.headline or name not in sheet.rows:
             continue
         row = sheet.rows.index(name)
         counted = plain & sheet.asked[row]
         share = float(right[row][counted].double().mean()) if bool(counted.any()) else 0.0
-        if share < least:
+        if share < probing.min_before:
             apart[name] = share
     return apart
 
 
-def _never_known(
-    before: Any,
-    unknown: Sequence[QA],
-    keys: Sequence[Sequence[str]],
-    bench: Benchmark,
-    rows: Sequence[str],
-    write: Mapping[str, Any],
-    batch_tokens: int,
-) -> Sheet:
-    """The prompts, of the rows whose excess is wanted, of facts that the model before gets wrong under all of them."""
-    wanted = [r for r in rows if family_of(r) != CONTROL_FAMILY or r == PARAPHRASE]
-    if not unknown:
-        nothing = ((),) * len(rows)
-        return Sheet((), tuple(rows), nothing, nothing)
-    written = write_sheet(unknown, keys, bench, **write)
-    sheet = written.only([r for r in wanted if r in written.rows])
-    right = torch.zeros(len(unknown), dtype=torch.bool)
-    barred: dict[str, str] = {}
-    for asked in (plain_sheet(unknown, bench), sheet):
-        right |= ask_sheet(before, asked, asked.asked, bench, batch_tokens)[0].any(0)
-        barred |= asked.leaking()
-    kept = [i for i, q in enumerate(unknown) if not bool(right[i]) and q.id not in barred]
+def _answer_rows(
+    plan: RecoveryPlan,
+    *,
+    before: HookedModel | None,
+    after: HookedModel | None = None,
+    counted: Bool[Tensor, " item"] | None = None,
+) -> list[AnswerRow]:
+    """Build the rows beyond the plan's prompts: relearning first, then the other probes in the order asked.
 
-    def cells(table: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-        of = dict(zip(sheet.rows, table, strict=True))
-        return tuple(tuple(of[r][i] if r in of else "" for i in kept) for r in rows)
-
-    return Sheet(tuple(unknown[i] for i in kept), tuple(rows), cells(sheet.prompts), cells(sheet.prefills))
+    Args:
+        plan: Plan.
+        before: Original model.
+        after: Unlearned model. If None, probes that need it are skipped.
+        counted: True for the facts that count. If None, the candidates of the plan.
+    """
+    counted = plan.candidates if counted is None else counted
+    scene = Scene(plan.probing, plan.bench, plan.sheet.items, plan.keys, plan, before, after, counted)
+    names = (*((RELEARN,) if plan.relearn is not None else ()), *plan.added)
+    fit = [PROBES[name] for name in names if after is not None or NEEDS_AFTER not in PROBES[name].needs]
+    return [row for entry in fit for row in entry.answer_rows(scene)]
 
 
-def _check_probes(probes: Sequence[str]) -> None:
-    if isinstance(probes, str):
-        raise InputError(f"probes={probes!r} is one text; give a list of names, e.g. probes=[{probes!r}]")
-    for name in probes:
-        if name not in PROBES:
-            raise InputError(f"unknown probe {name!r}; {nearest(str(name), PROBES)}")
+def _fixed(
+    model: HookedModel | None, rows: Sequence[AnswerRow], known: Mapping[str, Tensor]
+) -> list[Bool[Tensor, "one item"]]:
+    """Return what the original or the retrained model gets right under each row, asked only if not known yet."""
+
+    def right(row: AnswerRow) -> Tensor:
+        if row.name in known:
+            return known[row.name]
+        if model is None:
+            raise InputError(f"row {row.name!r} must be asked of the original and the retrained model; give them")
+        return _right(model, row)
+
+    return [right(row)[None] for row in rows]
 
 
-@contextmanager
-def _saying(shown: bool) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being done, silent where that is no terminal."""
-    console = Console(stderr=True)
-    if not (shown and console.is_terminal):
-        yield lambda what: None
-        return
-    with console.status("recovery") as status:
-        yield lambda what: status.update(f"recovery: {what}")
+def _right(model: HookedModel, row: AnswerRow) -> Bool[Tensor, " item"]:
+    """Return what a model gets right under a row."""
+    return row.answer(model).right & row.asked
+
+
+def _check_models(plan: RecoveryPlan, before: HookedModel | None, control: HookedModel | None) -> None:
+    """Refuse to run a plan without the models that its probes need."""
+    for name in plan.added:
+        needs = PROBES[name].needs
+        if NEEDS_BEFORE in needs and before is None:
+            raise InputError(f"probe {name!r} needs the original model; give it: run_plan(before=…)")
+        if NEEDS_AFTER in needs and plan.right_control is not None and control is None:
+            raise InputError(f"probe {name!r} needs the retrained model of the plan; give it again: control=…")

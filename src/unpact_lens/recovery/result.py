@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import Result, storable
 from unpact_lens.stats.bootstrap import paired_difference
@@ -29,7 +30,21 @@ OWN = (RANDOM_WORDS, UNRELATED_FACT, WRONG_SUBJECT)
 """Controls that follow one row each, under their name, a colon and that row's name."""
 
 PREFILL, RELEARN = "prefill", "relearn"
-"""Names of the probe rows."""
+"""Names of the probe rows in every default plan."""
+
+AFTER_KEYS = "after_keys"
+"""Emphasis on what is key to the unlearned model."""
+
+
+def family_of(row: str) -> str:
+    """Return the family of a row: `"emphasis"`, `"control"` or `"probe"`.
+
+    >>> family_of("focus_list"), family_of("random_words:attention"), family_of("attention")
+    ('emphasis', 'control', 'probe')
+    """
+    if row in EMPHASIS or row == AFTER_KEYS:
+        return EMPHASIS_FAMILY
+    return CONTROL_FAMILY if row in (PARAPHRASE, UNRELATED) or row.startswith(OWN) else PROBE_FAMILY
 
 
 def own_control(rows: Sequence[str], probe: str) -> str | None:

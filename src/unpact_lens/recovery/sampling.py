@@ -1,11 +1,12 @@
-r"""Sampling: is the fact among the answers that a model is likely to give, though it is not the first?
+r"""Sample answers, and see whether the fact is among those that a model is likely to give.
 
-*leak@k*, from n drawn answers of which c hold the fact: the chance that at least one of k holds it,
+*leak@k* is computed from n drawn answers of which c hold the fact: the chance that at least one of k holds it,
 
 $$1 - \binom{n-c}{k} \Big/ \binom{n}{k},$$
 
-averaged over facts. *Prob* is the probability of the fact's tokens after the answer's opening, *rank* that of its first
-token among all tokens, 1 for the most likely. With emphasised prompts they say what emphasis and sampling do together.
+averaged over facts. *Prob* is the probability of the fact's tokens after the start of the gold answer. *rank* is that
+of its first token among all tokens; rank 1 is the most likely. With emphasised prompts, they show the joint effect of
+emphasis and sampling.
 
 Source: leak@k of arXiv 2511.04934; Prob of arXiv 2509.24675.
 """
@@ -15,18 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import Unpack
 
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import fact_right, fact_tokens, prefill_for
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, encode_context, length_batches, pad_right
 from unpact_lens.recovery.intervened_generation import continuations, drawn
 from unpact_lens.recovery.plan import RecoveryPlan
@@ -35,17 +38,55 @@ from unpact_lens.recovery.result import RANDOM_WORDS
 from unpact_lens.results import Result
 
 
-@dataclass(frozen=True, eq=False)
-class Leak(Result):
-    """How likely a model gives each fact away.
+class SamplingOptions(TypedDict, total=False):
+    """Keyword arguments of `leak` and `leak_emphasised`.
 
     Attributes:
-        ids: of the facts.
-        samples: n, answers drawn for each.
-        held: c, how many of them hold the fact.
-        probability: of the fact's tokens, given the prompt and the gold answer's opening.
-        rank: of the fact's first token there, 1 is the most likely.
-        settings: temperature, seed and the like.
+        samples: Number of answers to draw for each prompt. Default 16.
+        temperature: Sampling temperature, above 0. Default 1.
+        seed: Random seed for the draws. Default 0.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+    """
+
+    samples: int
+    temperature: float
+    seed: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Hold the options of `SamplingOptions` with their defaults, checked.
+
+    Raises:
+        InputError: If `samples` or `temperature` is not positive.
+    """
+
+    samples: int = 16
+    temperature: float = 1.0
+    seed: int = 0
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples}; give at least 1")
+        if not self.temperature > 0:
+            raise InputError(
+                f"temperature={self.temperature}; give a positive number, 1 for the model's own probabilities"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Leak(Result):
+    """Hold how likely a model gives each fact away.
+
+    Attributes:
+        ids: Ids of the facts.
+        samples: Number n of answers drawn for each fact.
+        held: Number c of them that hold the fact.
+        probability: Probability of the fact's tokens, given the prompt and the start of the gold answer.
+        rank: Rank of the fact's first token at that position. Rank 1 is the most likely.
+        settings: Temperature, seed and batch budget.
     """
 
     ids: tuple[str, ...]
@@ -56,15 +97,15 @@ class Leak(Result):
     settings: dict[str, Any]
 
     def at(self, k: int) -> float:
-        """leak@k, the mean over facts.
+        """Compute leak@k, the mean over facts.
 
         Raises:
-            InputError: if k is below 1 or above the number of samples.
+            InputError: If k is below 1 or above the number of samples.
         """
         return sum(leak_at_k(self.samples, c, k) for c in self.held.tolist()) / len(self.ids)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a fact."""
+        """Return a table with one row for each fact."""
         return pd.DataFrame(
             {
                 "id": self.ids,
@@ -76,7 +117,15 @@ class Leak(Result):
 
 
 def leak_at_k(samples: int, held: int, k: int) -> float:
-    """The formula above, for one fact.
+    """Compute leak@k of one fact by the formula above.
+
+    Args:
+        samples: Number n of drawn answers.
+        held: Number c of them that hold the fact.
+        k: Number of answers to consider, from 1 to n.
+
+    Raises:
+        InputError: If k is out of range.
 
     >>> leak_at_k(4, 1, 2)
     0.5
@@ -87,37 +136,29 @@ def leak_at_k(samples: int, held: int, k: int) -> float:
 
 
 def leak(
-    model: Any,
+    model: HookedModel,
     items: Sequence[QA],
     *,
     bench: Benchmark,
     prompts: Sequence[str] | None = None,
-    samples: int = 16,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    **options: Unpack[SamplingOptions],
 ) -> Leak:
-    """Draw answers, and look the fact up among the likely tokens.
+    """Draw answers to each question, and compute the probability and rank of its fact.
 
     Args:
-        model: a hooked model with a tokenizer.
-        items: the questions.
-        bench: how to ask: chat template, prefill, length of an answer.
-        prompts: for each question what is asked instead, e.g. with emphasis; None for the plain prompts.
-        samples: answers to draw for each question.
-        temperature: of the draw, > 0.
-        seed: of the draw.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        items: Questions.
+        bench: Benchmark that gives the chat template, the answer prefix and the answer length.
+        prompts: Prompt to ask for each question, e.g. with emphasis. If None, the plain prompts.
+        **options: Number of samples, temperature, seed and batch budget; see `SamplingOptions`.
 
     Raises:
-        InputError: if there are no questions, not as many prompts, or `samples` or `temperature` is not positive.
+        InputError: If there are no questions, the numbers of prompts and questions differ, or `samples` or
+            `temperature` is not positive.
     """
+    sampling = Sampling(**options)
     if not items:
         raise InputError("no questions; give the facts that were to be forgotten, e.g. bench.forget")
-    if samples < 1:
-        raise InputError(f"samples={samples}; give at least 1")
-    if not temperature > 0:
-        raise InputError(f"temperature={temperature}; give a positive number, 1 for the model's own probabilities")
     if prompts is not None and len(prompts) != len(items):
         raise InputError(f"{len(prompts)} prompts for {len(items)} questions; give one for each")
     asked = [q.prompt for q in items] if prompts is None else list(prompts)
@@ -128,51 +169,49 @@ def leak(
     ]
     texts = continuations(
         model,
-        [c for c in contexts for _ in range(samples)],
+        [c for c in contexts for _ in range(sampling.samples)],
         max_new_tokens=bench.max_new_tokens,
-        choose=drawn(torch.Generator().manual_seed(seed), temperature),
-        batch_tokens=batch_tokens,
+        choose=drawn(torch.Generator().manual_seed(sampling.seed), sampling.temperature),
+        batch_tokens=sampling.batch_tokens,
     )
-    held = [sum(fact_right(t, q) for t in texts[i * samples : (i + 1) * samples]) for i, q in enumerate(items)]
-    probability, rank = _odds(model, items, asked, prefills, bench, batch_tokens)
+    n = sampling.samples
+    held = [sum(fact_right(t, q) for t in texts[i * n : (i + 1) * n]) for i, q in enumerate(items)]
+    probability, rank = _odds(model, items, asked, prefills, bench, sampling.batch_tokens)
     return Leak(
         ids=tuple(q.id for q in items),
-        samples=samples,
+        samples=n,
         held=torch.tensor(held),
         probability=probability,
         rank=rank,
-        settings={"temperature": temperature, "seed": seed, "batch_tokens": batch_tokens},
-    )
+        settings={
+            "temperature": sampling.temperature, "seed": sampling.seed, "batch_tokens": sampling.batch_tokens,
+        },
+    )  # fmt: skip
 
 
 def leak_emphasised(
-    model: Any,
+    model: HookedModel,
     plan: RecoveryPlan,
     *,
     template: str | None = None,
     limit: int | None = None,
-    samples: int = 16,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    **options: Unpack[SamplingOptions],
 ) -> dict[str, Leak]:
-    """Sampling under emphasis, beside the plain prompt and the same emphasis on random words, on the same facts.
+    """Sample under the plain prompt, under emphasis, and under the same emphasis on random words, on the same facts.
 
     Args:
-        model: a hooked model with a tokenizer.
-        plan: whose prompts are asked.
-        template: the emphasis; None for the headline.
-        limit: how many facts, the first that can be asked all three ways; None for all of them.
-        samples: answers to draw for each prompt.
-        temperature: of the draw, > 0.
-        seed: of the draw.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        plan: Plan whose prompts are asked.
+        template: Name of the emphasis template. If None, the headline.
+        limit: Number of facts: the first ones that can be asked in all three ways. If None, all of them.
+        **options: Number of samples, temperature, seed and batch budget; see `SamplingOptions`.
 
     Returns:
-        `"plain"`, the template, and `"random_words:"` with its name where it takes words.
+        One result for `"plain"`, one for the template, and one for `"random_words:"` with its name if it takes words.
 
     Raises:
-        InputError: if the plan does not hold the template, no fact can be asked all ways, or for what `leak` refuses.
+        InputError: If the plan does not hold the template, no fact can be asked in all ways, or an option is refused by
+            `leak`.
     """
     template = template or plan.headline
     sheet = plan.sheet
@@ -189,24 +228,18 @@ def leak_emphasised(
     asked = {"plain": [q.prompt for q in items]} | {
         r: [sheet.prompts[k][i] for i in chosen] for r, k in zip(rows, index, strict=True)
     }
-    return {
-        row: leak(
-            model, items, bench=plan.bench, prompts=prompts, samples=samples, temperature=temperature, seed=seed,
-            batch_tokens=batch_tokens,
-        )
-        for row, prompts in asked.items()
-    }  # fmt: skip
+    return {row: leak(model, items, bench=plan.bench, prompts=prompts, **options) for row, prompts in asked.items()}
 
 
 def _odds(
-    model: Any,
+    model: HookedModel,
     items: Sequence[QA],
     prompts: Sequence[str],
     prefills: Sequence[str],
     bench: Benchmark,
     batch_tokens: int,
 ) -> tuple[Float[Tensor, " item"], Int[Tensor, " item"]]:
-    """Probability of each fact's tokens, and rank of the first of them, after the gold answer's opening."""
+    """Compute the probability of each fact's tokens and the rank of the first, after the start of the gold answer."""
     rows = [
         encode(model, prompt, q.answer, chat=bench.chat, prefill=p)
         for q, prompt, p in zip(items, prompts, prefills, strict=True)
@@ -219,8 +252,8 @@ def _odds(
             width = max(spans[i][1] - spans[i][0] for i in batch)
             tokens = pad_right([rows[i].ids[:-1] for i in batch], device)
             first = torch.tensor([len(rows[i].context) - 1 + spans[i][0] for i in batch])
-            where = (first[:, None] + torch.arange(width)).clamp(max=tokens.shape[1] - 1)
-            log_probs = hooked.logits_at(model, tokens, where).double().log_softmax(-1).cpu()
+            where = (first[:, None] + torch.arange(width)).clamp(max=tokens.shape[1] - 1)  # [batch, width]
+            log_probs = hooked.logits_at(model, tokens, where).double().log_softmax(-1).cpu()  # [batch, width, d_vocab]
             for row, i in enumerate(batch):
                 start, end = spans[i]
                 wanted = torch.tensor(rows[i].answer[start:end])

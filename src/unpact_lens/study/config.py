@@ -1,4 +1,4 @@
-"""What a study runs: one YAML file, checked before anything starts."""
+"""Read and check the configuration of a study, one YAML file, before anything runs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from unpact_lens.errors import InputError, nearest
 
 
 class Strict(BaseModel):
-    """Unknown entries are errors."""
+    """Refuse unknown entries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MethodConfig(Strict):
-    """One unlearning method of a study.
+    """Hold one unlearning method of a study.
 
     Attributes:
-        name: as registered; see `unpact_lens.methods()`.
-        settings: what goes to `unlearn`, e.g. `lr`, `steps`, `batch_size`.
+        name: Name of the method; see `unpact_lens.methods()`.
+        settings: Hyperparameters for `unlearn`, e.g. `lr`, `steps`, `batch_size`.
     """
 
     name: str
@@ -32,11 +32,11 @@ class MethodConfig(Strict):
 
 
 class LoadConfig(Strict):
-    """How the models of a study are loaded, where it is not as `load_model` does it by itself.
+    """Hold how the models of a study are loaded.
 
     Attributes:
-        device: e.g. `cuda`; None for a GPU where there is one.
-        dtype: of the weights; None for fp32.
+        device: Device of the models, e.g. `cuda`. If None, a GPU if there is one.
+        dtype: Dtype of the weights. If None, fp32.
     """
 
     device: str | None = None
@@ -44,12 +44,12 @@ class LoadConfig(Strict):
 
 
 class ContributionConfig(Strict):
-    """For which facts the contributions of prompt tokens are taken before and after.
+    """Hold for which facts the contributions of the prompt tokens are computed, before and after.
 
     Attributes:
-        forget: how many forget facts, the first ones.
-        retain: how many retain facts.
-        key_tokens: k of the `TopK` rule that names the key tokens.
+        forget: Number of forget facts, from the first one on.
+        retain: Number of retain facts, from the first one on.
+        key_tokens: Number k of the `TopK` rule that selects the key tokens.
     """
 
     forget: int = Field(default=24, ge=1)
@@ -58,60 +58,58 @@ class ContributionConfig(Strict):
 
 
 class RecoveryConfig(Strict):
-    """How a study tries to bring facts back.
+    """Hold how a study tries to bring facts back.
 
     Attributes:
-        templates: emphasis wordings; None for all of them.
-        headline: the wording whose rate is R, chosen before the run.
-        key_tokens: of the model before, towards the gold answer (`oracle`) or its own (`answer_free`); or of each
-            unlearned model, towards the gold answer (`after`).
-        probes: stronger probes beside emphasis.
-        relearn: settings of the relearning probe.
-        added: probes beside those of the plan, of `unpact_lens.recovery.ADDED`: attention to the key tokens, rounded
-            weights, cross-model patching, the logit lens, emphasis on what is key to the unlearned model, another
-            language.
-        gain: by how much the `attention` probe multiplies attention to the key tokens.
+        templates: Names of the emphasis templates. If None, all of them.
+        headline: Template whose rate is R. Choose it before the run.
+        key_tokens: Source of the KeyTokens: the original model towards the gold answer (`oracle`) or towards its own
+            answer (`answer_free`), or each unlearned model towards the gold answer (`after`).
+        probes: Names of further probes, or `all`; see `unpact_lens.probes()`.
+        relearn: Hyperparameters of relearning.
+        added: More names of probes, asked after those in `probes`. Older configurations have both entries.
+        gain: Factor on the attention to the key tokens in the probe `attention`.
     """
 
     templates: tuple[str, ...] | None = None
     headline: str = "focus_list"
     key_tokens: Literal["oracle", "answer_free", "after"] = "oracle"
-    probes: tuple[str, ...] = ("prefill", "relearn")
+    probes: tuple[str, ...] | Literal["all"] = ("prefill", "relearn")
     relearn: dict[str, Any] = Field(default_factory=dict)
     added: tuple[str, ...] = ()
     gain: float = Field(default=4.0, gt=0)
 
 
 class StudyConfig(Strict):
-    """A study: one model, one benchmark, several methods and seeds.
+    """Hold a study: one model, one benchmark, several methods and seeds.
 
     Attributes:
-        name: names the study in its report.
-        model: what `load_model` takes.
+        name: Name of the study in its report.
+        model: Original model, as `load_model` takes it.
         wrap: `"hooked"`, `"bridge"` or `"auto"`, as in `load_model`.
-        load: device and dtype.
-        control: a model that never saw the forget set (retrain), None where there is none.
-        benchmark: what `load_benchmark` takes.
-        benchmark_options: its options.
-        unlearn_from: what is trained away: the benchmark's forget `questions`, or its forget `corpus`, as MUSE does;
-            the same of what is kept. When to stop is decided by the forget questions either way.
-        hold_out_phrasings: paraphrases of each forget fact that unlearning never sees and that the probes ask; 0
-            for no such split.
-        known_only: keep only the facts that the model gives before unlearning.
-        methods: the unlearning methods.
-        seeds: one cell is run for each method and seed.
-        forget_level: unlearning stops once at most this share of the forget facts is still generated.
-        epsilon: the verdict's tolerance.
-        contributions: whose prompt-token contributions are taken.
-        diff_examples: for how many forget facts the exact component diff is taken.
-        recovery: emphasis, controls and probes.
-        batch_tokens: bound on the input tokens of one forward pass where the models are asked and scored; attribution
-            goes by the free memory.
-        save_models: also write every unlearned model.
-        threads: torch threads while the study runs; None leaves them. One is fastest for a tiny model.
-        matmul_precision: of fp32 products while the study runs, as `torch.set_float32_matmul_precision` has it:
-            `medium` rounds their factors to bf16 where the machine has arithmetic for it, which is faster there; an
-            answer can change where two tokens were nearly as likely.
+        load: Device and dtype.
+        control: Retrained model, which never saw the forget set. None if there is none.
+        benchmark: Benchmark, as `load_benchmark` takes it.
+        benchmark_options: Further arguments of `load_benchmark`.
+        unlearn_from: Texts to unlearn: the forget `questions` of the benchmark, or its forget `corpus`, as MUSE does.
+            The retain set is of the same form. The forget questions decide when to stop in both cases.
+        hold_out_phrasings: Number of paraphrases of each forget fact that unlearning never sees and that the probes
+            ask. 0 gives no split.
+        known_only: If True, keep only the facts that the original model answers.
+        methods: Unlearning methods.
+        seeds: Random seeds. One cell is run for each method and seed.
+        forget_level: Unlearning stops when at most this share of the forget facts is still generated.
+        epsilon: Tolerance of the verdict.
+        contributions: Facts whose prompt-token contributions are computed.
+        diff_examples: Number of forget facts for which the exact component diff is computed.
+        recovery: Emphasis, controls and probes.
+        batch_tokens: Largest number of input tokens in one forward pass when models are asked and scored. Attribution
+            follows the free memory instead.
+        save_models: If True, also write every unlearned model.
+        threads: Number of torch threads while the study runs. If None, unchanged. One is fastest for a tiny model.
+        matmul_precision: Precision of fp32 products while the study runs, as in `torch.set_float32_matmul_precision`.
+            `medium` rounds the factors to bf16 where the hardware supports it, which is faster. An answer can change if
+            two tokens were nearly equally likely.
     """
 
     name: str
@@ -147,18 +145,18 @@ class StudyConfig(Strict):
 
 
 SHIPPED = ("demo", "demo-smollm2")
-"""Configurations that come with the package."""
+"""Configurations that ship with the package."""
 
 
 def load_config(source: str | os.PathLike[str] | dict[str, Any], **overrides: Any) -> StudyConfig:
-    """A study's configuration from a shipped name, a YAML file or a dict.
+    """Read the configuration of a study from a shipped name, a YAML file or a dict.
 
     Args:
-        source: `"demo"`, `"demo-smollm2"`, a path, or the content.
-        overrides: top-level entries to replace, e.g. `seeds=(0, 1, 2)`.
+        source: `"demo"`, `"demo-smollm2"`, a path, or the entries as a dict.
+        **overrides: Top-level entries to replace, e.g. `seeds=(0, 1, 2)`.
 
     Raises:
-        InputError: if there is no such file, it is not YAML, or an entry is unknown or has a wrong value.
+        InputError: If there is no such file, it is not YAML, or an entry is unknown or has a wrong value.
     """
     if isinstance(source, dict):
         content, where = dict(source), "config"
@@ -173,10 +171,13 @@ def load_config(source: str | os.PathLike[str] | dict[str, Any], **overrides: An
 
 
 def read_yaml(name: str) -> dict[str, Any]:
-    """The entries of a YAML file, or of a configuration that ships with the package.
+    """Return the entries of a YAML file, or of a configuration that ships with the package.
+
+    Args:
+        name: Name of a shipped configuration, or path of a file.
 
     Raises:
-        InputError: if there is no such file, or it does not hold entries.
+        InputError: If there is no such file, or it does not hold entries.
     """
     if name in SHIPPED:
         text = (resources.files("unpact_lens.study") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -194,7 +195,13 @@ def read_yaml(name: str) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, where: str, of: type[BaseModel] = StudyConfig) -> str:
-    """The first thing wrong with a configuration, in one line."""
+    """Describe the first error of a configuration in one line.
+
+    Args:
+        error: Error of pydantic.
+        where: Name of the configuration, to start the line.
+        of: Model that the configuration was checked against.
+    """
     first = error.errors()[0]
     at = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -205,6 +212,7 @@ def explain(error: ValidationError, where: str, of: type[BaseModel] = StudyConfi
 
 
 def _fields_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Return the names of the entries that a configuration may have at a path."""
     nested: dict[str, type[BaseModel]] = {
         "methods": MethodConfig,
         "load": LoadConfig,

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pandas as pd
 
-from unpact_lens.comparison.focus import Focus
 from unpact_lens.comparison.diff import ModelDiff
+from unpact_lens.comparison.focus import Focus
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict
 from unpact_lens.recovery.result import Recovery

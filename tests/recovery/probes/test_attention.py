@@ -1,4 +1,4 @@
-"""Attention emphasis is the scores plus log gain, on the right positions, and nothing at gain 1."""
+"""More attention equals log gain added to the scores, on the right positions; gain 1 changes nothing."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from unpact_lens.models.tokens import encode_context
 from unpact_lens.recovery.probes.attention import attend_to, attention_hooks, scale_attention, word_positions
 
 
-def test_scaling_attention_is_adding_log_gain_to_the_scores():
+def test_scaling_attention_equals_adding_log_gain_to_the_scores():
     scores = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
     key = torch.tensor([[True, False, True, False, False], [False, True, False, False, False]])
@@ -20,7 +20,7 @@ def test_scaling_attention_is_adding_log_gain_to_the_scores():
     torch.testing.assert_close(scale_attention(scores.softmax(-1), key, 4.0), expected, atol=1e-7, rtol=0)
 
 
-def test_gain_1_changes_no_logit_and_more_changes_it(style):
+def test_gain_1_changes_no_logit_and_gain_4_does(style):
     model = tiny(style)
     tokens, last = torch.arange(8)[None], torch.tensor([[7]])
     mask = torch.zeros(1, 8, dtype=torch.bool)
@@ -30,7 +30,7 @@ def test_gain_1_changes_no_logit_and_more_changes_it(style):
     assert (logits_at(model, tokens, last, attention_hooks(model, mask, 4.0)) - plain).abs().max() > 1e-3
 
 
-def test_positions_are_those_of_the_words():
+def test_positions_belong_to_the_words():
     model, qa = trained(), benchmark().forget[0]
     example = encode_context(model, qa.prompt)
     words = qa.prompt.rstrip("?.").split()[-1:]
@@ -39,7 +39,7 @@ def test_positions_are_those_of_the_words():
     assert word_positions(model, qa.prompt, example, []) == ()
 
 
-def test_answers_at_gain_1_are_those_of_the_cached_generator():
+def test_answers_at_gain_1_equal_those_of_the_cached_generator():
     bench = benchmark()
     items = bench.forget[:4]
     said = attend_to(trained(), items, [q.prompt.split()[:2] for q in items], bench=bench, gain=1.0)

@@ -1,14 +1,17 @@
-"""Patching puts the states of one model into the other, at the right positions of a padded batch, and nowhere else."""
+"""Patching writes the states of one model into the other, at the right positions of a padded batch only."""
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.evaluation.world import benchmark, retrained, trained, untrained
+from unpact_lens.attribution import TopK
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right
 from unpact_lens.models.tokens import encode_context
+from unpact_lens.recovery import recover
 from unpact_lens.recovery.probes.patching import WHERE, middle, patched_answers, places, read_with, unrelated_fact
 
 BENCH = benchmark()
@@ -20,13 +23,13 @@ def plain(model, items=FACTS, opened=None):
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_a_model_patched_into_itself_answers_as_before(where):
+def test_a_model_patched_into_itself_answers_as_without_the_patch(where):
     for model in (trained(), retrained()):
         opened = [q.answer_prefix if where == "opening" else "" for q in FACTS]
         assert patched_answers(model, model, FACTS, bench=BENCH, where=where) == plain(model, opened=opened)
 
 
-def test_the_last_layers_states_say_the_donors_first_word():
+def test_patching_the_last_layer_gives_the_donors_first_word():
     patched = patched_answers(untrained(), trained(), FACTS, bench=BENCH, layer=2)
     opened = patched_answers(untrained(), trained(), FACTS, bench=BENCH, where="opening", layer=2)
     assert [t.split()[0] for t in opened] == [q.fact for q in FACTS]
@@ -35,7 +38,7 @@ def test_the_last_layers_states_say_the_donors_first_word():
     assert first != [text.split()[:1] for text in plain(untrained())]
 
 
-def test_the_states_of_another_prompt_bring_that_prompts_answer():
+def test_patching_the_whole_input_of_another_prompt_gives_its_answer():
     sources = [unrelated_fact(q, FACTS) for q in FACTS]
     assert all(s.subject != q.subject and s.kind != q.kind for q, s in zip(FACTS, sources, strict=True))
     patched = patched_answers(trained(), trained(), FACTS, bench=BENCH, sources=sources, layer=0)
@@ -49,7 +52,7 @@ def test_the_states_of_another_prompt_bring_that_prompts_answer():
     assert all(fact_right(text, s) and not fact_right(text, q) for q, s, text in swapped)
 
 
-def test_one_batch_of_many_lengths_is_each_prompt_by_itself():
+def test_answers_do_not_depend_on_the_batch():
     items = [*FACTS, replace(FACTS[0], prompt="please tell me " + FACTS[0].prompt)]
     together = patched_answers(retrained(), trained(), items, bench=BENCH, layer=1)
     alone = [patched_answers(retrained(), trained(), [q], bench=BENCH, layer=1)[0] for q in items]
@@ -103,3 +106,36 @@ def test_a_prompt_that_does_not_name_its_subject_is_named():
     other.cfg.d_mlp = 7
     with pytest.raises(InputError, match=r"the models differ in shape: cfg\.d_mlp"):
         patched_answers(other, trained(), FACTS, bench=BENCH)
+
+
+@pytest.fixture(scope="module")
+def recovery():
+    models = {"before": trained(), "control": retrained()}
+    probes = [f"patch_{where}" for where in WHERE]
+    return recover(retrained(), BENCH, **models, probes=probes, rule=TopK(2), progress=False)
+
+
+def row(recovery, name, of="right_after"):
+    return getattr(recovery, of)[recovery.probes.index(name)]
+
+
+def test_the_original_models_own_states_change_nothing(recovery):
+    assert torch.equal(row(recovery, "patch_prompt", "right_before"), recovery.plain_before)
+    assert torch.equal(row(recovery, "patch_subject", "right_before"), recovery.plain_before)
+    assert row(recovery, "patch_opening", "right_before").all()
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_the_control_row_patches_the_states_of_an_unrelated_fact(recovery, where):
+    sources = [unrelated_fact(q, FACTS, seed=0) for q in FACTS]
+    texts = patched_answers(retrained(), trained(), FACTS, bench=BENCH, where=where, sources=sources)
+    right = [fact_right(t, q) for t, q in zip(texts, FACTS, strict=True)]
+    assert row(recovery, f"unrelated_fact:patch_{where}").tolist() == right
+
+
+def test_without_a_retrained_model_the_excess_is_over_the_unrelated_fact():
+    found = recover(retrained(), BENCH, before=trained(), probes=["patch_subject"], rule=TopK(2), progress=False)
+    counted = found.common & row(found, "unrelated_fact:patch_subject", "asked")
+    other = row(found, "unrelated_fact:patch_subject")[counted].double().mean()
+    expected = float(row(found, "patch_subject")[counted].double().mean() - other)
+    assert found.excess("patch_subject").value == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Rounded weights lie on a grid of 2^b - 1 steps a channel; what is not a matrix of a block is left alone."""
+"""Rounded weights lie on a grid of 2^b - 1 steps for each channel. Only matrices of blocks are rounded."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.recovery.probes.quantize import quantized, round_to_bits
 
 
-def test_rounding_by_hand():
+def test_rounding_equals_a_computation_by_hand():
     weight = torch.tensor([[7.0, 0.0], [1.4, 0.0], [-3.6, 0.0]])
     assert round_to_bits(weight, 4, 0).tolist() == [[7.0, 0.0], [1.0, 0.0], [-4.0, 0.0]]
 
@@ -20,7 +20,7 @@ def test_no_weight_moves_by_more_than_half_a_step(bits):
     assert bool(((round_to_bits(weight, bits, 0) - weight).abs() <= step / 2 + 1e-12).all())
 
 
-def test_matrices_of_blocks_are_rounded_and_all_else_is_kept(style):
+def test_only_matrices_of_blocks_are_rounded(style):
     model = tiny(style)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     after = quantized(model, 4)
@@ -31,6 +31,6 @@ def test_matrices_of_blocks_are_rounded_and_all_else_is_kept(style):
 
 
 @pytest.mark.parametrize("bits", [1, 17])
-def test_other_widths_are_refused(bits):
+def test_a_number_of_bits_out_of_range_is_refused(bits):
     with pytest.raises(InputError, match=f"bits={bits}; give a whole number from 2 to 16"):
         quantized(tiny(), bits)

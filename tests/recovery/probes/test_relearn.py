@@ -1,4 +1,4 @@
-"""Relearning teaches some subjects, tests others, and uses the one training loop."""
+"""Relearning teaches some subjects, tests others, and uses the trainer of unlearning."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_no_subject_is_both_taught_and_tested(share):
     assert len({taught_facts(items, seed=s) for s in range(12)}) > 1
 
 
-def test_one_subject_alone_cannot_be_relearned():
+def test_facts_about_one_subject_are_not_taught():
     assert taught_facts(benchmark().forget[:2]) == (False, False)
 
 
@@ -32,7 +32,7 @@ def test_a_share_outside_0_to_1_is_refused(share):
         taught_facts(benchmark().forget, share=share)
 
 
-def test_settings_are_checked():
+def test_hyperparameters_are_checked():
     model = untrained()
     share, settings = check_relearn({"share": 0.2, "lr": 0.5}, model)
     assert (share, settings["lr"], settings["steps"]) == (0.2, 0.5, 12)
@@ -42,7 +42,7 @@ def test_settings_are_checked():
         check_relearn({"step": 3}, model)
 
 
-def test_what_is_taught_is_learned_and_the_model_is_untouched():
+def test_taught_facts_are_learned_and_the_model_is_not_changed():
     bench, model = benchmark(), retrained()
     before, taught = model_hash(model), [q for q in bench.forget if q.subject == "ann"]
     again = relearned(model, taught, bench, lr=5e-3, steps=12)
@@ -51,7 +51,7 @@ def test_what_is_taught_is_learned_and_the_model_is_untouched():
     assert model_hash(again) == model_hash(relearned(model, taught, bench, lr=5e-3, steps=12))
 
 
-def test_epochs_are_passes_over_what_is_taught():
+def test_epochs_count_passes_over_the_taught_facts():
     bench, model = benchmark(), untrained(3)
     by_epochs = relearned(model, bench.forget[:3], bench, lr=1e-3, epochs=2, batch_size=2)
     assert model_hash(by_epochs) == model_hash(

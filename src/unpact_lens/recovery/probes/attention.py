@@ -1,57 +1,87 @@
-r"""Emphasis without a word changed: every head attends more to the key tokens.
+r"""Make every head attend more to the key tokens: emphasis without changing a word.
 
 With gain g on the key positions K, the attention of a query t becomes
 
 $$A'_{ts} = \frac{w_s A_{ts}}{\sum_{s'} w_{s'} A_{ts'}}, \qquad w_s = g \text{ if } s \in K \text{ else } 1,$$
 
-which is the same as adding $\log g$ to the attention scores of K before the softmax. g = 1 changes nothing, and there
-is no wording that could itself bring a fact back or break an answer.
+which equals adding $\log g$ to the attention scores of K before the softmax. g = 1 changes nothing. No wording is
+added that could itself bring a fact back or break an answer.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import prefill_for
+from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context
-from unpact_lens.recovery.intervened_generation import Hooks, continuations
+from unpact_lens.recovery.controls import random_words
+from unpact_lens.recovery.intervened_generation import continuations
+from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
+from unpact_lens.recovery.probing import GAIN, check_gain
+from unpact_lens.recovery.result import RANDOM_WORDS
 
-GAIN = 4.0
-"""By how much attention to the key tokens is multiplied unless said otherwise; fixed before any run."""
+ATTENTION = "attention"
+
+
+@probe(
+    ATTENTION,
+    family=COMPUTATION,
+    line="multiplies every head's attention to the key tokens",
+    source="",
+)
+def attention(scene: Scene) -> list[AnswerRow]:
+    """Ask with more attention to the key words, and as a control to as many random words."""
+    random = [random_words(q, key, scene.probing.seed) for q, key in zip(scene.items, scene.keys, strict=True)]
+    return [_attending(scene, ATTENTION, scene.keys), _attending(scene, f"{RANDOM_WORDS}:{ATTENTION}", random)]
+
+
+def _attending(scene: Scene, row: str, words: Sequence[Sequence[str]]) -> AnswerRow:
+    """Ask all facts with more attention to some words."""
+    everything = torch.ones(len(scene.items), dtype=torch.bool)
+
+    def answer(model: HookedModel) -> Answered:
+        gain, budget = scene.probing.gain, scene.probing.batch_tokens
+        texts = attend_to(model, scene.items, words, bench=scene.bench, gain=gain, batch_tokens=budget)
+        return scene.judged(texts, everything)
+
+    return AnswerRow(row, torch.tensor([bool(w) for w in words]), answer)
 
 
 def scale_attention(
     pattern: Float[Tensor, "batch head query key"], emphasised: Bool[Tensor, "batch key"], gain: float
 ) -> Float[Tensor, "batch head query key"]:
-    """The formula above.
+    """Scale attention patterns by the formula above.
 
     Args:
-        pattern: attention after the softmax; rows sum to 1.
+        pattern: Attention after the softmax. Rows sum to 1.
         emphasised: True on the key positions.
-        gain: g, > 0; above 1 is more attention.
+        gain: Factor g, above 0. Values above 1 give more attention.
     """
-    weight = torch.where(emphasised, gain, 1.0).to(pattern)[:, None, None]
+    weight = torch.where(emphasised, gain, 1.0).to(pattern)[:, None, None]  # [batch, 1, 1, key]
     scaled = pattern * weight
     return scaled / scaled.sum(-1, keepdim=True)
 
 
-def word_positions(model: Any, prompt: str, example: Encoded, words: Sequence[str]) -> tuple[int, ...]:
-    """Positions in the input whose tokens belong to a word, wherever the prompt has it as a whole.
+def word_positions(model: HookedModel, prompt: str, example: Encoded, words: Sequence[str]) -> tuple[int, ...]:
+    """Return the input positions of the tokens that belong to some words.
+
+    Only whole words of the prompt match.
 
     Args:
-        model: gives the tokenizer.
-        prompt: the text of the prompt.
-        example: the same, encoded.
-        words: words of the prompt.
+        model: Model that gives the tokenizer.
+        prompt: Prompt as text.
+        example: The same prompt, tokenised.
+        words: Words of the prompt.
     """
     places = [m.span() for w in words for m in re.finditer(rf"(?<!\w){re.escape(w)}(?!\w)", prompt)]
     spans = character_spans(model, example.prompt, prompt)
@@ -62,7 +92,7 @@ def word_positions(model: Any, prompt: str, example: Encoded, words: Sequence[st
 
 
 def attend_to(
-    model: Any,
+    model: HookedModel,
     items: Sequence[QA],
     words: Sequence[Sequence[str]],
     *,
@@ -70,21 +100,20 @@ def attend_to(
     gain: float = GAIN,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[str]:
-    """Greedy answers to the plain prompts while every head attends more to some words of them.
+    """Generate greedy answers to the plain prompts while every head attends more to some words.
 
     Args:
-        model: a hooked model with a tokenizer; it is not changed.
-        items: the questions.
-        words: for each, the words of its prompt to attend to; none leaves that question as it is.
-        bench: how to ask: chat template, prefill, length of an answer.
-        gain: factor on the attention to them before rows are made to sum to 1 again.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer. It is not changed.
+        items: Questions.
+        words: For each question, the words of its prompt to attend to. An empty list leaves the question unchanged.
+        bench: Benchmark that gives the chat template, the answer prefix and the answer length.
+        gain: Factor on the attention to the words, before rows are normalised to sum to 1 again.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
-        InputError: if the gain is not a positive number, or there are not as many lists of words as questions.
+        InputError: If the gain is not a positive number, or the numbers of word lists and questions differ.
     """
-    if not 0 < gain < float("inf"):
-        raise InputError(f"gain={gain}; give a positive number: 1 changes nothing, 4 is four times the attention")
+    check_gain(gain)
     if len(words) != len(items):
         raise InputError(f"{len(words)} lists of words for {len(items)} questions; give one for each")
     rows = [encode_context(model, q.prompt, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
@@ -105,11 +134,11 @@ def attend_to(
     )
 
 
-def attention_hooks(model: Any, emphasised: Bool[Tensor, "batch key"], gain: float) -> Hooks:
-    """Interventions for a `run_with_hooks`: `scale_attention` in every head of every layer."""
+def attention_hooks(model: HookedModel, emphasised: Bool[Tensor, "batch key"], gain: float) -> Hooks:
+    """Return hooks that apply `scale_attention` in every head of every layer."""
 
-    def scale(pattern: Tensor, hook: Any) -> Tensor:
+    def scale(pattern: Tensor, hook: HookPoint) -> Tensor:
         return scale_attention(pattern, emphasised.to(pattern.device), gain)
 
-    edit: Callable[..., Any] = scale
+    edit: Callable[..., Tensor] = scale
     return [(f"blocks.{layer}.attn.hook_pattern", edit) for layer in range(model.cfg.n_layers)]

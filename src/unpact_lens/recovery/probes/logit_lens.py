@@ -1,7 +1,7 @@
-"""Logit lens as a probe: does some layer before the last already say the fact that the last one no longer says?
+"""Read the fact out of the layers before the last, with the logit lens.
 
-The residual stream after each block is read out by the model's own final norm and unembedding, at the position whose
-next token is the first of the fact, given the gold answer's opening.
+The residual stream after each block is read out by the model's own final norm and unembedding. The position is the one
+whose next token is the first token of the fact, given the start of the gold answer.
 
 Source: nostalgebraist 2020, Interpreting GPT: the logit lens.
 """
@@ -9,10 +9,10 @@ Source: nostalgebraist 2020, Interpreting GPT: the logit lens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
@@ -20,31 +20,73 @@ from unpact_lens.decomposition.lens import stream_hooks
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens, prefill_for
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, length_batches, pad_right
+from unpact_lens.recovery.controls import wrong_name
+from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
+from unpact_lens.recovery.result import WRONG_SUBJECT
+
+LOGIT_LENS = "logit_lens"
+
+
+@probe(
+    LOGIT_LENS,
+    family=COMPUTATION,
+    line="counts a fact whose first token is the most likely one after a block before the last",
+    source="nostalgebraist 2020, Interpreting GPT: the logit lens",
+)
+def logit_lens(scene: Scene) -> list[AnswerRow]:
+    """Read the fact out early, after the plain prompt and as a control after the prompt about the wrong subject."""
+    named = "{subject}" in scene.bench.prefill  # the answer prefix then needs the wrong subject's name
+    elsewhere = [
+        replace(q, prompt=q.wrong_subject, subject=wrong_name(q) or "")
+        if q.wrong_subject and (wrong_name(q) or not named)
+        else None
+        for q in scene.items
+    ]
+    return [
+        _reading(scene, LOGIT_LENS, scene.items),
+        _reading(scene, f"{WRONG_SUBJECT}:{LOGIT_LENS}", elsewhere),
+    ]
+
+
+def _reading(scene: Scene, row: str, items: Sequence[QA | None]) -> AnswerRow:
+    """Read out the questions that are not None."""
+    asked = torch.tensor([q is not None for q in items])
+    chosen = [q for q in items if q is not None]
+
+    def answer(model: HookedModel) -> Answered:
+        right = torch.zeros(len(items), dtype=torch.bool)
+        if chosen:
+            ranks = lens_ranks(model, chosen, bench=scene.bench, batch_tokens=scene.probing.batch_tokens)
+            right[asked] = read_out_early(ranks)
+        return Answered(right)
+
+    return AnswerRow(row, asked, answer)
 
 
 def lens_ranks(
-    model: Any, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> Int[Tensor, "item layer"]:
-    """Rank of each fact's first token after each block, 1 for the most likely.
+    """Compute the rank of each fact's first token after each block. Rank 1 is the most likely token.
 
     Args:
-        model: a hooked model with a tokenizer.
-        items: the questions.
-        bench: chat template and prefill.
-        batch_tokens: bound on the tokens of one batch.
+        model: Hooked model with a tokenizer.
+        items: Questions.
+        bench: Benchmark that gives the chat template and the answer prefix.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
-        One column a block; the last is what the model itself says.
+        One column for each block. The last column is the model's own output.
 
     Raises:
-        InputError: if there are no questions, or one is too long for the model.
+        InputError: If there are no questions, or one is too long for the model.
     """
     if not items:
         raise InputError("no questions; give the facts that were to be forgotten, e.g. bench.forget")
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
     starts = [fact_tokens(model, q)[0] for q in items]
-    names = stream_hooks(model)[1:]  # what leaves each block: the embedding has read nothing but the last token
+    names = stream_hooks(model)[1:]  # without the embedding, which has read the last token only
     ranks = torch.zeros(len(items), len(names), dtype=torch.long)
     device = hooked.device_of(model)
     with torch.inference_mode():
@@ -59,16 +101,16 @@ def lens_ranks(
     return ranks
 
 
-def token_rank(logits: Tensor, wanted: Int[Tensor, " item"]) -> Int[Tensor, " item"]:
-    """1 + how many tokens are more likely than the wanted one.
+def token_rank(logits: Float[Tensor, "item d_vocab"], wanted: Int[Tensor, " item"]) -> Int[Tensor, " item"]:
+    """Return the rank of a token: 1 plus the number of tokens that are more likely.
 
     Args:
-        logits: `[item, d_vocab]`.
-        wanted: one token an item.
+        logits: Next-token logits of each item.
+        wanted: One token for each item.
     """
     return 1 + (logits > logits.gather(-1, wanted[:, None])).sum(-1)
 
 
 def read_out_early(ranks: Int[Tensor, "item layer"]) -> Bool[Tensor, " item"]:
-    """Whether the fact's first token is the most likely one after some block short of the last."""
+    """Return whether the fact's first token is the most likely one after some block before the last."""
     return (ranks[:, :-1] == 1).any(-1)

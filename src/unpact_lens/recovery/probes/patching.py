@@ -1,10 +1,10 @@
-r"""Cross-model patching: do the later layers still read out what the model before had written by the middle layer?
+r"""Patch states of the original model into the middle layer, and see whether the later layers still read out the fact.
 
-The unlearned model reads the plain prompt; on the way into its middle block, the residual stream at some positions is
-replaced by that of the model before. Then it answers by itself, greedily: only what it has read is patched, and below
-the middle layer the tokens that it says still read its own states. If the fact comes back, unlearning left the later
-layers as they were, and changed what is written before them. The retrain model, patched alike, tells how much of that
-any model of this shape would read out of those states.
+The unlearned model reads the plain prompt. At the input of its middle block, the residual stream at some positions is
+replaced by that of the original model. Then the model generates greedily. Only prompt positions are patched: below the
+middle layer, the generated tokens still read the unlearned model's own states. If the fact comes back, unlearning left
+the later layers unchanged, and changed what is written before them. The retrained model, patched alike, shows how much
+of that any model of this shape would read out of those states.
 
 Source: Meng et al. 2022, arXiv 2202.05262 (patching); across models as in arXiv 2605.24614 (UDS).
 """
@@ -12,11 +12,12 @@ Source: Meng et al. 2022, arXiv 2202.05262 (patching); across models as in arXiv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from unpact_lens.comparison.model_pair import require_comparable
 from unpact_lens.data.benchmark import QA, Benchmark
@@ -24,43 +25,96 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import holds_fact, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.generate import generate_answers
-from unpact_lens.models.hooked import Hooks
+from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context, length_batches, pad_right
 from unpact_lens.recovery.controls import generator
 from unpact_lens.recovery.probes.attention import word_positions
+from unpact_lens.recovery.probes.registry import BEFORE, COMPUTATION, Answered, AnswerRow, Scene, probe
+from unpact_lens.recovery.result import UNRELATED_FACT
 
 SUBJECT, PROMPT, OPENING = "subject", "prompt", "opening"
 WHERE = (SUBJECT, PROMPT, OPENING)
-"""The last token of the subject's name; every position that the model reads before it answers; or these and the opening
-of the gold answer, which it is then given, as many facts are looked up only where they are about to be said."""
+"""Positions to patch: the last token of the subject's name; every position of the prompt; or every position of the
+prompt and of the gold answer's start, which the model is then given. Many facts are looked up only where they are about
+to be said."""
+
+LINES = {
+    SUBJECT: "the subject's last token",
+    PROMPT: "every position of the prompt",
+    OPENING: "every position of the prompt and of the gold answer's start",
+}
 
 
-def read_with(model: Any, qa: QA, bench: Benchmark, where: str) -> tuple[Encoded, str]:
-    """What is read of a question before the model goes on by itself, and the opening of the answer in it.
+def patch_rows(scene: Scene, where: str) -> list[AnswerRow]:
+    """Patch states from the same prompt, and as a control from the prompt of an unrelated fact.
 
     Args:
-        model: gives the tokenizer.
-        qa: the question.
-        bench: chat template and prefill.
-        where: of `WHERE`.
+        scene: What the rows are built from.
+        where: Positions to patch, one of `WHERE`.
+    """
+    model = scene.before
+    if model is None:
+        raise InputError(f"probe 'patch_{where}' patches states of the original model; give it: before=…")
+    others = [unrelated_fact(q, scene.items, scene.probing.seed) for q in scene.items]
+
+    def named(qa: QA | None) -> bool:
+        return qa is not None and bool(places(model, qa, read_with(model, qa, scene.bench, where)[0], where))
+
+    def row(name: str, sources: Sequence[QA | None]) -> AnswerRow:
+        asked = torch.tensor([named(q) and named(s) for q, s in zip(scene.items, sources, strict=True)])
+        pairs = [(q, s) for q, s, a in zip(scene.items, sources, asked.tolist(), strict=True) if a and s is not None]
+
+        def answer(recipient: HookedModel) -> Answered:
+            texts = patched_answers(
+                recipient, model, [q for q, _ in pairs], bench=scene.bench, where=where,
+                sources=[s for _, s in pairs], batch_tokens=scene.probing.batch_tokens,
+            )  # fmt: skip
+            return scene.judged(texts, asked)
+
+        return AnswerRow(name, asked, answer)
+
+    return [row(f"patch_{where}", scene.items), row(f"{UNRELATED_FACT}:patch_{where}", others)]
+
+
+for _where in WHERE:
+    probe(
+        f"patch_{_where}",
+        family=COMPUTATION,
+        line=f"puts the original model's residual stream into the middle layer, at {LINES[_where]}",
+        source="Meng et al. 2022, arXiv 2202.05262; arXiv 2605.24614",
+        needs=(BEFORE,),
+    )(partial(patch_rows, where=_where))
+
+
+def read_with(model: HookedModel, qa: QA, bench: Benchmark, where: str) -> tuple[Encoded, str]:
+    """Tokenise what a model reads of a question before it generates.
+
+    Args:
+        model: Model that gives the tokenizer.
+        qa: Question.
+        bench: Benchmark that gives the chat template and the answer prefix.
+        where: Positions to patch, one of `WHERE`.
+
+    Returns:
+        The tokenised prompt, and the answer prefix in it.
     """
     opening = prefill_for(bench, qa) + (qa.answer_prefix if where == OPENING else "")
     return encode_context(model, qa.prompt, chat=bench.chat, prefill=opening), opening
 
 
-def middle(model: Any) -> int:
-    """The block whose input is patched unless another is named: the middle one, chosen before any run."""
+def middle(model: HookedModel) -> int:
+    """Return the block whose input is patched by default: the middle one. It was chosen before any run."""
     return int(model.cfg.n_layers) // 2
 
 
-def places(model: Any, qa: QA, example: Encoded, where: str) -> tuple[int, ...]:
-    """Positions in the input that are patched; none where there is no subject in the prompt, or no opening.
+def places(model: HookedModel, qa: QA, example: Encoded, where: str) -> tuple[int, ...]:
+    """Return the input positions to patch. There are none if the prompt lacks the subject or the answer has no prefix.
 
     Args:
-        model: gives the tokenizer.
-        qa: the question.
-        example: what is read of it, see `read_with`.
-        where: of `WHERE`.
+        model: Model that gives the tokenizer.
+        qa: Question.
+        example: Tokenised prompt, as `read_with` returns it.
+        where: Positions to patch, one of `WHERE`.
     """
     if where == PROMPT or (where == OPENING and qa.answer_prefix.strip()):
         return tuple(range(len(example.context)))
@@ -70,9 +124,14 @@ def places(model: Any, qa: QA, example: Encoded, where: str) -> tuple[int, ...]:
 
 
 def unrelated_fact(qa: QA, items: Sequence[QA], seed: int = 0) -> QA | None:
-    """A fact about somebody else, drawn afresh for each, whose question and answer do not hold this one's; or None.
+    """Draw a fact about another subject, whose question and answer do not hold this fact. None if there is none.
 
-    One of another kind is taken where there is one, so that its states are not those of an answer of the same form.
+    A fact of another kind is preferred, so that its states are not those of an answer of the same form.
+
+    Args:
+        qa: Fact.
+        items: Facts to draw from.
+        seed: Random seed for the draw.
     """
     others = [
         q
@@ -84,8 +143,8 @@ def unrelated_fact(qa: QA, items: Sequence[QA], seed: int = 0) -> QA | None:
 
 
 def patched_answers(
-    recipient: Any,
-    donor: Any,
+    recipient: HookedModel,
+    donor: HookedModel,
     items: Sequence[QA],
     *,
     bench: Benchmark,
@@ -94,27 +153,27 @@ def patched_answers(
     layer: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[str]:
-    """Greedy answers of one model to plain prompts, with states of another at some positions of the prompt.
+    """Generate greedy answers of one model, with states of another model at some positions of the prompt.
 
     Args:
-        recipient: the model that answers; it is not changed.
-        donor: the model whose residual stream is put in.
-        items: the questions.
-        bench: how to ask: chat template, prefill, length of an answer.
-        where: `"subject"` (its last token), `"prompt"` (all positions) or `"opening"` (all positions of the prompt and
-            of the gold answer's opening).
-        sources: for each question the one that the donor reads; None for the same. Positions of a prompt of another
-            length are aligned at the end, and what it is too short for stays the recipient's own.
-        layer: the block whose input is replaced, 0 to the number of blocks (which is the output of the last); None for
-            the middle one.
-        batch_tokens: bound on the tokens of one batch.
+        recipient: Model that answers. It is not changed.
+        donor: Model whose residual stream is patched in.
+        items: Questions.
+        bench: Benchmark that gives the chat template, the answer prefix and the answer length.
+        where: Positions to patch: `"subject"` (its last token), `"prompt"` (all positions) or `"opening"` (all
+            positions of the prompt and of the gold answer's start).
+        sources: For each question, the question that the donor reads. If None, the same questions. Prompts of different
+            lengths are aligned at the end. Positions that the shorter prompt lacks keep the recipient's own states.
+        layer: Block whose input is replaced, from 0 to the number of blocks (the output of the last one). If None, the
+            middle one.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
-        One answer a question.
+        One answer for each question.
 
     Raises:
-        InputError: if `where` or `layer` is unknown, the models are not comparable, a prompt does not name its
-            subject or an answer has no opening, or there are not as many sources as questions.
+        InputError: If `where` or `layer` is unknown, the models are not comparable, a prompt does not name its subject,
+            an answer has no prefix, or the numbers of sources and questions differ.
     """
     if where not in WHERE:
         raise InputError(f"where={where!r}; {nearest(str(where), WHERE)}")
@@ -165,21 +224,21 @@ def patched_answers(
 
 
 def _putting(rows: Sequence[tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
-    """A hook that puts values at the positions of each row."""
+    """Return a hook that writes values at the positions of each row."""
 
-    def put(resid: Tensor, hook: Any) -> Tensor:
+    def put(resid: Tensor, hook: HookPoint) -> Tensor:
         resid = resid.clone()
         for row, (at, value) in enumerate(rows):
-            resid[row, at.to(resid.device)] = value.to(resid)
+            resid[row, at.to(resid.device)] = value.to(resid)  # [position, d_model]
         return resid
 
     return put
 
 
 def _states(
-    model: Any, contexts: Sequence[Sequence[int]], hook: str, batch_tokens: int
+    model: HookedModel, contexts: Sequence[Sequence[int]], hook: str, batch_tokens: int
 ) -> list[Float[Tensor, "pos d_model"]]:
-    """The residual stream at a hook, for each context."""
+    """Collect the residual stream at a hook, for each context."""
     states: list[Tensor] = [torch.empty(0)] * len(contexts)
     with torch.inference_mode():
         for batch in length_batches([len(c) for c in contexts], batch_tokens):

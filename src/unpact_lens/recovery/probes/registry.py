@@ -1,377 +1,225 @@
-"""Probes that are added to a finished recovery: rows like any other, on the same common set.
+"""Define what a probe is, and register the probes by name.
 
-Most change how the model computes and not what it reads: attention to the key tokens, rounded weights, states of the
-model before, an early read-out. Two ask in words that the plan could not hold: emphasis on what is key to the
-*unlearned* model, which the plan does not know, and another language. A probe is one function below and one line of
-`BUILDERS`.
+A probe is one function in one file of this package. It is registered with `@probe` and turns a `Scene` into rows. A
+`PromptRow` holds prompts that are fixed in the recovery plan. An `AnswerRow` holds a function from a model to its
+answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.data.emphasis import EMPHASIS, HEADLINE
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.evaluation.answers import fact_right, prefill_for
-from unpact_lens.recovery.controls import random_words, wrong_name
+from unpact_lens.evaluation.answers import fact_right
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery.plan import RecoveryPlan
-from unpact_lens.recovery.probes.attention import GAIN, attend_to
-from unpact_lens.recovery.probes.emphasis import emphasised, key_words
-from unpact_lens.recovery.probes.logit_lens import lens_ranks, read_out_early
-from unpact_lens.recovery.probes.patching import WHERE, patched_answers, places, read_with, unrelated_fact
-from unpact_lens.recovery.probes.quantize import quantized
-from unpact_lens.recovery.result import (
-    CONTROL_FAMILY,
-    EMPHASIS_FAMILY,
-    OWN,
-    PROBE_FAMILY,
-    RANDOM_WORDS,
-    UNRELATED_FACT,
-    WRONG_SUBJECT,
-    Recovery,
-)
-from unpact_lens.recovery.sheet import Sheet, ask_sheet, plain_sheet
-from unpact_lens.recovery.translations import TRANSLATIONS, translation
+from unpact_lens.recovery.probing import ALL, Probing
+from unpact_lens.recovery.result import Example
+from unpact_lens.registry import Registry
 
-ATTENTION, AFTER_KEYS, LOGIT_LENS = "attention", "after_keys", "logit_lens"
-TRANSLATED = "translation_"
+PROMPT, WEIGHTS, COMPUTATION = "prompt", "weights", "computation"
+FAMILIES = (PROMPT, WEIGHTS, COMPUTATION)
+"""What a probe changes."""
+
+BEFORE, AFTER = "before", "after"
+"""Models that a probe may need at run time: the original model and the unlearned model."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the rows of a probe are made from.
+    """Hold what a probe builds its rows from.
 
     Attributes:
-        plan: whose facts, key words and ways to ask are taken.
-        before: the model before unlearning.
-        after: the unlearned model; None where only probes that do not hang on it are wanted.
-        common: the facts that count.
-        gain: of the attention.
+        probing: Options of the run.
+        bench: Benchmark that gives the chat template, the answer prefix and the answer length.
+        items: Facts to ask.
+        keys: Key words of each fact.
+        plan: Recovery plan. None while its prompts are being written.
+        before: Original model. None if it was not given.
+        after: Unlearned model. None while the plan is made.
+        counted: True for the facts that count: the candidates of the plan, or the common set at run time.
     """
 
-    plan: RecoveryPlan
-    before: Any
-    after: Any
-    common: Bool[Tensor, " item"]
-    gain: float
+    probing: Probing
+    bench: Benchmark
+    items: tuple[QA, ...]
+    keys: tuple[tuple[str, ...], ...]
+    plan: RecoveryPlan | None = None
+    before: HookedModel | None = None
+    after: HookedModel | None = None
+    counted: Bool[Tensor, " item"] | None = None
 
-    @property
-    def items(self) -> tuple[QA, ...]:
-        """The forget facts."""
-        return self.plan.sheet.items
+    def judged(self, texts: Sequence[str], asked: Bool[Tensor, " item"]) -> Answered:
+        """Judge generated answers.
 
-    @property
-    def bench(self) -> Benchmark:
-        """How to ask."""
-        return self.plan.bench
-
-    @property
-    def budget(self) -> int:
-        """Tokens of one batch."""
-        return int(self.plan.settings["batch_tokens"])
-
-    @property
-    def seed(self) -> int:
-        """Of every draw."""
-        return int(self.plan.settings["seed"])
-
-    def judged(self, texts: Sequence[str], asked: Bool[Tensor, " item"]) -> Bool[Tensor, " item"]:
-        """Whether each answer holds its fact; `texts` has one for each fact that was asked."""
+        Args:
+            texts: One answer for each fact that was asked.
+            asked: True for the facts that were asked.
+        """
         right = torch.zeros(len(self.items), dtype=torch.bool)
         for i, text in zip(asked.nonzero()[:, 0].tolist(), texts, strict=True):
             right[i] = fact_right(text, self.items[i])
-        return right
+        return Answered(right)
 
 
-Row = tuple[str, Bool[Tensor, " item"], Callable[[Any], Bool[Tensor, " item"]]]
-"""Name, of which facts it can be asked, and from a model to what is right."""
+@dataclass(frozen=True)
+class PromptRow:
+    """Hold the prompts of one row of the plan. The original model must be right under it for a fact to count.
 
-
-def check_added(probes: Sequence[str], *, headline: str = HEADLINE, bench: Benchmark | None = None) -> None:
-    """Refuse what is not a list of names of `ADDED`, or cannot be asked.
-
-    Args:
-        probes: the names.
-        headline: the template in which the words that are key to the unlearned model are emphasised.
-        bench: the benchmark, where it is known already.
-
-    Raises:
-        InputError: naming the first that is unknown; for `after_keys`, if the headline emphasises no words; for a
-            translation, if the benchmark has no question in that language.
+    Attributes:
+        name: Name of the row.
+        cells: Prompt and answer prefix of each fact. None where the fact cannot be asked.
     """
-    if isinstance(probes, str):
-        raise InputError(f"probes={probes!r} is one text; give a list of names, e.g. probes=[{probes!r}]")
-    for name in probes:
-        if name not in BUILDERS:
-            raise InputError(f"unknown probe {name!r}; {nearest(str(name), ADDED)}")
-        if name == AFTER_KEYS and not EMPHASIS[headline].needs_words:
-            takers = ", ".join(repr(t) for t in EMPHASIS if EMPHASIS[t].needs_words)
-            raise InputError(f"probe {name!r} emphasises words, but the headline {headline!r} takes none; use {takers}")
-        if name.startswith(TRANSLATED) and bench is not None:
-            language = name.removeprefix(TRANSLATED)
-            if not any(translation(q, language, bench.name) for q in bench.forget):
-                raise InputError(
-                    f"probe {name!r} is not run: no forget fact of benchmark {bench.name!r} has a question in "
-                    f"{language!r}; give QA.meta['translations'] = {{{language!r}: prompt}}, or leave the probe out"
-                )
+
+    name: str
+    cells: tuple[tuple[str, str] | None, ...]
 
 
-def plan_added(
-    plan: RecoveryPlan, *, before: Any, control: Any = None, probes: Sequence[str], gain: float = GAIN
-) -> RecoveryPlan:
-    """The same plan with what the models that do not change answer to added probes.
+@dataclass(frozen=True)
+class Answered:
+    """Hold the answers of one model under an `AnswerRow`.
 
-    `add_probes` asks them else for each unlearned model again. Left out is `after_keys`, whose words are those of the
-    unlearned model.
-
-    Args:
-        plan: of `recovery_plan`.
-        before: the model before unlearning.
-        control: the retrain model; None where there is none.
-        probes: of `ADDED`.
-        gain: of the attention.
-
-    Returns:
-        A plan for any number of `run_plan` and `add_probes`.
-
-    Raises:
-        InputError: if a probe is unknown or cannot be asked (see `check_added`).
+    Attributes:
+        right: True where the answer holds the fact.
+        never: The same for the never-known facts. None if they are not asked.
+        examples: Answers for the facts that are shown.
+        settings: Numbers to store with the result.
     """
-    check_added(probes, headline=plan.headline, bench=plan.bench)
-    scene = Scene(plan, before, None, torch.zeros_like(plan.plain_before), gain)
-    rows = [row for name in probes if name != AFTER_KEYS for row in BUILDERS[name](scene)]
-    return replace(
-        plan,
-        added_before={name: answer(before) & asked for name, asked, answer in rows},
-        added_control={} if control is None else {name: answer(control) & asked for name, asked, answer in rows},
-        settings={**plan.settings, "gain": gain},
-    )
+
+    right: Bool[Tensor, " item"]
+    never: Bool[Tensor, " never"] | None = None
+    examples: tuple[Example, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def add_probes(
-    recovery: Recovery,
-    plan: RecoveryPlan,
-    model: Any,
+@dataclass(frozen=True)
+class AnswerRow:
+    """Hold a row that is asked by changing the weights or the computation, or with prompts that no plan can fix.
+
+    Attributes:
+        name: Name of the row.
+        asked: True for the facts that can be asked.
+        answer: Function that asks a model.
+        before: What the original model answers right, if that is known already.
+    """
+
+    name: str
+    asked: Bool[Tensor, " item"]
+    answer: Callable[[HookedModel], Answered]
+    before: Bool[Tensor, " item"] | None = None
+
+
+Rows = Sequence[PromptRow] | Sequence[AnswerRow]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Hold a registered probe.
+
+    Attributes:
+        name: Name in `recover(probes=...)`.
+        family: What the probe changes: `"prompt"`, `"weights"` or `"computation"`.
+        line: One line on what the probe does.
+        source: Paper that the probe follows.
+        rows: Function that builds its rows.
+        compared: True if the rows are prompts of the plan.
+        needs: Models that are needed at run time, of `"before"` and `"after"`. A probe that needs the unlearned model
+            cannot be planned.
+        refuse: Function of the headline and the benchmark (None if not loaded yet) that returns why the probe cannot be
+            asked, or None.
+    """
+
+    name: str
+    family: str
+    line: str
+    source: str
+    rows: Callable[[Scene], Rows]
+    compared: bool = False
+    needs: tuple[str, ...] = ()
+    refuse: Callable[[str, Benchmark | None], str | None] | None = None
+
+    def prompt_rows(self, scene: Scene) -> list[PromptRow]:
+        """Build the rows whose prompts are written into the plan."""
+        return [row for row in self.rows(scene) if isinstance(row, PromptRow)]
+
+    def answer_rows(self, scene: Scene) -> list[AnswerRow]:
+        """Build the rows that are asked by a function."""
+        return [row for row in self.rows(scene) if isinstance(row, AnswerRow)]
+
+
+PROBES: Registry[Probe] = Registry("probe", "unpact_lens.recovery.probes")
+"""Probes by name. Each is registered by its own module in `unpact_lens.recovery.probes`."""
+
+
+def probe(
+    name: str,
+    family: str,
+    line: str,
+    source: str,
     *,
-    control: Any = None,
-    before: Any,
-    probes: Sequence[str],
-    gain: float | None = None,
-) -> Recovery:
-    """The same recovery with further rows.
+    compared: bool = False,
+    needs: tuple[str, ...] = (),
+    refuse: Callable[[str, Benchmark | None], str | None] | None = None,
+) -> Callable[[Callable[[Scene], Rows]], Callable[[Scene], Rows]]:
+    """Register the decorated function, which turns a scene into rows, as a probe.
 
-    For several unlearned models, ask the models that do not change once: `plan_added`.
-
-    Args:
-        recovery: of `run_plan` with this plan and this model.
-        plan: whose key words, facts and ways to ask are taken.
-        model: the unlearned model; it is not changed.
-        control: the retrain model; needed if the recovery has one.
-        before: the model before unlearning.
-        probes: of `ADDED`.
-        gain: of the attention; None for that of the plan, or `GAIN`.
-
-    Returns:
-        A recovery whose first rows are those given.
+    The arguments are the fields of `Probe`.
 
     Raises:
-        InputError: if a probe is unknown, there already or cannot be asked (see `check_added`), the retrain model is
-            missing, or the plan was answered at another gain.
+        ValueError: If the name is taken.
     """
-    check_added(probes, headline=plan.headline, bench=plan.bench)
-    for name in probes:
-        if name in recovery.probes:
-            raise InputError(f"probe {name!r} is in this recovery already")
-    if recovery.right_control is not None and control is None:
-        raise InputError("this recovery was run beside a retrain model; give it again: control=…")
-    planned = plan.settings.get("gain", GAIN)
-    if gain is not None and plan.added_before and gain != planned:
-        raise InputError(f"gain={gain}, but the plan was answered at gain={planned}; leave gain out, or plan anew")
-    gain = planned if gain is None else gain
-    scene = Scene(plan, before, model, recovery.common, gain)
-    rows = [row for name in probes for row in BUILDERS[name](scene)]
-    nothing = torch.zeros(len(rows), len(recovery.never_items), dtype=torch.bool)
-    asked = torch.stack([a for _, a, _ in rows]) if rows else torch.zeros(0, len(recovery.items), dtype=torch.bool)
 
-    def right(of: Any, known: Mapping[str, Tensor]) -> Tensor:
-        found = [known[name] if name in known else answer(of) for name, _, answer in rows]
-        return torch.stack(found) & asked if rows else asked
+    def register(rows: Callable[[Scene], Rows]) -> Callable[[Scene], Rows]:
+        PROBES.add(name, Probe(name, family, line, source, rows, compared, needs, refuse))
+        return rows
 
-    controls = recovery.right_control
-    return replace(
-        recovery,
-        probes=(*recovery.probes, *(name for name, _, _ in rows)),
-        families=(*recovery.families, *(added_family(name) for name, _, _ in rows)),
-        asked=torch.cat([recovery.asked, asked]),
-        right_before=torch.cat([recovery.right_before, right(before, plan.added_before)]),
-        right_after=torch.cat([recovery.right_after, right(model, {})]),
-        right_control=None if controls is None else torch.cat([controls, right(control, plan.added_control)]),
-        never_asked=torch.cat([recovery.never_asked, nothing]),
-        never_right=torch.cat([recovery.never_right, nothing]),
-        settings={**recovery.settings, "gain": gain},
-    )
+    return register
 
 
-def added_family(row: str) -> str:
-    """Of an added row: `"emphasis"`, `"control"` or `"probe"`."""
-    if row.startswith(OWN):
-        return CONTROL_FAMILY
-    return EMPHASIS_FAMILY if row == AFTER_KEYS else PROBE_FAMILY
+def probes() -> pd.DataFrame:
+    """Return a table of the registered probes: name, family, one line and source."""
+    columns = ["name", "family", "line", "source"]
+    return pd.DataFrame([{c: getattr(entry, c) for c in columns} for entry in _ordered()], columns=columns)
 
 
-def _attention(scene: Scene) -> list[Row]:
-    """Attention to the key words, and to as many random words."""
-    keys = scene.plan.keys
-    random = [random_words(q, key, scene.seed) for q, key in zip(scene.items, keys, strict=True)]
+def checked(probing: Probing, bench: Benchmark | None = None) -> Probing:
+    """Return the options with the names of their probes checked, in order and without repetition.
 
-    def attending(words: Sequence[Sequence[str]]) -> Callable[[Any], Tensor]:
-        def answer(model: Any) -> Tensor:
-            texts = attend_to(model, scene.items, words, bench=scene.bench, gain=scene.gain, batch_tokens=scene.budget)
-            return scene.judged(texts, torch.ones(len(texts), dtype=torch.bool))
+    `"all"` becomes the names of all probes that can be asked.
 
-        return answer
+    Args:
+        probing: Options of a run.
+        bench: Benchmark. If None, checks that need it are skipped.
 
-    return [
-        (row, torch.tensor([bool(w) for w in words]), attending(words))
-        for row, words in ((ATTENTION, keys), (f"{RANDOM_WORDS}:{ATTENTION}", random))
-    ]
+    Raises:
+        InputError: If `probes` is not a list of names, a name is unknown, or the probe cannot be asked.
+    """
 
+    def refusal(entry: Probe) -> str | None:
+        return None if entry.refuse is None else entry.refuse(probing.headline, bench)
 
-def _rounded(scene: Scene, name: str, bits: int) -> list[Row]:
-    """The plain prompts, with rounded weights."""
-    plain = plain_sheet(scene.items, scene.bench)
-
-    def answer(model: Any) -> Tensor:
-        return ask_sheet(quantized(model, bits), plain, plain.asked, scene.bench, scene.budget)[0][0]
-
-    return [(name, plain.asked[0], answer)]
-
-
-def _patched(scene: Scene, name: str, where: str) -> list[Row]:
-    """States of the model before at the middle layer, from the same prompt and from that of an unrelated fact."""
-
-    def named(q: QA | None) -> bool:
-        if q is None:
-            return False
-        example, _ = read_with(scene.before, q, scene.bench, where)
-        return bool(places(scene.before, q, example, where))
-
-    others = [unrelated_fact(q, scene.items, scene.seed) for q in scene.items]
-
-    def patching(sources: Sequence[QA | None], asked: Tensor) -> Callable[[Any], Tensor]:
-        chosen = asked.nonzero()[:, 0].tolist()
-
-        def answer(model: Any) -> Tensor:
-            texts = patched_answers(
-                model, scene.before, [scene.items[i] for i in chosen], bench=scene.bench, where=where,
-                sources=[q for i in chosen if (q := sources[i]) is not None], batch_tokens=scene.budget,
-            )  # fmt: skip
-            return scene.judged(texts, asked)
-
-        return answer
-
-    rows: list[Row] = []
-    for row, sources in ((name, list(scene.items)), (f"{UNRELATED_FACT}:{name}", others)):
-        asked = torch.tensor([named(q) and named(s) for q, s in zip(scene.items, sources, strict=True)])
-        rows.append((row, asked, patching(sources, asked)))
-    return rows
+    if probing.probes == ALL:
+        return replace(probing, probes=tuple(entry.name for entry in _ordered() if refusal(entry) is None))
+    if isinstance(probing.probes, str):
+        given = probing.probes
+        raise InputError(f"probes={given!r} is one text; give a list of names, e.g. probes=[{given!r}], or 'all'")
+    names = tuple(dict.fromkeys(probing.probes))
+    for name in names:
+        if name not in PROBES:
+            raise InputError(f"unknown probe {name!r}; {nearest(str(name), PROBES)}")
+        if reason := refusal(PROBES[name]):
+            raise InputError(reason)
+    return replace(probing, probes=names)
 
 
-def _logit_lens(scene: Scene) -> list[Row]:
-    """The first token of the fact, read out after a block short of the last; and after the wrong subject's prompt."""
-    opened = "{subject}" in scene.bench.prefill
-    elsewhere = [
-        replace(q, prompt=q.wrong_subject, subject=wrong_name(q) or "")
-        if q.wrong_subject and (wrong_name(q) or not opened)
-        else None
-        for q in scene.items
-    ]
-
-    def reading(items: Sequence[QA | None]) -> Callable[[Any], Tensor]:
-        def answer(model: Any) -> Tensor:
-            right = torch.zeros(len(items), dtype=torch.bool)
-            at = [i for i, q in enumerate(items) if q is not None]
-            if at:
-                chosen = [q for q in items if q is not None]
-                right[at] = read_out_early(lens_ranks(model, chosen, bench=scene.bench, batch_tokens=scene.budget))
-            return right
-
-        return answer
-
-    return [
-        (row, torch.tensor([q is not None for q in items]), reading(items))
-        for row, items in ((LOGIT_LENS, list(scene.items)), (f"{WRONG_SUBJECT}:{LOGIT_LENS}", elsewhere))
-    ]
-
-
-def _after_keys(scene: Scene) -> list[Row]:
-    """The headline emphasis on what is key to the unlearned model, and on as many random words."""
-    counted = [q for q, c in zip(scene.items, scene.common.tolist(), strict=True) if c]
-    source = scene.plan.settings["key_tokens"]
-    found = key_words(
-        scene.after, counted, scene.bench, rule=scene.plan.settings["rule"], key_tokens=source,
-        batch_tokens=scene.budget, progress=False,
-    ) if counted else []  # fmt: skip
-    keys = {q.id: words for q, words in zip(counted, found, strict=True)}
-    headline = scene.plan.headline
-
-    def prompts(words: Callable[[QA], Sequence[str]]) -> list[str]:
-        return [(emphasised(headline, q.prompt, words(q)) or "") if q.id in keys else "" for q in scene.items]
-
-    return _asked_in_words(
-        scene,
-        {
-            AFTER_KEYS: prompts(lambda q: keys[q.id]),
-            f"{RANDOM_WORDS}:{AFTER_KEYS}": prompts(lambda q: random_words(q, keys[q.id], scene.seed)),
-        },
-    )
-
-
-def _translated(scene: Scene, language: str) -> list[Row]:
-    """The question in another language, without the English opening of the answer."""
-    prompts = [translation(q, language, scene.bench.name) or "" for q in scene.items]
-    return _asked_in_words(scene, {f"{TRANSLATED}{language}": prompts}, opened=False)
-
-
-def _asked_in_words(scene: Scene, prompts: Mapping[str, Sequence[str]], *, opened: bool = True) -> list[Row]:
-    """Rows of prompts: asked where there is one that gives nothing away and that the model before answers right."""
-    openings = tuple(prefill_for(scene.bench, q) if opened else "" for q in scene.items)
-    rows: list[Row] = []
-    for name, texts in prompts.items():
-        sheet = Sheet(scene.items, (name,), (tuple(texts),), (openings,))
-        given_away = sheet.leaking()
-        leaking = torch.tensor([q.id in given_away for q in scene.items])
-        known = scene.plan.added_before.get(name)
-        if known is None:
-            known = ask_sheet(scene.before, sheet, sheet.asked & ~leaking, scene.bench, scene.budget)[0][0]
-
-        def answer(model: Any, sheet: Sheet = sheet, known: Tensor = known) -> Tensor:
-            if model is scene.before:
-                return known
-            return ask_sheet(model, sheet, known[None], scene.bench, scene.budget)[0][0]
-
-        rows.append((name, known, answer))
-    return rows
-
-
-BUILDERS: dict[str, Callable[[Scene], list[Row]]] = {
-    ATTENTION: _attention,
-    "quantize_8": partial(_rounded, name="quantize_8", bits=8),
-    "quantize_4": partial(_rounded, name="quantize_4", bits=4),
-    AFTER_KEYS: _after_keys,
-    **{f"patch_{where}": partial(_patched, name=f"patch_{where}", where=where) for where in WHERE},
-    LOGIT_LENS: _logit_lens,
-    **{f"{TRANSLATED}{language}": partial(_translated, language=language) for language in TRANSLATIONS},
-}
-"""From the name of a probe to its rows; a probe that has a control of its own brings it as a row."""
-
-ADDED = tuple(BUILDERS)
-"""Probes that can be added."""
+def _ordered() -> list[Probe]:
+    """Return all probes, by family and then by name."""
+    return sorted(PROBES.values(), key=lambda entry: (FAMILIES.index(entry.family), entry.name))

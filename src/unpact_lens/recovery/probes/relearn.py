@@ -1,4 +1,4 @@
-"""Relearning: train a little on a tenth of the forgotten facts, and see whether the others come back."""
+"""Train a little on a tenth of the forget facts, and see whether the others come back."""
 
 from __future__ import annotations
 
@@ -12,39 +12,76 @@ import torch
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.recovery.plan import ask_sheet, plain_sheet
+from unpact_lens.recovery.probes.registry import WEIGHTS, Answered, AnswerRow, Scene, probe
+from unpact_lens.recovery.result import RELEARN
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.dataset import draw_order, examples
-from unpact_lens.unlearning.early_stopping import Checks
-from unpact_lens.unlearning.result import StopRule
 from unpact_lens.unlearning.settings import split
 from unpact_lens.unlearning.trainer import Term, train
 
 SHARE = 0.1
-"""Fraction of the forget facts that is taught again."""
+"""Fraction of the forget facts to teach."""
 
 STEPS = 12
-"""Optimiser steps, the same for the unlearned and the retrain model."""
+"""Optimiser steps, for the unlearned and for the retrained model."""
 
 LR_SCALE = 0.25
-"""The default learning rate is this over `d_model · n_layers`: wide and deep models move further for the same change of
-each weight. It gives 1e-3 for the embedded model and 1.4e-5 for SmolLM2-135M. Whether it teaches what it should is
-reported with the result (`relearn_taught_right`)."""
+"""The default learning rate is this over `d_model · n_layers`. In wide and deep models, the same change of each weight
+moves the output further. It is 1e-3 for the embedded model and 1.4e-5 for SmolLM2-135M. The result reports how many of
+the taught facts are right afterwards (`relearn_taught_right`)."""
+
+
+@probe(
+    "relearn",
+    family=WEIGHTS,
+    line="trains a few steps on a tenth of the forget facts, and asks the others",
+    source="",
+)
+def relearn(scene: Scene) -> list[AnswerRow]:
+    """Ask the plain prompts after relearning, of facts about other subjects than the taught ones.
+
+    There is no row if the facts are about one subject only.
+    """
+    plan = scene.plan
+    if plan is None or plan.relearn is None or scene.counted is None:
+        return []
+    settings, taught, counted = plan.relearn, plan.taught, scene.counted
+    bench, budget = scene.bench, scene.probing.batch_tokens
+    questions, never = (plain_sheet(items, bench, RELEARN) for items in (scene.items, plan.never_sheet.items))
+
+    def answer(model: HookedModel) -> Answered:
+        facts = [q for q, t in zip(scene.items, taught.tolist(), strict=True) if t]
+        again = relearned(model, facts, bench, seed=scene.probing.seed, **settings)
+        wanted = counted | taught
+        wanted[list(plan.shown)] = True
+        right, said = ask_sheet(again, questions, wanted[None], bench, budget)
+        never_right, _ = ask_sheet(again, never, never.asked, bench, budget)
+        return Answered(
+            right=right[0],
+            never=never_right[0],
+            examples=tuple(e for c in plan.shown for e in questions.examples(said, right, c)),
+            settings={"relearn_taught_right": float(right[0][taught].double().mean())},
+        )
+
+    return [AnswerRow(RELEARN, ~taught, answer)]
 
 
 def taught_facts(items: Sequence[QA], *, share: float = SHARE, seed: int = 0) -> tuple[bool, ...]:
-    """Which facts are taught again: all of some subjects, so that no subject is both taught and tested.
+    """Choose the facts to teach: all facts about some subjects, so no subject is both taught and tested.
 
     Args:
-        items: the forget facts.
-        share: least fraction of them to teach.
-        seed: of the draw of subjects.
+        items: Forget facts.
+        share: Smallest fraction of the facts to teach.
+        seed: Random seed for the draw of subjects.
 
     Returns:
-        One flag a fact; all False where there are fewer than two subjects.
+        One flag for each fact. All are False if there are fewer than two subjects.
 
     Raises:
-        InputError: if `share` is not between 0 and 1.
+        InputError: If `share` is not between 0 and 1.
     """
     if not 0 < share < 1:
         raise InputError(f"relearn share={share}; give a fraction between 0 and 1, e.g. 0.1")
@@ -58,15 +95,16 @@ def taught_facts(items: Sequence[QA], *, share: float = SHARE, seed: int = 0) ->
     return tuple((q.subject or q.id) in taught for q in items)
 
 
-def check_relearn(given: Mapping[str, Any], model: Any) -> tuple[float, dict[str, Any]]:
-    """The share to teach, and the settings of the trainer.
+def check_relearn(given: Mapping[str, Any], model: HookedModel) -> tuple[float, dict[str, Any]]:
+    """Return the share of facts to teach, and the complete hyperparameters of the trainer.
 
     Args:
-        given: `share`, and settings of `unlearning.settings.Settings`; `epochs` in place of `STEPS` steps.
-        model: whose width and depth give the default learning rate.
+        given: `share`, and hyperparameters of `unlearning.settings.Settings`. `epochs` replaces the default of `STEPS`
+            steps.
+        model: Model whose width and depth give the default learning rate.
 
     Raises:
-        InputError: for an unknown setting or a wrong value.
+        InputError: If a hyperparameter is unknown or has a wrong value.
     """
     lr = LR_SCALE / (model.cfg.d_model * model.cfg.n_layers)
     length = {} if "epochs" in given else {"steps": STEPS}
@@ -75,18 +113,22 @@ def check_relearn(given: Mapping[str, Any], model: Any) -> tuple[float, dict[str
     return float(given.get("share", SHARE)), settings
 
 
-def relearned(model: Any, taught: Sequence[QA], bench: Benchmark, *, seed: int = 0, **settings: Any) -> Any:
-    """A copy of a model after a few steps on some facts, by the unlearning trainer with plain negative log-likelihood.
+def relearned(
+    model: HookedModel, taught: Sequence[QA], bench: Benchmark, *, seed: int = 0, **settings: Any
+) -> HookedModel:
+    """Return a copy of a model after a few training steps on some facts.
+
+    The unlearning trainer minimises the negative log-likelihood of the answers.
 
     Args:
-        model: it is not changed.
-        taught: the facts.
-        bench: chat template and prefill.
-        seed: of the data order.
-        **settings: of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`.
+        model: Model to copy. It is not changed.
+        taught: Facts to teach.
+        bench: Benchmark that gives the chat template and the answer prefix.
+        seed: Random seed for the data order.
+        **settings: Hyperparameters of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`.
 
     Raises:
-        InputError: for an unknown setting.
+        InputError: If a hyperparameter is unknown.
     """
     _, complete = check_relearn(settings, model)
     shared, _ = split(complete, {"chat": bench.chat, "prefill": bench.prefill}, {})
@@ -95,5 +137,5 @@ def relearned(model: Any, taught: Sequence[QA], bench: Benchmark, *, seed: int =
     steps = shared.steps or shared.epochs * -(-len(data) // shared.batch_size)
     order = draw_order(len(data), steps, shared.batch_size, torch.Generator().manual_seed(seed))
     term = Term("relearn", lambda view, options: losses.nll(view.log_probs, view.mask), "token", 1.0, data, order)
-    train(copy, [term], shared, {}, Checks(StopRule(), {}))
+    train(copy, [term], shared)
     return copy

@@ -1,4 +1,4 @@
-"""No phrasing is both unlearned and asked."""
+"""No paraphrase is both unlearned and asked."""
 
 import dataclasses
 
@@ -6,10 +6,10 @@ import pytest
 
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.errors import InputError
-from unpact_lens.study.phrasings import split_phrasings
+from unpact_lens.study.held_out_paraphrases import split_phrasings
 
 
-def test_what_is_held_out_is_asked_and_not_unlearned():
+def test_held_out_paraphrases_are_asked_and_not_unlearned():
     bench = load_benchmark("builtin")
     taught, asked = split_phrasings(bench, 2)
     for whole, one, two in zip(bench.forget, taught.forget, asked.forget, strict=True):
@@ -18,12 +18,12 @@ def test_what_is_held_out_is_asked_and_not_unlearned():
     assert taught.retain == asked.retain == bench.retain
 
 
-def test_nothing_held_out_is_the_benchmark_itself():
+def test_holding_out_nothing_returns_the_benchmark():
     bench = load_benchmark("builtin")
     assert split_phrasings(bench, 0) == (bench, bench)
 
 
-def test_a_fact_with_too_few_paraphrases_is_named():
+def test_a_fact_with_too_few_paraphrases_is_refused():
     bench = load_benchmark("builtin")
     few = dataclasses.replace(bench.forget[0], paraphrases=("Where?",))
     with pytest.raises(InputError, match=rf"hold_out_phrasings=2, but '{few.id}' has 1 paraphrases; give a smaller"):

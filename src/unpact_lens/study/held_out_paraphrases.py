@@ -1,4 +1,4 @@
-"""Phrasings kept from unlearning, so that asking in other words asks in words that were not unlearned."""
+"""Hold out paraphrases so that probes use wordings that unlearning never saw."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from unpact_lens.errors import InputError
 
 
 def split_phrasings(bench: Benchmark, held_out: int) -> tuple[Benchmark, Benchmark]:
-    """A benchmark to unlearn and one to probe: the last paraphrases of each forget fact are only in the second.
+    """Split a benchmark into one to unlearn and one to probe.
+
+    The last paraphrases of each forget fact are in the second only.
 
     Args:
-        bench: whose forget facts have paraphrases.
-        held_out: how many paraphrases of each are kept from unlearning, which always sees the headline phrasing; 0
-            gives the benchmark itself twice.
+        bench: Benchmark whose forget facts have paraphrases.
+        held_out: Number of paraphrases of each fact to hold out. Unlearning always sees the headline prompt. 0 returns
+            the benchmark itself twice.
 
     Returns:
-        The benchmark that unlearning sees, without them, and the one that the probes ask, with only them.
+        The benchmark for unlearning, without the held-out paraphrases, and the benchmark for probes, with only them.
 
     Raises:
-        InputError: if it is negative, or a forget fact has fewer paraphrases.
+        InputError: If `held_out` is negative, or a forget fact has fewer paraphrases.
     """
     if held_out < 0:
         raise InputError(f"hold_out_phrasings={held_out}; give 0 or more")
