@@ -92,15 +92,15 @@ WHERE: dict[str, tuple[str, ...]] = {
     **_in("evaluation.tofu", "log_truth_ratio", "truth_ratio_forget", "truth_ratio_keep", "forget_quality",
           "option_probability", "model_utility", "tofu_scores"),
     **_in("evaluation.perplexity", "score_texts", "perplexity"),
-    **_in("recovery", "ADDED", "add_probes", "plan_added", "recovery_plan", "run_plan", "leak", "leak_at_k",
+    **_in("recovery", "recovery_plan", "run_plan", "leak", "leak_at_k",
           "leak_emphasised", "lens_ranks", "read_out_early", "patched_answers", "quantized", "round_to_bits",
           "relearned", "taught_facts", "scale_attention", "attend_to", "unrelated_fact"),
-    **_in("recovery.emphasis", "key_words"),
+    "key_words": ("unpact_lens.recovery.emphasis.key_words", "unpact_lens.recovery.probes.emphasis.key_words"),
     **_in("recovery.controls", "random_words", "paraphrase", "wrong_subject"),
     **_in("study", "dilemma", "dilemma_by_kind", "distance_gaps", "kinds_table", "probes_over_seeds", "by_probe",
           "estimates", "wide", "destruction_over_seeds", "focus_shift", "focus_over_seeds", "focus_study",
           "conclusions", "Choice", "survival", "survival_table", "token_gradients"),
-    **_in("study.phrasings", "split_phrasings"),
+    **_in("study.held_out_paraphrases", "split_phrasings"),
     **_in("scoring", "score_rows", "forced_rows"),
     **_in("models.tokens", "encode", "token_strings"),
     **_in("models.generate", "generate_answers", "greedy"),
@@ -116,7 +116,7 @@ WHERE: dict[str, tuple[str, ...]] = {
     "fact_span_of": ("unpact_lens.data.spans.fact_span_of", "unpact_lens.data.fact_spans.fact_span_of"),
     "EMPHASIS": ("unpact_lens.data.prompts.EMPHASIS", "unpact_lens.data.emphasis.EMPHASIS"),
     "unrelated_prefix": ("unpact_lens.data.prompts.unrelated_prefix", "unpact_lens.data.emphasis.unrelated_prefix"),
-    "translation": ("unpact_lens.data.translations.translation", "unpact_lens.recovery.translations.translation"),
+    "translation": ("unpact_lens.data.translations.translation", "unpact_lens.recovery.probes.translation.translation"),
     **_in("text_tables", "to_markdown", "to_latex"),
     **_in("results", "digest"),
 }  # fmt: skip
@@ -1233,9 +1233,11 @@ RELEARN = {"lr": 1e-3, "steps": 4, "share": 0.34}
 
 
 @functools.cache
-def planned() -> Any:
+def planned(probes: tuple[str, ...] = ("prefill", "relearn")) -> Any:
     """Plan a recovery of the damaged model."""
-    return use("recovery_plan")(bench(), before=builtin(), control=retrain(), relearn=RELEARN, progress=False)
+    return use("recovery_plan")(
+        bench(), before=builtin(), control=retrain(), relearn=RELEARN, probes=probes, progress=False
+    )
 
 
 @functools.cache
@@ -1284,13 +1286,16 @@ def _() -> Any:
             "taught": plan.taught, "run": numbers_of(recovered())}  # fmt: skip
 
 
+ADDED = ("attention", "quantize_8", "quantize_4", "after_keys", "patch_subject", "patch_prompt", "patch_opening",
+         "logit_lens", "translation_es")  # fmt: skip
+
+
 @call("recovery.added")
 def _() -> Any:
-    names = tuple(n for n in use("ADDED") if not n.startswith("translation_"))
-    given = {"before": builtin(), "control": retrain(), "probes": names}
-    plan = use("plan_added")(planned(), **given)
-    found = use("add_probes")(recovered(), plan, damaged(), **given)
-    return {"names": list(use("ADDED")), "planned": [plan.added_before, plan.added_control], **numbers_of(found)}
+    names = tuple(n for n in ADDED if not n.startswith("translation_"))
+    plan = planned(("prefill", "relearn", *names))
+    found = use("run_plan")(damaged(), plan, before=builtin(), control=retrain(), progress=False)
+    return {"names": list(ADDED), "planned": [plan.added_before, plan.added_control], **numbers_of(found)}
 
 
 @call("recovery.leak")
