@@ -1,4 +1,4 @@
-"""What goes wrong because of what the user gave us, said in one line."""
+"""Define the error for invalid user input, and suggest the nearest known names."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The user's input cannot be worked with; the message names the value and what would be accepted.
+    """Signal invalid user input; the message names the value and what to pass instead.
 
-    The command line shows it without a traceback and exits with status 2.
+    The command line shows the message without a traceback and exits with status 2.
     """
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
-    """The known names closest to `name`, for an error message.
+    """Return a clause for an error message that suggests the known names closest to `name`.
 
     Args:
-        name: what the user wrote.
-        known: the names that would be accepted.
-        n: how many to offer.
+        name: Name that the user gave.
+        known: Accepted names.
+        n: Largest number of suggestions.
 
     Returns:
-        A clause such as `did you mean 'npo_gdr' or 'npo'?`, or the whole list where nothing is close.
+        A clause such as `did you mean 'npo_gdr' or 'npo'?`, or the whole list if no name is close.
 
     >>> nearest("npo-gdr", ["ga", "npo_gdr", "rmu"])
     "did you mean 'npo_gdr'?"

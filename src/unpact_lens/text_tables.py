@@ -1,4 +1,4 @@
-"""Tables as text: Markdown and LaTeX, with the same cells."""
+"""Write tables as Markdown and LaTeX, with the same cells."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def to_markdown(frame: pd.DataFrame, *, digits: int = 3) -> str:
-    r"""A table as Markdown: its index first if that has a name, what is undefined empty.
+    r"""Write a table as Markdown; a named index becomes the first column, undefined values give empty cells.
 
     Args:
-        frame: the table.
-        digits: decimals of a number (without trailing zeros); significant digits of one that is very small or large.
+        frame: Table.
+        digits: Decimals of a number, without trailing zeros. For very small or large numbers, significant digits.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"p": [1.7e-21, float("nan"), 108.1]}, index=pd.Index(["a|b", "c", "d"], name="method"))
@@ -31,11 +31,11 @@ def to_markdown(frame: pd.DataFrame, *, digits: int = 3) -> str:
 
 
 def to_latex(frame: pd.DataFrame, *, digits: int = 3) -> str:
-    r"""A table as LaTeX (`booktabs`), every cell escaped; the same cells as `to_markdown`.
+    r"""Write a table as LaTeX (`booktabs`) with the cells of `to_markdown`, escaped.
 
     Args:
-        frame: the table.
-        digits: as in `to_markdown`.
+        frame: Table.
+        digits: Digits of a number, as in `to_markdown`.
 
     >>> import pandas as pd
     >>> print(to_latex(pd.DataFrame({"lr_a": ["50%"]})))
@@ -55,12 +55,12 @@ def to_latex(frame: pd.DataFrame, *, digits: int = 3) -> str:
 
 
 def _kinds(frame: pd.DataFrame) -> list[str]:
-    """NumPy's letter for what each column holds."""
+    """Return NumPy's kind letter of each column."""
     return [frame.dtypes.iloc[i].kind for i in range(frame.shape[1])]
 
 
 def _cells(frame: pd.DataFrame, digits: int) -> list[list[str]]:
-    """Header and rows as text."""
+    """Return header and rows as text."""
     named = frame.reset_index() if frame.index.name else frame
     rows = [[_cell(v, digits) for v in row] for row in named.itertuples(index=False)]
     return [[str(c) for c in named.columns], *rows]

@@ -1,11 +1,11 @@
-"""What a word is, and which words carry grammar rather than content."""
+"""Define words, and list English function words."""
 
 from __future__ import annotations
 
 import re
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
-"""A word: letters and digits, with apostrophes and hyphens inside."""
+"""Pattern of a word: letters and digits, with apostrophes and hyphens inside."""
 
 _ENGLISH = """
 a an the this that these those which what who whom whose where when why how and or but if then than
@@ -15,4 +15,4 @@ their we us our you your i me my
 """
 
 ENGLISH_FUNCTION_WORDS: tuple[str, ...] = tuple(_ENGLISH.split())
-"""Words that carry grammar rather than content, for `stopwords=`; off unless asked for."""
+"""English function words, a value for the argument `stopwords=`."""
