@@ -258,7 +258,7 @@ def _check_projections(model: HookedModel, example: Encoded, inputs: Sequence[Fl
             ours = _project(model, layer, kind, inputs[layer], acts[name].shape[1])
             tolerance = 1e4 * torch.finfo(ours.dtype).eps * max(1.0, float(acts[name].abs().max()))
             if float((ours - acts[name]).abs().max()) > tolerance:
-                raise linear_parts.unlike(model, f"layer {layer}: hook_{kind} is not linear in the normed input")
+                raise linear_parts.not_linear(model, f"layer {layer}: hook_{kind} is not linear in the normed input")
 
 
 def _project(
