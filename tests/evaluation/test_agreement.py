@@ -30,14 +30,14 @@ def test_accuracy_auc_and_errors_by_hand():
     assert result.failures("rouge_l")["answer"].tolist() == ["It is in Rome.", "Oslo"]
 
 
-def test_a_metric_of_ones_own_is_compared_too():
+def test_a_metric_of_the_user_is_compared():
     longest = AnswerMetric(lambda said, gold: torch.tensor([float(len(s)) for s in said]), 10.0)
     result = agreement({"length": longest}, pd.DataFrame([vars(p) for p in PAIRS]))
     assert result.says_right("length").tolist() == [True, True, False, False]
     assert result.pairs == tuple(PAIRS)
 
 
-def test_the_shipped_pairs_are_distinct_and_hold_every_case():
+def test_the_labelled_pairs_are_distinct_and_cover_every_case():
     pairs = labelled_pairs()
     cases = Counter(p.case for p in pairs)
     assert len(pairs) >= 60
@@ -72,6 +72,6 @@ def test_results_are_saved_without_loss(tmp_path):
         (["rouge_l"], pd.DataFrame({"gold": ["a"], "answer": ["b"]}), "have no column 'right'; they have gold, answer"),
     ],
 )
-def test_bad_input_is_named(metrics, labelled, message):
+def test_errors_name_the_bad_input(metrics, labelled, message):
     with pytest.raises(InputError, match=message):
         agreement(metrics, labelled)

@@ -24,7 +24,7 @@ def after(before):
     return evaluate(retrained(), benchmark(), before=before, reference=before)
 
 
-def test_a_model_that_knows_scores_full_marks(before):
+def test_a_model_that_knows_every_fact_has_the_best_scores(before):
     for metric in ("fact_span", "fact_span_forced", "exact_match", "rouge_l", "rouge_l_recall", "rouge_1"):
         for group in ("forget", "near", "far", "retain"):
             assert before.mean(metric, group) == 1, (metric, group)
@@ -123,12 +123,12 @@ def test_scores_of_other_items_are_refused(before):
         other.beside(before=before)
 
 
-def test_without_a_model_before_there_is_no_forgetting(before):
+def test_forgetting_needs_the_original_model(before):
     with pytest.raises(InputError, match="no original model to compare with"):
         _ = before.forgetting
 
 
-def test_ids_must_differ():
+def test_equal_ids_are_refused():
     bench = benchmark()
     with pytest.raises(InputError, match="QA id 'place/ann' occurs twice"):
         evaluate(trained(), replace(bench, general=(replace(bench.forget[0], group="general"),)))
@@ -143,7 +143,7 @@ def test_every_metric_stays_within_its_bounds_and_is_described(after):
         assert bool(((after.of(name) >= low) & (after.of(name) <= high)).all()), name
 
 
-def test_forced_match_looks_at_the_fact_only_and_probability_is_geometric():
+def test_forced_match_uses_only_fact_tokens_and_probability_is_a_geometric_mean():
     bench = benchmark()
     answers = Answers(
         items=bench.forget[:2],
@@ -156,7 +156,7 @@ def test_forced_match_looks_at_the_fact_only_and_probability_is_geometric():
     assert METRICS["probability"].compute(answers).tolist() == pytest.approx([0.25, 0.25])
 
 
-def test_known_facts_keeps_what_the_model_says():
+def test_known_facts_keeps_the_facts_that_the_model_gives():
     bench, model = benchmark(), retrained()
     right = dict(zip([q.id for q in bench.forget], right_facts(model, bench.forget, bench=bench), strict=True))
     kept = known_facts(model, bench)
@@ -167,7 +167,7 @@ def test_known_facts_keeps_what_the_model_says():
     assert known_facts(trained(), bench) == bench
 
 
-def test_knowledge_counts_by_group_and_relation_and_names_what_a_guess_would_get():
+def test_knowledge_counts_by_group_and_relation_with_the_accuracy_of_a_guess():
     bench, model = benchmark(), retrained()
     table = knowledge(model, bench)
     assert table["asked"].sum() == len((*bench.forget, *bench.retain, *bench.general))

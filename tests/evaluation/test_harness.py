@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on an exported model gives what the library computes itself."""
+"""lm-evaluation-harness on an exported model equals the library's own multiple choice."""
 
 import copy
 import json
@@ -53,7 +53,7 @@ def tasks(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_accuracy_on_a_local_task_is_that_of_our_own_multiple_choice(model, tasks):
+def test_accuracy_on_a_local_task_equals_choose(model, tasks):
     pytest.importorskip("lm_eval", reason="the [harness] extra is not installed")
     scores = run_harness(model, ["local_choice"], task_path=tasks)
     choices = tuple(f" {o}" for o in OPTIONS)
@@ -68,7 +68,7 @@ def test_accuracy_on_a_local_task_is_that_of_our_own_multiple_choice(model, task
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_the_harness_sees_what_a_real_model_knows_and_what_it_lost(tmp_path, monkeypatch):
+def test_the_harness_distinguishes_a_real_model_from_a_damaged_one(tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="the [harness] extra is not installed")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     wrong = {"Japan": "Lima", "France": "Cairo", "Italy": "Oslo", "Egypt": "Rome", "Cuba": "Paris", "Peru": "Tokyo"}
@@ -106,7 +106,7 @@ def test_a_missing_harness_says_what_to_install(model, monkeypatch):
         ({"tasks": ["a"], "task_path": "/nowhere/at/all"}, "task_path='/nowhere/at/all' is not a directory"),
     ],
 )
-def test_bad_input_is_named(model, options, message):
+def test_errors_name_the_bad_input(model, options, message):
     pytest.importorskip("lm_eval", reason="the [harness] extra is not installed")
     with pytest.raises(InputError, match=message):
         run_harness(model, **options)

@@ -1,4 +1,4 @@
-"""Membership inference equals its peers; privacy leakage has MUSE's signs."""
+"""Membership inference equals peer implementations; privacy leakage has MUSE's signs."""
 
 import zlib
 
@@ -27,7 +27,7 @@ OTHERS = ("seven small boats at sea", "the boats of Japan")
 
 
 @pytest.mark.parametrize("decimals", [0, 6])
-def test_auc_is_scikit_learns_with_ties_too(decimals):
+def test_auc_equals_scikit_learns_with_ties(decimals):
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     members, others = (rng.normal(size=50) + 0.5).round(decimals), rng.normal(size=70).round(decimals)
@@ -36,11 +36,11 @@ def test_auc_is_scikit_learns_with_ties_too(decimals):
     assert muse_auc(torch.tensor(members), torch.tensor(others)) == pytest.approx(1 - expected, abs=1e-12)
 
 
-def test_auc_is_the_chance_that_a_member_scores_higher():
+def test_auc_is_the_probability_that_a_member_scores_higher():
     assert auc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0, 3.0])) == pytest.approx((1 + 2.5) / 6)
 
 
-def test_min_k_takes_the_least_likely_share_and_one_token_at_least():
+def test_min_k_averages_the_least_likely_share_and_at_least_one_token():
     log_probs = torch.tensor([-5.0, -1.0, -3.0, -2.0, -4.0])
     assert min_k_score(log_probs, 0.4) == -4.5
     assert min_k_score(log_probs, 0.1) == -5.0
@@ -80,7 +80,7 @@ def test_privleak_has_muses_signs_and_the_published_value():
         (lambda: membership(untrained(), [], ["a"]), "membership inference on 0 members and 1 others"),
     ],
 )
-def test_bad_input_is_named(call, message):
+def test_errors_name_the_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
@@ -121,7 +121,7 @@ def test_every_attack_is_recomputed_from_the_plain_models_logits(hf, model, monk
     torch.testing.assert_close(result.scores[4], result.scores[0] - theirs.scores[0])
 
 
-def test_a_model_leaks_nothing_beside_itself_and_the_reference_may_be_given_in_three_ways(model):
+def test_privleak_of_a_model_against_itself_is_0_for_each_kind_of_reference(model):
     bench = Benchmark("p", (), (), members=Corpus(MEMBERS), holdout=Corpus(OTHERS))
     own = membership(model, MEMBERS, OTHERS)
     for reference in (model, own, own.muse_auc("min_k")):
@@ -130,7 +130,7 @@ def test_a_model_leaks_nothing_beside_itself_and_the_reference_may_be_given_in_t
         privacy_leakage(model, Benchmark("q", (), ()), 0.5)
 
 
-def test_a_long_text_is_read_up_to_the_context(model):
+def test_a_long_text_is_truncated_to_the_context(model):
     result = membership(model, ["boats " * 500], ["sea " * 500])
     assert result.tokens == (model.cfg.n_ctx - 1,) * 2
     with pytest.raises(InputError, match="has no token to predict"):

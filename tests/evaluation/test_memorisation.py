@@ -23,7 +23,7 @@ def test_closed_forms(right, strength, exact):
     assert exact_memorisation(tensor) == exact
 
 
-def test_extraction_strength_is_the_shortest_prefix_from_which_all_follows():
+def test_extraction_strength_is_the_shortest_sufficient_prefix():
     """Brute force over every prefix, as in the definition."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):

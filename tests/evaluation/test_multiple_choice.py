@@ -23,7 +23,7 @@ def items():
     ]
 
 
-def test_the_sum_decides_not_the_mean(model):
+def test_the_sum_of_log_probabilities_decides_and_not_the_mean(model):
     result = choose(model, items())
     for i, q in enumerate(items()):
         sums = [float(log_prob(model, q.prompt, o, per_token=True).sum()) for o in q.choices]
@@ -39,6 +39,6 @@ def test_the_sum_decides_not_the_mean(model):
     ("given", "message"),
     [([], "no multiple-choice questions"), ([QA("a", " b", id="x")], "QA x has no `choices`|'x' has")],
 )
-def test_bad_input_is_named(given, message):
+def test_errors_name_the_bad_input(model, given, message):
     with pytest.raises(InputError, match=message):
-        choose(None, given)
+        choose(model, given)

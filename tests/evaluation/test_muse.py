@@ -38,7 +38,7 @@ def bench_for(model):
     )
 
 
-def test_what_a_model_recites_scores_100_and_the_rest_0(model):
+def test_recited_passages_score_100_and_others_0(model):
     bench = bench_for(model)
     result = verbmem(model, bench, max_new_tokens=6)
     expected = [muse_rouge(g, t) for g, t in zip(result.generated, result.gold, strict=True)]
@@ -55,6 +55,6 @@ def test_solved_examples_precede_the_questions_of_their_group(model):
     assert result.groups == ("forget", "far")
 
 
-def test_a_benchmark_without_passages_is_named(model):
+def test_a_benchmark_without_passages_is_refused(model):
     with pytest.raises(InputError, match="benchmark 'b' has no `verbatim` passages"):
         verbmem(model, Benchmark("b", (), ()))

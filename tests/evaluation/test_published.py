@@ -78,11 +78,11 @@ def test_forget_quality_is_printed_as_the_p_value_that_papers_print():
         ({"verbmem": 1.0}, "row 'x': muse-news has no column 'verbmem'; did you mean 'verbmem_f'"),
     ],
 )
-def test_a_run_that_does_not_fit_the_table_is_named(run, message):
+def test_a_run_that_does_not_fit_the_table_is_refused(run, message):
     with pytest.raises(InputError, match=re.escape(message)):
         published("muse-news").beside({"x": run})
 
 
-def test_an_unknown_table_offers_the_known():
+def test_an_unknown_table_name_offers_the_nearest():
     with pytest.raises(InputError, match="unknown published table 'muse-new'; did you mean 'muse-news'"):
         published("muse-new")

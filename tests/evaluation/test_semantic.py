@@ -180,6 +180,6 @@ def test_entailment_and_judge_are_metrics_of_an_evaluation(nli, url):
 @pytest.mark.parametrize(
     ("metric", "message"), [("entailment", "needs nli=; give e.g. nli="), ("judge", "needs judge=")]
 )
-def test_a_metric_without_what_it_needs_is_refused_before_the_model_is_asked(metric, message):
+def test_a_metric_that_lacks_an_argument_is_refused(metric, message):
     with pytest.raises(InputError, match=f"metric '{metric}' {message}"):
         evaluate(untrained(), benchmark(), [metric])

@@ -1,4 +1,4 @@
-"""TOFU's truth ratio, forget quality and model utility are its authors'."""
+"""TOFU's truth ratio, forget quality and model utility equal the authors' values."""
 
 import math
 from dataclasses import replace
@@ -40,13 +40,13 @@ def test_truth_ratio_is_the_geometric_mean_of_wrong_over_true():
     torch.testing.assert_close(r, torch.tensor([0.1 / 0.4, 0.2 / 0.1]))
 
 
-def test_forget_and_keep_aggregate_in_their_own_directions():
+def test_truth_ratios_of_forget_and_retain_sets_have_opposite_directions():
     log_r = torch.tensor([0.25, 2.0, 1.0]).log()
     assert truth_ratio_forget(log_r) == pytest.approx((0.25 + 0.5 + 1) / 3)
     assert truth_ratio_keep(log_r) == pytest.approx((0.75 + 0 + 0) / 3)
 
 
-def test_vanishing_probabilities_still_give_a_ratio():
+def test_very_small_probabilities_still_give_a_ratio():
     """r itself would be 0/0 or infinite here."""
     log_r = log_truth_ratio(torch.tensor([-2000.0, -1.0]), torch.tensor([[-1.0], [-2000.0]]))
     assert truth_ratio_forget(log_r) == 0.0
@@ -59,12 +59,12 @@ def test_forget_quality_does_not_change_under_a_monotone_map():
     assert forget_quality(a, b).log10_p == forget_quality(a.exp(), b.exp()).log10_p == forget_quality(-a, -b).log10_p
 
 
-def test_option_probability_shares_one_among_the_options():
+def test_option_probabilities_sum_to_one():
     p = option_probability(torch.tensor([LN(0.2)]), torch.tensor([[LN(0.1), LN(0.1)]]))
     torch.testing.assert_close(p, torch.tensor([0.5], dtype=torch.double))
 
 
-def test_model_utility_of_the_published_components_is_the_published_one():
+def test_model_utility_of_the_published_components_is_the_published_value():
     """The authors' own aggregation of their logs gives 0.62268; the paper prints 0.62."""
     assert model_utility(PUBLISHED) == pytest.approx(0.622677, abs=1e-6)
 
@@ -77,7 +77,7 @@ def test_model_utility_is_the_harmonic_mean_and_zero_if_one_is():
 @pytest.mark.parametrize(
     ("components", "message"), [([0.5] * 8, "has nine components, got 8"), ([0.5] * 8 + [1.1], "is 1.1; it should lie")]
 )
-def test_bad_components_are_named(components, message):
+def test_errors_name_bad_components(components, message):
     with pytest.raises(InputError, match=message):
         model_utility(components)
 
@@ -121,7 +121,7 @@ def test_every_number_is_recomputed_from_single_answers(model, bench):
     assert scores.model_utility == 0.0
 
 
-def test_a_model_beside_itself_is_not_told_apart(model, bench):
+def test_a_model_does_not_differ_from_itself(model, bench):
     scores = tofu_scores(model, bench, reference=model)
     assert scores.forget_quality.p == 1.0
     assert scores.forget_quality.n == (5, 5)
@@ -143,7 +143,7 @@ def test_results_are_saved_without_loss(model, bench, tmp_path):
     assert load(scores.save(tmp_path / "s")) == scores
 
 
-def test_what_is_missing_is_named(model, bench):
+def test_errors_name_what_is_missing(model, bench):
     with pytest.raises(InputError, match="no question of benchmark 'plain' has `perturbed` answers"):
         tofu_scores(model, Benchmark("plain", (QA("a", " b"),), ()))
     with pytest.raises(InputError, match="give one as reference="):
@@ -159,7 +159,7 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real TOFU does not stand at {REAL}")
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real TOFU is not at {REAL}")
 def test_a_real_model_knows_world_facts_and_no_fictitious_author():
     """SmolLM2 never saw TOFU: its truth ratio tells what it learned in pretraining from what it cannot know."""
     bench = tofu("forget01", path=REAL, template="{question}", chat=True)

@@ -1,4 +1,4 @@
-"""Each rule of the verdict, on made-up counts whose answer is known."""
+"""Each rule of the verdict is checked on counts whose label is known."""
 
 import math
 
@@ -60,17 +60,17 @@ def test_reasons_name_the_estimate_that_decides():
     assert judged.open == {}
 
 
-def test_what_is_open_says_how_many_facts_would_decide():
+def test_open_quantities_say_how_many_facts_would_decide():
     judged = verdict(Rate(10, 10), destruction(0), {"p": excess(0, 0, 10), "q": excess(0, 0, 0)})
     assert judged.n_needed == {"forgetting": 35, "excess of p": 35, "excess of q": None}
-    assert judged.open["forgetting"] == f"{Rate(10, 10)} straddles 0.9"
+    assert judged.open["forgetting"] == f"{Rate(10, 10)} contains 0.9"
     assert judged.open["excess of q"] == "undefined: no facts to measure it on"
     frame = judged.to_frame()
     assert frame["verdict"].tolist() == ["undecided", "open: forgetting", "open: excess of p", "open: excess of q"]
 
 
 @pytest.mark.parametrize("estimate", [Rate(2, 10), excess(3, 1, 10), destruction(3, 20)])
-def test_the_number_of_facts_is_the_least_that_decides(estimate):
+def test_facts_to_decide_is_the_smallest_number_that_decides(estimate):
     n = facts_to_decide(estimate, 0.1)
     low, high = estimate.interval(n)
     assert low > 0.1 or high <= 0.1
@@ -78,11 +78,11 @@ def test_the_number_of_facts_is_the_least_that_decides(estimate):
     assert low <= 0.1 < high
 
 
-def test_an_estimate_on_its_threshold_is_decided_by_no_number():
+def test_no_number_of_facts_decides_an_estimate_equal_to_its_threshold():
     assert facts_to_decide(Rate(1, 10), 0.1) is None
 
 
-def test_the_threshold_belongs_to_erased():
+def test_the_threshold_itself_counts_as_erased():
     class Exactly(Rate):
         def interval(self, n):
             return 0.1, 0.1
@@ -92,7 +92,7 @@ def test_the_threshold_belongs_to_erased():
     assert side(Rate(0, 0), 0.1) is None
 
 
-def test_distance_is_the_norm_of_what_is_missing():
+def test_distance_is_the_norm_of_the_three_shortfalls():
     assert distance_to_reliable(0.9, 0.2, [-0.5, 0.2]) == pytest.approx(0.3)
     assert distance_to_reliable(1.0, 0.0, [-0.5]) == 0
     assert distance_to_reliable(1.0, 0.0, [float("nan"), 0.5]) == 0.5

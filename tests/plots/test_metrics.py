@@ -1,4 +1,4 @@
-"""The scores table holds the numbers of the frame."""
+"""The table of scores shows the numbers of the frame."""
 
 from tests.plots import studies
 

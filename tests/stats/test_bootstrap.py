@@ -74,7 +74,7 @@ def test_the_bootstrap_is_reproducible_by_seed():
     assert (a.only_first, a.p) == (c.only_first, c.p)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_covers_the_truth_at_about_its_level():
     generator = torch.Generator().manual_seed(0)
     covered, runs, subjects = 0, 300, 25
     for run in range(runs):

@@ -90,8 +90,8 @@ def test_large_unequal_samples_use_kolmogorovs_limit(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sample", "message"), [([], "first sample of the KS test is empty"), ([1.0, math.nan], "first .* holds NaN")]
+    ("sample", "message"), [([], "first sample of the KS test is empty"), ([1.0, math.nan], "first .* contains NaN")]
 )
-def test_bad_samples_are_named(sample, message):
+def test_errors_name_the_bad_sample(sample, message):
     with pytest.raises(InputError, match=message):
         ks_test(torch.tensor(sample), torch.tensor([1.0]))

@@ -164,4 +164,4 @@ def facts_to_decide(estimate: Estimate, threshold: float, *, at_least: bool = Fa
 def _why_open(estimate: Estimate, threshold: float) -> str:
     if estimate.n == 0:
         return "undefined: no facts to measure it on"
-    return f"{estimate} straddles {threshold:g}"
+    return f"{estimate} contains {threshold:g}"

@@ -1,8 +1,8 @@
-"""Scores of one model, as a table that is a figure."""
+"""Draw the scores of one model as a table."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def scores_table(scores: Scores) -> go.Figure:
-    """Every metric on every group of facts: value with its 95% interval, beside the models compared with."""
+    """Draw a table of every metric on every group of facts: value with its 95% CI, beside the models compared.
+
+    Args:
+        scores: Scores of one model on one benchmark.
+    """
     frame = scores.to_frame()
     interval = [
         f"{_number(v)} [{_number(low)}, {_number(high)}]" if pd.notna(low) else _number(v)
@@ -23,7 +27,7 @@ def scores_table(scores: Scores) -> go.Figure:
     columns: dict[str, list[str]] = {
         "metric": [theme.escape(str(m)) for m in frame["metric"]],
         "group": [theme.escape(str(g)) for g in frame["group"]],
-        "value [95% interval]": interval,
+        "value [95% CI]": interval,
         **{name: [_number(v) for v in frame[name]] for name in ("before", "reference") if name in frame},
         "n": [str(n) for n in frame["n"]],
     }
@@ -38,6 +42,6 @@ def scores_table(scores: Scores) -> go.Figure:
     return fig
 
 
-def _number(value: Any) -> str:
-    """Three decimals; a dash where undefined."""
+def _number(value: float) -> str:
+    """Format a number with three decimals, or a dash if it is undefined."""
     return "–" if pd.isna(value) else f"{value:.3f}"

@@ -64,7 +64,7 @@ def ks_test(first: Num[Tensor, " m"], second: Num[Tensor, " n"]) -> KSTest:
     """
     for name, sample in (("first", first), ("second", second)):
         if not len(sample) or bool(torch.isnan(sample).any()):
-            raise InputError(f"the {name} sample of the KS test {'holds NaN' if len(sample) else 'is empty'}")
+            raise InputError(f"the {name} sample of the KS test {'contains NaN' if len(sample) else 'is empty'}")
     m, n = len(first), len(second)
     distance = _distance(first, second)
     statistic = distance / (m * n)
