@@ -1,4 +1,4 @@
-"""A run's figure shows what its history holds, and leaves out what it does not."""
+"""The figures of a run show the columns and tracked facts of its history."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from unpact_lens.plots.unlearning import focus_course, history, trajectory
 from unpact_lens.unlearning.result import History
 
 
-def test_each_recorded_column_is_a_curve_over_the_steps_that_have_it():
+def test_history_draws_each_recorded_column_over_its_steps():
     made = examples.history(12)
     curves = {t.name: t for t in history(made).data}
     assert set(curves) == {"loss", "forget", "retain", "grad norm", "forget score"}
@@ -17,7 +17,7 @@ def test_each_recorded_column_is_a_curve_over_the_steps_that_have_it():
     assert list(curves["forget score"].x) == [0, 5, 10]
 
 
-def test_a_sweep_is_drawn_over_its_coefficients():
+def test_history_of_a_sweep_is_drawn_over_its_coefficients():
     rows = tuple({"coefficient": c, "forget_score": 1 - c} for c in (0.0, 0.5, 1.0))
     fig = history(History(rows=rows))
     (curve,) = fig.data
@@ -25,7 +25,7 @@ def test_a_sweep_is_drawn_over_its_coefficients():
     assert fig.layout.xaxis.title.text == "coefficient"
 
 
-def test_a_trajectory_is_one_facts_contributions_at_each_tracked_step():
+def test_trajectory_draws_one_facts_contributions_at_each_tracked_step():
     tracked = {str(step): [examples.attribution(step + i) for i in range(2)] for step in (0, 10, 2)}
     made = History(rows=(), trajectory=tracked)
     fig = trajectory(made, item=1)
@@ -39,7 +39,7 @@ def test_a_trajectory_is_one_facts_contributions_at_each_tracked_step():
         trajectory(History(rows=()))
 
 
-def test_the_course_of_focus_is_its_measures_by_step():
+def test_focus_course_draws_each_measure_by_step():
     tracked = {str(step): [examples.attribution(step + i) for i in range(3)] for step in (0, 10, 2)}
     made = History(rows=(), trajectory=tracked)
     frame = made.focus()

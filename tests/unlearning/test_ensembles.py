@@ -47,7 +47,7 @@ def test_whp_lowers_only_logits_that_the_reinforced_model_raises():
     b, r = base(TOKENS), reinforced(TOKENS)
     z = whp(base, reinforced, 2.0)(TOKENS)
     torch.testing.assert_close(z[r > b], (b - 2 * (r - b))[r > b], atol=1e-12, rtol=0)
-    # The same numbers, but for the rounding of an unembedding that does not copy W_U.
+    # Equal up to the rounding of an unembedding that does not copy W_U.
     torch.testing.assert_close(z[r <= b], b[r <= b], atol=1e-12, rtol=0)
     assert 0.1 < (r > b).float().mean() < 0.9
 
@@ -201,7 +201,7 @@ def test_methods_of_several_models_unlearn_a_bridge_as_a_hooked_transformer(meth
     assert model_hash(bridge) == start == model_hash(one.model.members[0])
     rows = [encode(bridge, q.prompt, q.answer) for q in FORGET]
     before, ours, theirs = (torch.cat(score_rows(m, rows)) for m in (bridge, one.model, two.model))
-    assert (ours - before).abs().max() > 0.05  # so that the agreement below says something
+    assert (ours - before).abs().max() > 0.05  # otherwise the agreement below would be trivial
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 

@@ -29,7 +29,7 @@ def test_f_and_d_of_every_request_are_measured_after_each_run(learned, facts):
         assert s.forgotten[i].tolist() == pytest.approx([share_wrong(run.model, items) for items in requests])
         assert s.destroyed[i] == pytest.approx(share_wrong(run.model, retain))
     assert s.forgotten[0, 0] == 1
-    assert s.forgotten[0, 2] < 1  # else nothing would tell the columns apart
+    assert s.forgotten[0, 2] < 1  # otherwise the columns could not be distinguished
     frame = s.to_frame()
     assert frame.columns.tolist() == ["F_0", "F_1", "F_2", "D", "stopped"]
     assert frame.F_0.tolist() == pytest.approx(s.forgotten[:, 0].tolist())

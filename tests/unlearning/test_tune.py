@@ -26,7 +26,7 @@ def test_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
     assert model_hash(learned) == before
     assert len(t.trials) == 6
     assert all(1e-4 <= r["lr"] <= 1e-2 and 0.1 <= r["alpha"] <= 3 for r in t.trials)
-    assert {r["reached"] for r in t.trials} == {True, False}  # the space holds both, or the test tells nothing
+    assert {r["reached"] for r in t.trials} == {True, False}  # otherwise the test would be trivial
     for r in t.trials:
         assert r["reached"] == (r["forget_score"] <= 0.34)
         assert r["reached"] == (r["stopped"] == "forget level reached")
@@ -65,7 +65,7 @@ def test_equal_seeds_repeat_the_search_and_whole_numbers_stay_whole(learned, ben
     assert one == two
     assert one.trials[0]["lr"] != other.trials[0]["lr"]
     assert all(isinstance(r["steps"], int) and r["steps"] == r["steps_run"] <= 3 for r in one.trials)
-    assert one.value == 2.0  # nothing is forgotten at such a rate: 1 + a forget score of 1
+    assert one.value == 2.0  # at such a rate nothing is forgotten: 1 + a forget score of 1
 
 
 def test_alpha_is_searched_only_where_there_is_a_retain_term(learned, bench):

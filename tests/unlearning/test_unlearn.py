@@ -36,7 +36,7 @@ def test_methods_stop_at_the_forgetting_level(learned, facts, method):
     assert u.stopped == "forget level reached"
     assert u.forget_score == share_known(u.model, forget) <= 0.2
     scored = [r["forget_score"] for r in u.history.rows if "forget_score" in r]
-    if method != "task_vector":  # a sweep goes on below the level to find the smallest coefficient
+    if method != "task_vector":  # a sweep continues below the level to find the smallest coefficient
         assert scored[0] == 1
         assert all(s > 0.2 for s in scored[:-1])
         assert len(u.history.rows) < 60

@@ -41,14 +41,16 @@ def test_adapters_of_two_requests_are_orthogonal(learned, facts):
         for before, mine, others in ((base, one, basis[:, 3:]), (base, two, basis[:, :3])):
             added = change(before, mine, name)
             assert added.norm() > 0.01
-            # weights of order 1 hold what was added to within 1e-7 each
+            # weights of order 1 store the added change to within 1e-7 each
             assert (others.T @ added).abs().max() < 1e-5
 
 
 def test_settling_makes_adapters_orthogonal_after_any_step(learned):
     model = clone(learned)
     earlier = joined({}, Adapters(clone(learned), None, 3, 16.0, seed=1))
-    adapters = Adapters(model, None, 3, 16.0, seed=1)  # the same seed: all of it lies in what is taken
+    adapters = Adapters(
+        model, None, 3, 16.0, seed=1
+    )  # the same seed: all of A lies in the space of the earlier request
     rule = Orthogonal(adapters, earlier)
     with torch.no_grad():
         for name, adapter in adapters.by_name().items():
@@ -79,7 +81,7 @@ def test_each_position_is_predicted_by_the_model_that_its_residual_selects(learn
     assert torch.equal(out[on], adapted[on])
     assert on[0].any()
     assert (~on).float().mean() > 0.5
-    assert (adapted - base)[~on].abs().max() > 0.1  # without the gate it would be something else
+    assert (adapted - base)[~on].abs().max() > 0.1  # without the gate the logits would differ
 
 
 def test_request_is_forgotten_and_the_rest_is_kept(learned, facts):
@@ -101,7 +103,7 @@ def test_adapted_model_of_the_closest_request_predicts(learned):
         two.unembed.b_U.add_(20)
     gated = Gated((learned, one, two), keys, (0.3, 0.5), torch.zeros(32), {})
     resid = torch.zeros(1, 4, 32)
-    resid[0, 0, 5] = 1  # near neither
+    resid[0, 0, 5] = 1  # near neither key
     resid[0, 1, :2] = torch.tensor([1.0, 0.0])
     resid[0, 2, :2] = torch.tensor([0.5, 0.9])  # cosines .49 and .87: margins .19 and .37
     resid[0, 3, :2] = torch.tensor([0.8, 0.6])  # .80 and .60: margins .50 and .10
