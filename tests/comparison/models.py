@@ -1,4 +1,4 @@
-"""Pairs of models: one, and the same after its weights moved."""
+"""Make pairs of models: one, and a copy with moved weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAMILIES = (*STYLES, "qwen2")
 
 
 def moved(model, size=0.1, seed=7):
-    """A copy of the model whose every weight moved by a random step."""
+    """Copy a model and move every weight by a random step."""
     after = clone(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

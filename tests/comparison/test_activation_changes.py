@@ -1,4 +1,4 @@
-"""Distances between activations are those of two plain runs; equal models are at distance zero."""
+"""Activation changes equal those of two plain forward passes; equal models have none."""
 
 import importlib
 import math
@@ -19,7 +19,7 @@ TOKENS = torch.tensor([(PROMPT + ANSWER)[:-1]])
 
 
 @pytest.mark.parametrize("overrides", [{}, {"output_logits_soft_cap": 3.0}])
-def test_they_are_those_of_two_plain_runs(style, overrides, monkeypatch):
+def test_changes_equal_those_of_two_plain_runs(style, overrides, monkeypatch):
     module = importlib.import_module("unpact_lens.comparison.activation_changes")
     monkeypatch.setattr(module, "CHUNK", 4)
     before, after = pair(style, **overrides)
@@ -36,7 +36,7 @@ def test_they_are_those_of_two_plain_runs(style, overrides, monkeypatch):
     assert found.hooks[-1] == "blocks.2.hook_resid_post"
 
 
-def test_a_model_against_its_copy_is_at_distance_zero(style):
+def test_a_copy_has_no_changes(style):
     model = tiny(style, dtype=torch.float32)
     found = diff(model, clone(model), PROMPT, ANSWER, weights=False, activations=True).activations
     assert not found.norm_delta.any()
@@ -45,7 +45,7 @@ def test_a_model_against_its_copy_is_at_distance_zero(style):
     assert (found.cka == 1).all()
 
 
-def test_cka_does_not_see_rotation_and_scale_but_all_else():
+def test_cka_is_invariant_to_rotation_and_scale_only():
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(20, 6, dtype=torch.float64, generator=generator)
     rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator))[0]
@@ -56,12 +56,12 @@ def test_cka_does_not_see_rotation_and_scale_but_all_else():
     assert math.isnan(linear_cka(torch.ones(4, 2), torch.ones(4, 2)).item())
 
 
-def test_where_one_is_zero_there_is_no_cosine():
+def test_cosine_is_nan_if_one_activation_is_zero():
     a = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
     assert cosines(a, a).isnan().tolist() == [False, True]
 
 
-def test_saved_and_loaded_it_is_the_same_and_hooks_can_be_chosen(tmp_path):
+def test_changes_survive_saving_and_hooks_can_be_chosen(tmp_path):
     found = activation_changes(*pair(), PROMPT, ANSWER, hooks=["blocks.0.attn.hook_z"])
     assert load(save(found, tmp_path / "a")) == found
     assert found.to_frame()["hook"].to_list() == ["blocks.0.attn.hook_z"]

@@ -1,4 +1,4 @@
-"""The heads shown are those that changed most, and their patterns are the models' own."""
+"""The default heads are those that changed most, and their patterns are the models' own."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ PROMPT, ANSWER = [3, 1, 4, 1, 5], [9, 2]
 TOKENS = torch.tensor([(PROMPT + ANSWER)[:-1]])
 
 
-def test_the_most_changed_heads_first_with_their_own_patterns(style):
+def test_default_heads_are_the_most_changed_with_their_own_patterns(style):
     before, after = pair(style)
     found = attention_patterns(before, after, PROMPT, ANSWER, top=3)
     delta = diff(before, after, PROMPT, ANSWER, contributions=False, weights=False).delta_heads.mean(-1)
@@ -24,7 +24,7 @@ def test_the_most_changed_heads_first_with_their_own_patterns(style):
         torch.testing.assert_close(found.after[row], new["pattern", layer][0, head], atol=1e-12, rtol=0)
 
 
-def test_heads_can_be_chosen_and_are_checked(tmp_path):
+def test_chosen_heads_are_checked(tmp_path):
     before, after = pair()
     found = attention_patterns(before, after, PROMPT, ANSWER, heads=[(2, 1), (0, 0)])
     assert found.heads == ((2, 1), (0, 0))

@@ -1,4 +1,4 @@
-"""Every Δ between two models is exact, and a model against itself gives zeros."""
+"""Every Δ between two models is exact; a model against its copy gives exact zeros."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def logits_of(model):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("style", FAMILIES)
-def test_the_deltas_are_those_of_two_plain_forwards(style, dtype, tolerance):
+def test_deltas_equal_those_of_two_plain_forward_passes(style, dtype, tolerance):
     before, after = pair(style, dtype)
     d = diff(before, after, PROMPT, ANSWER, weights=False)
     close = {"atol": tolerance, "rtol": 0}
@@ -41,7 +41,7 @@ def test_the_deltas_are_those_of_two_plain_forwards(style, dtype, tolerance):
     assert d.delta_log_prob.abs().max() > 0.05
 
 
-def test_under_a_soft_cap_the_logit_is_the_one_before_it_and_both_sums_hold():
+def test_with_a_soft_cap_both_sums_hold_for_the_logit_before_it():
     before, after = pair("llama", **GEMMA2)
     d = diff(before, after, PROMPT, ANSWER, weights=False)
     log_probs = [logits_of(m).log_softmax(-1)[[0, 1, 2], ANSWER] for m in (before, after)]
@@ -63,7 +63,7 @@ def test_a_model_against_its_copy_gives_exact_zeros(style, dtype):
     assert torch.equal(d.weights.cosine, torch.ones_like(d.weights.cosine))
 
 
-def test_on_bridges_too(tmp_path):
+def test_diff_works_on_bridges(tmp_path):
     before, _ = bridge("llama", tmp_path)
     same = diff(before, clone(before), PROMPT, ANSWER)
     assert not same.delta_components.any()
@@ -98,7 +98,7 @@ def test_contributions_are_leave_one_out_under_each_model():
     assert diff(before, after, PROMPT, ANSWER, contributions=False, weights=False).delta_contributions is None
 
 
-def test_sources_are_those_of_each_model_and_sum_to_the_heads():
+def test_sources_equal_decompose_and_sum_to_the_heads():
     before, after = pair("pythia")
     d = diff(before, after, PROMPT, ANSWER, contributions=False, sources=True, weights=False)
     assert d.sources_before == decompose(before, PROMPT, ANSWER, by="source")
@@ -113,7 +113,7 @@ def test_sources_are_those_of_each_model_and_sum_to_the_heads():
         plain.sources_frame()
 
 
-def test_neither_model_is_changed():
+def test_diff_does_not_change_the_models():
     before, after = pair()
     kept = [{k: v.clone() for k, v in m.state_dict().items()} for m in (before, after)]
     diff(before, after, PROMPT, ANSWER)
@@ -121,7 +121,7 @@ def test_neither_model_is_changed():
         assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path):
+def test_a_diff_survives_saving(tmp_path):
     d = diff(*pair(), PROMPT, ANSWER)
     assert load(save(d, tmp_path / "diff")) == d
     assert d != diff(*pair(), PROMPT, ANSWER[:1])
@@ -138,12 +138,12 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ({"act_fn": "relu"}, "cfg.act_fn is 'gelu_new' before and 'relu' after"),
     ],
 )
-def test_models_of_different_shape_are_refused_with_the_first_mismatch(other, message):
+def test_models_of_different_shape_raise_an_error_naming_the_first_mismatch(other, message):
     with pytest.raises(InputError, match=message):
         diff(tiny(), tiny(**other), PROMPT, ANSWER)
 
 
-def test_models_of_different_kind_vocabulary_or_weights_are_refused(tmp_path):
+def test_models_of_different_kind_vocabulary_or_weights_raise_an_error(tmp_path):
     bridged, _ = bridge("gpt2", tmp_path)
     with pytest.raises(InputError, match="before is a HookedTransformer, after is a TransformerBridge"):
         diff(tiny(), bridged, PROMPT, ANSWER)

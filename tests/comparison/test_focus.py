@@ -1,4 +1,4 @@
-"""Focus measures, by hand on known contributions."""
+"""Focus measures equal values computed by hand on known contributions."""
 
 import math
 
@@ -18,7 +18,7 @@ BEFORE = attribution(TOKENS, [0.0, -1.0, 3.0, 2.0, 5.0, 0.0], subject="Ann Lee")
 AFTER = attribution(TOKENS, [2.0, -1.0, 1.0, 0.5, 4.0, 0.5], subject="Ann Lee")
 
 
-def test_each_measure_is_its_formula():
+def test_each_measure_equals_its_formula():
     found = {k: v.item() for k, v in focus([BEFORE], [AFTER], TopK(3)).measures.items()}
     # KeyTokens: born, Ann, Lee before; born, Where, Ann after.
     assert found["overlap"] == 2 / 4
@@ -35,7 +35,7 @@ def test_each_measure_is_its_formula():
     assert set(found) == set(MEASURES)
 
 
-def test_a_model_against_itself_moves_nothing():
+def test_a_model_against_itself_has_no_shift():
     found = focus([BEFORE], [BEFORE]).measures
     assert found["spearman"] == pytest.approx(1)
     assert found["overlap"] == 1
@@ -52,7 +52,7 @@ def test_the_subject_is_found_whole_or_by_its_words():
     assert subject_rows(attribution(longer, [0.0] * 7, subject="ann lee")) == (2, 3)
 
 
-def test_what_is_undefined_is_nan_and_leaves_the_mean():
+def test_undefined_measures_are_nan_and_excluded_from_the_mean():
     flat = attribution(TOKENS, [0.0] * 6)
     found = focus([flat, BEFORE], [flat, AFTER], Share(0.5))
     for name in ("spearman", "overlap", "mass_before", "entropy_before", "subject_rank_before"):
@@ -61,7 +61,7 @@ def test_what_is_undefined_is_nan_and_leaves_the_mean():
         assert found.means[name][0] == found.measures[name][1]
 
 
-def test_entropy_runs_from_nothing_to_the_logarithm_of_the_number_of_units():
+def test_entropy_is_between_0_and_the_log_of_the_number_of_units():
     assert entropy(torch.tensor([0.0, -4.0, 0.0])) == 0
     assert entropy(torch.tensor([2.0, -2.0, 2.0])) == pytest.approx(math.log(3))
 
@@ -80,7 +80,7 @@ def test_the_bootstrap_draws_whole_subjects():
     assert clustered_mean(values, ["a"] * 4, 0.95, 500, seed=0).isnan().tolist() == [False, True, True, False]
 
 
-def test_many_columns_are_each_what_one_is():
+def test_each_column_equals_its_own_mean_and_interval():
     values = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     values[2, 1] = float("nan")
     clusters = ["a", "a", "b", "c", "c", "d"]
@@ -100,7 +100,7 @@ def test_independent_items_get_the_textbook_interval():
     assert high == pytest.approx(mean + half, abs=0.1 * half)
 
 
-def test_a_focus_is_a_table_and_survives_saving(tmp_path):
+def test_focus_makes_a_table_and_survives_saving(tmp_path):
     found = focus([BEFORE, BEFORE], [AFTER, BEFORE], seed=3)
     assert found == focus([BEFORE, BEFORE], [AFTER, BEFORE], seed=3)
     assert list(found.to_frame()["measure"]) == list(MEASURES)
@@ -118,6 +118,6 @@ def test_a_focus_is_a_table_and_survives_saving(tmp_path):
         ([BEFORE], [AFTER], {"level": 95.0}, "level=95.0; a confidence level lies between 0 and 1"),
     ],
 )
-def test_unlike_things_are_not_compared(before, after, options, message):
+def test_unlike_attributions_raise_an_error(before, after, options, message):
     with pytest.raises(InputError, match=message):
         focus(before, after, **options)

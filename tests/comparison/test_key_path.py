@@ -1,4 +1,4 @@
-"""Reading the KeyTokens again as before brings back what was lost through them, and only that."""
+"""Restoring the readings of the KeyTokens restores the loss through them, and only that."""
 
 import importlib
 import math
@@ -25,7 +25,7 @@ def mean_log_prob(model, hooks=()):
 
 
 @pytest.mark.parametrize("restore", ["moved", "pattern"])
-def test_one_head_of_the_first_layer_by_hand(style, restore):
+def test_one_head_of_the_first_layer_equals_a_hook_by_hand(style, restore):
     before, after = pair(style)
     found = key_path(before, after, PROMPT, ANSWER, keys=[1, 4], restore=restore)
     (_, old), (_, new) = before.run_with_cache(TOKENS), after.run_with_cache(TOKENS)
@@ -48,7 +48,7 @@ def test_one_head_of_the_first_layer_by_hand(style, restore):
     )
 
 
-def test_where_only_attention_to_all_tokens_changed_all_of_it_comes_back():
+def test_if_only_attention_changed_restoring_all_tokens_restores_everything():
     before = tiny("pythia")
     after = clone(before)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_where_only_attention_to_all_tokens_changed_all_of_it_comes_back():
     assert abs(found.share - 1) > 1e-3
 
 
-def test_where_only_queries_changed_the_pattern_alone_brings_all_back():
+def test_if_only_queries_changed_the_pattern_alone_restores_everything():
     before = tiny("gpt2")
     after = clone(before)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_where_only_queries_changed_the_pattern_alone_brings_all_back():
     assert found.values[1].abs().max() > 1e-3
 
 
-def test_the_keys_are_those_of_the_model_before_and_the_rest_are_others():
+def test_keys_come_from_the_original_model_and_batch_size_does_not_matter():
     before, after = pair("llama")
     found = key_path(before, after, PROMPT, ANSWER, keys=TopK(2), seed=3)
     assert found.keys == attribute(before, PROMPT, ANSWER).key_tokens(TopK(2)).indices
@@ -84,7 +84,7 @@ def test_the_keys_are_those_of_the_model_before_and_the_rest_are_others():
     assert math.isnan(everything.share_rest)
 
 
-def test_heads_that_are_not_asked_for_are_not_run_and_change_nothing_else(monkeypatch):
+def test_by_head_false_skips_the_runs_of_single_heads(monkeypatch):
     before, after = pair("llama")
     whole = key_path(before, after, PROMPT, ANSWER, keys=[1, 4], draws=3)
     ran, module = [], importlib.import_module("unpact_lens.comparison.key_path")
@@ -98,7 +98,7 @@ def test_heads_that_are_not_asked_for_are_not_run_and_change_nothing_else(monkey
     torch.testing.assert_close(without.log_prob_rest, whole.log_prob_rest, atol=1e-12, rtol=0)
 
 
-def test_equal_models_lost_nothing():
+def test_equal_models_have_no_loss():
     model = tiny("llama")
     found = key_path(model, clone(model), PROMPT, ANSWER, keys=[0])
     assert math.isnan(found.share)
@@ -122,7 +122,7 @@ def test_bridges_with_grouped_queries(tmp_path):
     assert found.by_head[1, 2].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_kept_and_refused(tmp_path):
+def test_a_key_path_survives_saving_and_bad_input_raises_an_error(tmp_path):
     found = key_path(*pair(), PROMPT, ANSWER)
     assert load(save(found, tmp_path / "k")) == found
     assert found.to_frame()["path"].to_list() == ["before", "after", "key tokens", "other tokens", "all tokens"]

@@ -1,4 +1,4 @@
-"""Every measure of a diff and of a focus can stand beside its noise baseline: the same measure of two like models."""
+"""Each measure of a diff and of a focus holds its noise baseline: the same measure of a second pair of models."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def found(models):
     return diff(before, after, PROMPT, ANSWER, sources=True, split=True, activations=True, floor=floor)
 
 
-def test_the_floor_is_the_same_measure_of_the_other_pair(models, found):
+def test_baseline_is_the_same_measure_of_the_other_pair(models, found):
     _, _, floor = models
     alone = diff(*floor, PROMPT, ANSWER, sources=True, split=True, activations=True)
     assert torch.equal(found.floor.delta_components, alone.delta_components)
@@ -37,7 +37,7 @@ def test_the_floor_is_the_same_measure_of_the_other_pair(models, found):
     assert found.activations.floor == alone.activations == activation_changes(*floor, PROMPT, ANSWER)
 
 
-def test_it_stands_beside_each_measure_in_the_tables(found):
+def test_tables_show_the_baseline_beside_each_measure(found):
     pairs = [
         (found.to_frame(), found.floor.to_frame(), ("delta",)),
         (found.contributions_frame(), found.floor.contributions_frame(), ("delta",)),
@@ -54,7 +54,7 @@ def test_it_stands_beside_each_measure_in_the_tables(found):
     assert (found.activations.kl > found.activations.floor.kl).all()
 
 
-def test_it_stands_in_the_figures(found):
+def test_figures_show_the_baseline(found):
     marks = [t for t in found.plot().data if t.name == "noise baseline"]
     assert list(marks[0].y)[:-1] == pytest.approx(found.floor.delta_components.mean(-1).tolist())
     bars, weights = found.weights.plot().data
@@ -64,11 +64,11 @@ def test_it_stands_in_the_figures(found):
     assert len(found.activations.plot().data) == 2 * 2
 
 
-def test_it_is_kept(found, tmp_path):
+def test_baseline_survives_saving(found, tmp_path):
     assert load(save(found, tmp_path / "diff")) == found
 
 
-def test_a_focus_has_one_too():
+def test_focus_has_a_baseline():
     tokens = ["Where", " was", " Ann", " Lee", " born", "?"]
     before = attribution(tokens, [0.0, -1.0, 3.0, 2.0, 5.0, 0.0], subject="Ann Lee")
     after = attribution(tokens, [2.0, -1.0, 1.0, 0.5, 4.0, 0.5], subject="Ann Lee")
@@ -84,7 +84,7 @@ def test_a_focus_has_one_too():
         focus([before], [after], floor=([other], [other]))
 
 
-def test_a_floor_that_is_none_is_refused_before_any_work(models):
+def test_an_invalid_baseline_raises_an_error(models):
     before, after, _ = models
     for call in (
         lambda floor: diff(before, after, PROMPT, ANSWER, floor=floor),

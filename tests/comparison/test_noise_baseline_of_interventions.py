@@ -1,4 +1,4 @@
-"""What interventions and lenses find can stand beside its noise baseline, and is exactly nothing for equal models."""
+"""Interventions and lenses hold their noise baseline, and change exactly nothing between equal models."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def models():
 
 
 @pytest.mark.parametrize("name", ON_ONE)
-def test_the_floor_is_the_same_measure_of_the_other_pair(models, name, tmp_path):
+def test_baseline_is_the_same_measure_of_the_other_pair(models, name, tmp_path):
     before, after, floor = models
     found, alone = ON_ONE[name](before, after, floor=floor), ON_ONE[name](*floor)
     assert found.floor == alone
@@ -71,7 +71,7 @@ def test_equal_models_give_exact_zeros(style, dtype, name):
         assert not torch.tensor(found.to_frame()["change"]).any()
 
 
-def test_the_floor_of_the_depth_is_that_of_a_model_that_differs_by_noise(models):
+def test_depth_baseline_is_that_of_a_model_that_differs_by_noise(models):
     full, unlearned, floor = models
     retrain = moved(full, size=0.3, seed=9)
     found = unlearning_depth(full, retrain, unlearned, ITEMS, threshold=0.0, floor=floor)
@@ -84,7 +84,7 @@ def test_the_floor_of_the_depth_is_that_of_a_model_that_differs_by_noise(models)
     assert nothing.scores.nansum() == 0
 
 
-def test_what_noise_accounts_for_is_a_share_of_the_loss_that_is_explained(models):
+def test_share_floor_is_a_share_of_the_explained_loss(models):
     before, after, floor = models
     found = key_path(before, after, PROMPT, ANSWER, keys=[1, 4], floor=floor)
     frame = found.to_frame().set_index("path")
@@ -108,7 +108,7 @@ def test_lens_changes_are_the_curves_of_each_model(models):
     assert row["answer_token"] == found.before.answer_tokens[-1]
 
 
-def test_a_floor_that_is_none_is_refused_before_any_work(models):
+def test_an_invalid_baseline_raises_an_error(models):
     before, after, _ = models
     calls = [
         *ON_ONE.values(),
@@ -121,7 +121,7 @@ def test_a_floor_that_is_none_is_refused_before_any_work(models):
             call(before, after, floor=(before, tiny("llama", n_layers=2)))
 
 
-def test_tuned_lenses_go_with_their_models(models):
+def test_each_tuned_lens_reads_its_own_model(models):
     before, after, _ = models
     lenses = [train_tuned_lens(model, [[1, 2, 3], [4, 5, 6, 7]], steps=3) for model in (before, after)]
     found = lens_changes(before, after, PROMPT, ANSWER, lenses=lenses, floor=(before, after), floor_lenses=lenses)

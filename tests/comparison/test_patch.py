@@ -1,4 +1,4 @@
-"""A patch is the other model's activation at that place, a graft the other's weight; together they give the other."""
+"""A patch is the other model's activation at a place, a graft is the other model's weight."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def mean_log_prob(model, hooks=()):
 
 @pytest.mark.parametrize("what", PLACES)
 @pytest.mark.parametrize("method", ["exact", "gradient"])
-def test_a_models_own_activations_change_nothing(model64, what, method):
+def test_patching_own_activations_changes_nothing(model64, what, method):
     found = patch(model64, clone(model64), PROMPT, ANSWER, what=what, method=method)
     assert found.values.abs().max() < 1e-10
     assert found.baseline == pytest.approx(mean_log_prob(model64), abs=1e-10)
@@ -32,7 +32,7 @@ def test_a_models_own_activations_change_nothing(model64, what, method):
 
 
 @pytest.mark.parametrize("direction", ["before_into_after", "after_into_before"])
-def test_each_cell_is_one_run_with_the_donors_activation_there(style, direction):
+def test_each_cell_equals_one_run_with_the_donors_activation(style, direction):
     before, after = pair(style)
     donor, recipient = (before, after) if direction == "before_into_after" else (after, before)
     _, cache = donor.run_with_cache(TOKENS)
@@ -62,7 +62,7 @@ def test_each_cell_is_one_run_with_the_donors_activation_there(style, direction)
         torch.testing.assert_close(found.restored, (found.log_prob - found.baseline) / gap)
 
 
-def test_the_others_final_residual_and_readout_give_the_others_logits(model64):
+def test_the_donors_final_residual_and_readout_give_the_donors_logits(model64):
     """`ln_final` (scale and bias), `W_U` and `b_U` grafted, and the last residual stream patched."""
     after = moved(model64)
     grafted = graft(after, model64, ["ln_final.*", "unembed.*"])
@@ -72,7 +72,7 @@ def test_the_others_final_residual_and_readout_give_the_others_logits(model64):
 
 
 @pytest.mark.parametrize("what", PLACES)
-def test_the_gradient_method_is_the_limit_of_small_changes_and_tells_its_error(style, what):
+def test_gradient_method_is_the_limit_of_small_changes_and_reports_its_error(style, what):
     before = tiny(style)
     after = moved(before, size=1e-5)
     found = patch(before, after, PROMPT, ANSWER, what=what, method="gradient", check=True)
@@ -84,7 +84,7 @@ def test_the_gradient_method_is_the_limit_of_small_changes_and_tells_its_error(s
     assert patch(before, after, PROMPT, ANSWER, what=what, method="gradient").error is None
 
 
-def test_the_gradient_method_needs_no_trainable_weights_and_leaves_no_gradients():
+def test_gradient_method_needs_no_trainable_weights_and_leaves_no_gradients():
     before, after = pair("llama")
     expected = patch(before, after, PROMPT, ANSWER, method="gradient")
     after.requires_grad_(False)
@@ -93,7 +93,7 @@ def test_the_gradient_method_needs_no_trainable_weights_and_leaves_no_gradients(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
-def test_bridges_are_patched_as_their_hooked_twins(family, tmp_path):
+def test_bridges_give_the_same_patches_as_hooked_transformers(family, tmp_path):
     bridges, twins = [], []
     for seed in (1, 2):
         bridged, hf = bridge(family, tmp_path / str(seed), seed=seed)
@@ -107,7 +107,7 @@ def test_bridges_are_patched_as_their_hooked_twins(family, tmp_path):
             torch.testing.assert_close(ours.log_prob, theirs.log_prob, atol=1e-4, rtol=0)
 
 
-def test_a_graft_is_the_donors_weight_and_nothing_else():
+def test_a_graft_replaces_only_the_named_weights():
     before, after = pair("llama")
     grafted = graft(after, before, ["blocks.1.*", "unembed.W_U"])
     for name, weight in named_weights(grafted).items():
@@ -116,7 +116,7 @@ def test_a_graft_is_the_donors_weight_and_nothing_else():
     assert graft(after, before, "*").W_U.data_ptr() != before.W_U.data_ptr()
 
 
-def test_a_tied_embedding_goes_with_its_unembedding():
+def test_a_tied_embedding_is_grafted_with_its_unembedding():
     before, after = pair("llama")
     before.tied_embeddings = after.tied_embeddings = True
     grafted = graft(after, before, "embed.W_E")
@@ -124,7 +124,7 @@ def test_a_tied_embedding_goes_with_its_unembedding():
 
 
 @pytest.mark.parametrize("unit", ["matrix", "layer"])
-def test_each_cell_of_the_graft_map_is_that_graft(style, unit):
+def test_each_cell_of_the_graft_map_equals_that_graft(style, unit):
     before, after = pair(style)
     found = graft_map(before, after, PROMPT, ANSWER, unit=unit)
     if unit == "matrix":
@@ -138,7 +138,7 @@ def test_each_cell_of_the_graft_map_is_that_graft(style, unit):
     assert all(torch.equal(w, named_weights(after)[n]) for n, w in named_weights(kept).items())
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path):
+def test_a_patching_map_survives_saving(tmp_path):
     found = patch(*pair(), PROMPT, ANSWER, what="head", method="gradient", check=True)
     assert load(save(found, tmp_path / "map")) == found
     assert len(found.to_frame()) == 12
@@ -152,12 +152,12 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ({"method": "fast"}, "method='fast'; known are"),
     ],
 )
-def test_bad_input_is_named(arguments, message):
+def test_errors_name_the_bad_input(arguments, message):
     with pytest.raises(InputError, match=message):
         patch(*pair(), PROMPT, ANSWER, **arguments)
 
 
-def test_models_and_weights_that_do_not_fit_are_refused():
+def test_models_and_weights_that_do_not_fit_raise_an_error():
     with pytest.raises(InputError, match=r"cfg\.n_layers is 3 before and 2 after"):
         patch(tiny(), tiny(n_layers=2), PROMPT, ANSWER)
     with pytest.raises(InputError, match="no MLPs"):

@@ -1,4 +1,4 @@
-"""Diffs, patches and paths on a real model: SmolLM2-135M and the same with one layer's attention damped."""
+"""Diffs, patches and key paths of SmolLM2-135M against a copy with the attention output of one layer scaled by -2."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def models():
     return before, after
 
 
-def test_a_model_against_itself_is_exactly_nothing(models):
+def test_a_copy_gives_exact_zeros(models):
     before, _ = models
     d = diff(before, clone(before), PROMPT, ANSWER, contributions=False, weights=False)
     assert not d.delta_components.any()
@@ -30,7 +30,7 @@ def test_a_model_against_itself_is_exactly_nothing(models):
     assert not patch(before, clone(before), PROMPT, ANSWER, what="layer").values.any()
 
 
-def test_each_heads_delta_is_split_exactly_and_output_weights_get_the_blame(models):
+def test_splits_sum_exactly_and_attribute_delta_to_the_changed_output_weights(models):
     before, after = models
     split = split_heads(before, after, PROMPT, ANSWER)
     d = diff(before, after, PROMPT, ANSWER, contributions=False, weights=False)
@@ -42,7 +42,7 @@ def test_each_heads_delta_is_split_exactly_and_output_weights_get_the_blame(mode
     assert ov[torch.arange(len(ov)) != LAYER].max() == 0
 
 
-def test_what_was_changed_is_what_brings_all_back(models):
+def test_the_changed_layer_restores_everything(models):
     before, after = models
     layers = patch(before, after, PROMPT, ANSWER, what="attn")
     assert layers.restored[LAYER, 0].item() == pytest.approx(1, abs=1e-3)
@@ -52,8 +52,8 @@ def test_what_was_changed_is_what_brings_all_back(models):
     assert grafts.values.count_nonzero() == 1
 
 
-def test_readings_as_before_do_not_mend_output_weights(models):
-    """All heads up to there read as before already, and later ones cannot undo what the residual stream carries."""
+def test_restored_readings_do_not_repair_output_weights(models):
+    """Heads up to that layer already read as before; later heads cannot undo the change of the residual stream."""
     before, after = models
     path = key_path(before, after, PROMPT, ANSWER, keys=[3])
     assert not path.values[: LAYER + 1].any()

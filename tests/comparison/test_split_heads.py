@@ -1,4 +1,4 @@
-"""The split of a head's Δ sums exactly, is the average over all orders of play, and blames what changed."""
+"""The split of a head's Δ sums exactly and attributes it to what changed."""
 
 from itertools import permutations
 
@@ -32,14 +32,14 @@ def test_the_four_shares_sum_to_the_heads_delta(style, dtype, tolerance):
     assert (split.pattern_parts.abs().amax((1, 2, 3)) > 1e-3).all()
 
 
-def test_with_norms_behind_sublayers():
+def test_the_split_sums_with_norms_behind_sublayers():
     before, after = pair("llama", use_normalization_before_and_after=True)
     split = split_heads(before, after, PROMPT, ANSWER)
     d = diff(before, after, PROMPT, ANSWER, contributions=False, weights=False)
     torch.testing.assert_close(split.values.sum(0), d.delta_heads, atol=1e-10, rtol=0)
 
 
-def test_on_bridges(tmp_path):
+def test_the_split_sums_on_bridges(tmp_path):
     for family in ("llama", "gpt2", "neox", "qwen2", "gemma2", "olmo2"):
         before, _ = bridge(family, tmp_path / family)
         after = moved(before)
@@ -85,7 +85,7 @@ def blamed(change, **overrides):
         (lambda m: m.unembed.W_U.mul_(1.5), READOUT),
     ],
 )
-def test_what_changed_alone_gets_all_and_the_others_nothing(change, player):
+def test_a_single_changed_player_gets_the_whole_delta(change, player):
     split = blamed(change)
     assert split.delta.abs().max() > 1e-3
     torch.testing.assert_close(split.values[player], split.delta, atol=1e-12, rtol=0)
@@ -93,7 +93,7 @@ def test_what_changed_alone_gets_all_and_the_others_nothing(change, player):
     assert torch.equal(split.values[others], torch.zeros_like(split.values[others]))
 
 
-def test_the_patterns_part_is_weights_or_input_by_what_changed():
+def test_pattern_parts_separate_weights_from_input():
     weights = blamed(lambda m: m.blocks[0].attn.W_K.mul_(1.5)).pattern_parts
     assert weights[0].abs().max() > 1e-3
     assert torch.equal(weights[1], torch.zeros_like(weights[1]))
@@ -112,7 +112,7 @@ def test_a_model_against_its_copy_gives_exact_zeros(dtype, style):
     assert not split.pattern_parts.any()
 
 
-def test_it_comes_with_the_diff_where_asked_for_and_is_kept(tmp_path):
+def test_diff_includes_the_split_if_asked_for_and_saves_it(tmp_path):
     before, after = pair()
     d = diff(before, after, PROMPT, ANSWER, contributions=False, weights=False, split=True)
     assert d.split == split_heads(before, after, PROMPT, ANSWER)
@@ -122,7 +122,7 @@ def test_it_comes_with_the_diff_where_asked_for_and_is_kept(tmp_path):
     assert frame[["pattern", "input", "ov", "readout"]].sum(axis=1).to_list() == pytest.approx(frame["delta"].to_list())
 
 
-def test_values_that_are_not_linear_in_the_input_are_refused():
+def test_values_that_are_not_linear_in_the_input_raise_an_error():
     model = tiny()
     inner = model.blocks[1].attn.hook_v.forward
     model.blocks[1].attn.hook_v.forward = lambda v: inner(torch.tanh(v))

@@ -1,4 +1,4 @@
-"""UDS is 0 where nothing was unlearned, 1 where the states are the retrain model's, and its formula between."""
+"""UDS is 0 if nothing was unlearned, 1 for the retrained model's states, and equals its formula in between."""
 
 import math
 
@@ -22,7 +22,7 @@ def full():
     return tiny("llama")
 
 
-def test_nothing_unlearned_is_zero_and_the_retrain_model_itself_is_one(full):
+def test_depth_is_0_if_nothing_was_unlearned_and_1_for_the_retrained_model(full):
     retrain = moved(full, size=0.3)
     nothing = unlearning_depth(full, retrain, clone(full), ITEMS, threshold=0.0)
     everything = unlearning_depth(full, retrain, clone(retrain), ITEMS, threshold=0.0)
@@ -31,7 +31,7 @@ def test_nothing_unlearned_is_zero_and_the_retrain_model_itself_is_one(full):
     assert nothing.score == pytest.approx(0, abs=1e-9)
 
 
-def test_a_delta_is_the_loss_with_the_donors_state_at_every_position(full):
+def test_each_delta_is_the_loss_with_the_donors_state_at_every_position(full):
     retrain = moved(full, size=0.3)
     found = unlearning_depth(full, retrain, full, ITEMS)
     prompt, answer = ITEMS[0]
@@ -45,7 +45,7 @@ def test_a_delta_is_the_loss_with_the_donors_state_at_every_position(full):
     assert found.labels == ("L0", "L1", "L2")
 
 
-def test_the_formula_weighs_layers_by_what_retraining_costs():
+def test_layers_are_weighted_by_the_loss_of_the_retrained_state():
     retrain = torch.tensor([[1.0, 3.0, 0.04, 0.0], [0.01, 0.0, -2.0, 0.0]], dtype=torch.float64)
     unlearned = torch.tensor([[0.5, 6.0, 9.0, 1.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     scores = depth_score(retrain, unlearned, 0.05)
@@ -54,7 +54,7 @@ def test_the_formula_weighs_layers_by_what_retraining_costs():
     assert depth_score(retrain[:1], -unlearned[:1], 0.05).item() == 0
 
 
-def test_kept_and_refused(full, tmp_path):
+def test_depth_survives_saving_and_bad_input_raises_an_error(full, tmp_path):
     found = unlearning_depth(full, moved(full), moved(full, seed=8), ITEMS)
     assert load(save(found, tmp_path / "u")) == found
     assert found.ids == ("0", "1")

@@ -1,4 +1,4 @@
-"""The table of weight changes says what changed, by closed forms."""
+"""Weight changes equal their closed forms."""
 
 import importlib
 import math
@@ -19,7 +19,7 @@ def row(changes, name):
     return {k: v[i].item() for k, v in vars(changes).items() if k not in ("names", "floor")}
 
 
-def test_a_rank_one_change_is_seen_as_one():
+def test_a_rank_one_change_has_effective_rank_one():
     before = tiny("llama")
     after = clone(before)
     u, v = torch.randn(2, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ def test_a_rank_one_change_is_seen_as_one():
     assert (changes.norm_delta > 0).sum() == 1
 
 
-def test_what_did_not_change_has_cosine_one_and_what_is_zero_has_no_relative_change():
+def test_unchanged_weights_have_cosine_one_and_zero_weights_no_relative_change():
     changes = weight_changes(tiny("llama"), tiny("llama"))
     same = row(changes, "blocks.0.mlp.W_in")
     assert (same["relative"], same["cosine"], same["spectral"]) == (0, 1, 0)
@@ -45,7 +45,7 @@ def test_what_did_not_change_has_cosine_one_and_what_is_zero_has_no_relative_cha
     assert zero["cosine"] == 1
 
 
-def test_the_task_vector_is_compared_with_the_change():
+def test_cosine_with_the_task_vector():
     before = tiny()
     after = moved(before)
     delta = {n: (w - v).detach() for (n, w), v in zip(after.named_parameters(), before.parameters(), strict=True)}
@@ -63,7 +63,7 @@ def test_effective_rank_counts_equal_singular_values():
 
 
 @pytest.mark.parametrize("shape", [(40, 70), (70, 40)])
-def test_singular_values_of_large_matrices_are_those_of_the_svd(shape, monkeypatch):
+def test_singular_values_of_large_matrices_equal_those_of_the_svd(shape, monkeypatch):
     matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = singular_values(matrix)
     module = importlib.import_module("unpact_lens.comparison.weight_changes")
@@ -72,7 +72,7 @@ def test_singular_values_of_large_matrices_are_those_of_the_svd(shape, monkeypat
     torch.testing.assert_close(fast, exact, atol=1e-7, rtol=0)
 
 
-def test_heads_stand_side_by_side_in_the_matrix():
+def test_a_matrix_holds_all_heads_side_by_side():
     """`x @ W_Q` of all heads at once, and `z @ W_O` summed over heads, are products with these matrices."""
     model = tiny()
     x, z = torch.randn(5, 32, dtype=torch.float64), torch.randn(5, 4, 8, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Results with made-up numbers, through the real result types: what figures and the report are tested on."""
+"""Make results with invented numbers, with the real result classes, to test figures and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diffs show Δ = after − before, on one scale."""
+"""Figures of diffs, patches and changes show Δ = after − before on one scale."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def test_component_deltas_are_drawn_and_sum_to_the_logits_delta():
     np.testing.assert_allclose(delta.y[-1], diff.delta_logit.mean())
 
 
-def test_the_sentence_under_the_title_is_the_identity():
+def test_the_subtitle_states_the_identity():
     diff = examples.model_diff()
     logit, normaliser = float(diff.delta_logit.mean()), float(diff.delta_logsumexp.mean())
     subtitle = plots.model_diff(diff).layout.title.subtitle.text
@@ -41,7 +41,7 @@ def test_the_head_triptych_is_on_one_symmetric_scale():
     assert axis.cmax == -axis.cmin == max(np.abs(m).max() for m in (before, after, delta))
 
 
-def test_sources_stand_before_after_and_as_difference_on_one_symmetric_scale():
+def test_sources_are_drawn_before_after_and_delta_on_one_symmetric_scale():
     sides = {f"sources_{side}": examples.decomposition("source", seed) for side, seed in (("before", 3), ("after", 4))}
     diff = replace(examples.model_diff(), **sides)
     fig = diff.plot(what="sources")
@@ -55,7 +55,7 @@ def test_sources_stand_before_after_and_as_difference_on_one_symmetric_scale():
     assert "&lt;script&gt;" in fig.data[0].x[3]
 
 
-def test_what_a_diff_shows_is_chosen_and_checked():
+def test_the_view_of_a_diff_is_chosen_and_checked():
     diff = examples.model_diff()
     assert len(diff.plot(what="heads").data) == 3
     with pytest.raises(InputError, match="what='head'; did you mean 'heads'"):
@@ -104,14 +104,14 @@ def test_activation_changes_are_relative_to_the_length_before():
     assert fig.layout.coloraxis.cmin == 0
 
 
-def test_in_a_notebook_a_result_shows_its_picture_in_the_way_that_plotly_is_set_to(monkeypatch):
+def test_a_notebook_shows_the_figure_with_the_plotly_renderer_in_force(monkeypatch):
     diff = examples.model_diff()
     monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
     (shown,) = diff._repr_mimebundle_().values()
     assert [trace["type"] for trace in shown["data"]] == [trace.type for trace in diff.plot().data]
     monkeypatch.setattr(pio.renderers, "default", "notebook_connected")
     assert "Plotly.newPlot" in diff._repr_mimebundle_()["text/html"]
-    # A view of its own, or nothing to draw: what `_repr_html_` gives is shown.
+    # A result with its own view, or without a figure, falls back to `_repr_html_`.
     assert examples.attribution()._repr_mimebundle_() == {}
     assert replace(examples.decomposition(), by="layer")._repr_mimebundle_() == {}
     assert "<table" in diff._repr_html_()

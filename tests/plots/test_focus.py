@@ -1,4 +1,4 @@
-"""Every item has its dot, and every mean its interval."""
+"""The focus figure draws each item as a dot and each mean with its interval."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Attention, paths, depth and summaries are drawn as they were found."""
+"""Figures of attention, key paths, depth and averages show the numbers of their results."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from unpact_lens.comparison.key_path import KeyPath
 from unpact_lens.comparison.unlearning_depth import UnlearningDepth
 
 
-def test_attention_is_drawn_before_after_and_as_difference_below_the_diagonal():
+def test_attention_is_drawn_before_after_and_delta_below_the_diagonal():
     size = len(HOSTILE)
     before, after = (noise(2, size, size, seed=s).tril().abs().clamp(max=1) for s in (0, 1))
     patterns = AttentionPatterns(
@@ -31,7 +31,7 @@ def test_attention_is_drawn_before_after_and_as_difference_below_the_diagonal():
     assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == 1
 
 
-def test_the_key_path_shows_shares_and_each_heads_part():
+def test_the_key_path_shows_shares_and_each_head():
     path = KeyPath(
         log_prob_before=-1.0, log_prob_after=-5.0, log_prob_key=-3.0, log_prob_rest=torch.tensor([-5.0, -4.0]),
         log_prob_all=-1.0, by_head=noise(2, 3) - 5, keys=(2,), restore="pattern",
@@ -71,7 +71,7 @@ def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:
     )  # fmt: skip
 
 
-def test_a_summary_shows_means_intervals_the_floor_and_the_heads_that_surely_moved():
+def test_an_average_shows_means_intervals_baseline_and_significant_heads():
     summary = made_summary(0, floor=made_summary(1))
     fig = summary.plot()
     delta, floor, heads, sure, noisy, _ = fig.data

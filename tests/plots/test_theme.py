@@ -1,4 +1,4 @@
-"""Labels cannot break a figure, and a scale is always centred on zero."""
+"""Labels are escaped and scales are centred on zero."""
 
 import math
 
@@ -12,7 +12,7 @@ from unpact_lens.plots import theme
     ("token", "shown"),
     [(" the", "␣the"), ("a\nb", "a⏎b"), ("\t", "⇥"), ("\u200b", "\\u200b"), ("\x00", "\\x00"), ("naïve", "naïve")],
 )
-def test_nothing_in_a_token_stays_invisible(token, shown):
+def test_invisible_characters_are_shown(token, shown):
     assert theme.visible(token) == shown
 
 
@@ -27,7 +27,7 @@ def test_the_limit_is_the_largest_finite_value_of_all_facets():
 
 
 @pytest.mark.parametrize("empty", [[[0.0, 0.0]], [[float("nan")]], [[]], []])
-def test_a_scale_of_nothing_still_has_a_width(empty):
+def test_a_scale_without_values_has_a_width(empty):
     assert theme.symmetric_limit(empty) == 1.0
 
 
@@ -40,7 +40,7 @@ def test_colours_are_centred_on_zero_and_saturate_at_the_limit():
 
 
 @pytest.mark.parametrize("value", [-1.0, -0.8, -0.5, -0.2, 0.0, 0.2, 0.5, 0.8, 1.0])
-def test_text_can_be_read_on_every_colour(value):
+def test_text_is_legible_on_every_colour(value):
     def luminance(colour):
         if colour.startswith("#"):
             channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
@@ -53,10 +53,10 @@ def test_text_can_be_read_on_every_colour(value):
     assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA for text
 
 
-def test_series_stay_apart_for_64_methods():
+def test_64_series_have_different_styles():
     assert len({theme.series_style(i) for i in range(64)}) == 64
 
 
-def test_arrays_come_from_any_float_type():
+def test_arrays_are_made_from_any_float_type():
     assert theme.array(torch.tensor([1.5], dtype=torch.bfloat16)).tolist() == [1.5]
     assert math.isnan(theme.array([float("nan")])[0])
