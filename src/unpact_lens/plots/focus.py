@@ -42,10 +42,10 @@ def focus_shift(focus: Focus) -> go.Figure:
             {"before with after": name} if name in AGREEMENT else {"before": f"{name}_before", "after": f"{name}_after"}
         )
         for k, (label, measure) in enumerate(columns.items()):
-            _strip(fig, focus, label, measure, prompts, theme.PALETTE[k], row, column)
+            _strip(fig, focus, label, measure, prompts, theme.PALETTE[k], (row, column))
         if focus.floor is not None:
             label, measure = ("noise baseline", name if name in AGREEMENT else f"{name}_after")
-            _strip(fig, focus.floor, label, measure, prompts, theme.MUTED, row, column)
+            _strip(fig, focus.floor, label, measure, prompts, theme.MUTED, (row, column))
     for column in (1, 2, 3):
         fig.update_yaxes(range=[-1.05, 1.05] if column == 1 else [-0.05, 1.05], row=1, col=column)
     fig.update_yaxes(autorange="reversed", row=2, col=2)
@@ -66,9 +66,9 @@ def _rule(focus: Focus) -> str:
 
 
 def _strip(
-    fig: go.Figure, focus: Focus, label: str, measure: str, prompts: list[str], colour: str, row: int, column: int
+    fig: go.Figure, focus: Focus, label: str, measure: str, prompts: list[str], colour: str, cell: tuple[int, int]
 ) -> None:
-    """Draw dots of all items at one place of the x axis, and their mean with its interval."""
+    """Draw dots of all items at one place of the x axis, and their mean with its interval, in facet (row, column)."""
     values = theme.array(focus.measures[measure])
     fig.add_trace(
         go.Box(
@@ -84,8 +84,8 @@ def _strip(
             text=prompts,
             hovertemplate="%{text}<br>%{y:.3f}<extra></extra>",
         ),
-        row=row,
-        col=column,
+        row=cell[0],
+        col=cell[1],
     )
     mean, low, high, n = theme.array(focus.means[measure]).tolist()
     fig.add_trace(
@@ -103,6 +103,6 @@ def _strip(
             marker={"symbol": "diamond", "size": 11, "color": theme.INK},
             hovertemplate=f"mean %{{y:.3f}} [{low:.3f}, {high:.3f}], n = {n:.0f}<extra></extra>",
         ),
-        row=row,
-        col=column,
+        row=cell[0],
+        col=cell[1],
     )
