@@ -1,13 +1,13 @@
-"""The same small search for every method, on facts that no experiment reports.
+"""Search the hyperparameters of every method with the same small budget, on facts that no experiment reports.
 
-    python -m experiments.tune                # writes experiments/settings.yaml
-    python -m experiments.tune smollm2        # writes experiments/settings-smollm2.yaml
-    python -m experiments.tune smollm2 ga npo    # of these methods only
+    python -m experiments.tune                   # writes experiments/settings.yaml
+    python -m experiments.tune smollm2           # writes experiments/settings-smollm2.yaml
+    python -m experiments.tune smollm2 ga npo    # only these methods
 
-Methods that stand in the file are not run again. What plays the forget set here are facts about other subjects, from
-the retain set: authors of the embedded world, or countries that the real model knows, where the facts that the
-experiments forget stand in among those to keep. The seed is none of those that the experiments use. Every search, its
-trials included, is kept in `tuning/`.
+Methods that are already in the file are not searched again. The stand-in forget set holds facts about other subjects,
+taken from the retain set: authors of the embedded world, or countries that the real model knows. For the real model,
+the facts that the experiments forget join the facts to keep. No experiment uses the seed of the search. Every search is
+kept in `tuning/` with its trials.
 """
 
 import sys
@@ -40,7 +40,7 @@ PLANS = {
         "budget": 6,
         "fixed": {"steps": 150, "batch_size": 32, "check_every": 3},
         "space": {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)},
-        # It trains three matrices only, which takes larger steps, and its own alpha is meant for a stream of 4096.
+        # RMU trains three matrices only, which needs larger steps. Its published alpha is for d_model 4096.
         "wider": {"rmu": {"lr": (3e-4, 1e-2), "alpha": (1.0, 1200.0)}},
         "load": {},
         "matmul": "highest",
@@ -58,23 +58,27 @@ PLANS = {
         "matmul": "medium",
         "benchmark": {"name": "facts", "relations": "all"},
         "pool": "near",
-        # There are few near facts. Without those to be forgotten among what is kept, the search's task would be easier.
+        # Near facts are few. Keeping the experiments' forget facts makes the search as hard as the experiments.
         "swap": True,
     },
 }
 LEVEL, SEED = 0.02, 100
 
-which = sys.argv[1] if len(sys.argv) > 1 else "builtin"
+given = sys.argv[1:]
+if {"-h", "--help"} & set(given):
+    print((__doc__ or "").strip())
+    sys.exit(0)
+which = given[0] if given else "builtin"
 plan = PLANS[which]
 here = Path(__file__).parent
-torch.set_num_threads(1)  # fastest for a tiny model, and what the experiments use
+torch.set_num_threads(1)  # fastest for a tiny model, and equal to the experiments
 torch.set_float32_matmul_precision(plan["matmul"])
 out = here / ("settings.yaml" if which == "builtin" else f"settings-{which}.yaml")
 found = yaml.safe_load(out.read_text(encoding="utf-8")) if out.is_file() else {}
 model = ul.load_model(which, **plan["load"])
 bench = ul.load_benchmark(**plan["benchmark"])
 if which != "builtin":
-    bench = ul.known_facts(model, bench)
+    bench = ul.evaluation.known_facts(model, bench)
 pool = getattr(bench, plan["pool"])
 subjects = list(dict.fromkeys(q.subject for q in pool))[: len({q.subject for q in bench.forget})]
 stand_in = replace(
@@ -82,12 +86,12 @@ stand_in = replace(
     forget=tuple(q for q in pool if q.subject in subjects),
     retain=(*(q for q in bench.retain if q.subject not in subjects), *(bench.forget if plan["swap"] else ())),
 )
-for method in sys.argv[2:] or plan["methods"]:
+for method in given[1:] or plan["methods"]:
     if method in found:
         continue
     space = {k: v for k, v in plan["space"].items() if k == "lr" or method.endswith(("_gdr", "_klr"))}
     space |= plan["wider"].get(method, {})
-    tuned = ul.tune(
+    tuned = ul.unlearning.tune(
         method, model, stand_in, budget=plan["budget"], level=LEVEL, space=space, seed=SEED, **plan["fixed"]
     )
     tuned.save(here / "tuning" / which / method)

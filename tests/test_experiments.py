@@ -8,8 +8,8 @@ import yaml
 
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
 from experiments.sensitivity.survival import survival_table
-from experiments.shared.blocks import read_block
 from experiments.shared.experiment import Experiment, load_experiment
+from experiments.shared.page_tables import read_block
 from unpact_lens.evaluation import published, to_markdown
 from unpact_lens.study import by_probe, estimates, kinds_table, load_config
 from unpact_lens.unlearning import METHODS

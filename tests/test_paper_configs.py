@@ -13,7 +13,7 @@ import yaml
 from torch.nn.functional import cross_entropy
 
 import unpact_lens
-from experiments.shared.blocks import read_block
+from experiments.shared.page_tables import read_block
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.models.load import load_model

@@ -1,4 +1,4 @@
-"""Finding 1 beside its controls: focus by model and group of facts, along training, and head by head."""
+"""Draw finding 1 with its controls: focus by model and group of facts, along training, and by head."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ PANELS = (
 """Measure and title of each panel of intervals."""
 
 RANDOM = {"mass_shift": "mass_shift_random", "share_key": "share_random"}
-"""What is drawn hollow beside a measure: the same for random tokens."""
+"""Measure of random tokens that is drawn with hollow marks beside each measure."""
 
-GROUPS = {"forget": "forget facts", "paraphrase": "the same, held-out phrasing", "retain": "retain facts"}
-"""Groups of facts, and what they are called."""
+GROUPS = {"forget": "forget facts", "paraphrase": "held-out paraphrases", "retain": "retain facts"}
+"""Groups of facts and their names in the legend."""
 
 
 def focus_controls(frame: pd.DataFrame, trajectory: pd.DataFrame) -> go.Figure:
-    """One figure for the focus of every model.
+    """Draw the focus of all models in one figure.
 
     Args:
-        frame: of `unpact_lens.study.focus_over_seeds`.
-        trajectory: of `FocusStudy.trajectory_frame`: rows of `method, seed, step, measure, mean`.
+        frame: Table of `focus_over_seeds`.
+        trajectory: Table of `FocusStudy.trajectory_frame`, with columns `method, seed, step, measure, mean`.
     """
     models = list(dict.fromkeys(frame["model"]))
     heads = [h for h in dict.fromkeys(frame["head"]) if h]
     titles = [title for _, title in PANELS]
     titles += [
-        "KeyToken overlap while unlearning goes on (forget facts)",
-        "Δ moved from the KeyTokens, by head, logits",
+        "KeyToken overlap along training (forget facts)",
+        "Δ moved from the KeyTokens by head, logits",
     ]
     fig = make_subplots(
         2, 6, specs=[[{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None, {"colspan": 3}, None, None]],
@@ -65,8 +65,8 @@ def focus_controls(frame: pd.DataFrame, trajectory: pd.DataFrame) -> go.Figure:
     fig.update_yaxes(autorange="reversed", row=2, col=4)
     theme.dress(
         fig,
-        "Focus before and after unlearning, beside the controls",
-        "means over facts and seeds, 95% intervals; hollow: as many random tokens",
+        "Focus of the unlearned models and of the controls",
+        "means over facts and seeds, 95% CIs; hollow: random tokens",
     )
     fig.update_layout(height=420 + 44 * len(models), width=1240, legend={"x": 1.02, "y": 1, "xanchor": "left"})
     return fig
@@ -94,7 +94,7 @@ def _dots(
 
 
 def _paths(fig: go.Figure, rows: pd.DataFrame, index: int, method: str) -> None:
-    """One thin line a seed."""
+    """Draw one thin line per seed."""
     colour, _ = theme.series_style(index + len(GROUPS))
     for i, seed in enumerate(dict.fromkeys(rows["seed"])):
         of = rows[rows["seed"] == seed]

@@ -1,4 +1,4 @@
-"""Focus over seeds: means with intervals over subjects and seeds, contrasts between groups, and the page's tables."""
+"""Average the measures of focus over facts and seeds, contrast groups of facts, and make the tables of the page."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ from unpact_lens.stats.bootstrap import quantiles, resampled_means
 from unpact_lens.study.pooled import with_interval
 
 CONTRAST = "forget - retain"
-"""The group of rows that say by how much forget facts differ from retain facts."""
+"""Group of the rows that hold the difference between forget facts and retain facts."""
 
 SHARES = {
     "share_key": "back_key", "share_random": "back_random", "share_all": "back_all", "share_pattern": "back_pattern",
     "share_pattern_random": "back_pattern_random",
 }  # fmt: skip
-"""Shares of the lost log-probability, and what of each fact they are the sums of."""
+"""Shares of the lost log-probability, and the measure of each fact that is summed for them."""
 
 
 def focus_over_seeds(shifts: Sequence[FocusShift]) -> pd.DataFrame:
-    """Every measure of every model and group, mean over facts (each its mean over seeds), with its interval.
+    """Average each measure of each model and group over facts and seeds, with 95% CIs.
 
-    Beside the measures of `FOCUS_MEASURES` there are, for each model and group, the `SHARES`: the sum of the nats that
-    come back over the sum of those lost, undefined where the interval of what was lost reaches 0; and `share_net` and
-    `share_pattern_net`, those of the KeyTokens minus those of random tokens. Rows with a `head` are those of
-    `HEAD_MEASURES`. Rows of the group `"forget - retain"` are differences of two means, whose facts are drawn apart.
+    1. Average each fact over the seeds, then average over facts; the bootstrap draws subjects and seeds.
+    2. Compute the `SHARES`: the sum of the nats that come back over the sum of the nats that are lost. They are
+       undefined if the 95% CI of the loss includes 0.
+    3. Compute `share_net` and `share_pattern_net`: the shares of the KeyTokens minus those of random tokens.
+    4. Compute the group `"forget - retain"`: differences of two means, with facts drawn separately.
+
+    Rows with a `head` hold `HEAD_MEASURES`.
 
     Args:
-        shifts: as `FocusStudy` holds them.
+        shifts: Comparisons of a `FocusStudy`.
 
     Returns:
         Columns `model, group, head, measure, seeds, n, mean, low, high`.
 
     Raises:
-        InputError: if there are none, or the seeds of a model are of different facts.
+        InputError: If there are no comparisons, or the seeds of a model are on different facts.
     """
     if not shifts:
         raise InputError("no models to compare; give at least one FocusShift")
@@ -57,7 +60,7 @@ def focus_over_seeds(shifts: Sequence[FocusShift]) -> pd.DataFrame:
 def _group_rows(seeds: Sequence[FocusShift]) -> list[dict[str, Any]]:
     first = seeds[0]
     if any(s.ids != first.ids for s in seeds):
-        raise InputError(f"{first.model}, {first.group}: its seeds are of different facts; look at the same ones")
+        raise InputError(f"{first.model}, {first.group}: its seeds are on different facts; measure the same facts")
     same: dict[str, Any] = {"model": first.model, "group": first.group, "seeds": len(seeds)}
     rows = [
         {**same, "head": "", "measure": name, **_summary(_stack(seeds, name), first.subjects)} for name in first.values
@@ -79,7 +82,7 @@ def _stack(seeds: Sequence[FocusShift], name: str) -> Float[Tensor, "seed item"]
 
 
 def _mean(values: Float[Tensor, "seed item"]) -> float:
-    """Mean over the facts of their means over the seeds in which they are defined."""
+    """Average over facts the mean over the seeds in which the fact is defined."""
     return float(values.nanmean(0).nanmean())
 
 
@@ -89,7 +92,7 @@ def _summary(values: Float[Tensor, "seed item"], subjects: Sequence[str]) -> dic
 
 
 def _shares(seeds: Sequence[FocusShift]) -> dict[str, dict[str, float | int]]:
-    """Ratios of means, each draw's from the same subjects and seeds."""
+    """Compute ratios of means; numerator and denominator use the same draws of subjects and seeds."""
     subjects, lost = seeds[0].subjects, _stack(seeds, "lost")
     surely_lost = quantiles(resampled_means(lost, subjects))[0] > 0
     parts = {share: _stack(seeds, name) for share, name in SHARES.items()}
@@ -97,7 +100,7 @@ def _shares(seeds: Sequence[FocusShift]) -> dict[str, dict[str, float | int]]:
     parts["share_pattern_net"] = parts["share_pattern"] - parts["share_pattern_random"]
     found: dict[str, dict[str, float | int]] = {}
     for share, back in parts.items():
-        # Where no other token is left to draw, the fact has no random share, and its loss must not count for one.
+        # A fact without other tokens to draw has no random share, so its loss is left out of that share.
         paired = lost.masked_fill(back.isnan(), float("nan"))
         value = low = high = float("nan")
         if surely_lost:
@@ -111,7 +114,7 @@ def _contrasts(forget: Sequence[FocusShift], retain: Sequence[FocusShift]) -> li
     rows = []
     for name in forget[0].values:
         one, two = _stack(forget, name), _stack(retain, name)
-        # Seeds of their own: the facts of the two groups are different ones, and are drawn apart.
+        # Two seeds, because the two groups hold different facts and are drawn separately.
         drawn = resampled_means(one, forget[0].subjects, seed=0) - resampled_means(two, retain[0].subjects, seed=1)
         low, high = quantiles(drawn)
         rows.append(
@@ -124,33 +127,33 @@ def _contrasts(forget: Sequence[FocusShift], retain: Sequence[FocusShift]) -> li
 
 
 def focus_table(frame: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """One row a model: `mean [low, high]` of some measures; empty where one is undefined.
+    """Make a table with one row per model and `mean [low, high]` of some measures; undefined cells are empty.
 
     Args:
-        frame: of `focus_over_seeds`.
-        columns: pairs of group and measure, in the order shown.
+        frame: Table of `focus_over_seeds`.
+        columns: Pairs of group and measure, in the order shown.
 
     Raises:
-        InputError: if a pair is not in the frame.
+        InputError: If a pair is not in the table.
     """
     return _wide(frame, [(f"{m}, {g}", {"group": g, "measure": m, "head": ""}) for g, m in columns])
 
 
 SHOWN_HEADS = 8
-"""Heads that a table has room for."""
+"""Number of heads in a table."""
 
 
 def changed_heads(frame: pd.DataFrame, measure: str, group: str = "forget", most: int = SHOWN_HEADS) -> list[str]:
-    """The heads of which a measure is largest by its absolute mean under any model, in the order of the model.
+    """Select the heads with the largest absolute mean of a measure under any model, in the order of the model.
 
     Args:
-        frame: of `focus_over_seeds`.
-        measure: of `HEAD_MEASURES`.
-        group: of the facts.
-        most: how many.
+        frame: Table of `focus_over_seeds`.
+        measure: Name in `HEAD_MEASURES`.
+        group: Group of facts.
+        most: Number of heads.
 
     Raises:
-        InputError: if the measure or group is not in the frame.
+        InputError: If the measure or group is not in the table.
     """
     rows = frame[(frame["group"] == group) & (frame["measure"] == measure) & frame["head"].fillna("").ne("")]
     if rows.empty:
@@ -163,24 +166,24 @@ def changed_heads(frame: pd.DataFrame, measure: str, group: str = "forget", most
 def heads_table(
     frame: pd.DataFrame, measure: str, group: str = "forget", *, by: str = "", most: int = SHOWN_HEADS
 ) -> pd.DataFrame:
-    """One row a model, one column a head: `mean [low, high]` of a measure, of the heads that change most.
+    """Make a table of the heads that change most: one row per model, one column per head, `mean [low, high]`.
 
     Args:
-        frame: of `focus_over_seeds`.
-        measure: of `HEAD_MEASURES`.
-        group: of the facts.
-        by: the measure by which heads are chosen; empty for the measure itself.
-        most: how many heads; see `changed_heads`.
+        frame: Table of `focus_over_seeds`.
+        measure: Name in `HEAD_MEASURES`.
+        group: Group of facts.
+        by: Measure by which heads are selected; the shown measure if empty.
+        most: Number of heads; see `changed_heads`.
 
     Raises:
-        InputError: if the measure or group is not in the frame.
+        InputError: If the measure or group is not in the table.
     """
     heads = changed_heads(frame, by or measure, group, most)
     return _wide(frame, [(h, {"group": group, "measure": measure, "head": h}) for h in heads])
 
 
 def _wide(frame: pd.DataFrame, columns: Sequence[tuple[str, dict[str, str]]]) -> pd.DataFrame:
-    frame = frame.fillna({"head": ""})  # as a CSV file is read back
+    frame = frame.fillna({"head": ""})  # a CSV file gives NaN for empty text
     table: dict[str, dict[str, str]] = {m: {} for m in dict.fromkeys(frame["model"])}
     for title, wanted in columns:
         hits = frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)]
@@ -209,4 +212,4 @@ FOCUS_TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "heads-random": lambda frame: heads_table(frame, "moves_shift_random", by="moves_shift"),
     "attention": lambda frame: heads_table(frame, "attends_shift"),
 }
-"""The tables of an experiment's page, by the name of their block, made of `focus_over_seeds`."""
+"""Tables of the experiment's page, by the name of their block; each is made from `focus_over_seeds`."""

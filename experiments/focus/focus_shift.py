@@ -155,9 +155,7 @@ def focus_shift(
     if not items:
         raise InputError(f"no {compared.group} facts to measure; give at least one")
     options, asked = options or ShiftOptions(), asked or Asking()
-    sides = [
-        attribute_many(m, items, chat=asked.chat, prefill=asked.prefill, progress=False) for m in (before, after)
-    ]
+    sides = [attribute_many(m, items, chat=asked.chat, prefill=asked.prefill, progress=False) for m in (before, after)]
     rows, heads = [], []
     for number, (qa, b, a) in enumerate(zip(items, *sides, strict=True)):
         keys = b.key_tokens(options.rule).indices

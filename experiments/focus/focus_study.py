@@ -1,47 +1,53 @@
-"""Finding 1 as a study: unlearn each method with each seed, and look at its focus beside controls; resumable."""
+"""Run finding 1 as a study: unlearn with each method and seed, and measure the focus with controls.
+
+Each part is kept on disk, so an interrupted study resumes where it stopped.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
-from experiments.focus.focus_shift import FocusShift, focus_shift
+from experiments.focus.focus_shift import Compared, FocusShift, ShiftOptions, focus_shift
 from unpact_lens import unlearning
 from unpact_lens.attribution import TopK
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.asking import Asking
 from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.results import Result
 from unpact_lens.study.config import MethodConfig, StudyConfig
-from unpact_lens.study.run_study import Workspace, arithmetic, step_bar
+from unpact_lens.study.run_study import arithmetic, step_bar
+from unpact_lens.study.workspace import Workspace
 from unpact_lens.unlearning.result import Unlearned
 
 RETRAIN, UNRELATED = "retrain", "unrelated"
-"""Controls: a model that never saw the forget set, and the model before trained further on general facts."""
+"""Controls: the retrained model, and the original model after further training on general facts."""
 
 GROUPS = ("forget", "paraphrase", "retain")
-"""Groups of facts that are looked at."""
+"""Groups of facts that are measured."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class FocusStudy(Result):
-    """Focus of every unlearned model and of the controls.
+    """Hold the focus of all unlearned models and of the controls.
 
     Attributes:
-        config: of the study.
-        shifts: one for each model, seed and group of facts.
-        trajectory: `step, measure, mean, low, high, n, method, seed` of the forget facts while unlearning goes on.
-        trained: how each model came about: `model, seed, steps, lr, forget_score` (share of the forget facts still
-            known; None for the control) and `stopped`.
+        config: Configuration of the study.
+        shifts: One comparison per model, seed and group of facts.
+        trajectory: Rows of `step, measure, mean, low, high, n, method, seed` for the forget facts along training.
+        trained: Rows of `model, seed, steps, lr, forget_score, stopped`. `forget_score` is the share of the forget
+            facts still generated, None for the control.
     """
 
     figure: ClassVar[str | None] = None
@@ -52,16 +58,16 @@ class FocusStudy(Result):
     trained: tuple[dict[str, Any], ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each model, seed, group and fact."""
+        """Return a table with one row per model, seed, group and fact."""
         frames = [s.to_frame().assign(model=s.model, seed=s.seed, group=s.group) for s in self.shifts]
         return pd.concat(frames, ignore_index=True)
 
     def trained_frame(self) -> pd.DataFrame:
-        """How each model was trained, as a table."""
+        """Return a table of how each model was trained."""
         return pd.DataFrame(list(self.trained))
 
     def trajectory_frame(self) -> pd.DataFrame:
-        """The trajectory as a table."""
+        """Return the trajectory as a table."""
         return pd.DataFrame(list(self.trajectory))
 
 
@@ -74,26 +80,26 @@ def focus_study(
     by_head: Sequence[str] = GROUPS,
     progress: bool = True,
 ) -> FocusStudy:
-    """Run what is not finished yet.
+    """Run the parts of the study that are not finished.
 
-    The facts looked at are spread evenly over the benchmark's, `contributions.forget` and `contributions.retain` of
-    them; the paraphrases are phrasings held out of unlearning. The control on unrelated text is the model before,
-    trained on the general facts with the trainer of the library, with each seed for as many steps as the longest of the
-    methods took and at the largest of their learning rates.
+    The measured facts are spread evenly over the benchmark: `contributions.forget` forget facts and
+    `contributions.retain` retain facts. The paraphrases are held out of unlearning. The control `unrelated` is the
+    original model, trained further on the general facts by the trainer of the library. For each seed it takes the
+    number of steps of the longest method and the largest learning rate of the methods.
 
     Args:
-        config: with phrasings held out; without a control the study has no model that never knew the facts.
-        out: directory of what is finished.
-        draws: how many sets of random tokens stand beside the KeyTokens of each fact.
-        track_every: steps between two looks of the trajectory.
-        by_head: of which groups each head alone is put back, which takes a run for each head and fact.
-        progress: say on stderr what is being done.
+        config: Configuration with held-out paraphrases. Without `control` there is no retrained model in the study.
+        out: Directory of the finished parts.
+        draws: Number of random sets of other tokens for each fact.
+        track_every: Number of steps between two points of the trajectory.
+        by_head: Groups of facts on which each head alone is restored, one run per head and fact.
+        progress: Report progress on stderr.
 
     Raises:
-        InputError: if no phrasing is held out, there are no general facts, or a group is unknown.
+        InputError: If no paraphrase is held out, there are no general facts, or a group is unknown.
     """
     if config.hold_out_phrasings == 0:
-        raise InputError("hold_out_phrasings=0 leaves no phrasing that unlearning has not seen; give at least 1")
+        raise InputError("hold_out_phrasings=0 leaves no held-out paraphrase; give at least 1")
     for group in by_head:
         if group not in GROUPS:
             raise InputError(f"by_head has {group!r}; {nearest(group, GROUPS)}")
@@ -101,47 +107,100 @@ def focus_study(
         space = Workspace(config, Path(out), step)
         if not space.bench.general:
             raise InputError(f"benchmark {space.bench.name!r} has no general facts to train further on")
-        groups = facts_looked_at(space)
+        facts = measured_facts(space)
+        measuring = Measuring(space, facts, draws, tuple(by_head))
         found, trajectory, trained = [], [], []
-        looks = partial(_looks, space, groups=groups, draws=draws, by_head=by_head)
         if space.control is not None:
-            found += looks(partial(_given, space.control), RETRAIN, 0, weights=model_hash(space.control))
+            found += measuring.shifts(Candidate.of(RETRAIN, 0, space.control))
         for seed in config.seeds:
             runs: list[Unlearned] = []
             for method in config.methods:
-                unlearned = unlearned_model(space, method, seed, track=groups["forget"], track_every=track_every)
+                unlearned = unlearned_model(space, method, seed, track=facts["forget"], track_every=track_every)
                 path = unlearned.history.focus(TopK(config.contributions.key_tokens))
                 path = path.drop(columns="about").assign(method=method.name, seed=seed)
                 trajectory += [{str(k): v for k, v in row.items()} for row in path.to_dict("records")]
-                after = unlearned.model
-                found += looks(partial(_given, after), method.name, seed, weights=model_hash(after))
+                found += measuring.shifts(Candidate.of(method.name, seed, unlearned.model))
                 runs.append(unlearned)
             rows = [_trained(u) for u in runs]
-            settings = {name: max(row[name] for row in rows) for name in ("lr", "steps")}
-            trained += [*rows, {"model": UNRELATED, "seed": seed, **settings, "forget_score": None, "stopped": ""}]
-            recipe = {**settings, "batch_size": max(u.config["batch_size"] for u in runs), "seed": seed}
-            further = space.fingerprint("further", asdict(space.bench), recipe)
-            found += looks(_further(space, recipe), UNRELATED, seed, weights=further)
+            largest = {name: max(row[name] for row in rows) for name in ("lr", "steps")}
+            trained += [*rows, {"model": UNRELATED, "seed": seed, **largest, "forget_score": None, "stopped": ""}]
+            recipe = {**largest, "batch_size": max(u.config["batch_size"] for u in runs), "seed": seed}
+            found += measuring.shifts(_unrelated(space, recipe))
         return FocusStudy(config.model_dump(mode="json"), tuple(found), tuple(trajectory), tuple(trained))
 
 
-def _given(model: Any) -> Any:
-    """A model that is there already, where `_looks` takes one that may have to be made."""
-    return model
+@dataclass(frozen=True)
+class Candidate:
+    """Name a model whose focus is measured, and make it when it is needed.
+
+    Attributes:
+        name: Name of the model.
+        seed: Random seed of its training.
+        model: Function that returns the model.
+        weights: Hash of the weights, or of all that they are made from.
+    """
+
+    name: str
+    seed: int
+    model: Callable[[], HookedModel]
+    weights: str
+
+    @classmethod
+    def of(cls, name: str, seed: int, model: HookedModel) -> Candidate:
+        """Wrap a model that is already loaded."""
+        return cls(name, seed, lambda: model, model_hash(model))
 
 
-def _further(space: Workspace, recipe: Mapping[str, Any]) -> Callable[[], Any]:
-    """The control on unrelated text, trained once when it is first asked for."""
+def _unrelated(space: Workspace, recipe: Mapping[str, Any]) -> Candidate:
+    """Return the control on unrelated facts; it is trained once, when it is first needed."""
 
     @cache
-    def made() -> Any:
+    def made() -> HookedModel:
         space.step(f"{UNRELATED}: training further")
         return relearned(space.model, space.bench.general, space.bench, **recipe)
 
-    return made
+    return Candidate(UNRELATED, recipe["seed"], made, space.fingerprint("further", asdict(space.bench), recipe))
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measure candidates on the same facts, with the same draws.
+
+    Attributes:
+        space: Parts of the study on disk.
+        facts: Facts of each group.
+        draws: Number of random sets of other tokens for each fact.
+        by_head: Groups on which each head alone is restored.
+    """
+
+    space: Workspace
+    facts: Mapping[str, Sequence[QA]]
+    draws: int
+    by_head: tuple[str, ...]
+
+    def shifts(self, candidate: Candidate) -> list[FocusShift]:
+        """Measure one candidate on each group of facts, or load what is finished."""
+        return [self._shift(candidate, group) for group in self.facts]
+
+    def _shift(self, candidate: Candidate, group: str) -> FocusShift:
+        space, items, by_head = self.space, self.facts[group], group in self.by_head
+        options = ShiftOptions(TopK(space.config.contributions.key_tokens), self.draws, by_head)
+        asked = Asking(chat=space.bench.chat, prefill=space.bench.prefill)
+
+        def run() -> FocusShift:
+            space.step(f"{candidate.name}: focus on {group} facts")
+            compared = Compared(candidate.name, candidate.seed, group)
+            return focus_shift(space.model, candidate.model(), items, compared, options, asked)
+
+        part = space.fingerprint(
+            "focus", candidate.weights, [asdict(q) for q in items], asdict(options.rule), self.draws, candidate.name,
+            candidate.seed, group, *(() if by_head else ("no head alone",)),
+        )  # fmt: skip
+        return space.kept(f"focus/{candidate.name}-seed{candidate.seed}-{group}", part, run)
 
 
 def _trained(unlearned: Unlearned) -> dict[str, Any]:
+    """Describe how a model was trained."""
     return {
         "model": unlearned.method, "seed": unlearned.seed, "lr": unlearned.config["lr"],
         "steps": max(int(row["step"]) for row in unlearned.history.rows), "forget_score": unlearned.forget_score,
@@ -149,8 +208,8 @@ def _trained(unlearned: Unlearned) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def facts_looked_at(space: Workspace) -> dict[str, list[QA]]:
-    """The facts of each group: forget, the same in a phrasing that was held out, and retain."""
+def measured_facts(space: Workspace) -> dict[str, list[QA]]:
+    """Select the facts of each group: forget facts, held-out paraphrases of them, retain facts."""
     wanted = space.config.contributions
     forget = spread(space.bench.forget, wanted.forget)
     return {
@@ -161,7 +220,7 @@ def facts_looked_at(space: Workspace) -> dict[str, list[QA]]:
 
 
 def spread(items: Sequence[T], n: int) -> list[T]:
-    """`n` of the items, evenly spaced (all where there are fewer), so that few facts touch many subjects.
+    """Select `n` evenly spaced items, or all if there are fewer. Few facts then cover many subjects.
 
     >>> spread("abcdefgh", 3)
     ['a', 'c', 'f']
@@ -173,14 +232,14 @@ def spread(items: Sequence[T], n: int) -> list[T]:
 def unlearned_model(
     space: Workspace, method: MethodConfig, seed: int, *, track: Sequence[QA], track_every: int
 ) -> Unlearned:
-    """One method with one seed, from disk if it is finished there.
+    """Unlearn with one method and seed, or load the finished model.
 
     Args:
-        space: of the study.
-        method: its name and settings.
-        seed: of training.
-        track: facts whose contributions are followed.
-        track_every: steps between two looks at them.
+        space: Parts of the study on disk.
+        method: Name and hyperparameters of the method.
+        seed: Random seed of training.
+        track: Facts whose contributions are recorded along training.
+        track_every: Number of steps between two records.
     """
     level = space.config.forget_level
     part = space.fingerprint(
@@ -202,37 +261,3 @@ def unlearned_model(
         )  # fmt: skip
 
     return space.kept(f"unlearned/{method.name}-seed{seed}", part, run)
-
-
-def _looks(
-    space: Workspace,
-    after: Callable[[], Any],
-    name: str,
-    seed: int,
-    *,
-    weights: str,
-    groups: dict[str, list[QA]],
-    draws: int,
-    by_head: Sequence[str],
-) -> list[FocusShift]:
-    """One model on every group of facts, from disk where that is finished there; it is made only for what is not.
-
-    `weights` tells models apart that differ: a hash of them, or of all that they come from.
-    """
-    rule, bench = TopK(space.config.contributions.key_tokens), space.bench
-    found = []
-    for group, items in groups.items():
-
-        def run(group: str = group, items: list[QA] = items) -> FocusShift:
-            space.step(f"{name}: focus on {group} facts")
-            return focus_shift(
-                space.model, after(), items, model=name, seed=seed, group=group, rule=rule, draws=draws,
-                by_head=group in by_head, chat=bench.chat, prefill=bench.prefill,
-            )  # fmt: skip
-
-        alone = () if group in by_head else ("no head alone",)
-        part = space.fingerprint(
-            "focus", weights, [asdict(q) for q in items], asdict(rule), draws, name, seed, group, *alone
-        )
-        found.append(space.kept(f"focus/{name}-seed{seed}-{group}", part, run))
-    return found

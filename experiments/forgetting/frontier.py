@@ -1,38 +1,39 @@
-"""How much of the near facts goes as more is forgotten, along training? See README.md beside this file.
+"""Measure the near facts lost as more is forgotten, along training; see README.md beside this file.
 
     python -m experiments.forgetting.frontier smollm2 npo_gdr unpact_blind_gdr    # methods of ../settings-smollm2.yaml
 
-With twice the weight of the retain term that the search found, 120 steps, in fp32; a run ends at the forget level.
-Finished runs are kept in runs/ and not made again. Writes frontier-NAME.csv, frontier-NAME.html and the table
-`frontier-NAME` of README.md.
+The weight of the retain term is twice the value that the search found. Each run takes 120 steps in fp32, or stops at
+the forget level. Finished runs are kept in runs/ and are not run again. The command writes frontier-NAME.csv,
+frontier-NAME.html and the table `frontier-NAME` of README.md.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 import unpact_lens as ul
-from experiments.forgetting.shares_figure import frontier
-from experiments.shared.blocks import fill_block
+from experiments.forgetting.destruction_figures import frontier
+from experiments.shared.command_line import arguments
 from experiments.shared.experiment import tuned_settings
-from unpact_lens.evaluation import to_markdown
+from experiments.shared.page_tables import fill_block
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 from unpact_lens.unlearning import StopRule
 from unpact_lens.unlearning.early_stopping import FactsKnown
 from unpact_lens.unlearning.settings import Settings
 
 STEPS, EVERY, LEVEL, SEED = 120, 10, 0.02, 0
 
+name, *methods = arguments(__doc__)
 torch.set_num_threads(1)
-here, name, methods = Path(__file__).parent, sys.argv[1], sys.argv[2:]
+here = Path(__file__).parent
 settings = tuned_settings(here.parent / f"settings-{name}.yaml")
 kept = {method: here / "runs" / f"frontier-{name}" / f"{method}.csv" for method in methods}
 missing = [method for method in methods if not kept[method].is_file()]
 if missing:
     model = ul.load_model(name, wrap="bridge")
-    bench = ul.known_facts(model, ul.load_benchmark("facts", relations="all"))
+    bench = ul.evaluation.known_facts(model, ul.load_benchmark("facts", relations="all"))
     near = FactsKnown(model, bench.near, Settings(max_new_tokens=bench.max_new_tokens))
 for method in missing:
     heavier = {"alpha": 2 * settings[method]["alpha"]}

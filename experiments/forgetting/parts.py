@@ -1,10 +1,10 @@
-"""Why does unpact_select_gdr lose more than ga_gdr? See README.md beside this file.
+"""Find out why unpact_select_gdr loses more than ga_gdr; see README.md beside this file.
 
     python -m experiments.forgetting.parts
 
-Every way from one to the other: which tokens are penalised, whether the rest is learned by heart, at whose settings.
-All with twice the steps of the search. Finished runs are kept in runs/ and not made again. Writes parts.csv and the
-table `parts` of README.md.
+The two methods differ in the penalised tokens, in whether the other tokens are trained to stay, and in their
+hyperparameters. The command runs every combination, each with twice the steps of the search. Finished runs are kept in
+runs/ and are not run again. It writes parts.csv and the table `parts` of README.md.
 """
 
 from itertools import product
@@ -12,20 +12,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from scored import scored
 
 import unpact_lens as ul
-from experiments.shared.blocks import fill_block
-from experiments.shared.destruction import destruction_over_seeds
+from experiments.forgetting.scored import scored
+from experiments.shared.command_line import arguments
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import tuned_settings
-from unpact_lens.evaluation import to_markdown
+from experiments.shared.page_tables import fill_block
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 
 METHOD, BASE = "unpact_select_gdr", "ga_gdr"
 TOKENS = {"all alike": {"share": 1.0}, "0.15 by key": {"share": 0.15}, "by dependence": {"share": None}}
 KEEP_REST, SEEDS = (0.0, 1.0), (0, 1, 2)
 LEVEL, STEPS = 0.02, 300
 
+arguments(__doc__)
 torch.set_num_threads(1)
 here = Path(__file__).parent
 settings = tuned_settings(here.parent / "settings.yaml")
@@ -33,12 +35,12 @@ model, bench = ul.load_model("builtin"), ul.load_benchmark("builtin")
 arms = [
     (tokens, keep, whose)
     for whose, tokens, keep in product((BASE, METHOD), TOKENS, KEEP_REST)
-    if not (tokens == "all alike" and keep)  # there is no rest
+    if not (tokens == "all alike" and keep)  # no other tokens are left
 ]
 
 
 def name(tokens: str, keep: float, whose: str) -> str:
-    """One row of the table."""
+    """Name one row of the table."""
     return f"{tokens}{', rest kept' if keep else ''}, settings of {whose}"
 
 

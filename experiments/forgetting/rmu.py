@@ -1,26 +1,28 @@
-"""Does rmu fail to forget because of its retain term? See README.md beside this file.
+"""Test whether rmu fails to forget because of its retain term; see README.md beside this file.
 
     python -m experiments.forgetting.rmu
 
-At the settings of the search, with its weight of the retain term, with 1 and without. Finished runs are kept in runs/
-and not made again. Writes rmu.csv and the table `rmu` of README.md.
+The hyperparameters are those of the search, with three weights of the retain term: the value of the search, 1 and 0.
+Finished runs are kept in runs/ and are not run again. The command writes rmu.csv and the table `rmu` of README.md.
 """
 
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from scored import scored
 
 import unpact_lens as ul
-from experiments.shared.blocks import fill_block
-from experiments.shared.destruction import destruction_over_seeds
+from experiments.forgetting.scored import scored
+from experiments.shared.command_line import arguments
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import tuned_settings
-from unpact_lens.evaluation import to_markdown
+from experiments.shared.page_tables import fill_block
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 
 SEEDS, LEVEL = (0, 1, 2), 0.02
 
+arguments(__doc__)
 torch.set_num_threads(1)
 here = Path(__file__).parent
 settings = tuned_settings(here.parent / "settings.yaml")["rmu"]

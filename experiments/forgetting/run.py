@@ -1,30 +1,31 @@
-"""Does destruction come from penalising all tokens? See README.md beside this file.
+"""Test whether destruction comes from penalising all tokens; see README.md beside this file.
 
-    python -m experiments.forgetting.run            # the embedded model: the study of ../dilemma
+    python -m experiments.forgetting.run                       # the embedded model: the study of ../dilemma
     python -m experiments.forgetting.run smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
-Finished cells are kept in the runs/ of the study that this is, and not run again. Writes results.csv, figure.html and
-the table of README.md; for another study, `-NAME` follows each of these names.
+Finished cells are kept in the runs/ directory of that study and are not run again. The command writes results.csv,
+figure.html and the table of README.md; for another study, `-NAME` is added to these names.
 """
 
-import sys
 from pathlib import Path
 
 import unpact_lens as ul
-from experiments.shared.blocks import fill_block
-from experiments.shared.destruction import destruction_over_seeds
+from experiments.forgetting.destruction_figures import spared_bars
+from experiments.shared.command_line import arguments
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import load_experiment
-from experiments.shared.probes_figure import spared_bars
-from unpact_lens.evaluation import to_markdown
+from experiments.shared.page_tables import fill_block
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 
 here = Path(__file__).parent
-name = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
+given = arguments(__doc__)
+name = f"-{given[0]}" if given else ""
 recovery = here.parent / "recovery"
-seeds = tuple(map(int, sys.argv[2:]))
+seeds = tuple(map(int, given[1:]))
 (config,) = load_experiment((recovery if name else here) / f"config{name}.yaml", seeds).values()
 runs = recovery / "runs" / f"one-phrasing{name}" if name else here.parent / "dilemma" / "runs"
-against = {}  # each selective method beside the same loss on all tokens
+against = {}  # baseline of each selective method: the same loss on all tokens
 for method in config.methods:
     if method.name.startswith("unpact_select"):
         rest = method.name.removeprefix("unpact_select").removeprefix("_")

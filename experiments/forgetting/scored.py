@@ -1,21 +1,22 @@
-"""A run of a method on the embedded model and what it lost, kept on disk; for the scripts beside this one."""
+"""Score a run of a method on the embedded model, and keep the scores on disk."""
 
 from pathlib import Path
 from typing import Any
 
 import unpact_lens as ul
 from unpact_lens.evaluation import Scores
+from unpact_lens.models.hooked import HookedModel
 
 
-def scored(kept: Path, model: Any, bench: ul.Benchmark, method: str, **given: Any) -> Scores:
-    """Scores of one run, from disk if it was made.
+def scored(kept: Path, model: HookedModel, bench: ul.Benchmark, method: str, **given: Any) -> Scores:
+    """Unlearn and score, or load the scores of a finished run.
 
     Args:
-        kept: its directory.
-        model: the model before.
-        bench: what is forgotten and kept.
-        method: of `ul.methods()`.
-        given: settings, `seed` and `stop_at` of `ul.unlearn`.
+        kept: Directory of the scores.
+        model: Original model.
+        bench: Benchmark with the forget and the retain facts.
+        method: Name in `ul.methods()`.
+        **given: Hyperparameters, `seed` and `stop_at` of `ul.unlearn`.
     """
     if (kept / "result.json").is_file():
         return ul.load(kept)

@@ -1,25 +1,27 @@
-"""How much is destroyed as more of each answer is penalised? See README.md beside this file.
+"""Measure destruction against the share of penalised answer tokens; see README.md beside this file.
 
     python -m experiments.forgetting.shares
 
-The rest of each answer is left alone. Settings are those that the search found for the loss on all tokens, but with
-twice the steps, since fewer tokens take longer. Finished runs are kept in runs/ and not made again. Writes shares.csv,
-shares.html and the table `shares` of README.md.
+The other tokens of each answer are not trained. The hyperparameters are those that the search found for the loss on all
+tokens, with twice the steps, because fewer tokens take longer. Finished runs are kept in runs/ and are not run again.
+The command writes shares.csv, shares.html and the table `shares` of README.md.
 """
 
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from scored import scored
 
 import unpact_lens as ul
-from experiments.forgetting.shares_figure import destruction_by_share
-from experiments.shared.blocks import fill_block
-from experiments.shared.destruction import destruction_over_seeds
+from experiments.forgetting.destruction_figures import destruction_by_share
+from experiments.forgetting.scored import scored
+from experiments.shared.command_line import arguments
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import tuned_settings
-from unpact_lens.evaluation import Scores, to_markdown
+from experiments.shared.page_tables import fill_block
+from unpact_lens.evaluation import Scores
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 
 LOSSES = {
     "ga": "unpact_select",
@@ -30,6 +32,7 @@ LOSSES = {
 SHARES, PICKS, SEEDS = (0.15, 0.3, 0.5, 1.0), ("key", "chance"), (0, 1, 2)
 LEVEL, STEPS = 0.02, 300
 
+arguments(__doc__)
 torch.set_num_threads(1)
 here = Path(__file__).parent
 settings = tuned_settings(here.parent / "settings.yaml")
@@ -38,12 +41,12 @@ arms = [(loss, share, pick) for loss in LOSSES for share in SHARES for pick in P
 
 
 def name(loss: str, share: float, pick: str) -> str:
-    """One row of the table; with all tokens there is nothing to pick."""
+    """Name one row of the table. With all tokens there is no pick."""
     return f"{loss}, {share:g} by {pick}" if share < 1 else f"{loss}, all"
 
 
 def scores(loss: str, share: float, pick: str, seed: int) -> Scores:
-    """Scores of one run."""
+    """Score one run."""
     return scored(
         here / "runs" / "shares" / f"{loss}-{share:g}-{pick}-seed{seed}", model, bench, LOSSES[loss],
         share=share, pick=pick, keep_rest=0.0, seed=seed, stop_at=LEVEL, **settings[loss] | {"steps": STEPS},

@@ -1,21 +1,20 @@
-r"""Which answer tokens does the forget loss push on, and which of that push hurts what is to be kept?
+r"""Split the gradient of the forget loss by class of answer token, and measure the damage of each part.
 
-The gradient of gradient ascent, $g = \nabla_\theta \frac{1}{T}\sum_k \log p(y_k)$ over all answer tokens of the forget
-set, is a sum of one part a class of tokens, $g = \sum_c g_c$:
+The gradient of gradient ascent over all answer tokens of the forget set,
+$g = \nabla_\theta \frac{1}{T}\sum_k \log p(y_k)$, is a sum over classes of tokens, $g = \sum_c g_c$:
 
-- `content`: tokens of the fact that no retain answer's fact has,
-- `shared`: tokens of the fact that occur in a retain answer's fact as well,
+- `content`: fact tokens that occur in no fact of a retain answer;
+- `shared`: fact tokens that also occur in a fact of a retain answer;
 - `template`: all other answer tokens.
 
 A small step of ascent, $-\eta g_c$, changes the retain set's mean negative log-likelihood by
-$\eta\,\langle g_c, \nabla_\theta \overline{\log p}_{\mathrm{retain}}\rangle$ to first order: the *damage* of the class,
-and its *forgetting* is the same against the gradient of the fact's own tokens.
+$\eta\,\langle g_c, \nabla_\theta \overline{\log p}_{\mathrm{retain}}\rangle$ to first order.
+This is the *damage* of the class. Its *forgetting* is the same product with the gradient of the forget facts' tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import torch
@@ -27,6 +26,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import clone
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode, length_batches
 from unpact_lens.scoring import gather_log_probs, padded
 
@@ -36,12 +36,12 @@ CLASSES = ("content", "shared", "template")
 def token_classes(
     rows: Sequence[Encoded], spans: Sequence[tuple[int, int]], retained: frozenset[int]
 ) -> list[tuple[str, ...]]:
-    """The class of every answer token.
+    """Return the class of every answer token.
 
     Args:
-        rows: the forget examples.
-        spans: for each, `(start, end)` of the answer tokens that carry the fact.
-        retained: ids of the tokens in the facts of retain answers.
+        rows: Encoded forget facts.
+        spans: For each fact, `(start, end)` of the answer tokens that carry it.
+        retained: Ids of the tokens in the facts of retain answers.
     """
     return [
         tuple(
@@ -53,22 +53,22 @@ def token_classes(
 
 
 def token_gradients(
-    model: Any, forget: Sequence[QA], retain: Sequence[QA], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, forget: Sequence[QA], retain: Sequence[QA], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> pd.DataFrame:
-    """The forget gradient by class of answer token, at the model as it stands.
+    """Compute the forget gradient by class of answer token.
 
     Args:
-        model: before unlearning; it is not changed.
-        forget: the facts to forget, asked plainly.
-        retain: the facts to keep.
-        batch_tokens: bound on the input tokens of one forward pass.
+        model: Original model. It is not changed.
+        forget: Forget facts, asked in the main phrasing.
+        retain: Retain facts.
+        batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
-        One row a class and one for `all`: `tokens`, `share_of_tokens`, `norm` of its gradient, `damage` and
+        One row per class and one for `all`: `tokens`, `share_of_tokens`, `norm` of its gradient, `damage` and
         `forgetting` (nats for a step of size 1), and `damage_per_forgetting`.
 
     Raises:
-        InputError: if there are no forget or no retain facts.
+        InputError: If there are no forget or no retain facts.
     """
     if not forget or not retain:
         raise InputError(f"{len(forget)} forget and {len(retain)} retain facts; give at least one of each")
@@ -105,9 +105,9 @@ def token_gradients(
 
 
 def weighted_gradient(
-    model: Any, rows: Sequence[Encoded], weights: Sequence[Float[Tensor, " _"]], batch_tokens: int
+    model: HookedModel, rows: Sequence[Encoded], weights: Sequence[Float[Tensor, " _"]], batch_tokens: int
 ) -> Float[Tensor, " parameter"]:
-    r"""$\nabla_\theta \sum_k w_k \log p(y_k)$ over all rows, all parameters in one vector, on the CPU in fp64."""
+    r"""Compute $\nabla_\theta \sum_k w_k \log p(y_k)$ over all rows, as one fp64 vector on the CPU."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     sums = [torch.zeros_like(p, dtype=torch.float64, device="cpu") for p in parameters]
     device = hooked.device_of(model)

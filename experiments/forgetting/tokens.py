@@ -1,8 +1,9 @@
-"""Which answer tokens carry the forget gradient, and which of them hurt what is to be kept?
+"""Measure which answer tokens carry the forget gradient and which of them damage retain facts.
 
     python -m experiments.forgetting.tokens
 
-Writes tokens.csv and the table `tokens` of README.md, at the model before unlearning: no seed enters.
+The command writes tokens.csv and the table `tokens` of README.md. The gradient is that of the original model, so there
+is no seed.
 """
 
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import torch
 
 import unpact_lens as ul
-from experiments.forgetting import token_gradients
-from experiments.shared.blocks import fill_block
-from unpact_lens.evaluation import to_markdown
+from experiments.forgetting.token_gradients import token_gradients
+from experiments.shared.command_line import arguments
+from experiments.shared.page_tables import fill_block
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 
+arguments(__doc__)
 torch.set_num_threads(1)
 here = Path(__file__).parent
 bench = ul.load_benchmark("builtin")

@@ -1,9 +1,9 @@
-"""How deep is it gone? Sampling, plain and emphasised, logit lens, patching and depth of the models that run.py left.
+"""Measure how deep the facts are erased: sampling, logit lens, patching and unlearning depth of the models of run.py.
 
     python -m experiments.recovery.depth
 
-Writes depth.csv, and the table `depth` of README.md: means over seeds. A row of the same weights
-is not made again.
+The command writes depth.csv, and the table `depth` of README.md (means over seeds). A row with the same weights is not
+computed again.
 """
 
 from pathlib import Path
@@ -12,16 +12,19 @@ import pandas as pd
 import torch
 
 import unpact_lens as ul
-from experiments.shared.blocks import fill_block
+from experiments.shared.command_line import arguments
 from experiments.shared.experiment import load_experiment
+from experiments.shared.page_tables import fill_block
 from unpact_lens.comparison import unlearning_depth
-from unpact_lens.evaluation import fact_right, to_markdown
+from unpact_lens.evaluation import fact_right
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.recovery import leak_emphasised, lens_ranks, patched_answers, unrelated_fact
 from unpact_lens.results import write_text
+from unpact_lens.text_tables import to_markdown
 
-FACTS, SAMPLES = 32, 16  # the first facts; answers drawn for each at temperature 1
+FACTS, SAMPLES = 32, 16  # number of facts; number of answers sampled for each at temperature 1
 
+arguments(__doc__)
 torch.set_num_threads(1)
 here = Path(__file__).parent
 out = here / "depth.csv"
@@ -30,7 +33,7 @@ done = {(r["variant"], r["method"], r["seed"], r["weights"]): r for r in kept}
 before, control, bench = ul.load_model("builtin"), ul.load_model("builtin-retrain"), ul.load_benchmark("builtin")
 studies = load_experiment(here / "config.yaml")
 runs = {variant: here / "runs" / variant.replace(" ", "-") for variant in studies}
-plan = ul.load(next(iter(runs.values())) / "plan")  # its prompts; they are the same in every variant
+plan = ul.load(next(iter(runs.values())) / "plan")  # the prompts are equal in all variants
 models = {("", "before", 0): before, ("", "retrain", 0): control}
 for variant, study in studies.items():
     models |= {
@@ -63,7 +66,7 @@ for (variant, method, seed), model in models.items():
 
 table = (
     pd.DataFrame(rows)
-    .round(4)  # as in the file
+    .round(4)  # equal to the file
     .groupby(["variant", "method"], sort=False)
     .mean(numeric_only=True)
     .drop(columns="seed")

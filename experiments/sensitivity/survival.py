@@ -1,15 +1,15 @@
-"""Which conclusions survive a choice: the same sign with the same significance as under the baseline."""
+"""Compare the conclusions of each choice with the baseline: a conclusion survives with equal sign and significance."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from experiments.sensitivity.sensitivity_study import BASELINE_NAME
+from experiments.sensitivity.choices import BASELINE_NAME
 from unpact_lens.errors import InputError
 
 
 def sign(low: float, high: float) -> str:
-    """`"+"` or `"-"` where the whole interval lies on one side of 0, `"0"` where it holds 0, `""` where undefined.
+    """Return `"+"` or `"-"` for a significant value, `"0"` if the 95% CI includes 0, `""` if it is undefined.
 
     >>> sign(0.1, 0.3), sign(-0.2, 0.1), sign(float("nan"), float("nan"))
     ('+', '0', '')
@@ -20,13 +20,13 @@ def sign(low: float, high: float) -> str:
 
 
 def survival(frame: pd.DataFrame) -> pd.DataFrame:
-    """The conclusions with their `sign`, that of the baseline (`was`), and whether they `survive`.
+    """Add the columns `sign`, `was` (the sign under the baseline) and `survives`.
 
     Args:
-        frame: rows of `dimension, choice, conclusion, method, n, value, low, high`, those of the baseline among them.
+        frame: Rows of `dimension, choice, conclusion, method, n, value, low, high`, including the baseline's.
 
     Raises:
-        InputError: if a conclusion has no baseline.
+        InputError: If a conclusion has no row of the baseline.
     """
     signs = [sign(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
     keys = list(zip(frame["conclusion"], frame["method"], strict=True))
@@ -41,14 +41,14 @@ def survival(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def survival_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a choice, one column a conclusion: how many survive, and how the others changed.
+    """Make a table with one row per choice and one column per conclusion.
 
-    The baseline's row gives the signs themselves.
+    A cell says how many conclusions survive and how the others changed. The row of the baseline gives the signs.
 
     Args:
-        frame: of `survival`.
+        frame: Table of `survival`.
     """
-    frame = frame.fillna({"sign": "", "was": ""})  # as a CSV file is read back
+    frame = frame.fillna({"sign": "", "was": ""})  # a CSV file gives NaN for empty text
     rows = []
     for (dimension, choice), part in frame.groupby(["dimension", "choice"], sort=False):
         row = {"varied": dimension, "choice": choice}

@@ -1,4 +1,4 @@
-"""Conclusions under every choice: the value of each, crossed out where sign or significance changed."""
+"""Draw the value of each conclusion under each choice, and frame those whose sign or significance changed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def survival_map(frame: pd.DataFrame) -> go.Figure:
-    """One map a conclusion: rows are choices, columns methods or pairs; `*` where 0 is outside the interval.
+    """Draw one map per conclusion: rows are choices, columns are methods or pairs, `*` marks significant values.
 
-    Cells whose sign or significance is not that of the baseline have a red frame.
+    Cells whose sign or significance differs from the baseline have a red frame.
 
     Args:
-        frame: of `experiments.sensitivity.survival`.
+        frame: Table of `survival`.
     """
     conclusions = list(dict.fromkeys(frame["conclusion"]))
     labelled = frame.assign(label=frame["dimension"] + " · " + frame["choice"])
@@ -63,7 +63,7 @@ def survival_map(frame: pd.DataFrame) -> go.Figure:
     theme.dress(
         fig,
         "Which conclusions survive",
-        "red frame: sign or significance is not the baseline's; * 0 outside the interval",
+        "red frame: sign or significance differs from the baseline; *: significant (95% CI excludes 0)",
     )
     fig.update_yaxes(autorange="reversed")
     fig.update_xaxes(tickangle=-40)

@@ -1,7 +1,7 @@
-"""An experiment: one question, one file, and a study for each variant of how the methods were trained.
+"""Load the configuration of an experiment: one question, its methods, and one study per variant of training.
 
-The file is written and committed before the run. It names the methods; their settings stand in another file, where the
-search that is the same for all of them left them.
+The file is committed before the run. It names the methods. Their hyperparameters are in another file, which the common
+search wrote.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from unpact_lens.study.config import Strict, StudyConfig, explain, load_config, 
 
 
 class Experiment(Strict):
-    """What an experiment runs.
+    """Hold what an experiment runs.
 
     Attributes:
-        question: that it answers.
-        methods: names of the unlearning methods.
-        settings: file, beside the experiment's own, with the settings of each method under its name; what stands there
-            under `search` tells where they come from and is not passed on.
-        variants: for each variant, settings that all methods are given in it.
-        study: every other entry of a `StudyConfig`.
+        question: Question that the experiment answers.
+        methods: Names of the unlearning methods.
+        settings: Path of the hyperparameter file, relative to the experiment's own. Each method's entry `search`
+            describes the search and is not passed on.
+        variants: Hyperparameters that all methods share in each variant.
+        study: All other entries of a `StudyConfig`.
     """
 
     question: str
@@ -37,27 +37,28 @@ class Experiment(Strict):
 
 
 def tuned_settings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """The settings of each method as a search left them, without what tells of the search.
+    """Read the hyperparameters that a search found for each method, without the description of the search.
 
     Args:
-        path: the YAML file.
+        path: YAML file.
 
     Raises:
-        InputError: if it is missing or not YAML.
+        InputError: If it is missing or not YAML.
     """
     found = read_yaml(str(path))
     return {name: {k: v for k, v in settings.items() if k != "search"} for name, settings in found.items()}
 
 
 def load_experiment(path: str | os.PathLike[str], seeds: Sequence[int] = ()) -> dict[str, StudyConfig]:
-    """The studies of an experiment, one a variant.
+    """Load the studies of an experiment, one per variant.
 
     Args:
-        path: its YAML file.
-        seeds: run these only; none for those of the file.
+        path: YAML file of the experiment.
+        seeds: Seeds to run; if empty, those of the file.
 
     Raises:
-        InputError: if a file is missing or not YAML, an entry is unknown or wrong, or a method has no settings.
+        InputError: If a file is missing or not YAML, an entry is unknown or wrong, or a method has no
+            hyperparameters.
     """
     content = read_yaml(str(path))
     try:

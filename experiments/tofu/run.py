@@ -1,11 +1,11 @@
-"""Real TOFU on the real SmolLM2. See README.md beside this file.
+"""Unlearn real TOFU facts from SmolLM2-135M; see README.md beside this file.
 
-    python -m experiments.tofu.run [--finished] [DIRECTORY|hub [SEED ...]]    # TOFU's tables as the hub exports them
+    python -m experiments.tofu.run [--finished] [DIRECTORY|hub [SEED ...]]    # DIRECTORY: TOFU's tables from the hub
 
-With --finished no method is run: the page tells of those that are finished with all of these seeds.
+With --finished no method is run: the page shows the methods that are finished with all of these seeds.
 
-Overnight work that goes on where it was stopped: checkpoints, cells and scores are kept in runs/. Writes results.csv,
-probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of README.md.
+The run takes a night and resumes where it stopped: checkpoints, cells and scores are kept in runs/. The command writes
+results.csv, probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of README.md.
 """
 
 import sys
@@ -15,20 +15,22 @@ from pathlib import Path
 import pandas as pd
 
 import unpact_lens as ul
-from experiments.shared.blocks import fill_block
-from experiments.shared.destruction import destruction_over_seeds
+from experiments.shared.command_line import arguments
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import load_experiment
+from experiments.shared.page_tables import fill_block
 from unpact_lens.evaluation.tofu import TofuScores, tofu_scores
 from unpact_lens.models.checkpoint import model_hash, save_model
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.results import write_text
 from unpact_lens.study import by_probe, dilemma, estimates, probes_over_seeds
-from unpact_lens.study.run_study import Workspace, arithmetic
+from unpact_lens.study.run_study import arithmetic, finished_cell
+from unpact_lens.study.workspace import Workspace
 from unpact_lens.text_tables import to_markdown
 
 TAUGHT = {"lr": 1e-4, "epochs": 10, "batch_size": 16, "precision": "bf16"}
-LIMIT = 40  # questions of each of TOFU's sets: all of the forget set
-# Ascent that does not weigh all tokens alike; it is compared with ga_gdr.
+LIMIT = 40  # number of questions from each of TOFU's sets; the forget set has 40
+# Gradient ascent with unequal weights of the tokens; it is compared with ga_gdr.
 WEIGHTED = ("unpact_select_gdr", "unpact_recall_gdr", "wga_gdr", "satimp_gdr")
 MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget"),
             "truth ratio": ("truth ratio", "forget"), "log10 forget quality": ("log10 forget quality", "forget"),
@@ -36,17 +38,18 @@ MEASURED = {"rouge": ("rouge", "forget"), "probability": ("probability", "forget
 
 here = Path(__file__).parent
 runs = here / "runs"
-where, *seeds = [a for a in sys.argv[1:] if a != "--finished"] or ["hub"]
+given = arguments(__doc__)
+where, *seeds = [a for a in given if a != "--finished"] or ["hub"]
 (config,) = load_experiment(here / "config.yaml", tuple(map(int, seeds))).values()
 options = {**config.benchmark_options, **({} if where == "hub" else {"path": where})}
 bench = ul.load_benchmark(config.benchmark, **options)
 config = config.model_copy(
     update={"model": str(runs / "full"), "control": str(runs / "retain"), "benchmark_options": options}
 )
-if "--finished" in sys.argv:
+if "--finished" in given:
     cells = Workspace(config, runs / "study", print)
     taught = (runs / "full").is_dir()
-    done = [m for m in config.methods if taught and all(cells.finished(m, seed) for seed in config.seeds)]
+    done = [m for m in config.methods if taught and all(finished_cell(cells, m, seed) for seed in config.seeds)]
     if not done:
         sys.exit(f"no method is finished with all of the seeds {list(config.seeds)} in {runs}; run without --finished")
     config = config.model_copy(update={"methods": tuple(done)})
@@ -60,7 +63,7 @@ retrained = model_hash(space.control)
 
 
 def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuScores:
-    """TOFU's metrics of one model, from disk if they are finished there."""
+    """Compute TOFU's metrics of one model, or load them if they are finished."""
     model = ul.load_model(folder, wrap=config.wrap)
 
     def run() -> TofuScores:
@@ -71,7 +74,7 @@ def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuSc
 
 
 def row(scores: TofuScores, **first: object) -> dict[str, object]:
-    """One row of the table of TOFU's metrics."""
+    """Make one row of the table of TOFU's metrics."""
     values = scores.to_frame().set_index(["metric", "set"])["value"]
     return {**first, **{name: values[which] for name, which in MEASURED.items()}}
 

@@ -1,16 +1,20 @@
-"""Where answer metrics disagree with a reader, on the labelled pairs that ship with the library.
+"""Compare answer metrics with hand-made labels, on the labelled pairs that ship with the library.
 
     python experiments/where-rouge-l-fails/run.py
 
-Writes results.md beside this file. Needs no model but the sentence embeddings of `[semantic]`.
+The script writes results.md beside this file. It needs no model except the sentence embeddings of `[semantic]`.
 """
 
+import sys
 from pathlib import Path
 
 import unpact_lens as ul
-from unpact_lens.evaluation import to_markdown
+from unpact_lens.text_tables import to_markdown
 
-result = ul.agreement()
+if {"-h", "--help"} & set(sys.argv[1:]):
+    print((__doc__ or "").strip())
+    sys.exit(0)
+result = ul.evaluation.agreement()
 parts = [
     "## Each metric\n",
     to_markdown(result.to_frame().set_index("metric")),

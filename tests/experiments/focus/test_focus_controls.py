@@ -1,4 +1,4 @@
-"""The figure of focus shows each model's means, the random tokens hollow, and the heads."""
+"""The figure of focus shows the mean of each model, random tokens with hollow marks, and the heads."""
 
 import pandas as pd
 import pytest
@@ -14,11 +14,11 @@ def frame():
     return focus_over_seeds([made(s, g, [1.0] * 3, [0.25 + 0.5 * s] * 3) for g in groups for s in range(2)])
 
 
-def test_each_group_stands_at_its_mean_with_its_interval(frame):
+def test_figure_shows_means_intervals_random_tokens_and_heads(frame):
     trajectory = pd.DataFrame({"method": "ga", "seed": [0, 0], "step": [0, 3], "measure": "overlap", "mean": [1, 0.4]})
     fig = focus_controls(frame, trajectory)
     shown = [t for t in fig.data if t.type == "scatter" and t.xaxis == "x"]
-    assert [t.name for t in shown] == ["forget facts", "the same, held-out phrasing", "retain facts"]
+    assert [t.name for t in shown] == ["forget facts", "held-out paraphrases", "retain facts"]
     assert [t.x[0] for t in shown] == [0.5] * 3
     assert shown[0].x[0] + shown[0].error_x.array[0] == pytest.approx(0.75)
     hollow = [t for t in fig.data if t.type == "scatter" and t.marker.symbol and t.marker.symbol.endswith("-open")]

@@ -1,4 +1,4 @@
-"""Focus with its controls: measures by hand, nothing moves between equal models, seeds together, tables."""
+"""Measures of focus equal those computed by hand, equal models show no shift, and seeds are pooled."""
 
 import math
 
@@ -11,7 +11,9 @@ from experiments.focus.focus_over_seeds import changed_heads, focus_over_seeds, 
 from experiments.focus.focus_shift import (
     FOCUS_MEASURES,
     HEAD_MEASURES,
+    Compared,
     FocusShift,
+    ShiftOptions,
     focus_shift,
     head_shift,
     other_tokens,
@@ -29,10 +31,12 @@ NAN = math.nan
 
 @pytest.fixture(scope="module")
 def shift():
-    return focus_shift(trained(), retrained(), benchmark().forget[:3], model="retrain", rule=TopK(2), draws=3)
+    return focus_shift(
+        trained(), retrained(), benchmark().forget[:3], Compared("retrain"), ShiftOptions(TopK(2), draws=3)
+    )
 
 
-def test_contributions_are_those_of_leave_one_out(shift):
+def test_contributions_equal_those_of_leave_one_out(shift):
     items = benchmark().forget[:3]
     before, after = (attribute_many(m, items, progress=False) for m in (trained(), retrained()))
     for i, (b, a) in enumerate(zip(before, after, strict=True)):
@@ -46,7 +50,7 @@ def test_contributions_are_those_of_leave_one_out(shift):
         assert shift.values["score_shift_random"][i] == pytest.approx(expected, abs=1e-6)
 
 
-def test_heads_move_what_the_decomposition_by_source_says(shift):
+def test_head_measures_equal_the_decomposition_by_source(shift):
     qa = benchmark().forget[0]
     (b,) = attribute_many(trained(), [qa], progress=False)
     keys = list(b.key_tokens(TopK(2)).indices)
@@ -57,7 +61,7 @@ def test_heads_move_what_the_decomposition_by_source_says(shift):
     assert ((shift.heads["attends_before"] >= 0) & (shift.heads["attends_before"] <= 1)).all()
 
 
-def test_mediation_is_that_of_the_key_path(shift):
+def test_mediation_equals_the_key_path(shift):
     qa = benchmark().forget[0]
     path = key_path(trained(), retrained(), qa.prompt, qa.answer, keys=TopK(2), draws=3, seed=0)
     assert shift.values["back_key"][0] / shift.values["lost"][0] == pytest.approx(path.share, rel=1e-5)
@@ -67,8 +71,8 @@ def test_mediation_is_that_of_the_key_path(shift):
     assert shift.values["back_pattern"][0] / shift.values["lost"][0] == pytest.approx(looks.share, rel=1e-5)
 
 
-def test_nothing_moves_between_equal_models():
-    same = focus_shift(trained(), trained(), benchmark().forget[:2], model="same")
+def test_equal_models_show_no_shift():
+    same = focus_shift(trained(), trained(), benchmark().forget[:2], Compared("same"))
     for name, values in same.values.items():
         if name.endswith(("shift", "shift_random")) or name == "lost":
             assert values.tolist() == [0, 0], name
@@ -76,7 +80,7 @@ def test_nothing_moves_between_equal_models():
     assert float(same.heads["moves_shift"].abs().max()) == 0
 
 
-def test_the_shift_of_heads_by_hand():
+def test_head_shift_by_hand():
     b = torch.zeros(1, 1, 4)
     a = torch.tensor([[[9.0, 1.0, 2.0, 4.0]]])
     found = head_shift((b, b), (a, a), 1, (2,), [(0,), (1,)])
@@ -85,7 +89,7 @@ def test_the_shift_of_heads_by_hand():
     assert head_shift((b, b), (a, a), 1, (0, 1, 2), [])["attends_shift_random"].isnan().all()
 
 
-def test_other_tokens_are_never_key_and_none_where_all_are():
+def test_other_tokens_never_include_key_tokens():
     assert other_tokens(3, (0, 1, 2), 4, 0) == []
     assert other_tokens(4, (0, 1, 2), 2, 0) == [(3,), (3,)]
 
@@ -99,7 +103,7 @@ def made(seed: int, group: str, lost: list[float], back: list[float], model: str
     )
 
 
-def test_seeds_together_by_hand():
+def test_pooling_over_seeds_by_hand():
     shifts = [
         made(0, "forget", [1.0, 2.0, 3.0], [0.5, 0.5, 0.5]),
         made(1, "forget", [3.0, 2.0, 1.0], [0.5, 1.5, 0.5]),
@@ -109,7 +113,7 @@ def test_seeds_together_by_hand():
     assert frame.loc[("forget", "", "lost"), "mean"] == 2
     assert frame.loc[("forget", "", "share_key"), "mean"] == pytest.approx(4 / 12)
     assert frame.loc[("forget", "", "share_net"), "mean"] == pytest.approx(4 / 12)
-    assert math.isnan(frame.loc[("retain", "", "share_key"), "mean"])  # nothing was surely lost
+    assert math.isnan(frame.loc[("retain", "", "share_key"), "mean"])  # the loss is not significant
     assert frame.loc[("forget - retain", "", "overlap"), "mean"] == pytest.approx(2 / 3)
     assert frame.loc[("forget", "L0H1", "moves_shift"), "mean"] == 0.5
     row = frame.loc[("forget", "L0H1", "moves_shift")]
@@ -133,7 +137,7 @@ def test_tables_show_means_with_intervals(tmp_path):
         focus_table(frame, [("retain", "overlap")])
 
 
-def test_a_table_has_room_for_the_heads_that_change_most():
+def test_heads_table_shows_the_heads_that_change_most():
     heads = {"L0H0": (0.1, 0.0), "L0H1": (-0.5, 0.1), "L1H0": (0.2, 0.2), "L1H1": (0.0, 0.4)}
     frame = pd.DataFrame(
         {"model": m, "group": "forget", "head": h, "measure": "moves_shift", "mean": v, "low": v, "high": v}
@@ -150,11 +154,11 @@ def test_a_table_has_room_for_the_heads_that_change_most():
         changed_heads(frame, "moves_shift", "retain")
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named_in_the_error():
     with pytest.raises(InputError, match="no forget facts"):
-        focus_shift(trained(), trained(), [], model="same")
+        focus_shift(trained(), trained(), [], Compared("same"))
     with pytest.raises(InputError, match="draws=0"):
-        focus_shift(trained(), trained(), benchmark().forget[:1], model="same", draws=0)
+        ShiftOptions(draws=0)
     with pytest.raises(InputError, match="give at least one FocusShift"):
         focus_over_seeds([])
     with pytest.raises(InputError, match="different facts"):
@@ -171,7 +175,7 @@ def config(**changes):
     )  # fmt: skip
 
 
-def test_a_study_has_controls_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_study_has_controls_and_resumes(tmp_path, monkeypatch):
     found = focus_study(config(), tmp_path, draws=2, track_every=1, progress=False)
     assert {(s.model, s.group) for s in found.shifts} == {
         (m, g) for m in ("ga", "retrain", "unrelated") for g in ("forget", "paraphrase", "retain")
@@ -185,27 +189,27 @@ def test_a_study_has_controls_and_goes_on_where_it_stopped(tmp_path, monkeypatch
     assert frame.loc[("retrain", "forget", "", "lost"), "mean"] > 1
     assert frame.loc[("unrelated", "forget", "", "lost"), "mean"] < 0.5
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("fingerprint")}
-    monkeypatch.setattr(module, "relearned", None)  # the control on unrelated text is not trained again either
+    monkeypatch.setattr(module, "relearned", None)  # the control is not trained again either
     assert focus_study(config(), tmp_path, draws=2, track_every=1, progress=False) == found
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("fingerprint")} == times
 
 
-def test_an_unknown_group_is_named(tmp_path):
+def test_unknown_group_is_named_in_the_error(tmp_path):
     with pytest.raises(InputError, match="by_head has 'forgets'; did you mean 'forget'"):
         focus_study(config(), tmp_path, by_head=("forgets",))
 
 
-def test_without_a_retrain_model_the_other_control_stands(tmp_path):
+def test_study_without_a_retrained_model_keeps_the_other_control(tmp_path):
     found = focus_study(config(control=None), tmp_path, draws=2, track_every=2, by_head=(), progress=False)
     assert {s.model for s in found.shifts} == {"ga", "unrelated"}
     assert "retrain" not in set(focus_over_seeds(found.shifts)["model"])
 
 
-def test_a_study_without_a_phrasing_held_out_is_refused(tmp_path):
+def test_study_without_held_out_paraphrases_is_refused(tmp_path):
     with pytest.raises(InputError, match="hold_out_phrasings=0"):
         focus_study(config(hold_out_phrasings=0), tmp_path)
 
 
-def test_spread_touches_many_subjects():
+def test_spread_covers_many_subjects():
     assert spread(range(96), 24) == list(range(0, 96, 4))
     assert spread("ab", 5) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""The forget gradient is the sum of its classes, and damage is what a small step costs."""
+"""The forget gradient is the sum over token classes, and equals a finite difference."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from unpact_lens.models.tokens import Encoded, encode
 from unpact_lens.scoring import score_rows
 
 
-def test_classes_by_hand():
+def test_token_classes_by_hand():
     rows = [Encoded((), (1,), (), (5, 6, 7)), Encoded((), (1,), (), (6, 8))]
     assert token_classes(rows, [(1, 3), (0, 1)], frozenset({7})) == [
         ("template", "content", "shared"),
@@ -19,7 +19,7 @@ def test_classes_by_hand():
     ]
 
 
-def test_the_classes_add_up_to_all_tokens():
+def test_classes_sum_to_all_tokens():
     bench = benchmark()
     frame = token_gradients(trained(), bench.forget, bench.retain).set_index("class")
     for column in ("tokens", "share_of_tokens", "damage", "forgetting"):
@@ -29,7 +29,7 @@ def test_the_classes_add_up_to_all_tokens():
     assert frame.loc["all", "forgetting"] > 0
 
 
-def test_the_gradient_is_that_of_a_finite_difference():
+def test_gradient_equals_a_finite_difference():
     model, qa = clone(trained()).double(), benchmark().forget[0]
     row = encode(model, qa.prompt, qa.answer)
     gradient = weighted_gradient(model, [row], [torch.ones(len(row.answer))], 512)
@@ -45,6 +45,6 @@ def test_the_gradient_is_that_of_a_finite_difference():
     assert (sums[0] - sums[1]) / 2e-4 == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named_in_the_error():
     with pytest.raises(InputError, match="0 forget and 16 retain facts"):
         token_gradients(trained(), (), benchmark().retain)

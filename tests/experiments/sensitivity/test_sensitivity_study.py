@@ -1,4 +1,4 @@
-"""What survives a choice: signs by hand, conclusions drawn as the library draws them elsewhere."""
+"""Conclusions equal those that the library draws elsewhere, and survival is checked by hand."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from experiments.sensitivity.sensitivity_study import BASELINE, CHOICES, Choice, conclusions, judged, sensitivity_study
+from experiments.sensitivity.choices import BASELINE, CHOICES, Choice
+from experiments.sensitivity.conclusions import Evidence, conclusions, judged
+from experiments.sensitivity.sensitivity_study import sensitivity_study
 from experiments.sensitivity.survival import survival, survival_table
 from experiments.sensitivity.survival_map import survival_map
 from tests.evaluation.world import benchmark, retrained, trained
@@ -23,24 +25,24 @@ from unpact_lens.study.config import load_config
 def drawn(choice, afters=None):
     bench = benchmark()
     afters = {"retrain": [retrained()], "nothing": [trained()]} if afters is None else afters
-    return conclusions(choice, trained(), afters, bench, forget=bench.forget[:4], retain=bench.retain[:4])
+    return conclusions(choice, Evidence(trained(), afters, bench, bench.forget[:4], bench.retain[:4]))
 
 
-def test_the_baseline_draws_all_conclusions_of_every_method():
+def test_baseline_draws_all_conclusions_of_every_method():
     frame = drawn(BASELINE).to_frame()
     assert frame.groupby("conclusion")["method"].apply(list).to_dict() == {
         "net R": ["retrain", "nothing"], "focus": ["retrain", "nothing"], "F ranking": ["retrain - nothing"],
     }  # fmt: skip
     ranking = frame.set_index("conclusion").loc["F ranking"]
     forgot = evaluate(retrained(), benchmark(), before=trained()).forgetting
-    assert ranking["value"] == forgot.value  # the model before forgot nothing
+    assert ranking["value"] == forgot.value  # the original model forgot nothing
     assert ranking["low"] > 0
     rows = frame.set_index(["conclusion", "method"])
-    assert rows.loc[("net R", "nothing"), "n"] == 0  # nothing was forgotten, so nothing can come back
+    assert rows.loc[("net R", "nothing"), "n"] == 0  # no fact was forgotten
     assert rows.loc[("focus", "nothing"), "value"] == 0
 
 
-def test_net_r_is_that_of_a_recovery():
+def test_net_r_equals_that_of_recover():
     bench = benchmark()
     ours = drawn(Choice("rule", "k", rule=TopK(2))).to_frame().set_index(["conclusion", "method"])
     theirs = recover(
@@ -51,7 +53,7 @@ def test_net_r_is_that_of_a_recovery():
     assert row["value"] == pytest.approx(theirs.value)
 
 
-def test_focus_is_the_overlap_on_forget_minus_that_on_retain():
+def test_focus_equals_overlap_on_forget_minus_overlap_on_retain():
     bench, rule = benchmark(), Share(0.8)
     means = []
     for part in (bench.forget[:4], bench.retain[:4]):
@@ -64,7 +66,7 @@ def test_focus_is_the_overlap_on_forget_minus_that_on_retain():
     assert row["low"] <= row["value"] <= row["high"]
 
 
-def test_a_choice_draws_only_what_it_can_change():
+def test_choice_draws_only_what_it_can_change():
     assert BASELINE.conclusions == ("net R", "focus", "F ranking")
     assert Choice("metric", "x", metric="rouge_l").conclusions == ("net R", "F ranking")
     assert Choice("rule", "x", rule=TopK(1)).conclusions == ("net R", "focus")
@@ -72,7 +74,7 @@ def test_a_choice_draws_only_what_it_can_change():
     assert Choice("question", "x", phrasing=0).conclusions == BASELINE.conclusions
 
 
-def test_the_choices_begin_with_the_baseline_and_can_all_be_drawn():
+def test_choices_start_with_the_baseline_and_are_valid():
     assert CHOICES[0] == BASELINE
     assert len({(c.dimension, c.name) for c in CHOICES}) == len(CHOICES)
     assert all(EMPHASIS[c.template].needs_words for c in CHOICES)
@@ -81,7 +83,7 @@ def test_the_choices_begin_with_the_baseline_and_can_all_be_drawn():
     }  # fmt: skip
 
 
-def test_facts_only_are_other_contributions():
+def test_fact_only_changes_the_contributions():
     one, other = (drawn(Choice("towards", "x", fact_only=f, rule=TopK(1))).to_frame() for f in (False, True))
     assert one["conclusion"].tolist() == other["conclusion"].tolist()
     assert not one.equals(other)
@@ -92,7 +94,10 @@ def test_metrics_judge_at_their_thresholds():
     wrong = qa.answer.replace(qa.fact, "nowhere")
     assert judged("fact_span", [qa.fact, wrong], [qa, qa]).tolist() == [True, False]
     assert judged("exact_match", [qa.fact, qa.answer], [qa, qa]).tolist() == [False, True]
-    assert judged("rouge_l", [wrong, ""], [qa, qa]).tolist() == [True, False]  # shares the sentence, not the fact
+    assert judged("rouge_l", [wrong, ""], [qa, qa]).tolist() == [
+        True,
+        False,
+    ]  # the sentence is right, the fact is wrong
 
 
 ROWS = pd.DataFrame(
@@ -107,7 +112,7 @@ ROWS = pd.DataFrame(
 )
 
 
-def test_survival_is_the_same_sign_with_the_same_significance(tmp_path):
+def test_survival_means_equal_sign_and_significance(tmp_path):
     found = survival(ROWS)
     assert found["sign"].tolist() == ["+", "0", "0", "0", ""]
     assert found["was"].tolist() == ["+", "0", "+", "0", "+"]
@@ -122,13 +127,13 @@ def test_survival_is_the_same_sign_with_the_same_significance(tmp_path):
         survival(ROWS.drop(index=1))
 
 
-def test_the_map_frames_what_changed():
+def test_map_frames_changed_conclusions():
     fig = survival_map(survival(ROWS))
     assert list(fig.data[0].text[0]) == ["0.30*", "0.00"]
     assert [(s.x0 + s.x1, s.y0 + s.y1) for s in fig.layout.shapes] == [(0, 2), (0, 4)]
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named_in_the_error():
     with pytest.raises(InputError, match="'repeat_question' takes no words"):
         drawn(Choice("emphasis", "x", template="repeat_question"))
     with pytest.raises(InputError, match="did you mean 'rouge_l'"):
@@ -138,7 +143,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_stopped(tmp_path):
+def test_study_resumes(tmp_path):
     config = load_config(
         {
             "name": "s", "model": "builtin", "control": "builtin-retrain", "benchmark": "builtin", "threads": 1,

@@ -1,4 +1,4 @@
-"""An experiment is one study a variant, with the settings that the common search left."""
+"""An experiment gives one study per variant, with the hyperparameters of the common search."""
 
 import pytest
 import yaml
@@ -22,7 +22,7 @@ def written(folder, **changes):
     return folder / "config.yaml"
 
 
-def test_each_variant_gives_every_method_its_tuned_settings_and_the_variants_own(tmp_path):
+def test_each_variant_merges_tuned_hyperparameters_with_its_own(tmp_path):
     studies = load_experiment(written(tmp_path))
     assert list(studies) == ["one", "all"]
     assert [(m.name, m.settings) for m in studies["all"].methods] == [
@@ -31,18 +31,18 @@ def test_each_variant_gives_every_method_its_tuned_settings_and_the_variants_own
     ]
 
 
-def test_seeds_asked_for_take_the_place_of_those_of_the_file(tmp_path):
+def test_given_seeds_replace_those_of_the_file(tmp_path):
     path = written(tmp_path, study={**CONFIG["study"], "seeds": [0, 1, 2]})
     assert load_experiment(path)["one"].seeds == (0, 1, 2)
     assert load_experiment(path, [1])["one"].seeds == (1,)
 
 
-def test_what_tells_of_the_search_is_no_setting(tmp_path):
+def test_description_of_the_search_is_not_a_hyperparameter(tmp_path):
     written(tmp_path)
     assert tuned_settings(tmp_path / "tuned.yaml") == {"ga": {"lr": 1e-4}, "npo": {"lr": 2e-4}}
 
 
-def test_bad_input_is_named(tmp_path):
+def test_bad_input_is_named_in_the_error(tmp_path):
     with pytest.raises(InputError, match="has no settings for 'rmu'"):
         load_experiment(written(tmp_path, methods=["rmu"]))
     with pytest.raises(InputError, match="unknown entry 'variant'; did you mean 'variants'"):

@@ -1,4 +1,4 @@
-"""What is destroyed as more of each answer is penalised, and as more is forgotten."""
+"""Draw destruction: against the share of penalised tokens, along training, and compared with a baseline."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from unpact_lens.plots import theme
 
 PICKS = {"key": "those that depend most on the KeyTokens", "chance": "any tokens"}
 FORGOTTEN = 0.9
-"""From here on a run counts as having forgotten; below it, a hollow mark."""
+"""Runs with a smaller F are drawn with hollow marks."""
 
 
 def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
-    """One panel a loss: D against the share of each answer's tokens that is penalised, one line for each way to pick.
+    """Draw D against the share of penalised answer tokens: one panel per loss, one line per way to pick tokens.
 
     Args:
-        frame: of `unpact_lens.study.destruction_over_seeds`, with columns `loss`, `share` and `pick`. All tokens
-            (share 1) need no pick, and end both lines.
+        frame: Table of `destruction_over_seeds`, with columns `loss`, `share` and `pick`. Rows with share 1 end both
+            lines.
     """
     losses = list(dict.fromkeys(frame["loss"]))
     fig = make_subplots(rows=1, cols=len(losses), shared_yaxes=True, subplot_titles=[theme.escape(x) for x in losses])
-    theme.dress(fig, "Destruction as more is penalised", "near facts, 95% intervals; hollow: forgot less than 90%")
+    theme.dress(fig, "Destruction by share of penalised tokens", "near facts, 95% CIs; hollow: forgot less than 90%")
     for column, loss in enumerate(losses, start=1):
         for color, (pick, label) in zip(theme.PALETTE, PICKS.items(), strict=False):
             shown = frame[(frame["loss"] == loss) & ((frame["pick"] == pick) | (frame["share"] == 1))]
@@ -57,14 +57,12 @@ def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
 
 
 def frontier(frame: pd.DataFrame) -> go.Figure:
-    """One line a method: what of the near facts is gone as more of the forget facts goes, along training.
+    """Draw the share of near facts lost against F along training, one line per method.
 
     Args:
-        frame: columns `method, step, F, D_near`, in the order of training.
+        frame: Columns `method, step, F, D_near`, in the order of training.
     """
-    fig = theme.figure(
-        "What goes with it", "share of near facts lost as more is forgotten; one mark a look, in training"
-    )
+    fig = theme.figure("Near facts lost along training", "share of near facts lost against F; one mark per evaluation")
     for i, (method, shown) in enumerate(frame.groupby("method", sort=False)):
         color, symbol = theme.series_style(i)
         fig.add_trace(
@@ -79,7 +77,38 @@ def frontier(frame: pd.DataFrame) -> go.Figure:
                 marker={"symbol": symbol, "size": 9},
             )
         )
-    fig.update_xaxes(title="F: share of forget facts gone", range=[-0.03, 1.03])
-    fig.update_yaxes(title="share of near facts gone", range=[-0.03, 1.03])
+    fig.update_xaxes(title="F: share of forget facts lost", range=[-0.03, 1.03])
+    fig.update_yaxes(title="share of near facts lost", range=[-0.03, 1.03])
     fig.update_layout(height=460, width=620)
+    return fig
+
+
+def spared_bars(frame: pd.DataFrame) -> go.Figure:
+    """Draw the share of retain facts that each method spares compared with its baseline, with 95% CIs.
+
+    Args:
+        frame: Table of `destruction_over_seeds`; rows without a baseline are excluded.
+    """
+    shown = frame[frame["spared"].notna()]
+    fig = theme.figure(
+        "Retain facts spared at matched forgetting", "positive: fewer lost than with the baseline; 95% CIs"
+    )
+    fig.add_trace(
+        go.Scatter(
+            x=shown["spared"],
+            y=[theme.escape(f"{m} against {b}") for m, b in zip(shown["method"], shown["against"], strict=True)],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": shown["spared_high"] - shown["spared"],
+                "arrayminus": shown["spared"] - shown["spared_low"],
+            },
+            mode="markers",
+            marker={"color": theme.PALETTE[0], "size": 10},
+        )
+    )
+    fig.add_vline(x=0, line={"color": theme.MUTED})
+    fig.update_layout(height=220 + 30 * len(shown), showlegend=False, margin={"l": 320})
+    fig.update_xaxes(title="share of retain facts")
+    fig.update_yaxes(autorange="reversed")
     return fig

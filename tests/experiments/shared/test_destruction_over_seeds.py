@@ -1,4 +1,4 @@
-"""Destruction of a method against its baseline's, on the same facts."""
+"""Destruction is compared with a baseline on the same facts, and drawn."""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.forgetting.shares_figure import destruction_by_share, frontier
-from experiments.shared.destruction import destruction_over_seeds
-from experiments.shared.probes_figure import spared_bars
+from experiments.forgetting.destruction_figures import destruction_by_share, frontier, spared_bars
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from unpact_lens.errors import InputError
 
 
@@ -46,16 +45,18 @@ STUDY = Study(
 )
 
 
-def test_rates_and_what_is_spared_by_hand():
+def test_rates_and_spared_facts_by_hand():
     frame = destruction_over_seeds(STUDY, {"select": "ga"}).set_index("method")
     assert frame.loc["ga", ["F", "D_near", "D_far", "D"]].tolist() == [0.75, 0.75, 1.0, 0.875]
     assert frame.loc["select", ["F", "D_near", "D_far", "D"]].tolist() == [1.0, 0.0, 0.5, 0.25]
-    assert frame.loc["select", "spared"] == pytest.approx((2.5 - 0.5) / 3)  # over the three retain facts known before
+    assert frame.loc["select", "spared"] == pytest.approx(
+        (2.5 - 0.5) / 3
+    )  # over the three retain facts that the original model knows
     assert frame.loc["select", "against"] == "ga"
     assert frame["spared"].isna()["ga"]
 
 
-def test_without_near_facts_destruction_is_that_of_far_ones():
+def test_without_near_facts_destruction_equals_that_of_far_facts():
     cells = tuple(cell("ga", *row) for row in ((0, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 0)))
     for c in cells:
         c.scores.groups = ("forget", "forget", "far", "far", "far", "far")
@@ -64,19 +65,19 @@ def test_without_near_facts_destruction_is_that_of_far_ones():
     assert row["D"] == row["D_far"] == pytest.approx(2.5 / 3)
 
 
-def test_an_unknown_baseline_is_named():
+def test_unknown_baseline_is_named_in_the_error():
     with pytest.raises(InputError, match="method 'gd' is not in the study; known are 'ga', 'select'"):
         destruction_over_seeds(STUDY, {"select": "gd"})
 
 
-def test_the_figure_shows_what_is_spared_and_its_interval():
+def test_figure_shows_spared_facts_with_interval():
     trace = spared_bars(destruction_over_seeds(STUDY, {"select": "ga"})).data[0]
     assert list(trace.y) == ["select against ga"]
     assert trace.x[0] == pytest.approx(2 / 3)
     assert trace.error_x.array[0] >= 0 <= trace.error_x.arrayminus[0]
 
 
-def test_the_figure_by_share_ends_both_lines_at_all_tokens_and_marks_what_did_not_forget():
+def test_figure_by_share_ends_both_lines_at_all_tokens_and_marks_low_forgetting():
     study = Study(
         (
             cell("ga, 0.5 by key", 0, 0, 1, 1, 1, 0),
@@ -95,7 +96,7 @@ def test_the_figure_by_share_ends_both_lines_at_all_tokens_and_marks_what_did_no
     assert [annotation.text for annotation in fig.layout.annotations] == ["ga"]
 
 
-def test_the_frontier_has_a_line_a_method_in_the_order_of_training():
+def test_frontier_has_one_line_per_method_in_training_order():
     looks = {"method": ["ga", "ga", "npo"], "step": [0, 5, 0], "F": [0.0, 0.9, 0.1], "D_near": [0.0, 0.6, 0.2]}
     ga, npo = frontier(pd.DataFrame(looks)).data
     assert (ga.name, list(ga.x), list(ga.y)) == ("ga", [0.0, 0.9], [0.0, 0.6])

@@ -1,12 +1,12 @@
-"""A block is read back as it was filled, and nothing around it changes."""
+"""A block is read back as it was written, and the text around it does not change."""
 
 import pytest
 
-from experiments.shared.blocks import fill_block, read_block
+from experiments.shared.page_tables import fill_block, read_block
 from unpact_lens.errors import InputError
 
 
-def test_a_block_is_replaced_and_read_back(tmp_path):
+def test_block_is_replaced_and_read_back(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- t -->\nold\n<!-- /t -->\nafter\n")
     fill_block(page, "t", "| a |\n|---|\n")
@@ -14,7 +14,7 @@ def test_a_block_is_replaced_and_read_back(tmp_path):
     assert read_block(page, "t") == "| a |\n|---|"
 
 
-def test_a_missing_block_is_named(tmp_path):
+def test_missing_block_is_named_in_the_error(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing")
     with pytest.raises(InputError, match="has no block 'x'; write <!-- x -->"):

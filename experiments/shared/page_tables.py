@@ -1,6 +1,6 @@
-"""Tables in Markdown files that a command wrote and a test can read back.
+"""Write tables into Markdown pages and read them back.
 
-A block stands between `<!-- name -->` and `<!-- /name -->`, each on a line of its own.
+A block is the text between the lines `<!-- name -->` and `<!-- /name -->`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from unpact_lens.results import write_text
 
 
 def fill_block(path: str | os.PathLike[str], name: str, text: str) -> None:
-    """Put text into a block of a Markdown file, in place of what stands there.
+    """Replace the text of a block in a Markdown file.
 
     Args:
-        path: the file.
-        name: of the block.
-        text: e.g. a table.
+        path: Markdown file.
+        name: Name of the block.
+        text: New text, e.g. a table.
 
     Raises:
-        InputError: if the file has no such block.
+        InputError: If the file has no such block.
     """
     content = Path(path).read_text(encoding="utf-8")
     start, end = _find(content, name, path)
@@ -30,10 +30,10 @@ def fill_block(path: str | os.PathLike[str], name: str, text: str) -> None:
 
 
 def read_block(path: str | os.PathLike[str], name: str) -> str:
-    """What stands in a block, without outer blanks.
+    """Return the text of a block, without outer blanks.
 
     Raises:
-        InputError: if the file has no such block.
+        InputError: If the file has no such block.
     """
     content = Path(path).read_text(encoding="utf-8")
     start, end = _find(content, name, path)
@@ -43,5 +43,5 @@ def read_block(path: str | os.PathLike[str], name: str) -> str:
 def _find(content: str, name: str, path: str | os.PathLike[str]) -> tuple[int, int]:
     found = re.search(rf"<!-- {re.escape(name)} -->(.*?)<!-- /{re.escape(name)} -->", content, flags=re.DOTALL)
     if found is None:
-        raise InputError(f"{path} has no block {name!r}; write <!-- {name} --> and <!-- /{name} --> where it belongs")
+        raise InputError(f"{path} has no block {name!r}; write <!-- {name} --> and <!-- /{name} --> at its place")
     return found.span(1)

@@ -1,4 +1,4 @@
-"""What methods destroyed at matched forgetting, seeds together, each against a baseline on the same retain facts."""
+"""Compare the destruction of each method with a baseline on the same retain facts, over seeds."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from unpact_lens.study.result import HasCells
 
 
 def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.DataFrame:
-    """One row a method: forgetting, destruction, and how much less it destroys than its baseline.
+    """Compute forgetting and destruction of each method, and how much less it destroys than its baseline.
 
-    Rates are over facts that the model before has right, each with its mean over seeds, with intervals from a bootstrap
-    that draws subjects and seeds. `D` is the mean of near and far, or the one of them that there is. `spared` is the
-    baseline's share of lost retain facts, near and far together, minus the method's on the same facts; `p` is
-    McNemar's, Holm-adjusted over the rows.
+    Rates are over facts that the original model has right. Each is the mean over seeds, with a 95% CI from a bootstrap
+    over subjects and seeds. `D` is the mean of near and far, or the one that exists. `spared` is the baseline's share
+    of lost retain facts minus the method's, on the same near and far facts. `p` is McNemar's, Holm-adjusted over the
+    rows.
 
     Args:
-        study: with the same seeds for all methods.
-        against: for a method, its baseline; others have none.
+        study: Cells of a study with the same seeds for all methods.
+        against: Baseline of each method that has one.
 
     Returns:
         Columns `method, seeds, F, F_low, F_high, D_near…, D_far…, D, against, spared, spared_low, spared_high, p`.
 
     Raises:
-        InputError: if a method or baseline is not in the study.
+        InputError: If a method or baseline is not in the study.
     """
     methods = list(dict.fromkeys(c.method for c in study.cells))
     for name in (*against, *against.values()):
