@@ -1,4 +1,4 @@
-"""LP(x, y) is what its formula says, however it is batched."""
+"""LP(x, y) equals its formula and does not depend on batches."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_log_prob_is_the_mean_over_answer_tokens(model64):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 20, 10_000])
-def test_scores_do_not_depend_on_the_batch(model64, batch_tokens):
+def test_scores_do_not_depend_on_batch_size(model64, batch_tokens):
     pairs = [([1, 2, 3], [4]), ([5] * 30, [6, 7, 8, 9]), ([2], [3] * 12), ([8, 8], [1, 2])]
     rows = [encode(model64, p, a) for p, a in pairs]
     for scores, (prompt, answer) in zip(score_rows(model64, rows, batch_tokens=batch_tokens), pairs, strict=True):
@@ -61,6 +61,6 @@ def test_nan_weights_are_refused():
         log_prob(model, [1, 2], [3])
 
 
-def test_a_batch_budget_of_nothing_is_refused():
+def test_a_batch_size_of_zero_is_refused():
     with pytest.raises(InputError, match="batch_tokens=0"):
         score_rows(tiny(), [encode(tiny(), [1], [2])], batch_tokens=0)

@@ -1,4 +1,4 @@
-"""Attributions made by hand."""
+"""Build attributions by hand."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A small completions server over a hooked model, that speaks the protocol and can be told to misbehave."""
+"""Serve a hooked model by the completions protocol, with faults on request."""
 
 import json
 import threading

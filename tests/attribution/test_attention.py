@@ -25,7 +25,7 @@ def product(matrices):
 
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
-def test_rollout_multiplies_hugging_faces_attentions(wrap):
+def test_rollout_equals_the_product_of_hugging_face_attentions(wrap):
     hf, model = pair("llama", wrap)
     hf.set_attn_implementation("eager")
     with torch.no_grad():
@@ -36,14 +36,14 @@ def test_rollout_multiplies_hugging_faces_attentions(wrap):
     assert a.target == "attention share"
 
 
-def test_rollout_of_all_units_is_a_share_of_one(model64):
+def test_rollout_shares_sum_to_one_over_all_units(model64):
     a = attribute(model64, PROMPT, ANSWER, method="attention_rollout", units=[(0, 3), (3, 7)])
     # The first answer token is predicted from the prompt alone.
     assert a.per_answer_token[:, 0].sum().item() == pytest.approx(1, abs=1e-12)
     assert (a.per_answer_token[:, 1:].sum(0) < 1).all()
 
 
-def test_value_zeroing_is_its_definition(model64):
+def test_value_zeroing_equals_its_definition(model64):
     matrices = []
     for layer in range(model64.cfg.n_layers):
         name = f"blocks.{layer}.hook_resid_post"
@@ -63,7 +63,7 @@ def test_value_zeroing_is_its_definition(model64):
     torch.testing.assert_close(a.per_answer_token, product(matrices)[AT].T[: len(PROMPT)].detach(), atol=1e-10, rtol=0)
 
 
-def test_alti_vectors_are_what_each_source_adds_alone(model64):
+def test_alti_vectors_equal_what_each_source_adds_alone(model64):
     """With one source left in the pattern, what the attention adds, but for its bias, is that source's part."""
     matrices = alti_matrices(model64, IDS)
     n = IDS.shape[1]
@@ -88,7 +88,7 @@ def test_alti_vectors_are_what_each_source_adds_alone(model64):
         torch.testing.assert_close(found.detach(), expected, atol=1e-10, rtol=0)
 
 
-def test_alti_logit_hands_out_all_that_attention_and_the_embedding_give(model64):
+def test_alti_logit_sums_to_the_attention_and_embedding_contributions(model64):
     a = attribute(model64, PROMPT, ANSWER, method="alti_logit")
     moved = decompose(model64, PROMPT, ANSWER, by="source").values.sum((0, 1, 2))
     parts = decompose(model64, PROMPT, ANSWER, by="component")
@@ -97,7 +97,7 @@ def test_alti_logit_hands_out_all_that_attention_and_the_embedding_give(model64)
     torch.testing.assert_close(a.per_answer_token[:, 0].sum(), (moved + start)[0], atol=1e-10, rtol=0)
 
 
-def test_ov_is_the_source_view_summed_over_heads(model64):
+def test_ov_equals_the_source_view_summed_over_heads(model64):
     a = attribute(model64, PROMPT, ANSWER, method="ov", units=[(0, 2), (2, 3)])
     values = decompose(model64, PROMPT, ANSWER, by="source").values.sum((0, 1))
     torch.testing.assert_close(a.per_answer_token[0], values[:2].sum(0), atol=1e-10, rtol=0)
@@ -105,12 +105,12 @@ def test_ov_is_the_source_view_summed_over_heads(model64):
     assert a.target == "logit"
 
 
-def test_a_row_of_zeros_keeps_its_own_position():
+def test_a_row_of_zeros_is_assigned_to_its_own_position():
     shares = rows_to_shares(torch.tensor([[0.0, 0.0], [3.0, 1.0]]))
     assert shares.tolist() == [[1.0, 0.0], [0.75, 0.25]]
 
 
 @pytest.mark.parametrize("method", ["attention_rollout", "value_zeroing", "alti_logit", "ov"])
-def test_a_target_of_ones_own_is_refused(method):
+def test_methods_with_a_fixed_target_refuse_another(method):
     with pytest.raises(InputError, match=f"method '{method}' attributes the .* and cannot take target='prob'"):
         attribute(tiny(), PROMPT, ANSWER, method=method, target="prob")

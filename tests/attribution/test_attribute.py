@@ -1,4 +1,4 @@
-"""What `attribute` gives back besides its scores, and what it refuses."""
+"""Test the fields of attributions other than scores, and the refused inputs."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_qas_keep_their_order_id_and_subject(model):
         assert torch.allclose(a.scores, attribute(model, q.prompt, q.answer).scores, atol=1e-5)
 
 
-def test_the_subject_may_stand_in_the_prefill(model):
+def test_subject_placeholder_in_the_prefill_is_filled(model):
     qa = QA("who wrote it?", " Tokyo", subject="Hamlet")
     filled = attribute_many(model, [qa], prefill=" {subject} has")[0]
     assert torch.equal(filled.scores, attribute(model, qa.prompt, qa.answer, prefill=" Hamlet has").scores)
@@ -37,7 +37,7 @@ def test_the_subject_may_stand_in_the_prefill(model):
     assert torch.equal(filled.scores, listed.scores)
 
 
-def test_without_an_answer_the_models_own_is_attributed(model):
+def test_without_an_answer_the_greedy_answer_is_attributed(model):
     prompt = random_ids(6, vocabulary=320)
     a = attribute(model, prompt, None, max_new_tokens=3)
     assert a.answer_source == a.key_tokens(TopK(1)).answer_source == "greedy"
@@ -50,14 +50,14 @@ def test_without_an_answer_the_models_own_is_attributed(model):
     assert free.answer_source == "greedy"
 
 
-def test_settings_in_force_are_recorded(model):
+def test_settings_are_recorded(model):
     a = attribute(model, "the sea", " Au", batch_tokens=100)
     assert a.settings["batch_tokens"] == 100
     assert a.settings["threads"] == torch.get_num_threads()
     assert attribute(model, "the sea", " Au").settings["batch_tokens"] >= 256
 
 
-def test_an_attribution_is_a_table_and_survives_saving(model, tmp_path):
+def test_an_attribution_converts_to_a_table_and_survives_saving(model, tmp_path):
     a = attribute(model, "the capital of Japan is", " Tokyo")
     frame = a.to_frame()
     assert list(frame["token"]) == list(a.tokens)
@@ -65,7 +65,7 @@ def test_an_attribution_is_a_table_and_survives_saving(model, tmp_path):
     assert results.load(a.save(tmp_path / "a")) == a
 
 
-def test_every_method_says_what_it_is():
+def test_every_method_has_a_description_and_a_source():
     table = attribution_methods()
     assert set(table.index) == set(METHODS)
     assert table.index[0] == "leave_one_out"
@@ -98,6 +98,6 @@ def test_nan_weights_are_refused():
         attribute(broken, [1, 2], [3])
 
 
-def test_a_list_of_prefills_has_one_for_each():
+def test_a_list_of_prefills_needs_one_for_each_prompt():
     with pytest.raises(InputError, match="2 prefills for 1 prompts"):
         attribute_many(tiny(), [([1], [2])], prefill=["a", "b"])

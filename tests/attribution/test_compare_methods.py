@@ -26,7 +26,7 @@ def model():
     return load_model(hf_model("gpt2"), tokenizer=tokenizer())
 
 
-def test_agreement_faithfulness_and_stability_are_those_of_the_attributions(model, tmp_path):
+def test_comparison_equals_measures_of_separate_attributions(model, tmp_path):
     found = compare_methods(model, QAS, ["leave_one_out", "grad_norm"], k=2)
     assert found.methods == ("leave_one_out", "grad_norm", "random")
     a, b = (attribute_many(model, QAS, method=m) for m in ("leave_one_out", "grad_norm"))
@@ -42,7 +42,7 @@ def test_agreement_faithfulness_and_stability_are_those_of_the_attributions(mode
     assert results.load(found.save(tmp_path / "c")) == found
 
 
-def test_all_methods_run_by_default_but_those_that_need_a_context_that_is_not_there(model):
+def test_all_methods_run_by_default_except_shapley_without_a_context(model):
     found = compare_methods(model, QAS[:1], options={"integrated_gradients": {"steps": 3}}, paraphrases=0)
     assert set(found.methods) == {*METHODS, "random"} - {"shapley"}
     assert found.stability.isnan().all()
@@ -57,7 +57,7 @@ def test_word_scores_sum_pieces_and_occurrences():
     assert word_scores(a) == {"ann": 11.0, "met": 4.0}
 
 
-def test_stability_compares_the_words_that_both_phrasings_share():
+def test_stability_compares_words_shared_by_both_wordings():
     one = attribution(["Where", " was", " Ann", " born"], [0.1, 0.2, 3.0, 2.0])
     other = attribution(["Ann", " was", " born", " in"], [3.0, 0.2, 2.0, 9.0])
     assert stability(one, other) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""ContextCite's surrogate solves its own problem, and finds a linear truth."""
+"""Test that ContextCite solves its optimisation problem and recovers linear functions."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ Y = torch.randn(40, 3, dtype=torch.float64, generator=GENERATOR)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.05, 0.3])
-def test_weights_satisfy_the_conditions_of_the_optimum(alpha):
+def test_lasso_weights_satisfy_the_kkt_conditions(alpha):
     weights = lasso(X, Y, alpha)
     slope = X.T @ (Y - X @ weights) / len(X)
     # Karush-Kuhn-Tucker: the slope is at the penalty where a weight stands, and within it where none does.
@@ -27,7 +27,7 @@ def test_weights_satisfy_the_conditions_of_the_optimum(alpha):
     assert alpha == 0 or (~on).any()
 
 
-def test_a_linear_truth_is_found_and_fully_explained():
+def test_a_linear_function_is_recovered_and_fully_explained():
     present = torch.rand(60, 5, generator=GENERATOR) < 0.5
     truth = torch.tensor([[2.0], [0.0], [-1.0], [0.0], [0.5]], dtype=torch.float64)
     weights, explained = sparse_fit(present, present.double() @ truth + 3, alpha=0.0)
@@ -42,7 +42,7 @@ def test_a_unit_that_never_varies_has_no_weight():
     assert (weights[1] == 0).all()
 
 
-def test_the_surrogate_of_a_prompt_is_fitted_to_its_deletions():
+def test_the_linear_model_is_fitted_to_deletions_of_the_prompt():
     model = with_bos(tiny())
     prompt, answer = random_ids(6), [3, 4]
     a = attribute(model, prompt, answer, method="context_cite", samples=40, alpha=0.05, seed=5)

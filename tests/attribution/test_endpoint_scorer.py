@@ -46,7 +46,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("dialect", ["echo", "prompt_logprobs"])
-def test_contributions_equal_those_of_the_model_in_this_process(model, dialect):
+def test_contributions_equal_those_of_the_local_model(model, dialect):
     with Server(model, dialect) as server:
         remote, local = (attribute(m, PROMPT, ANSWER) for m in (Endpoint(server.url, "m"), model))
     same(remote.per_answer_token, local.per_answer_token)
@@ -64,7 +64,7 @@ def test_contributions_equal_those_of_the_model_in_this_process(model, dialect):
     ("method", "options"),
     [("shapley", {}), ("context_cite", {"samples": 16}), ("replace", {"token": "q"})],
 )
-def test_every_method_that_needs_scores_only_works(model, method, options):
+def test_every_scores_only_method_works(model, method, options):
     with Server(model) as server:
         remote, local = (
             attribute(m, PROMPT, ANSWER, method=method, units="word", prefill=" well", **options)
@@ -87,7 +87,7 @@ def test_sentences_spans_and_interactions_are_removed_from_the_text(model):
     torch.testing.assert_close(pairs[0].matrix.float(), pairs[1].matrix.float(), atol=5e-5, rtol=0, equal_nan=True)
 
 
-def test_the_endpoints_own_answer_is_its_greedy_one(builtin):
+def test_without_an_answer_the_endpoints_greedy_answer_is_attributed(builtin):
     prompt = "What is the opposite of hot?"
     with Server(builtin) as server:
         remote = attribute(Endpoint(server.url, "m"), prompt, None, units="word")
@@ -96,7 +96,7 @@ def test_the_endpoints_own_answer_is_its_greedy_one(builtin):
     assert remote.log_prob == pytest.approx(local.log_prob, abs=1e-4)
 
 
-def test_an_answer_that_is_cut_otherwise_is_counted_and_keeps_its_total(builtin):
+def test_a_retokenised_answer_is_counted_and_keeps_its_total(builtin):
     """Where text deletion joins two words, the endpoint's own tokens of the whole text are scored."""
     prompt, answer = "What is the opposite of hot? ", "The other end is cold."
     with Server(builtin) as server:
@@ -113,7 +113,7 @@ def test_an_answer_that_is_cut_otherwise_is_counted_and_keeps_its_total(builtin)
     assert found.settings["answers_retokenised"] == int(len(parts[0]) != len(parts[1]))
 
 
-def test_many_questions_are_asked_at_once(model):
+def test_questions_are_requested_concurrently(model):
     questions = [(PROMPT, ANSWER), ("who wrote", " that")]
     with Server(model, delay=0.02) as server:
         remote = attribute_many(Endpoint(server.url, "m", concurrency=4), questions, progress=False)
@@ -123,7 +123,7 @@ def test_many_questions_are_asked_at_once(model):
 
 
 @pytest.mark.parametrize("shift", [-1, 1, 2])
-def test_a_misaligned_endpoint_is_refused_until_its_shift_is_said(model, shift):
+def test_a_misaligned_endpoint_is_refused_without_its_shift(model, shift):
     how = f"{abs(shift)} tokens? too {'late' if shift > 0 else 'early'}: .*; give shift={shift} to correct this"
     with Server(model, shift=shift) as server:
         with pytest.raises(InputError, match=how):
@@ -133,20 +133,20 @@ def test_a_misaligned_endpoint_is_refused_until_its_shift_is_said(model, shift):
             same(found.scores, attribute(model, PROMPT, ANSWER).scores)
 
 
-def test_an_endpoint_that_reads_off_the_wrong_distribution_is_refused(model):
+def test_an_endpoint_with_the_wrong_distribution_is_refused(model):
     """Causality alone does not tell: the value at a token depends on that token."""
     how = r"contradicts itself: after '.*' it generates '.*' with log-probability -\d+\.\d\d, but reports"
     with Server(model, after_itself=True) as server, pytest.raises(InputError, match=how):
         attribute(Endpoint(server.url, "m"), PROMPT, ANSWER)
 
 
-def test_a_busy_endpoint_is_asked_again(model):
+def test_a_busy_endpoint_is_retried(model):
     with Server(model, failing=2) as server:
         found = Endpoint(server.url, "m", concurrency=1, retries=2).echo(["some text"])[0]
     assert "".join(found.tokens).endswith("some text")
 
 
-def test_a_result_holds_no_key_and_is_saved(model, tmp_path, monkeypatch):
+def test_a_saved_result_holds_no_key(model, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-secret")
     with Server(model) as server:
         found = attribute(Endpoint(server.url, "m", key_variable="MY_KEY"), PROMPT, ANSWER)
@@ -169,12 +169,12 @@ def test_a_result_holds_no_key_and_is_saved(model, tmp_path, monkeypatch):
         ({"delay": 0.5}, {"retries": 0, "timeout": 0.05}, r"did not answer within 0\.05 s, 1 times; raise timeout="),
     ],
 )
-def test_what_an_endpoint_lacks_is_said(model, server, endpoint, message):
+def test_missing_abilities_of_an_endpoint_are_named(model, server, endpoint, message):
     with Server(model, **server) as running, pytest.raises(InputError, match=message):
         attribute(Endpoint(running.url, "m", **endpoint), PROMPT, ANSWER)
 
 
-def test_nothing_listening_is_said():
+def test_an_unreachable_endpoint_is_named():
     with pytest.raises(InputError, match="cannot be asked: Connection error"):
         attribute(Endpoint("http://127.0.0.1:9/v1", "m", retries=0), PROMPT, ANSWER)
 
@@ -197,7 +197,7 @@ def test_nothing_listening_is_said():
         ({"units": [(0, 99)]}, "lies outside the prompt"),
     ],
 )
-def test_what_cannot_be_asked_of_an_endpoint_is_refused(model, call, message):
+def test_unsupported_options_of_an_endpoint_are_refused(model, call, message):
     with Server(model) as server, pytest.raises(InputError, match=message):
         attribute(Endpoint(server.url, "m"), **{"prompt": PROMPT, "answer": ANSWER, **call})
 
@@ -212,7 +212,7 @@ def test_bad_settings_are_named(monkeypatch):
         Endpoint("http://127.0.0.1:9", "m")
 
 
-def test_tokens_find_their_place_in_the_text():
+def test_tokens_are_aligned_with_the_text():
     assert align("the cat", ["<s>", "the", " cat", " sat"]) == [(0, 0), (0, 3), (3, 7)]
     assert align(" the cat", ["the", " cat"]) == [(0, 4), (4, 8)]  # a dropped blank belongs to the token after it
     assert align("a é", ["a", " ", "\ufffd", "\ufffd"]) == [(0, 1), (1, 2), (2, 2), (2, 3)]
@@ -220,7 +220,7 @@ def test_tokens_find_their_place_in_the_text():
         align("the cat", ["the", " "])
 
 
-def test_a_test_that_tells_nothing_apart_is_refused(model):
+def test_an_inconclusive_self_test_is_refused(model):
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m")
     echo = module.Echo(("a", "b", "c"), ((0, 1), (1, 2), (2, 3)), (None, -1.0, -2.0))
     with pytest.raises(InputError, match="cannot tell its texts apart: they have the same tokens"):

@@ -1,4 +1,4 @@
-"""What holds for every attribution method alike, and leave-one-out on shapes drawn at random."""
+"""Test properties of every attribution method, and leave-one-out on random shapes."""
 
 from pathlib import Path
 
@@ -34,9 +34,7 @@ def drawn(count):
 @pytest.mark.parametrize("method", METHODS)
 @drawn(3)
 @given(items=items, batch_tokens=st.sampled_from([1, 20, 8192]), data=st.data())
-def test_no_method_depends_on_budget_order_company_or_on_which_copy_of_the_model_it_is(
-    method, items, batch_tokens, data
-):
+def test_scores_do_not_depend_on_batch_size_order_batch_mates_or_copy_of_the_model(method, items, batch_tokens, data):
     order = data.draw(st.permutations(range(len(items))))
     options = SMALL.get(method, {})
     together = attribute_many(
@@ -57,7 +55,7 @@ def test_no_method_depends_on_budget_order_company_or_on_which_copy_of_the_model
     prompt=st.lists(st.integers(7, 9), min_size=1, max_size=30),
     answer=st.lists(st.integers(7, 9), min_size=1, max_size=40),
 )
-def test_any_shape_full_of_repeated_tokens_is_the_brute_force(style, bos, prompt, answer):
+def test_leave_one_out_equals_brute_force_with_repeated_tokens(style, bos, prompt, answer):
     model = with_bos(tiny(style)) if bos else tiny(style)
     if len(prompt) == 1 and not bos:
         with pytest.raises(InputError, match="leaves no context before the answer"):
@@ -70,7 +68,7 @@ def test_any_shape_full_of_repeated_tokens_is_the_brute_force(style, bos, prompt
 @pytest.mark.slow
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("style", STYLES)
-def test_every_row_of_a_prompt_of_300_tokens_and_an_answer_of_40_is_the_brute_force(style, bos):
+def test_leave_one_out_equals_brute_force_on_long_prompts(style, bos):
     model = with_bos(tiny(style)) if bos else tiny(style)
     prompt, answer = random_ids(300), random_ids(40, seed=1)
     expected = brute_force(model, prompt, answer, [HEAD] if bos else [])
@@ -78,7 +76,7 @@ def test_every_row_of_a_prompt_of_300_tokens_and_an_answer_of_40_is_the_brute_fo
 
 
 @pytest.mark.parametrize("method", [m for m in FREE_TARGET if m not in ("grad_norm", "smoothgrad", "context_cite")])
-def test_linear_methods_give_a_difference_of_targets_the_difference_of_their_scores(method):
+def test_linear_methods_are_linear_in_the_target(method):
     """Norms are not linear, and neither is a sparse fit; all others follow whatever target is set."""
     model, prompt, answer, foil = with_bos(tiny("pythia")), random_ids(5), [4, 9], [3, 2]
     options = SMALL.get(method, {})
@@ -95,7 +93,7 @@ def test_linear_methods_give_a_difference_of_targets_the_difference_of_their_sco
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_method_runs_in_train_mode_or_beyond_the_context(method):
+def test_train_mode_and_too_long_inputs_are_refused(method):
     with pytest.raises(InputError, match=r"train mode.*model\.eval\(\)"):
         attribute(with_bos(tiny()).train(), [1, 2], [3], method=method)
     with pytest.raises(
@@ -106,7 +104,7 @@ def test_no_method_runs_in_train_mode_or_beyond_the_context(method):
         attribute(with_bos(tiny()), [1] * 390, [3] * 20, method=method)
 
 
-def test_the_reference_lists_every_method_with_its_line():
+def test_the_reference_page_lists_every_method():
     page = (Path(__file__).parents[2] / "docs" / "reference" / "attribution.md").read_text()
     rows = {cells[1].strip(" `"): cells for line in page.splitlines() if len(cells := line.split("|")) == 7}
     for name, method in METHODS.items():

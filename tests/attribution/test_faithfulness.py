@@ -20,7 +20,7 @@ def value(model, kept, bos=()):
     return by_hand(model, [*bos, *(PROMPT[i] for i in sorted(kept))], ANSWER).mean().item()
 
 
-def test_curves_and_numbers_are_their_formulas(style):
+def test_curves_and_numbers_equal_their_formulas(style):
     model = with_bos(tiny(style))
     a = attribute(model, PROMPT, ANSWER)
     order = a.scores.argsort(descending=True).tolist()
@@ -38,7 +38,7 @@ def test_curves_and_numbers_are_their_formulas(style):
     assert found.sufficiency[0].item() == pytest.approx(sum(down[0] - up[k] for k in (1, 2, 5)) / 3, abs=1e-10)
 
 
-def test_without_bos_the_empty_prompt_is_left_out():
+def test_without_bos_the_empty_prompt_is_excluded():
     model = tiny()
     found = faithfulness(model, [attribute(model, PROMPT, ANSWER)])
     assert found.deletion[0, -1].isnan()
@@ -65,7 +65,7 @@ def test_probability_can_be_measured_and_results_saved(tmp_path):
     assert results.load(found.save(tmp_path / "f")) == found
 
 
-def test_the_grid_is_exact_at_its_points_and_does_not_spread_what_is_undefined():
+def test_interpolation_is_exact_at_its_points_and_does_not_spread_nan():
     curve = torch.tensor([1.0, 3.0, math.nan])
     read = on_grid(curve, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
     assert read[:3].tolist() == [1.0, 2.0, 3.0]

@@ -27,7 +27,7 @@ def peer(hf, k=None):
 
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
-def test_integrated_gradients_are_captums(wrap):
+def test_integrated_gradients_equal_captum(wrap):
     hf, model = pair("gpt2", wrap)
     forward, embed = peer(hf)
     theirs, delta = IntegratedGradients(forward).attribute(
@@ -66,7 +66,7 @@ def test_completeness_improves_with_steps_and_is_reported(model64):
 
 
 @pytest.mark.parametrize("k", [0, 2])
-def test_gradient_times_input_and_norm_are_captums_for_each_answer_token(k):
+def test_gradient_times_input_and_norm_equal_captum(k):
     hf, model = pair("gpt2")
     forward, embed = peer(hf, k)
     product = InputXGradient(forward).attribute(embed.requires_grad_())[0].sum(-1).detach()
@@ -77,7 +77,7 @@ def test_gradient_times_input_and_norm_are_captums_for_each_answer_token(k):
     torch.testing.assert_close(ours, norm, atol=1e-10, rtol=0)
 
 
-def test_gradients_are_finite_differences(model64):
+def test_gradients_equal_finite_differences(model64):
     from unpact_lens.attribution.gradients import EmbeddingTarget
     from unpact_lens.attribution.scorer import Scorer
     from unpact_lens.attribution.units import make_example
@@ -91,7 +91,7 @@ def test_gradients_are_finite_differences(model64):
     torch.testing.assert_close((field.gradients() * way).sum((1, 2)), differences, atol=1e-6, rtol=1e-6)
 
 
-def test_a_unit_of_several_tokens_pools_them(model64):
+def test_a_unit_of_several_tokens_pools_their_scores(model64):
     for method, pooled in (
         ("grad_x_input", lambda v: v.sum(0)),
         ("integrated_gradients", lambda v: v.sum(0)),
@@ -106,7 +106,7 @@ def test_a_unit_of_several_tokens_pools_them(model64):
         torch.testing.assert_close(both.per_answer_token[0], pooled(single.per_answer_token), atol=1e-10, rtol=0)
 
 
-def test_smoothgrad_without_noise_is_the_gradient_norm_and_noise_follows_the_seed(model64):
+def test_smoothgrad_without_noise_equals_the_gradient_norm_and_follows_the_seed(model64):
     plain = attribute(model64, PROMPT, ANSWER, method="grad_norm")
     still = attribute(model64, PROMPT, ANSWER, method="smoothgrad", sigma=0.0, samples=2)
     torch.testing.assert_close(still.per_answer_token, plain.per_answer_token, atol=1e-10, rtol=0)
@@ -116,7 +116,7 @@ def test_smoothgrad_without_noise_is_the_gradient_norm_and_noise_follows_the_see
 
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
-def test_smoothgrad_is_the_norm_of_the_mean_gradient_over_the_same_noise(wrap):
+def test_smoothgrad_equals_the_norm_of_the_mean_gradient_over_the_same_noise(wrap):
     """The mean is taken over gradients, before their norm; noise is on the prompt only, as wide as its spread says."""
     hf, model = pair("gpt2", wrap)
     samples, sigma, seed, k = 4, 0.7, 3, 1
@@ -135,7 +135,7 @@ def test_smoothgrad_is_the_norm_of_the_mean_gradient_over_the_same_noise(wrap):
     assert (a.per_answer_token[:, k] - plain.per_answer_token[:, k]).abs().max() > 1e-3
 
 
-def test_gradients_do_not_depend_on_the_budget_and_leave_no_trace(model64):
+def test_gradients_do_not_depend_on_batch_size_and_leave_no_grad(model64):
     wide, narrow = (attribute(model64, PROMPT, ANSWER, method="grad_norm", batch_tokens=b) for b in (4096, 5))
     torch.testing.assert_close(wide.per_answer_token, narrow.per_answer_token, atol=1e-10, rtol=0)
     assert all(p.grad is None for p in model64.parameters())

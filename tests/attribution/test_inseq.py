@@ -71,7 +71,7 @@ def both(inseq_python, tmp_path_factory):
 
 @pytest.mark.parametrize(("target", "called"), [("logit", "logit"), ("prob", "probability")])
 @pytest.mark.parametrize(("method", "peer"), [("grad_norm", "saliency"), ("grad_x_input", "input_x_gradient")])
-def test_gradients_are_inseqs_for_each_answer_token(both, method, peer, target, called):
+def test_gradients_equal_inseq_for_each_answer_token(both, method, peer, target, called):
     theirs, model = both
     ours = attribute(model, PROMPT, ANSWER, method=method, target=target)
     assert theirs["ids"] == [*ours.token_ids, *ours.answer_ids]
@@ -81,7 +81,7 @@ def test_gradients_are_inseqs_for_each_answer_token(both, method, peer, target, 
 
 
 @pytest.mark.parametrize(("target", "called"), [("logit", "logit"), ("prob", "probability")])
-def test_integrated_gradients_are_inseqs_for_the_first_answer_token(both, target, called):
+def test_integrated_gradients_equal_inseq_for_the_first_answer_token(both, target, called):
     """For later answer tokens inseq moves the answer's own beginning to the baseline too, and we do not."""
     theirs, model = both
     ours = attribute(model, PROMPT, ANSWER, method="integrated_gradients", target=target, baseline=0, steps=STEPS)

@@ -20,7 +20,7 @@ def lost(model, gone):
     return (by_hand(model, PROMPT, ANSWER) - by_hand(model, kept, ANSWER)).mean()
 
 
-def test_each_pair_is_what_both_cost_beyond_each_alone(model64):
+def test_each_pair_equals_its_formula_by_brute_force(model64):
     found = interactions(model64, PROMPT, ANSWER)
     for i in range(6):
         torch.testing.assert_close(found.single[i], lost(model64, {i}), atol=1e-10, rtol=0)
@@ -31,7 +31,7 @@ def test_each_pair_is_what_both_cost_beyond_each_alone(model64):
     assert found.matrix.diagonal().isnan().all()
 
 
-def test_chosen_units_give_their_part_of_the_matrix():
+def test_chosen_units_give_a_submatrix():
     model = tiny("llama")
     whole = interactions(model, PROMPT, ANSWER, units=[(0, 2), (2, 3), (5, 6)])
     part = interactions(model, PROMPT, ANSWER, units=[(0, 2), (2, 3), (5, 6)], chosen=[2, 0])
@@ -41,7 +41,7 @@ def test_chosen_units_give_their_part_of_the_matrix():
 
 
 @pytest.mark.parametrize(("needed", "expected"), [(1, 1.0), (2, -1.0), (0, 0.0)])
-def test_either_of_two_is_redundant_and_both_together_are_not(needed, expected):
+def test_redundant_units_are_positive_and_complementary_units_negative(needed, expected):
     """A game on the ids alone: the answer has value 1 where at least so many of the tokens 7 and 8 stand."""
     example = make_example(tiny(), encode(tiny(), [7, 3, 8], [1]), [7, 3, 8], [1])
 
@@ -52,7 +52,7 @@ def test_either_of_two_is_redundant_and_both_together_are_not(needed, expected):
     assert pair[0, 1] - single[0] - single[1] == expected
 
 
-def test_a_matrix_is_a_table_and_survives_saving(tmp_path):
+def test_interactions_convert_to_a_table_and_survive_saving(tmp_path):
     found = interactions(tiny(), PROMPT, ANSWER)
     frame = found.to_frame()
     assert len(frame) == 15

@@ -1,4 +1,4 @@
-"""KeyTokens are what their rule says, by hand on known contributions."""
+"""KeyTokens of each rule equal those chosen by hand."""
 
 import math
 
@@ -32,7 +32,7 @@ A = attribution(["The", " capital", " of", " Ja", "pan", " is", "?"], [0.1, 3.0,
         (Share(1.0, stopwords=ENGLISH_FUNCTION_WORDS, words=True, skip_punctuation=True), (4, 3, 1)),
     ],
 )
-def test_each_rule_picks_what_it_says(rule, indices):
+def test_each_rule_picks_the_expected_units(rule, indices):
     key = A.key_tokens(rule)
     assert key.indices == indices
     assert key.tokens == tuple(A.tokens[i] for i in indices)
@@ -40,14 +40,14 @@ def test_each_rule_picks_what_it_says(rule, indices):
     assert key.mass == pytest.approx(sum(max(0, A.scores[i].item()) for i in indices) / 8)
 
 
-def test_words_are_whole_once_and_in_the_order_of_the_prompt():
+def test_words_are_whole_unique_and_in_prompt_order():
     assert A.key_tokens(TopK(3)).words == ("capital", "Japan")
     assert A.key_tokens(TopK(5)).words == ("The", "capital", "Japan")
     twice = attribution(["Ann", " met", " Ann"], [1.0, 0.5, 2.0])
     assert twice.key_tokens(TopK(2)).words == ("Ann",)
 
 
-def test_nothing_is_key_where_nothing_helps():
+def test_no_unit_is_key_without_positive_contributions():
     none = attribution(["a", " b"], [-1.0, 0.0])
     for rule in (Share(0.5), Threshold(0.5)):
         key = none.key_tokens(rule)
@@ -56,7 +56,7 @@ def test_nothing_is_key_where_nothing_helps():
     assert none.key_tokens(TopK(1)).indices == (1,)
 
 
-def test_equal_contributions_come_in_the_order_of_the_prompt():
+def test_equal_contributions_follow_prompt_order():
     assert attribution(["a", "b", "c"], [1.0, 1.0, 1.0]).key_tokens(TopK(2)).indices == (0, 1)
 
 
@@ -75,6 +75,6 @@ def test_key_tokens_survive_saving(tmp_path):
         (lambda: Threshold(-0.1), r"Threshold\(-0.1\): a fraction"),
     ],
 )
-def test_senseless_rules_are_refused(rule, message):
+def test_invalid_rules_are_refused(rule, message):
     with pytest.raises(InputError, match=message):
         rule()

@@ -44,7 +44,7 @@ def random_ids(n, seed=0, vocabulary=50):
 
 @pytest.mark.parametrize("length", [2, 7, 60])
 @pytest.mark.parametrize("answer_length", [1, 40])
-def test_scores_are_the_brute_force_in_double_precision(model64, length, answer_length):
+def test_scores_equal_brute_force_in_double_precision(model64, length, answer_length):
     prompt, answer = random_ids(length), random_ids(answer_length, seed=1)
     a = attribute(model64, prompt, answer)
     expected = brute_force(model64, prompt, answer)
@@ -53,7 +53,7 @@ def test_scores_are_the_brute_force_in_double_precision(model64, length, answer_
     assert a.log_prob == pytest.approx(by_hand(model64, prompt, answer).mean().item(), abs=1e-10)
 
 
-def test_scores_are_the_brute_force_in_single_precision(model32):
+def test_scores_equal_brute_force_in_single_precision(model32):
     prompt, answer = random_ids(30), random_ids(8, seed=1)
     expected = brute_force(model32, prompt, answer)
     # Log-probabilities of a random model reach 20 nats, where fp32 resolves 2e-6.
@@ -113,7 +113,7 @@ def test_repeated_tokens_have_equal_scores(model64):
     assert a.scores[4] == a.scores[5]
 
 
-def test_bos_stands_in_the_input_and_has_a_row_only_if_asked_for(style):
+def test_bos_is_in_the_input_and_has_a_row_only_on_request(style):
     model = with_bos(tiny(style))
     prompt, answer = random_ids(9), [4, 2]
     a = attribute(model, prompt, answer)
@@ -127,7 +127,7 @@ def test_bos_stands_in_the_input_and_has_a_row_only_if_asked_for(style):
     torch.testing.assert_close(b.per_answer_token[0], without, atol=1e-10, rtol=0)
 
 
-def test_one_token_can_be_removed_only_where_bos_remains():
+def test_the_only_token_can_be_removed_only_if_bos_remains():
     model = with_bos(tiny())
     a = attribute(model, [7], [4, 2])
     torch.testing.assert_close(a.per_answer_token, brute_force(model, [7], [4, 2], [HEAD]), atol=1e-10, rtol=0)
@@ -137,7 +137,7 @@ def test_one_token_can_be_removed_only_where_bos_remains():
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia", "mistral"])
-def test_loaded_models_of_either_wrap_are_exact(family, wrap):
+def test_loaded_models_of_both_wraps_equal_brute_force(family, wrap):
     hf = hf_model(family).double()
     model = load_model(hf, tokenizer=tokenizer(), wrap=wrap, dtype=torch.float64)
     prompt, answer = random_ids(50, vocabulary=320), [3, 1, 4]
@@ -155,7 +155,7 @@ def test_both_wraps_give_the_same_scores():
     torch.testing.assert_close(a.per_answer_token, b.per_answer_token, atol=1e-4, rtol=0)
 
 
-def test_deletion_is_of_ids_even_where_the_text_would_be_tokenised_otherwise():
+def test_ids_are_deleted_without_retokenising():
     model = load_model(hf_model("gpt2").double(), tokenizer=tokenizer(), dtype=torch.float64)
     prompt, answer = "the capxital of Japan is", " Tokyo"
     ids = model.tokenizer(prompt)["input_ids"]
@@ -176,7 +176,7 @@ quick = settings(max_examples=10, deadline=None, suppress_health_check=list(Heal
 
 @quick
 @given(items=items, batch_tokens=st.sampled_from([1, 30, 8192]), data=st.data())
-def test_scores_do_not_depend_on_budget_order_or_company(items, batch_tokens, data):
+def test_scores_do_not_depend_on_batch_size_order_or_batch_mates(items, batch_tokens, data):
     model = tiny("llama")
     order = data.draw(st.permutations(range(len(items))))
     together = attribute_many(model, [items[i] for i in order], batch_tokens=batch_tokens)

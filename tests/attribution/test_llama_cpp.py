@@ -1,4 +1,4 @@
-"""A real server of a real model: llama.cpp on the SmolLM2 that a package ships, against the same weights in here."""
+"""Compare a llama.cpp server of SmolLM2 with the same weights in this process."""
 
 import os
 import socket
@@ -76,12 +76,12 @@ def served(python: Path, *options: str):
         server.wait(20)
 
 
-def test_without_bos_it_reads_off_the_wrong_distribution_and_is_refused(python):
+def test_llama_cpp_without_bos_is_refused(python):
     with served(python) as url, pytest.raises(InputError, match=r"contradicts itself: after .*a model that takes BOS"):
         ul.attribute(ul.Endpoint(url, "smollm2", concurrency=1), *QUESTIONS[0])
 
 
-def test_with_bos_it_gives_the_contributions_of_the_same_weights(python):
+def test_llama_cpp_with_bos_gives_the_contributions_of_the_same_weights(python):
     """llama.cpp computes on 4-bit weights with 8-bit activations, so the numbers are near and the order is the same."""
     model = ul.load_model("smollm2", wrap="bridge")
     model.cfg.default_prepend_bos = True

@@ -1,4 +1,4 @@
-"""Replacement, knockout and blanked embeddings equal independent ways of doing the same to the Hugging Face model."""
+"""Replacement, knockout and embedding methods equal independent implementations on the Hugging Face model."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def read(logits, answer):
     return logits[-len(answer) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])[:, 0]
 
 
-def test_replacement_is_the_brute_force(model64):
+def test_replacement_equals_brute_force(model64):
     a = attribute(model64, PROMPT, ANSWER, method="replace", token=7)
     whole = by_hand(model64, PROMPT, ANSWER)
     for i in range(len(PROMPT)):
@@ -37,7 +37,7 @@ def test_replacement_is_the_brute_force(model64):
     assert a.deletion == "none"
 
 
-def test_replacement_is_captums_feature_ablation_on_the_same_baseline(model64):
+def test_replacement_equals_captum_feature_ablation(model64):
     def forward(ids):
         with torch.no_grad():
             logits = model64(torch.cat([ids, torch.tensor([ANSWER]).expand(len(ids), -1)], dim=1))
@@ -49,7 +49,7 @@ def test_replacement_is_captums_feature_ablation_on_the_same_baseline(model64):
     torch.testing.assert_close(ours, theirs.to(ours), atol=1e-10, rtol=0)
 
 
-def test_sampled_replacement_is_the_mean_over_its_draws_with_their_error():
+def test_sampled_replacement_is_the_mean_over_draws_with_standard_error():
     model = tiny()
     a = attribute(model, PROMPT, ANSWER, method="replace", samples=5, seed=3)
     draws = sample_tokens(model, 5, 3)
@@ -75,7 +75,7 @@ def test_bos_can_be_replaced():
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
-def test_knockout_is_an_attention_mask_that_hides_the_unit(family, wrap):
+def test_knockout_equals_an_attention_mask_that_hides_the_unit(family, wrap):
     hf, model = pair(family, wrap)
     units = [(0, 1), (3, 6), (8, 9)]
     a = attribute(model, PROMPT, ANSWER, method="knockout", units=units)
@@ -98,7 +98,7 @@ def test_knockout_is_an_attention_mask_that_hides_the_unit(family, wrap):
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
 @pytest.mark.parametrize(("method", "mean"), [("zero_embed", False), ("mean_embed", True)])
-def test_blanked_embeddings_are_those_of_the_hugging_face_model(method, mean, wrap):
+def test_zero_and_mean_embeddings_equal_the_hugging_face_model(method, mean, wrap):
     hf, model = pair("gpt2", wrap)
     a = attribute(model, PROMPT, ANSWER, method=method, units=[(1, 2), (4, 7)])
     table = hf.get_input_embeddings().weight
@@ -113,12 +113,12 @@ def test_blanked_embeddings_are_those_of_the_hugging_face_model(method, mean, wr
             torch.testing.assert_close(a.per_answer_token[row], expected, atol=1e-10, rtol=0)
 
 
-def test_the_mean_embedding_is_that_of_the_vocabulary():
+def test_the_mean_embedding_is_over_the_vocabulary():
     model = tiny()
     torch.testing.assert_close(mean_embedding(model), model.W_E.mean(0), atol=1e-12, rtol=0)
 
 
-def test_scores_do_not_depend_on_the_budget():
+def test_scores_do_not_depend_on_batch_size():
     model = tiny("pythia")
     for method in ("replace", "knockout", "zero_embed", "mean_embed"):
         wide, narrow = (attribute(model, PROMPT, ANSWER, method=method, batch_tokens=b) for b in (8192, 13))

@@ -1,4 +1,4 @@
-"""Sensitivity tables say what the rules say."""
+"""Sensitivity measures equal values computed by hand."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ B = attribution(["a", " b", " c", " d"], [0.0, 0.0, 0.0, 5.0])
 RULES = (TopK(1), TopK(2), Share(0.7))
 
 
-def test_each_measure_is_counted_by_hand():
+def test_each_measure_equals_values_by_hand():
     found = sensitivity([A, B], RULES)
     assert found.measures["count"].tolist() == [[1, 1], [2, 2], [2, 1]]
     assert found.measures["mass"].tolist() == [[0.4, 1], [0.7, 1], [0.7, 1]]
@@ -23,7 +23,7 @@ def test_each_measure_is_counted_by_hand():
     assert list(found.to_frame()["count"]) == [1, 2, 1.5]
 
 
-def test_a_comparison_of_models_moves_with_the_rule():
+def test_a_comparison_of_models_depends_on_the_rule():
     found = sensitivity([A], RULES, after=[B])
     # Two of b: the fourth and, of the equal rest, the first.
     assert found.measures["overlap"].tolist() == [[0], [1 / 3], [0]]
@@ -33,7 +33,7 @@ def test_a_comparison_of_models_moves_with_the_rule():
     assert torch.equal(same.measures["mass_after"], same.measures["mass"])
 
 
-def test_rules_are_written_as_one_writes_them():
+def test_rules_are_written_without_defaults():
     assert (
         written(Threshold(0.1, words=True, skip_punctuation=True))
         == "Threshold(0.1, words=True, skip_punctuation=True)"

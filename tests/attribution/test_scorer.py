@@ -1,4 +1,4 @@
-"""Scoring many variants of a prompt: what is shared, what is computed once, and what happens when memory runs out."""
+"""Test the scorer: shared prefixes, duplicates, packing, and running out of memory."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def computed_tokens(monkeypatch):
     return seen
 
 
-def test_the_cut_is_the_cheapest_of_all():
+def test_the_cut_has_the_least_cost_of_all_cuts():
     shared, lengths = [0, 3, 40, 41, 90], [100, 99, 100, 100, 98]
 
     def cost(chunks):
@@ -60,7 +60,7 @@ def test_the_cut_is_the_cheapest_of_all():
     assert all(start == min(shared[i] for i in members) for start, members in chunks)
 
 
-def test_a_variant_shares_what_comes_before_its_first_difference_and_predicts_none_of_its_answer():
+def test_shared_positions_end_at_the_first_difference_and_before_the_answer():
     model = tiny()
     whole = encode(model, [5, 6, 7, 7], [7, 7, 7])
     assert [shared_positions(whole, whole.without([i])) for i in range(4)] == [0, 1, 2, 2]
@@ -80,7 +80,7 @@ def test_sharing_computes_far_fewer_tokens(monkeypatch):
     torch.testing.assert_close(torch.stack(shared), torch.stack(flat), atol=1e-10, rtol=0)
 
 
-def test_a_prefix_that_is_not_attributed_is_computed_once(monkeypatch):
+def test_an_unattributed_prefix_is_computed_once(monkeypatch):
     model = tiny()
     whole = encode(model, random_ids(150), [1, 2])
     rows = [whole, *(whole.without([i]) for i in range(130, 150))]
@@ -99,7 +99,7 @@ def test_equal_rows_are_computed_once(monkeypatch):
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_when_memory_runs_out_the_budget_halves_and_finished_rows_stay(monkeypatch, share):
+def test_out_of_memory_halves_the_batch_size_and_keeps_finished_rows(monkeypatch, share):
     model = tiny()
     families = [family(model, 60), family(model, 9, answer=(3,), seed=2)]
     expected = Scorer(model, share_prefix=share)(families)
@@ -148,12 +148,12 @@ def test_train_mode_is_refused():
         Scorer(tiny().train())
 
 
-def test_a_budget_of_nothing_is_refused():
+def test_a_batch_size_of_zero_is_refused():
     with pytest.raises(InputError, match="batch_tokens=0"):
         Scorer(tiny(), batch_tokens=0)
 
 
-def test_a_device_without_half_precision_is_named(monkeypatch):
+def test_a_device_without_half_precision_is_refused_with_a_fix(monkeypatch):
     def missing(*_):
         raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
 
@@ -174,7 +174,7 @@ def wrapped(name, folder):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "olmo2", "mixtral"])
-def test_what_differs_is_packed_into_rows_without_changing_a_score(name, tmp_path, monkeypatch):
+def test_packing_computes_only_differences_and_keeps_the_scores(name, tmp_path, monkeypatch):
     model = wrapped(name, tmp_path)
     rows = family(model, 40, answer=(1, 2, 3))
     seen = []
@@ -192,7 +192,7 @@ def test_what_differs_is_packed_into_rows_without_changing_a_score(name, tmp_pat
     torch.testing.assert_close(torch.stack(found), torch.stack(score_rows(model, rows)), atol=1e-5, rtol=0)
 
 
-def test_architectures_not_known_to_pack_and_unlike_answers_go_by_chunks(tmp_path, monkeypatch):
+def test_unknown_architectures_and_answers_of_different_length_are_not_packed(tmp_path, monkeypatch):
     monkeypatch.setattr(kv_cache, "logits_packed", lambda *_: pytest.fail("packed"))
     model = wrapped("gpt2", tmp_path)
     whole, *variants = family(model, 40)
@@ -201,7 +201,7 @@ def test_architectures_not_known_to_pack_and_unlike_answers_go_by_chunks(tmp_pat
     Scorer(model)([[whole, *variants]])
 
 
-def test_packed_rows_that_are_finished_stay_when_memory_runs_out(tmp_path, monkeypatch):
+def test_out_of_memory_keeps_finished_packed_rows(tmp_path, monkeypatch):
     model = wrapped("gpt2", tmp_path)
     rows = family(model, 40)
     expected = Scorer(model)([rows])[0]
@@ -228,7 +228,7 @@ def test_packing_fills_rows_and_splits_no_item():
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
-def test_packing_is_exact_in_double_precision_once_the_softmax_is_too(name, tmp_path, monkeypatch):
+def test_packing_is_exact_in_double_precision_with_an_exact_softmax(name, tmp_path, monkeypatch):
     model = wrapped(name, tmp_path).double()
     softmax = torch.nn.functional.softmax
     monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim=-1, dtype=None: softmax(x, dim=dim))

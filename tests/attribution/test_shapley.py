@@ -37,7 +37,7 @@ def estimate(name, value, n, samples, seed=0):
     return ESTIMATORS[name](value, n, samples, torch.Generator().manual_seed(seed))
 
 
-def test_exact_values_are_the_mean_over_all_orders():
+def test_exact_values_equal_the_mean_over_all_orders():
     value = game(5)
     torch.testing.assert_close(estimate("exact", value, 5, 0)[0], over_all_orders(value, 5), atol=1e-12, rtol=0)
 
@@ -55,14 +55,14 @@ def test_sampled_values_are_within_their_error(name):
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
-def test_values_always_sum_to_what_all_units_add(name):
+def test_values_sum_to_the_effect_of_all_units(name):
     value = game(6, seed=1)
     ends = value(torch.tensor([[False] * 6, [True] * 6]))
     torch.testing.assert_close(estimate(name, value, 6, 20)[0].sum(0), ends[1] - ends[0], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
-def test_an_additive_game_is_given_back_where_the_draws_can_tell(name):
+def test_an_additive_game_is_recovered(name):
     weights = torch.tensor([[1.0, 0.0], [-2.0, 1.0], [0.5, 3.0], [0.0, 0.0]], dtype=torch.float64)
     found, error = estimate(name, lambda c: c.double() @ weights + 7, 4, 4000)
     if name == "kernel":
@@ -72,7 +72,7 @@ def test_an_additive_game_is_given_back_where_the_draws_can_tell(name):
         torch.testing.assert_close(found, weights, atol=1e-12, rtol=0)
 
 
-def test_the_second_moment_is_that_of_the_kernel():
+def test_the_second_moment_equals_that_of_the_kernel():
     n = 5
     coalitions = torch.tensor([[bool(c >> i & 1) for i in range(n)] for c in range(1, 2**n - 1)]).double()
     sizes = coalitions.sum(1)
@@ -98,7 +98,7 @@ def test_units_of_a_prompt_are_deleted(style):
     torch.testing.assert_close(a.scores.sum(), gained.mean(), atol=1e-10, rtol=0)
 
 
-def test_or_replaced_where_nothing_would_remain():
+def test_units_are_replaced_if_a_token_is_given():
     model, prompt, answer = tiny(), random_ids(3), [5]
     with pytest.raises(InputError, match="leaves no context before the answer"):
         attribute(model, prompt, answer, method="shapley")

@@ -39,7 +39,7 @@ def at(ids):
         ({"target": lambda logits, ids: logits[0, 3]}, lambda l: l[0, 3][None]),
     ],
 )
-def test_a_target_is_its_formula(options, function):
+def test_a_target_equals_its_formula(options, function):
     model = tiny("pythia")
     a = attribute(model, PROMPT, ANSWER, **options)
     expected = differences(model, function)
@@ -50,7 +50,7 @@ def test_a_target_is_its_formula(options, function):
     assert a.log_prob == pytest.approx(lp, abs=1e-10)
 
 
-def test_answers_of_unlike_length_keep_their_own_targets():
+def test_answers_of_different_length_keep_their_own_targets():
     model, items = tiny(), [(PROMPT, ANSWER), (PROMPT[:3], [5])]
     for found, item in zip(attribute_many(model, items, target="prob"), items, strict=True):
         assert torch.allclose(found.scores, attribute(model, *item, target="prob").scores, atol=1e-12)

@@ -28,7 +28,7 @@ def test_tokens_tile_the_prompt(model):
     assert all(text_of(a, i) == t.strip() for i, t in enumerate(a.tokens))
 
 
-def test_words_are_their_pieces_and_punctuation_stands_alone(model):
+def test_words_join_their_pieces_and_punctuation_is_separate(model):
     a = attribute(model, PROMPT, " Au", units="word")
     words = ["who", "wrote", "Hamlet", "?", "seven", "small", "boats", ",", "at", "sea", "."]
     assert [t.strip() for t in a.tokens] == words
@@ -59,7 +59,7 @@ def test_units_may_be_pieces_of_the_text_or_a_function_of_the_tokens(model):
     assert torch.equal(by_function.scores, pieces.scores)
 
 
-def test_the_template_stays_and_only_the_content_is_attributed(model):
+def test_template_tokens_stay_and_only_the_content_is_attributed(model):
     model.tokenizer.chat_template = "{% for m in messages %}<s>user: {{ m['content'] }} answer:{% endfor %}"
     a = attribute(model, "who wrote Hamlet?", " Au", chat=True, prefill=" the")
     assert "".join(a.tokens) == "who wrote Hamlet?"
@@ -89,7 +89,7 @@ def test_bad_units_are_named(units, message):
         attribute(tiny(), random_ids(12), [1], units=units)
 
 
-def test_bos_cannot_be_attributed_where_there_is_none():
+def test_attributing_a_missing_bos_is_refused():
     with pytest.raises(InputError, match="attribute_bos=True, but this model's input has no BOS"):
         attribute(tiny(), [1, 2], [1], attribute_bos=True)
     assert attribute(with_bos(tiny()), [1, 2], [1], attribute_bos=True).spans[0] == (0, 0)

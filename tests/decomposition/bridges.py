@@ -1,4 +1,4 @@
-"""The same random weights as a `TransformerBridge` and as a `HookedTransformer`, of each family."""
+"""Build the same random weights as a `TransformerBridge` and a Hugging Face model, for each family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ablated part is gone, or stands at its mean or at another text's value; the reading predicted what it costs."""
+"""Ablations equal edited weights and activations, and agree with the attribution where the model is linear."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def mean_log_prob(model, hooks=()):
     return logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)[[0, 1], ANSWER].mean().item()
 
 
-def test_a_zeroed_part_is_one_whose_output_weights_are_zero(model64):
+def test_zero_ablation_equals_zero_output_weights(model64):
     heads, mlps = ablate(model64, PROMPT, ANSWER), ablate(model64, PROMPT, ANSWER, what="mlp")
     neurons = ablate(model64, PROMPT, ANSWER, what="neuron", neurons=[(1, 5), (2, 40)])
     assert heads.baseline == pytest.approx(mean_log_prob(model64), abs=1e-10)
@@ -54,7 +54,7 @@ def test_the_mean_is_over_all_positions_of_the_reference():
     assert found.log_prob[1, 2].item() == pytest.approx(expected, abs=1e-10)
 
 
-def test_resampling_a_constant_reference_is_that_constant_and_draws_vary_otherwise():
+def test_resampling_a_constant_equals_the_mean_and_other_draws_vary():
     model = tiny("gpt2")
     one_position = [[7]]
     same = ablate(model, PROMPT, ANSWER, what="mlp", how="resample", reference=one_position, draws=3)
@@ -76,7 +76,7 @@ def test_neurons_chosen_by_default_are_those_with_the_largest_direct_effects():
     assert found.log_prob.shape == (64, 1)
 
 
-def test_the_last_mlp_of_a_linear_readout_costs_what_was_attributed():
+def test_ablating_the_last_mlp_of_a_linear_readout_equals_its_attribution():
     """Predict, perturb, compare: without a final norm, nothing stands between the last MLP and the logit."""
     model = tiny("gpt2", normalization_type=None)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_the_last_mlp_of_a_linear_readout_costs_what_was_attributed():
     torch.testing.assert_close(d["L2.mlp"], lost[0, 3:][[0, 1], ANSWER], atol=1e-10, rtol=0)
 
 
-def test_a_bridge_loses_what_its_hooked_twin_loses(tmp_path):
+def test_ablations_of_bridge_and_hooked_model_agree(tmp_path):
     from unpact_lens.models.convert import to_hooked
 
     bridged, hf = bridge("llama", tmp_path)
@@ -100,7 +100,7 @@ def test_a_bridge_loses_what_its_hooked_twin_loses(tmp_path):
         torch.testing.assert_close(ours.log_prob, theirs.log_prob, atol=1e-4, rtol=0)
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path):
+def test_results_survive_saving(tmp_path):
     found = ablate(tiny(), PROMPT, ANSWER)
     assert load(save(found, tmp_path / "ablation")) == found
     assert len(found.to_frame()) == 12
@@ -121,6 +121,6 @@ def test_bad_input_is_named(arguments, message):
         ablate(tiny(), PROMPT, ANSWER, **arguments)
 
 
-def test_a_model_without_mlps_has_none_to_take_away():
+def test_ablating_mlps_of_a_model_without_them_is_refused():
     with pytest.raises(InputError, match="has no MLPs"):
         ablate(tiny(attn_only=True), PROMPT, ANSWER, what="mlp")

@@ -1,4 +1,4 @@
-"""The bridge of a model is decomposed as its HookedTransformer is, and so are families that only the bridge has."""
+"""Bridges are decomposed like HookedTransformers, and bridge-only families sum to the logit."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ VIEWS = ("component", "head", "source", "neuron")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "qwen2"])
-def test_both_kinds_of_model_of_the_same_weights_give_the_same(family, tmp_path):
+def test_bridge_and_hooked_model_of_the_same_weights_agree(family, tmp_path):
     bridged, hf = bridge(family, tmp_path)
     hooked = to_hooked(hf, bridged.tokenizer)
     hooked.cfg.default_prepend_bos = False
@@ -27,7 +27,7 @@ def test_both_kinds_of_model_of_the_same_weights_give_the_same(family, tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "olmo2", "mixtral"])
-def test_families_that_only_the_bridge_has_add_up(family, tmp_path):
+def test_bridge_only_families_sum_to_the_logit(family, tmp_path):
     bridged, hf = bridge(family, tmp_path)
     logits = hf(torch.tensor([PROMPT + ANSWER])).logits[0, len(PROMPT) - 1 : -1]
     cap = 30.0 if family == "gemma2" else None
@@ -41,7 +41,7 @@ def test_families_that_only_the_bridge_has_add_up(family, tmp_path):
             decompose(bridged, PROMPT, ANSWER, by="neuron")
 
 
-def test_scaling_of_residuals_and_logits_is_refused_by_its_flag(tmp_path):
+def test_scaled_residuals_are_refused_with_their_flag(tmp_path):
     bridged, _ = bridge("granite", tmp_path)
     with pytest.raises(InputError, match=r"GraniteForCausalLM"):
         decompose(bridged, PROMPT, ANSWER)

@@ -1,4 +1,4 @@
-"""Every view of every family of models adds up to the logit, and means what it says."""
+"""Every view of every model family sums to the logit and equals its definition."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_biases_on_queries_keys_and_values_and_tied_embeddings(by, dtype, tolera
     assert_adds_up(decompose(qwen2(dtype), PROMPT, ANSWER, by=by), tolerance)
 
 
-def test_shapes_are_those_of_the_contract():
+def test_shapes_are_as_documented():
     model = tiny("gpt2")
     shapes = {by: tuple(decompose(model, PROMPT, ANSWER, by=by).values.shape) for by in VIEWS}
     heads, positions = 3 * 4, len(PROMPT) + len(ANSWER) - 1
@@ -86,7 +86,7 @@ def test_shapes_are_those_of_the_contract():
     }
 
 
-def test_the_finer_views_sum_to_the_coarser():
+def test_finer_views_sum_to_coarser_views():
     model = tiny("llama")
     views = {by: decompose(model, PROMPT, ANSWER, by=by) for by in VIEWS}
     close = {"atol": 1e-10, "rtol": 0}
@@ -97,7 +97,7 @@ def test_the_finer_views_sum_to_the_coarser():
         torch.testing.assert_close(views["head"].values[layer, 2], views["component"][f"L{layer}H2"], **close)
 
 
-def test_a_source_token_is_pattern_times_value_times_output_weights(model64):
+def test_a_source_value_equals_pattern_times_value_times_output_weights(model64):
     """Against the full `[head, query, key, d_model]` tensor, which the library never builds."""
     d = decompose(model64, PROMPT, ANSWER, by="source")
     _, cache = model64.run_with_cache(torch.tensor([(PROMPT + ANSWER)[:-1]]))
@@ -113,7 +113,7 @@ def test_a_source_token_is_pattern_times_value_times_output_weights(model64):
         torch.testing.assert_close(d.values[layer], expected, atol=1e-10, rtol=0)
 
 
-def test_a_parts_value_is_what_removing_it_at_held_norm_scale_changes(model64):
+def test_a_parts_value_equals_the_change_when_it_is_removed_at_frozen_scale(model64):
     """Predict, perturb, compare: one head, then one MLP, leaves the final residual stream."""
     d = decompose(model64, PROMPT, ANSWER, by="component")
     tokens, first = torch.tensor([(PROMPT + ANSWER)[:-1]]), len(PROMPT) - 1
@@ -147,20 +147,20 @@ def test_a_foil_is_subtracted_token_by_token_or_at_the_first_that_differs(model6
 
 
 @pytest.mark.parametrize("by", VIEWS)
-def test_against_the_mean_logit_of_the_vocabulary(model64, by):
+def test_the_vocabularys_mean_logit_is_subtracted(model64, by):
     d = decompose(model64, PROMPT, ANSWER, by=by, versus=VOCABULARY)
     logits = logits_of(model64)
     torch.testing.assert_close(d.total, logits[[0, 1, 2], ANSWER] - logits.mean(-1), atol=1e-10, rtol=0)
     assert_adds_up(d, 1e-10)
 
 
-def test_the_mean_over_answer_tokens_adds_up_too(model64):
+def test_the_mean_over_answer_tokens_sums_to_the_logit(model64):
     d = decompose(model64, PROMPT, ANSWER, by="source").mean()
     assert_adds_up(d, 1e-10)
     torch.testing.assert_close(d.total[0], logits_of(model64)[[0, 1, 2], ANSWER].mean(), atol=1e-10, rtol=0)
 
 
-def test_half_precision_is_decomposed_in_single_precision_and_left_alone():
+def test_half_precision_is_decomposed_in_single_precision_without_changing_the_model():
     model = tiny("gpt2", dtype=torch.float32).to(torch.bfloat16)
     model.cfg.dtype = torch.bfloat16
     d = decompose(model, PROMPT, ANSWER, by="head")
@@ -177,7 +177,7 @@ def test_a_routed_mlp_is_one_component_and_has_no_neurons():
         decompose(model, PROMPT, ANSWER, by="neuron")
 
 
-def test_what_is_not_linear_is_refused_with_its_layer_and_flag(monkeypatch):
+def test_nonlinear_parts_are_refused_with_their_layer_and_flag(monkeypatch):
     model = tiny("gpt2")
     inner = model.blocks[1].attn.forward
     model.blocks[1].attn.forward = lambda *args, **kwargs: torch.tanh(inner(*args, **kwargs))
@@ -212,7 +212,7 @@ def test_bad_input_is_named(arguments, message):
         decompose(tiny(), PROMPT, ANSWER, **arguments)
 
 
-def test_models_that_are_not_causal_or_without_neurons_are_refused():
+def test_noncausal_models_and_models_without_neurons_are_refused():
     with pytest.raises(InputError, match="attention_dir is 'bidirectional'"):
         decompose(tiny(attention_dir="bidirectional"), PROMPT, ANSWER)
     with pytest.raises(InputError, match="no MLPs"):
@@ -223,7 +223,7 @@ def test_models_that_are_not_causal_or_without_neurons_are_refused():
         decompose(model, PROMPT, ANSWER)
 
 
-def test_only_the_answers_logits_are_computed_where_no_more_are_asked_for(monkeypatch):
+def test_only_the_answers_logits_are_computed_by_default(monkeypatch):
     """The unembedding of the rest of the vocabulary would take longer than all that the decomposition adds."""
     model = tiny()
     shapes = []
@@ -236,12 +236,12 @@ def test_only_the_answers_logits_are_computed_where_no_more_are_asked_for(monkey
 
 
 @pytest.mark.parametrize("by", VIEWS)
-def test_saved_and_loaded_it_is_the_same(tmp_path, by):
+def test_results_survive_saving(tmp_path, by):
     d = decompose(tiny(), PROMPT, ANSWER, by=by, versus=[7, 2, 8])
     assert load(save(d, tmp_path / by)) == d
 
 
-def test_a_table_has_one_row_a_part():
+def test_a_table_has_one_row_for_each_part():
     d = decompose(tiny(), PROMPT, ANSWER, by="head")
     frame = d.to_frame()
     assert len(frame) == 12 + len(d.remainder_labels)

@@ -1,4 +1,4 @@
-"""The lens reads each layer as the model would, and ends at the model's own output."""
+"""The logit lens and the tuned lens read each layer and end at the model's own output."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ PROMPT, ANSWER = [3, 1, 4, 1, 5], [9, 2, 6]
 TEXTS = [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10], [11, 3, 5, 40, 2]]
 
 
-def test_each_layer_is_normed_and_unembedded_and_the_last_is_the_model(model64):
+def test_each_layer_is_normed_and_unembedded_and_the_last_equals_the_model(model64):
     curves = decompose(model64, PROMPT, ANSWER, by="layer")
     _, cache = model64.run_with_cache(torch.tensor([(PROMPT + ANSWER)[:-1]]))
     stream = [cache["resid_pre", 0], cache["resid_pre", 1], cache["resid_pre", 2], cache["resid_post", 2]]
@@ -29,7 +29,7 @@ def test_each_layer_is_normed_and_unembedded_and_the_last_is_the_model(model64):
     torch.testing.assert_close(curves.total, decompose(model64, PROMPT, ANSWER).total, atol=1e-10, rtol=0)
 
 
-def test_under_a_soft_cap_the_logit_is_before_it_and_the_probability_after():
+def test_logits_are_before_the_soft_cap_and_probabilities_after():
     model = tiny("llama", output_logits_soft_cap=5.0)
     curves = lens_curves(model, PROMPT, ANSWER)
     log_probs = model(torch.tensor([PROMPT + ANSWER]))[0, len(PROMPT) - 1 : -1].log_softmax(-1)
@@ -57,7 +57,7 @@ def test_the_tuned_lens_starts_as_the_logit_lens_and_learns():
     assert not torch.equal(curves.logit[0], plain.logit[0])
 
 
-def test_training_a_lens_is_reproducible_leaves_the_model_alone_and_is_kept(tmp_path):
+def test_training_a_lens_is_reproducible_and_does_not_change_the_model(tmp_path):
     model = tiny("gpt2")
     kept = {k: v.clone() for k, v in model.state_dict().items()}
     lens = train_tuned_lens(model, TEXTS, steps=4, seed=3)
@@ -67,7 +67,7 @@ def test_training_a_lens_is_reproducible_leaves_the_model_alone_and_is_kept(tmp_
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_cached_lens_is_read_back_for_the_same_model_texts_and_settings_only(tmp_path):
+def test_a_cached_lens_is_loaded_for_the_same_model_texts_and_hyperparameters_only(tmp_path):
     model = tiny("gpt2")
     lens = train_tuned_lens(model, TEXTS, steps=3, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
@@ -83,11 +83,11 @@ def test_a_cached_lens_is_read_back_for_the_same_model_texts_and_settings_only(t
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_decompose_by_layer_reads_through_a_tuned_lens():
+def test_decompose_by_layer_takes_a_tuned_lens():
     model = tiny("llama")
     lens = train_tuned_lens(model, TEXTS, steps=3)
     assert decompose(model, PROMPT, ANSWER, by="layer", lens=lens) == lens_curves(model, PROMPT, ANSWER, lens=lens)
-    with pytest.raises(InputError, match="a tuned lens reads layers; use by='layer', not by='head'"):
+    with pytest.raises(InputError, match="a tuned lens reads layers; use by='layer' instead of by='head'"):
         decompose(model, PROMPT, ANSWER, by="head", lens=lens)
 
 

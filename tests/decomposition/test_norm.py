@@ -1,4 +1,4 @@
-"""A norm at its own scale is linear, and `pull_back` is its transpose."""
+"""A norm at frozen scale is linear, and `pull_back` is its transpose."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def run(module, x):
     return out, scales[0][0]
 
 
-def test_parts_normalised_apart_and_the_bias_are_the_module_itself(module):
+def test_normalised_parts_plus_bias_equal_the_module(module):
     parts = torch.randn(4, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     out, scale = run(module, parts.sum(0))
     norm = norm_of(module, "ln_final")

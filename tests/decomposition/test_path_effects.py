@@ -1,4 +1,4 @@
-"""Total effects are what taking a reading out does, direct effects are the decomposition, whatever is held."""
+"""Total effects equal interventions and direct effects equal the decomposition, whatever is frozen."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def held(cache, names):
 
 
 @pytest.mark.parametrize("freeze", FREEZES)
-def test_the_total_is_what_a_zeroed_column_of_the_pattern_takes_away(model64, freeze):
+def test_total_effects_equal_zeroing_a_column_of_the_pattern(model64, freeze):
     """The same by another way: the column of the head's pattern is set to 0, without renormalising."""
     _, cache = model64.run_with_cache(TOKENS)
     effects = path_effects(model64, PROMPT, ANSWER, heads=[(0, 1), (1, 3)], freeze=freeze)
@@ -46,7 +46,7 @@ def test_the_total_is_what_a_zeroed_column_of_the_pattern_takes_away(model64, fr
             torch.testing.assert_close(effects.total[row, source], whole - without, atol=1e-10, rtol=0)
 
 
-def test_what_is_held_matters_and_is_said(model64):
+def test_freezing_changes_effects_and_is_recorded(model64):
     totals = [path_effects(model64, PROMPT, ANSWER, heads=[(0, 0)], freeze=f).total for f in FREEZES]
     for i, one in enumerate(totals):
         for other in totals[i + 1 :]:
@@ -54,7 +54,7 @@ def test_what_is_held_matters_and_is_said(model64):
     assert path_effects(model64, PROMPT, ANSWER, heads=[(0, 0)], freeze=("norms",)).frozen == ("norms",)
 
 
-def test_direct_effects_are_the_decomposition_and_the_last_layer_has_no_others():
+def test_direct_effects_equal_the_decomposition_and_the_last_layer_has_no_indirect_effect():
     """In a parallel block nothing stands behind the last layer's heads but the norm, which is held."""
     model = tiny("pythia")
     effects = path_effects(model, PROMPT, ANSWER)
@@ -64,7 +64,7 @@ def test_direct_effects_are_the_decomposition_and_the_last_layer_has_no_others()
     assert effects.indirect[:4].abs().max() > 1e-3
 
 
-def test_without_mlps_and_with_all_held_effects_are_linear_as_the_gradient_says():
+def test_without_mlps_and_all_frozen_effects_equal_the_gradient():
     model = tiny("llama", attn_only=True)
     _, cache = model.run_with_cache(TOKENS)
     names = [f"blocks.{l}.{part}" for l in (1, 2) for part in ("ln1.hook_scale", "attn.hook_pattern")]
@@ -78,7 +78,7 @@ def test_without_mlps_and_with_all_held_effects_are_linear_as_the_gradient_says(
 
 
 @pytest.mark.parametrize("freeze", FREEZES)
-def test_norms_behind_sublayers_and_a_soft_cap(freeze):
+def test_norms_after_sublayers_and_a_soft_cap(freeze):
     model = tiny("llama", use_normalization_before_and_after=True, output_logits_soft_cap=5.0)
     effects = path_effects(model, PROMPT, ANSWER, heads=[(2, 0)], freeze=freeze)
     _, cache = model.run_with_cache(TOKENS)
@@ -117,7 +117,7 @@ def test_on_a_bridge_the_last_layers_total_is_direct_plus_its_mlp(family, tmp_pa
         assert effects.total[0, 2].abs().max() > 1e-3
 
 
-def test_a_foil_and_the_batch_size_and_keeping(model64, tmp_path):
+def test_foil_batch_size_and_saving(model64, tmp_path):
     effects = path_effects(model64, PROMPT, ANSWER, heads=[(0, 0)], versus=[7], batch_tokens=1)
     assert effects.total.shape == (1, 5, 1)
     whole = path_effects(model64, PROMPT, ANSWER, heads=[(0, 0)])

@@ -1,4 +1,4 @@
-"""The identities on a real model: what SmolLM2-135M says of Japan's capital, down to head and source token."""
+"""Test the exact identities on SmolLM2-135M."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_a_diff_of_one_changed_matrix_is_exact(model):
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), atol=1e-3, rtol=0)
 
 
-def test_mlps_can_be_taken_away(model):
+def test_mlps_can_be_ablated(model):
     found = ablate(model, PROMPT, " Tokyo", what="mlp")
     assert found.log_prob.shape == (30, 1)
     assert found.values.max() > 1

@@ -35,7 +35,7 @@ def test_the_map_holds_the_contributions_and_their_mean():
     assert trace.y[2] == '␣"&lt;script&gt;alert(1)&lt;/scr…_2'
 
 
-def test_the_triptych_is_before_after_and_their_difference_on_one_scale():
+def test_the_triptych_shows_both_models_and_their_difference_on_one_scale():
     before, after = examples.attribution(0), examples.attribution(5)
     fig = plots.token_triptych(before, after)
     maps = [np.asarray(t.z) for t in fig.data]
@@ -46,7 +46,7 @@ def test_the_triptych_is_before_after_and_their_difference_on_one_scale():
     assert [a.text for a in fig.layout.annotations] == ["before", "after", "Δ"]
 
 
-def test_unit_and_method_are_said():
+def test_unit_and_method_are_in_the_subtitle():
     subtitle = plots.token_heatmap(examples.attribution()).layout.title.subtitle.text
     assert "leave one out" in subtitle
     assert "[nats]" in subtitle
@@ -65,14 +65,14 @@ def test_a_target_of_one_number_has_one_column():
     ("changes", "message"),
     [({"tokens": ("a",) * 6}, "differ in tokens"), ({"method": "shapley"}, "differ in method.*'shapley'")],
 )
-def test_a_difference_that_means_nothing_is_refused(changes, message):
+def test_attributions_of_different_prompts_are_refused(changes, message):
     other = examples.attribution(**changes)
     for draw in (plots.token_triptych, plots.html_triptych):
         with pytest.raises(InputError, match=message):
             draw(examples.attribution(), other)
 
 
-def test_inline_tokens_are_text_and_nothing_else():
+def test_inline_tokens_are_escaped():
     page = Texts(plots.html_tokens(examples.attribution()))
     assert set(page.tags) <= {"div", "span", "br", "wbr"}
     assert page.text == 'Where␣was␣"<script>alert(1)</script>␣&␣Ann</div>␣born?⏎'
@@ -124,7 +124,7 @@ def test_faithfulness_curves_are_means_over_the_defined_items():
     assert len(plots.faithfulness_curves([found, examples.faithfulness("shapley", 3)]).data) == 4
 
 
-def test_methods_stand_side_by_side_with_their_agreement_and_aopc():
+def test_method_comparison_shows_agreement_and_aopc():
     found = examples.method_comparison()
     fig = found.plot()
     spearman, jaccard, aopc = fig.data

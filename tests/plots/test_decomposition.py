@@ -18,7 +18,7 @@ def test_the_waterfall_ends_at_the_logit():
     assert trace.x[-3:] == ("ln_final.b", "unembed.b_U", "logit")
 
 
-def test_many_heads_become_one_step_a_layer_and_nothing_is_lost():
+def test_many_heads_become_one_step_for_each_layer_with_the_same_sum():
     d = examples.decomposition("component", layers=5, heads=12)
     labels, values = plots.component_bars(d)
     assert [x for x in labels if "H" in x] == []
@@ -43,7 +43,7 @@ def test_source_tokens_sum_to_their_head():
     np.testing.assert_allclose(plots.head_values(d), d.values.mean(-1).sum(2))
 
 
-def test_the_source_map_keeps_the_heads_that_matter_in_model_order():
+def test_the_source_map_shows_the_strongest_heads_in_model_order():
     d = examples.decomposition("source")
     (trace,) = plots.source_map(d, heads=2).data
     strongest = d.values.mean(-1).abs().amax(2).flatten().topk(2).indices.sort().values
@@ -61,7 +61,7 @@ def test_the_strongest_neurons_come_first():
 
 
 @pytest.mark.parametrize("by", ["component", "head", "source", "neuron"])
-def test_each_view_has_a_figure_that_says_what_it_shows(by):
+def test_each_view_has_a_figure_with_a_subtitle(by):
     fig = examples.decomposition(by).plot()
     assert f"by {by}" in fig.layout.title.subtitle.text
     assert "[logits]" in fig.layout.title.subtitle.text

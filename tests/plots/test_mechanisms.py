@@ -1,4 +1,4 @@
-"""Paths and ablations are drawn as they are; tokens are escaped, scales are symmetric."""
+"""Figures of path effects and ablations show the values, escaped tokens and symmetric scales."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def test_paths_are_direct_plus_indirect_on_one_scale():
     assert escaped(fig)
 
 
-def test_an_ablation_shows_what_each_part_is_worth():
+def test_an_ablation_map_shows_the_effect_of_each_part():
     found = Ablation(noise(2, 3), noise(2, 3).abs(), -1.0, LABELS, "head", "resample", HOSTILE, ANSWER, **TEXT)
     (trace,) = found.plot().data
     np.testing.assert_allclose(np.asarray(trace.z), -1.0 - found.log_prob)
