@@ -186,9 +186,7 @@ def test_bf16_training_keeps_the_type_of_weights_and_stays_close_to_fp32():
     given = {**RUN, "method": "ga", "steps": 8, "lr": 3e-3, "schedule": "constant"}
     full, half = (unlearn(model, *world(), precision=p, **given) for p in ("full", "bf16"))
     assert half.model.embed.W_E.dtype == torch.float32
-    assert (
-        full.history.rows[-1]["forget"] < 2 * full.history.rows[0]["forget"] < 0
-    )  # far enough to detect stale weights
+    assert full.history.rows[-1]["forget"] < 2 * full.history.rows[0]["forget"] < 0  # far enough to see stale weights
     for a, b in zip(full.history.rows, half.history.rows, strict=True):
         assert a["forget"] == pytest.approx(b["forget"], rel=0.03, abs=0.03)
         assert a != b

@@ -115,7 +115,7 @@ def test_tied_weights_part_without_the_tied_flag():
     assert float((u.model.unembed.W_U - u.model.embed.W_E.T).abs().max()) > 1e-4
 
 
-# A key bias has no effect, so its gradient is rounding noise, which Adam amplifies in fp32. GPT-2 is therefore compared in fp64.
+# A key bias has no effect, so its gradient is rounding noise, which Adam amplifies in fp32. GPT-2 is compared in fp64.
 @pytest.mark.parametrize(("family", "dtype"), [("gpt2", torch.float64), ("llama", torch.float32)])
 def test_bridge_and_hooked_transformer_train_to_the_same_weights(family, dtype):
     hf = hf_model(family, tie_word_embeddings=True).to(dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -117,6 +117,7 @@ def tune(
     return Tuning(method, {k: best[k] for k in ranges}, best["value"], tuple(search.trials), level, seed)
 
 
+@runtime_checkable
 class Trial(Protocol):
     """Define the part of an Optuna trial that a search uses."""
 

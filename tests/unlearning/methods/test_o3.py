@@ -48,9 +48,7 @@ def test_adapters_of_two_requests_are_orthogonal(learned, facts):
 def test_settling_makes_adapters_orthogonal_after_any_step(learned):
     model = clone(learned)
     earlier = joined({}, Adapters(clone(learned), None, 3, 16.0, seed=1))
-    adapters = Adapters(
-        model, None, 3, 16.0, seed=1
-    )  # the same seed: all of A lies in the space of the earlier request
+    adapters = Adapters(model, None, 3, 16.0, seed=1)  # same seed: all of A lies in the earlier space
     rule = Orthogonal(adapters, earlier)
     with torch.no_grad():
         for name, adapter in adapters.by_name().items():
