@@ -1,4 +1,4 @@
-"""Made-up scores, recoveries and whole studies, through the real result types."""
+"""Invent scores, recoveries and whole studies, as real result types."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draw(p: float, *shape: int, seed: int) -> torch.Tensor:
 def scores(
     *, forget: float = 0.0, near: float = 0.9, far: float = 0.95, seed: int = 0, of_before: bool = False
 ) -> Scores:
-    """A model that is right on these shares of the facts; the model before is right on all."""
+    """Invent a model that is right on these shares of the facts. The original model is right on all."""
     groups = [g for g, n in GROUP_SIZES.items() for _ in range(n)]
     n = len(groups)
     share = {"forget": forget, "near": near, "far": far, "general": 0.8}

@@ -1,4 +1,4 @@
-"""The plane places each method where its numbers are."""
+"""The plane shows each method at its excess and its destruction."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ def markers(fig):
     return {t.name: t for t in fig.data}
 
 
-def test_each_method_stands_at_its_excess_and_destruction_with_both_intervals(study):
+def test_each_marker_is_at_its_excess_and_destruction_with_both_intervals(study):
     shown = markers(dilemma_plane(study))
     frame = study.to_frame().set_index("method")
     for method in ("ga", "ga_gdr", "npo", "npo_gdr"):
@@ -29,13 +29,13 @@ def test_each_method_stands_at_its_excess_and_destruction_with_both_intervals(st
         np.testing.assert_allclose(t.y[0] - t.error_y.arrayminus[0], row["D_low"])
 
 
-def test_what_forgot_too_little_is_hollow(study):
+def test_methods_that_forgot_too_little_are_hollow(study):
     shown = markers(dilemma_plane(study))
     hollow = {name for name, t in shown.items() if t.marker.symbol.endswith("-open")}
     assert hollow == set(study.to_frame().query("F < 0.9").method) == {"npo_gdr"}
 
 
-def test_an_undefined_excess_stands_apart(study):
+def test_an_undefined_excess_is_in_a_separate_strip(study):
     shown = markers(dilemma_plane(study))
     assert pd.isna(study.to_frame().set_index("method").loc["rmu", "excess"])
     assert shown["rmu"].xaxis == "x2"
@@ -49,14 +49,14 @@ def test_the_reliable_square_ends_at_epsilon(study):
     assert square.y0 <= 0
 
 
-def test_the_retrain_control_is_the_reference_where_there_is_one(study):
+def test_the_retrained_model_is_drawn_as_the_reference(study):
     reference = markers(dilemma_plane(study))["retrain"]
     assert reference.x[0] == 0
     assert reference.y[0] == study.control.destruction.value
     assert "retrain" not in markers(dilemma_plane(studies.study(control=False)))
 
 
-def test_several_seeds_are_told_apart_in_one_colour():
+def test_seeds_of_a_method_share_a_colour_and_have_their_own_names():
     fig = dilemma_plane(studies.study(cells=(studies.cell("ga", seed=0), studies.cell("ga", seed=1))))
     first, second, _ = fig.data
     assert (first.name, second.name) == ("ga · 0", "ga · 1")

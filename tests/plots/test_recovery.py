@@ -1,4 +1,4 @@
-"""Recovery bars are the rates of the common set, beside the control's on the same facts."""
+"""Recovery bars show the rates on the common set, and the control's on the same facts."""
 
 import math
 
@@ -13,7 +13,7 @@ from unpact_lens.stats.intervals import wilson
 def test_bars_and_whiskers_are_rates_and_wilson_intervals():
     r = studies.recovery()
     after, control = r.plot().data
-    assert (after.name, control.name) == ("unlearned model", "retrain control")
+    assert (after.name, control.name) == ("unlearned model", "retrained model")
     for bar, right in ((after, r.right_after), (control, r.right_control)):
         counts = (right & r.common).sum(1).tolist()
         np.testing.assert_allclose(bar.x, [c / 40 for c in counts])
@@ -30,13 +30,13 @@ def test_families_are_grouped_and_the_headline_is_marked():
     assert labels[2] == "random words in focus list"
 
 
-def test_without_a_retrain_control_never_known_facts_stand_beside():
+def test_never_known_facts_replace_a_missing_retrained_model():
     _, beside = studies.recovery(control=None).plot().data
     assert beside.name == "never-known facts"
     assert set(beside.x) == {0.0}
 
 
-def test_an_undefined_rate_has_no_bar_and_says_so():
+def test_an_undefined_rate_has_no_bar_and_a_label():
     r = studies.recovery(n_before=0.0)
     fig = r.plot()
     assert r.n_common == 0
@@ -46,12 +46,12 @@ def test_an_undefined_rate_has_no_bar_and_says_so():
 
 
 @pytest.mark.parametrize("oracle", [True, False])
-def test_it_is_said_where_the_key_tokens_come_from(oracle):
+def test_the_subtitle_names_the_source_of_the_key_tokens(oracle):
     import dataclasses
 
     fig = dataclasses.replace(studies.recovery(), oracle=oracle).plot()
     assert ("oracle-assisted" if oracle else "answer-free") in fig.layout.title.subtitle.text
 
 
-def test_a_cell_names_its_method():
+def test_the_title_names_the_method_and_seed():
     assert "npo&lt;b&gt;, seed 3" in plots.cell_recovery(studies.cell("npo<b>", seed=3)).layout.title.text

@@ -1,4 +1,4 @@
-"""A plan is fixed once; its run on a model follows the definitions, and costs no question that cannot count."""
+"""A plan is fixed once. Its run follows the definitions and asks no prompt that cannot count."""
 
 import importlib
 import math
@@ -33,7 +33,7 @@ def recovery(plan):
     return run_plan(retrained(), plan, progress=False)
 
 
-def test_the_model_before_is_right_under_every_compared_prompt(plan):
+def test_the_original_model_is_right_under_every_compared_prompt(plan):
     assert bool(plan.candidates.all())
     assert plan.set_apart == {}
     assert plan.compared == tuple(r for r in plan.sheet.rows if r != "wrong_subject")
@@ -43,21 +43,21 @@ def test_the_wrong_subject_does_not_give_the_answer(plan):
     assert not plan.right_before[plan.sheet.rows.index("wrong_subject")].any()
 
 
-def test_the_model_before_has_nothing_to_recover(plan):
+def test_the_original_model_has_an_empty_common_set(plan):
     recovery = run_plan(trained(), plan, progress=False)
     assert bool(recovery.plain_after.all())
     assert recovery.n_common == 0
     assert recovery.net_worst is None
 
 
-def test_the_retrain_model_as_the_unlearned_one_has_exactly_no_excess(recovery):
+def test_the_retrained_model_has_an_excess_of_exactly_0(recovery):
     assert recovery.n_common >= 6
     for probe, excess in recovery.excesses.items():
         assert (excess.value, excess.only_first, excess.only_second) == (0, 0, 0), probe
     assert recovery.net("retrain").value == 0
 
 
-def test_rows_are_those_of_the_plan_and_relearning(plan, recovery):
+def test_the_rows_are_those_of_the_plan_then_relearning(plan, recovery):
     assert recovery.probes == (*plan.sheet.rows, RELEARN)
     assert recovery.families[-1] == "probe"
     assert recovery.asked[-1].tolist() == (~plan.taught).tolist()
@@ -66,7 +66,7 @@ def test_rows_are_those_of_the_plan_and_relearning(plan, recovery):
     assert recovery.settings["relearn_taught_right"] == 1.0
 
 
-def test_outcomes_are_those_of_asking_each_prompt_by_itself(plan, recovery):
+def test_batched_answers_equal_those_of_each_prompt_alone(plan, recovery):
     row = recovery.probes.index("reminder")
     for i, qa in enumerate(plan.sheet.items):
         if recovery.common[i]:
@@ -74,7 +74,7 @@ def test_outcomes_are_those_of_asking_each_prompt_by_itself(plan, recovery):
             assert bool(recovery.right_after[row, i]) is asking.fact_right(said, qa)
 
 
-def test_recover_is_plan_and_run(plan, recovery):
+def test_recover_equals_recovery_plan_then_run_plan(plan, recovery):
     models = [retrained(), trained()]
     hashes = [model_hash(m) for m in models]
     once = recover(
@@ -85,7 +85,7 @@ def test_recover_is_plan_and_run(plan, recovery):
     assert [model_hash(m) for m in models] == hashes
 
 
-def test_only_what_can_count_is_asked(plan, monkeypatch):
+def test_prompts_that_cannot_count_are_not_asked(plan, monkeypatch):
     asked = []
     real = asking.generate_answers
     monkeypatch.setattr(
@@ -102,7 +102,7 @@ def test_only_what_can_count_is_asked(plan, monkeypatch):
     assert sorted(asked) == sorted(q.prompt for q in plan.sheet.items)
 
 
-def test_examples_are_the_first_of_the_seed_under_every_row(plan, recovery):
+def test_examples_show_the_facts_drawn_by_the_seed_under_every_row(plan, recovery):
     ids = [e.id for e in recovery.examples]
     assert len(dict.fromkeys(ids)) == 3
     first = [e for e in recovery.examples if e.id == ids[0]]
@@ -112,7 +112,7 @@ def test_examples_are_the_first_of_the_seed_under_every_row(plan, recovery):
     assert list(dict.fromkeys(e.id for e in again.examples)) == list(dict.fromkeys(ids))
 
 
-def test_plans_and_recoveries_are_saved_without_loss(plan, recovery, tmp_path):
+def test_plans_and_recoveries_are_saved_and_loaded_without_loss(plan, recovery, tmp_path):
     for name, result in (("plan", plan), ("recovery", recovery)):
         save(result, tmp_path / name)
         assert load(tmp_path / name) == result
@@ -120,7 +120,7 @@ def test_plans_and_recoveries_are_saved_without_loss(plan, recovery, tmp_path):
     assert plan.to_frame().shape[0] == 8
 
 
-def test_templates_that_the_model_before_cannot_answer_under_are_set_apart():
+def test_templates_under_which_the_original_model_fails_are_excluded():
     # A random model is right nowhere, so every template but the headline falls short of any share.
     plan = recovery_plan(benchmark(), before=untrained(), probes=(), progress=False)
     assert set(plan.set_apart) == {"quotes", "doubled", "reminder", "repeat_question"}
@@ -129,7 +129,7 @@ def test_templates_that_the_model_before_cannot_answer_under_are_set_apart():
     assert plan.relearn is None
 
 
-def test_facts_that_a_prompt_gives_away_are_excluded_and_counted():
+def test_facts_that_a_prompt_gives_away_are_excluded_with_the_reason():
     bench = benchmark()
     given = replace(bench.forget[0], paraphrases=("does ann live in oslo ?",))
     plan = recovery_plan(replace(bench, forget=(given, *bench.forget[1:])), before=trained(), probes=(), progress=False)
@@ -137,7 +137,7 @@ def test_facts_that_a_prompt_gives_away_are_excluded_and_counted():
     assert plan.candidates.tolist() == [False] + [True] * 7
 
 
-def test_without_a_control_never_known_facts_stand_in():
+def test_never_known_facts_replace_a_missing_retrained_model():
     bench, model = benchmark(), retrained()
     known = known_facts(model, replace(bench, forget=(*bench.near, *bench.forget)))
     plan = recovery_plan(known, before=model, relearn=RELEARN_SETTINGS, progress=False)
@@ -162,7 +162,7 @@ def test_without_a_control_never_known_facts_stand_in():
         ({"min_before": 1.5}, "min_before=1.5"),
     ],
 )
-def test_bad_input_is_named_before_any_model_is_asked(changes, message, monkeypatch):
+def test_wrong_options_are_refused_before_any_model_is_asked(changes, message, monkeypatch):
     monkeypatch.setattr(asking, "generate_answers", None)
     with pytest.raises(InputError, match=message):
         recovery_plan(benchmark(), before=trained(), progress=False, **changes)
@@ -173,7 +173,7 @@ def test_a_benchmark_without_forget_facts_is_refused():
         recovery_plan(replace(benchmark(), forget=()), before=trained())
 
 
-def test_seeds_draw_other_control_words():
+def test_control_words_depend_on_the_seed():
     sheets = [
         recovery_plan(benchmark(), before=trained(), seed=s, probes=(), rule=TopK(1), progress=False).sheet
         for s in (0, 0, 5)
@@ -183,7 +183,7 @@ def test_seeds_draw_other_control_words():
     assert sheets[0].only(["focus_list", "reminder"]) == sheets[2].only(["focus_list", "reminder"])
 
 
-def test_key_tokens_of_the_unlearned_model_are_emphasised_where_asked_for():
+def test_key_tokens_after_emphasises_those_of_the_unlearned_model():
     bench, after = benchmark(), retrained()
     settings = {"before": trained(), "probes": (), "rule": TopK(3), "progress": False}
     plan = recovery_plan(bench, after=after, key_tokens="after", **settings)
@@ -195,7 +195,7 @@ def test_key_tokens_of_the_unlearned_model_are_emphasised_where_asked_for():
     assert "KeyTokens of the unlearned model" in recovery.plot().layout.title.subtitle.text
 
 
-def test_a_headline_that_nothing_can_be_asked_under_is_undefined(monkeypatch):
+def test_the_rate_of_a_headline_without_prompts_is_undefined(monkeypatch):
     module = importlib.import_module("unpact_lens.recovery.recover")
     monkeypatch.setattr(module, "key_words", lambda model, items, *_, **__: [()] * len(items))
     plan = recovery_plan(benchmark(), before=trained(), probes=(), progress=False)

@@ -1,4 +1,4 @@
-"""Rates, net rates and excess follow from the outcomes on the common set, and from nothing else."""
+"""Rates, net rates and excess depend on the answers for the common set only."""
 
 from dataclasses import replace
 
@@ -65,11 +65,11 @@ def made(**changes) -> Recovery:
     return Recovery(**{**values, **changes})
 
 
-def test_the_common_set_is_right_before_everywhere_wrong_after_and_not_leaked():
+def test_the_common_set_is_right_before_wrong_after_and_not_excluded():
     assert made().common.nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8, 9]
 
 
-def test_a_fact_that_a_compared_prompt_cannot_ask_is_not_common():
+def test_a_fact_without_a_compared_prompt_is_not_in_the_common_set():
     recovery = made()
     asked = recovery.asked.clone()
     asked[ROWS.index("paraphrase"), 9] = False
@@ -105,7 +105,7 @@ def test_net_recovery_is_paired_against_each_control():
     assert recovery.net("random_words", "quotes").value == pytest.approx(1 / 6)
 
 
-def test_the_headline_takes_the_worst_control():
+def test_net_worst_is_the_smallest_net_rate_over_the_controls():
     control, net = made().net_worst
     assert control == "paraphrase"
     assert net.value == pytest.approx(-1 / 6)
@@ -118,7 +118,7 @@ def test_p_values_are_adjusted_over_the_controls():
     assert all(adjusted[c] >= recovery.nets[c].p for c in adjusted)
 
 
-def test_excess_is_over_the_retrain_model_under_the_same_probe():
+def test_excess_is_the_difference_to_the_retrained_model_under_the_same_probe():
     recovery = made()
     assert recovery.excess("focus_list").value == pytest.approx(2 / 6)
     assert recovery.excess("prefill").value == pytest.approx(4 / 6)
@@ -126,7 +126,7 @@ def test_excess_is_over_the_retrain_model_under_the_same_probe():
     assert recovery.stand_in is None
 
 
-def test_what_enters_a_verdict_is_emphasis_paraphrase_and_probes():
+def test_a_verdict_uses_emphasis_paraphrase_and_probes():
     assert tuple(made().excesses) == ("focus_list", "quotes", "paraphrase", "prefill", "relearn")
 
 
@@ -136,7 +136,7 @@ def test_a_model_against_itself_has_no_excess():
     assert all(e.value == 0 for e in same.excesses.values())
 
 
-def test_with_no_common_fact_all_is_undefined_and_not_zero():
+def test_an_empty_common_set_gives_undefined_rates_not_zero():
     recovery = made(plain_after=ALL)
     assert recovery.n_common == 0
     assert recovery.rate("focus_list").n == 0
@@ -160,7 +160,7 @@ def without_retrain(**changes):
     )
 
 
-def test_without_a_retrain_model_the_larger_stand_in_counts():
+def test_without_a_retrained_model_the_larger_substitute_rate_is_subtracted():
     recovery = without_retrain()
     assert recovery.stand_in == "wrong subject and never-known facts"
     assert recovery.never_rate("prefill") == Rate(2, 4)
@@ -173,18 +173,18 @@ def test_without_a_retrain_model_the_larger_stand_in_counts():
     assert recovery.to_frame().set_index("probe").loc["prefill", "never known"] == 0.5
 
 
-def test_without_any_stand_in_excess_is_refused():
+def test_excess_without_any_substitute_is_refused():
     rows = [i for i, r in enumerate(ROWS) if r != "wrong_subject"]
     bare = made(
         probes=tuple(ROWS[i] for i in rows), families=tuple(FAMILIES[i] for i in rows),
         **{k: getattr(made(), k)[rows] for k in ("asked", "right_before", "right_after", "never_asked", "never_right")},
         right_control=None,
     )  # fmt: skip
-    with pytest.raises(InputError, match="excess needs a retrain model, a wrong subject or never-known facts"):
+    with pytest.raises(InputError, match="excess needs a retrained model, a wrong subject or never-known facts"):
         bare.excess("prefill")
 
 
-def test_the_table_has_a_row_for_each_probe_and_one_for_the_retrain_model():
+def test_the_table_has_a_row_for_each_probe_and_one_for_the_retrained_model():
     frame = made().to_frame().set_index("probe")
     assert tuple(frame.index) == (*ROWS, "retrain")
     assert frame.loc["prefill", "R"] == pytest.approx(5 / 6)
@@ -195,14 +195,14 @@ def test_the_table_has_a_row_for_each_probe_and_one_for_the_retrain_model():
     assert frame["net"].notna().sum() == 5
 
 
-def test_unknown_names_offer_the_nearest():
+def test_errors_offer_the_nearest_names():
     with pytest.raises(InputError, match="unknown probe 'prefil'; did you mean 'prefill'"):
         made().rate("prefil")
-    with pytest.raises(InputError, match="no retrain model was given"):
+    with pytest.raises(InputError, match="no retrained model was given"):
         without_retrain().net("retrain")
 
 
-def test_saved_without_loss(tmp_path):
+def test_a_recovery_is_saved_and_loaded_without_loss(tmp_path):
     for k, recovery in enumerate((made(), without_retrain())):
         save(recovery, tmp_path / str(k))
         assert load(tmp_path / str(k)) == recovery

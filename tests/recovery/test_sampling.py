@@ -1,4 +1,4 @@
-"""leak@k is the chance over all choices of k drawn answers; Prob and rank are those of the fact's own tokens."""
+"""leak@k is the chance over all choices of k drawn answers. Prob and rank are those of the fact's tokens."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ def test_leak_at_k_is_the_share_of_all_choices_that_hold_the_fact(n, c, k):
     assert leak_at_k(n, c, k) == pytest.approx(sum(min(x) < c for x in choices) / len(choices))
 
 
-def test_a_model_that_knows_leaks_and_one_that_does_not_leaks_less():
+def test_a_model_that_knows_the_facts_leaks_more():
     bench = benchmark()
     knows, not_ = (leak(m, bench.forget, bench=bench, samples=4, temperature=0.5) for m in (trained(), retrained()))
     assert knows.at(1) > 0.8 > not_.at(1)
@@ -29,7 +29,7 @@ def test_a_model_that_knows_leaks_and_one_that_does_not_leaks_less():
     assert knows.at(4) >= knows.at(1)
 
 
-def test_probability_is_that_of_the_facts_tokens():
+def test_the_probability_is_that_of_the_facts_tokens():
     bench = benchmark()
     found = leak(retrained(), bench.forget[:3], bench=bench, samples=1)
     for qa, p in zip(bench.forget[:3], found.probability.tolist(), strict=True):
@@ -55,7 +55,7 @@ def test_bad_input_is_named():
         leak_at_k(4, 1, 5)
 
 
-def test_emphasised_prompts_are_those_of_the_plan():
+def test_the_emphasised_prompts_are_those_of_the_plan():
     bench = benchmark()
     plan = recovery_plan(bench, before=trained(), probes=(), progress=False)
     found = leak_emphasised(retrained(), plan, limit=3, samples=2)
@@ -71,7 +71,7 @@ def test_emphasised_prompts_are_those_of_the_plan():
             assert math.log(p) == pytest.approx(float(log_probs[start:end].sum()), abs=1e-4)  # fp32 forward
 
 
-def test_a_template_that_the_plan_does_not_hold_is_named():
+def test_a_template_outside_the_plan_is_refused():
     plan = recovery_plan(benchmark(), before=trained(), templates=["focus_list"], probes=(), progress=False)
     with pytest.raises(InputError, match="template 'quotes' is not in this plan; known are 'focus_list'"):
         leak_emphasised(trained(), plan, template="quotes")

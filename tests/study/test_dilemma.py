@@ -1,4 +1,4 @@
-"""Methods on the plane, seeds together: by hand, by kind, and against one another."""
+"""The dilemma over seeds: by hand, by kind of knowledge, and between methods."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ def study():
     return studies.study(cells=tuple(cells))
 
 
-def test_one_seed_is_that_cell(study):
+def test_one_seed_gives_the_numbers_of_its_cell(study):
     one = studies.study(cells=study.cells[:1])
     ours, theirs = dilemma(one).to_frame().iloc[0], one.to_frame().iloc[0]
     for name in ("F", "D", "D_near", "D_far", "excess", "distance"):
@@ -38,7 +38,7 @@ def test_one_seed_is_that_cell(study):
     assert ours["common"] == theirs["common"]
 
 
-def test_over_seeds_each_fact_counts_with_its_mean(study):
+def test_each_fact_counts_with_its_mean_over_seeds(study):
     frame = dilemma(study).to_frame().set_index("method")
     for method in ("ga", "npo"):
         cells = [c for c in study.cells if c.method == method]
@@ -49,7 +49,7 @@ def test_over_seeds_each_fact_counts_with_its_mean(study):
         assert row["distance_low"] < row["distance"] < row["distance_high"]
 
 
-def test_where_a_benchmark_has_no_near_facts_destruction_is_that_of_far_ones(study):
+def test_without_near_facts_destruction_is_that_of_far_facts(study):
     def only_far(c):
         return replace(c, scores=replace(c.scores, groups=tuple("far" if g == "near" else g for g in c.scores.groups)))
 
@@ -64,7 +64,7 @@ def test_where_a_benchmark_has_no_near_facts_destruction_is_that_of_far_ones(stu
         assert row["distance_low"] < row["distance"] < row["distance_high"]
 
 
-def test_the_interval_of_the_distance_has_no_width_where_nothing_varies():
+def test_the_interval_of_the_distance_has_no_width_if_nothing_varies():
     made = studies.cell("ga")
     gone = replace(made.scores, values=torch.zeros_like(made.scores.values))
     nothing = replace(
@@ -78,7 +78,7 @@ def test_the_interval_of_the_distance_has_no_width_where_nothing_varies():
     assert row["verdict"] == "destroyed"
 
 
-def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
+def test_without_a_retrained_model_excess_is_over_the_wrong_subject():
     cells = tuple(studies.cell("ga", seed=s, back=0.6, control=None) for s in range(2))
     row = dilemma(studies.study(control=False, cells=cells)).rows[0]
     names = cells[0].recovery.probes
@@ -99,7 +99,7 @@ def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
     assert row["distance_low"] < row["distance"] < row["distance_high"]
 
 
-def test_kinds_are_apart_and_weigh_up_to_all():
+def test_kinds_are_separate_and_average_to_all_facts():
     study = studies.study(cells=tuple(cell("ga", s, kinds=("place", "date")) for s in range(2)))
     frame = dilemma_by_kind(study)
     assert frame["kind"].tolist() == ["place", "date"]
@@ -110,7 +110,7 @@ def test_kinds_are_apart_and_weigh_up_to_all():
     assert frame["common"].sum() == pytest.approx(dilemma(study).rows[0]["common"])
 
 
-def test_gaps_are_paired_and_signed(study):
+def test_gaps_are_paired_and_have_a_sign(study):
     gap = distance_gaps(study, "npo").iloc[0]
     at = dilemma(study).to_frame().set_index("method")["distance"]
     assert gap["against"] == "ga"
@@ -120,7 +120,7 @@ def test_gaps_are_paired_and_signed(study):
     assert distance_gaps(twin, "ga")[["gap", "gap_low", "gap_high"]].to_numpy().tolist() == [[0, 0, 0]]
 
 
-def test_it_is_drawn_and_saved_like_any_result(study, tmp_path):
+def test_a_dilemma_is_plotted_and_saved(study, tmp_path):
     found = dilemma(study)
     assert {t.name for t in found.plot().data} == {"ga", "npo", "retrain"}
     assert load(save(found, tmp_path / "found")) == found
@@ -137,5 +137,5 @@ def test_bad_input_is_named(study):
     alone = studies.cell("ga", control=None)
     names = tuple("reminder" if p == "wrong_subject" else p for p in alone.recovery.probes)
     nameless = replace(alone, recovery=replace(alone.recovery, probes=names))
-    with pytest.raises(InputError, match="excess needs a retrain model or a wrong subject"):
+    with pytest.raises(InputError, match="excess needs a retrained model or a wrong subject"):
         dilemma(studies.study(control=False, cells=(nameless,)))

@@ -1,4 +1,4 @@
-"""Seeds together: a fact counts with its mean over the seeds in which it is in the common set."""
+"""Over seeds, a fact counts with its mean over the seeds in which it is in the common set."""
 
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ FIRST = recovery([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], [0, 0, 0, 0])
 SECOND = recovery([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], [0, 0, 0, 1])  # d is still known: it does not count
 
 
-def test_rates_and_differences_by_hand():
+def test_rates_and_differences_equal_a_computation_by_hand():
     frame = probes_over_seeds(Study((Cell("ga", FIRST), Cell("ga", SECOND)))).set_index("probe")
     assert frame.loc["focus_list", "n"] == 4
     assert frame.loc["focus_list", "R"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
@@ -51,7 +51,7 @@ def test_rates_and_differences_by_hand():
     assert frame.loc["paraphrase"][["net_random", "net_paraphrase"]].isna().all()
 
 
-def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
+def test_without_a_retrained_model_excess_is_over_the_wrong_subject():
     alone = recovery([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], [0, 0, 0, 0], control=False)
     wrong = replace(alone, probes=("focus_list", "random_words:focus_list", "wrong_subject"), compared=())
     wrong.asked[2, 2] = False  # a fact without a wrong subject does not count
@@ -61,7 +61,7 @@ def test_without_a_retrain_model_excess_is_over_the_wrong_subject():
     assert frame.loc["focus_list", "excess"] == pytest.approx((2 - 2) / 3)
 
 
-def test_each_control_has_its_column_and_each_seed_its_own_asked_facts():
+def test_each_control_has_a_column_and_each_seed_its_own_asked_facts():
     names = ("patch_prompt", "unrelated_fact:patch_prompt", "wrong_subject")
     asked = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
     first, second = (replace(r, probes=names, compared=names[1:], headline=names[0]) for r in (FIRST, SECOND))
@@ -72,7 +72,7 @@ def test_each_control_has_its_column_and_each_seed_its_own_asked_facts():
     assert frame["net_unrelated"].isna().all()
 
 
-def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
+def test_the_wide_table_has_one_row_for_each_method_and_the_figure_its_values():
     frame = probes_over_seeds(Study((Cell("npo", FIRST), Cell("ga", SECOND))))
     table = wide(frame, "excess", ["paraphrase", "focus_list"])
     assert table["method"].tolist() == ["npo", "ga"]
@@ -87,7 +87,7 @@ def test_the_wide_table_has_one_row_a_method_and_the_figure_its_values():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(InputError, match="excess needs a retrain model or a wrong subject"):
+    with pytest.raises(InputError, match="excess needs a retrained model or a wrong subject"):
         probes_over_seeds(Study((Cell("ga", recovery([[0] * 4] * 3, [0] * 4, control=False)),)))
     other = recovery([[0] * 4] * 3, [0] * 4, items=("a", "b", "c", "e"))
     with pytest.raises(InputError, match="its seeds were asked different facts"):

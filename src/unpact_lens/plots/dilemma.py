@@ -1,4 +1,4 @@
-"""The dilemma in one picture: what can be brought back against what was destroyed, one marker a method."""
+"""Plot what can be recovered against what was destroyed, with one marker for each method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDED = (
 
 @runtime_checkable
 class StudyLike(Protocol):
-    """What is read of a study here."""
+    """Part of a study that the plot needs."""
 
     # ruff: noqa: D102
     @property
@@ -38,18 +38,18 @@ class StudyLike(Protocol):
     def control(self) -> Any: ...
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a method and seed, with the columns `NEEDED`."""
+        """Return one row for each method and seed, with the columns `NEEDED`."""
 
 
 def dilemma_plane(study: StudyLike) -> go.Figure:
-    r"""Recovery × destruction: x the largest excess of any probe over the control, y the destruction D.
+    r"""Plot the largest excess of any probe (x) against the destruction D (y).
 
-    The shaded square $[0, \epsilon]^2$ is where unlearning is reliable (if the facts were forgotten at all: markers are
-    hollow where F < 1 − ε). Where no excess is defined, the marker stands in a strip of its own at the right. A marker
-    with no D stands nowhere and is named under the title.
+    The shaded square $[0, \epsilon]^2$ is where unlearning is reliable, provided that the facts were forgotten. Markers
+    are hollow where F < 1 − ε. A marker whose excess is undefined is in a separate strip at the right. A method without
+    D has no marker and is named under the title.
 
     Args:
-        study: a finished study.
+        study: Finished study.
     """
     frame = study.to_frame()
     epsilon = float(study.config.get("epsilon", 0.1))
@@ -94,7 +94,7 @@ def dilemma_plane(study: StudyLike) -> go.Figure:
 
 
 def _marker(fig: go.Figure, row: pd.Series, method: int, epsilon: float, *, several_seeds: bool) -> None:
-    """One method (and seed) with the intervals of both coordinates."""
+    """Draw one method (and seed) with the intervals of both coordinates."""
     colour, symbol = theme.series_style(method)
     name = theme.escape(f"{row['method']} · {row['seed']}" if several_seeds else str(row["method"]))
     defined = not math.isnan(row["excess"])
@@ -134,7 +134,7 @@ def _whiskers(row: pd.Series, name: str, colour: str) -> dict[str, Any]:
 
 
 def _reference(fig: go.Figure, control: Any) -> None:
-    """The retrain control: excess 0 by definition, and how much of the retain facts it happens to miss."""
+    """Draw the retrained model: excess 0 by definition, at the share of retain facts that it misses."""
     if control is None or control.values_before is None:
         return
     fig.add_trace(
@@ -145,7 +145,7 @@ def _reference(fig: go.Figure, control: Any) -> None:
             mode="markers",
             marker={"symbol": "x-thin", "size": 12, "line": {"width": 2, "color": theme.INK}},
             cliponaxis=False,
-            hovertemplate="<b>retrain control</b><br>D %{y:.2f}<br>excess 0 by definition<extra></extra>",
+            hovertemplate="<b>retrained model</b><br>D %{y:.2f}<br>excess 0 by definition<extra></extra>",
         ),
         row=1,
         col=1,

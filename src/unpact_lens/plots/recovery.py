@@ -1,4 +1,4 @@
-"""What each probe brought back, beside what the control gives under the same probe."""
+"""Plot what each probe recovers, next to the control under the same probe."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from unpact_lens.recovery import Recovery
 
 FAMILIES = {"emphasis": "emphasis", "control": "control prompts", "probe": "stronger probes"}
-"""The groups of rows from top to bottom, and how they are called."""
+"""Groups of rows from top to bottom, with their labels."""
 
 
 def cell_recovery(cell: Any) -> go.Figure:
-    """The recovery of one cell of a study, named by its method and seed.
+    """Plot the recovery of one cell of a study, titled by its method and seed.
 
     Args:
-        cell: with `method`, `seed` and `recovery`.
+        cell: Cell with `method`, `seed` and `recovery`.
     """
     return recovery_bars(cell.recovery, name=f"{cell.method}, seed {cell.seed}")
 
 
 def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
-    """Fraction of the common set that is right under each row, with Wilson intervals: unlearned model and control.
+    """Plot the fraction of the common set that is right under each row: unlearned model and control, with Wilson CIs.
 
-    The control is the retrain model under the same row; where there is none, never-known facts stand in for it. A rate
-    that is undefined (no fact could be asked) has no bar, and its label says so.
+    The control is the retrained model under the same row, or never-known facts if there is none. An undefined rate (no
+    fact could be asked) has no bar, and its label says so.
 
     Args:
-        recovery: as `unpact_lens.recover` gives it.
-        name: of the unlearned model, for the title.
+        recovery: Result of `unpact_lens.recover`.
+        name: Name of the unlearned model, for the title.
     """
     rows = [p for family in FAMILIES for p, f in zip(recovery.probes, recovery.families, strict=True) if f == family]
     family = dict(zip(recovery.probes, recovery.families, strict=True))
     after = {p: recovery.rate(p) for p in rows}
-    reference = "never-known facts" if recovery.right_control is None else "retrain control"
+    reference = "never-known facts" if recovery.right_control is None else "retrained model"
     beside = {p: recovery.never_rate(p) if recovery.right_control is None else control_rate(recovery, p) for p in rows}
     labels = [_label(recovery, p, after[p]) for p in rows]
     groups = [FAMILIES[family[p]] for p in rows]
@@ -58,7 +58,7 @@ def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
 
 
 def control_rate(recovery: Recovery, probe: str) -> Rate:
-    """The retrain model's rate under a row, on the same facts as the unlearned model's."""
+    """Compute the retrained model's rate under a row, on the same facts as the unlearned model's."""
     row = recovery.probes.index(probe)
     counted = recovery.common & recovery.asked[row]
     return Rate(int((recovery.right_control[row] & counted).sum()), int(counted.sum()))  # type: ignore[index]
@@ -87,12 +87,12 @@ def _bars(name: str, groups: list[str], labels: list[str], rates: list[Any], col
 
 
 def _label(recovery: Recovery, probe: str, rate: Any) -> str:
-    """The row's name, readable, with what a reader must know of it."""
+    """Return a readable name of the row, with its status."""
     name = theme.probe_name(probe)
     if probe == recovery.headline:
         name = f"{name} ★"
     if probe in recovery.set_apart:
-        name = f"{name} (set apart)"
+        name = f"{name} (excluded)"
     return theme.escape(name if rate.n else f"{name} (undefined)")
 
 
@@ -100,5 +100,5 @@ def _subtitle(recovery: Recovery) -> str:
     key = "oracle-assisted KeyTokens" if recovery.oracle else "answer-free KeyTokens"
     if recovery.settings.get("key_tokens") == "after":
         key = f"{key} of the unlearned model"
-    apart = "; set apart: the model before cannot answer under it" if recovery.set_apart else ""
+    apart = "; excluded: the original model cannot answer under it" if recovery.set_apart else ""
     return theme.escape(f"common set of {recovery.n_common} of {len(recovery.items)} facts; {key}; ★ headline{apart}")

@@ -1,4 +1,4 @@
-"""What the probes brought back, on one common set of facts, beside what the controls brought back."""
+"""Hold which facts each probe recovers, on one common set of facts, with the controls."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from unpact_lens.stats.tests import holm
 EMPHASIS_FAMILY, CONTROL_FAMILY, PROBE_FAMILY = "emphasis", "control", "probe"
 
 PARAPHRASE, UNRELATED, WRONG_SUBJECT, RANDOM_WORDS = "paraphrase", "unrelated", "wrong_subject", "random_words"
-"""Names of the control rows; random words have one row a template: `"random_words:focus_list"`."""
+"""Names of the control rows. Random words have one row for each template: `"random_words:focus_list"`."""
 
 UNRELATED_FACT = "unrelated_fact"
-"""The control row of a patch: the same with the states of another fact's prompt: `"unrelated_fact:patch_prompt"`."""
+"""Control row of a patch, with the states of another fact's prompt: `"unrelated_fact:patch_prompt"`."""
 
 OWN = (RANDOM_WORDS, UNRELATED_FACT, WRONG_SUBJECT)
-"""Controls that follow one row each, under their name, a colon and that row's name."""
+"""Controls of one row each. Their rows are named by the control, a colon and that row."""
 
 PREFILL, RELEARN = "prefill", "relearn"
 """Names of the probe rows in every default plan."""
@@ -48,7 +48,7 @@ def family_of(row: str) -> str:
 
 
 def own_control(rows: Sequence[str], probe: str) -> str | None:
-    """The control row that follows one row only; None where it has none.
+    """Return the control row of one probe only, or None if there is none.
 
     >>> own_control(("attention", "random_words:attention"), "attention")
     'random_words:attention'
@@ -57,7 +57,7 @@ def own_control(rows: Sequence[str], probe: str) -> str | None:
 
 
 def stand_in_row(rows: Sequence[str], probe: str) -> str:
-    """The row that stands in for a retrain model: about something else, by the same probe where there is one.
+    """Return the row that replaces a missing retrained model: about another fact, by the same probe if there is one.
 
     >>> stand_in_row(("patch_prompt", "unrelated_fact:patch_prompt", "wrong_subject"), "patch_prompt")
     'unrelated_fact:patch_prompt'
@@ -67,21 +67,21 @@ def stand_in_row(rows: Sequence[str], probe: str) -> str:
 
 
 RETRAIN = "retrain"
-"""The control that is a model and not a prompt: the retrain model under the same emphasis."""
+"""Control that is a model and not a prompt: the retrained model under the same emphasis."""
 
 
 @storable
 @dataclass(frozen=True)
 class Example:
-    """One fact under one prompt, as asked and as answered.
+    """Hold one fact under one prompt, with the answer.
 
     Attributes:
-        id: of the fact.
-        probe: name of the row, or `"plain"`.
-        prompt: what the model read.
-        prefill: the opening of the answer that it was given.
-        generated: what it answered.
-        right: whether that holds the fact.
+        id: Id of the fact.
+        probe: Name of the row, or `"plain"`.
+        prompt: Prompt.
+        prefill: Answer prefix.
+        generated: Generated answer.
+        right: True if the answer holds the fact.
     """
 
     id: str
@@ -94,35 +94,38 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Recovery(Result):
-    """Which forgotten facts each prompt, and each probe beyond prompts, brings back.
+    """Hold which forgotten facts each row recovers: prompts, controls and further probes.
 
-    Rates are taken over one *common set* of facts: right before under the plain prompt and under every prompt that is
-    compared, wrong after under the plain prompt. Where none remains, they are undefined (NaN), not 0.
+    Rates are taken over one *common set* of facts. The original model answers them under the plain prompt and under
+    every compared row; the unlearned model does not answer them under the plain prompt. If the set is empty, rates are
+    undefined (NaN), not 0.
 
     Attributes:
-        probes: name of each row: templates, controls, paraphrase, prefill, relearn.
-        families: `"emphasis"`, `"control"` or `"probe"`, one a row.
-        items: ids of the forget facts.
-        subjects: whom or what each is about; intervals cluster by it.
-        kinds: kind of knowledge of each.
-        asked: whether a row could be asked of a fact (there is a paraphrase, words are left to draw, the fact was held
-            out of relearning, ...).
-        compared: the rows under which the model before must be right for a fact to be in the common set.
-        right_before: whether the model before gave the fact.
-        right_after: whether the unlearned model did.
-        right_control: whether the retrain model did; None without one.
-        plain_before: under the plain prompt, the model before.
-        plain_after: the unlearned model.
-        plain_control: the retrain model.
-        excluded: facts that no prompt may be counted for, and why: the prompt would give the answer away.
-        set_apart: templates that the model before itself cannot answer under, with its rate: not compared.
-        oracle: KeyTokens were computed towards the gold answer (oracle-assisted), not the model's own (answer-free).
-        headline: the template chosen before the run.
-        never_items: facts that the model before gets wrong however asked; their rate stands in for the retrain model's.
-        never_asked: like `asked`, for them.
-        never_right: like `right_after`, for them.
-        examples: the first facts of the seed under every row.
-        settings: rule, seed, templates, batch budget, relearning settings and the like.
+        probes: Name of each row: templates, controls, paraphrase, prefill, relearning and further probes.
+        families: `"emphasis"`, `"control"` or `"probe"`, one for each row.
+        items: Ids of the forget facts.
+        subjects: Subject of each fact. Intervals are clustered by it.
+        kinds: Kind of knowledge of each fact.
+        asked: True if a row can be asked of a fact: it has a paraphrase, words are left to draw, it was not taught by
+            relearning, and so on.
+        compared: Rows under which the original model must be right for a fact to be in the common set.
+        right_before: True if the original model gives the fact.
+        right_after: True if the unlearned model gives the fact.
+        right_control: True if the retrained model gives the fact. None without one.
+        plain_before: The same as `right_before` under the plain prompt.
+        plain_after: The same as `right_after` under the plain prompt.
+        plain_control: The same as `right_control` under the plain prompt.
+        excluded: Excluded facts with the reason: a prompt would give the answer away.
+        set_apart: Excluded templates with the original model's rate, which is too low. They are not compared.
+        oracle: True if KeyTokens were computed towards the gold answer (oracle-assisted), False if towards the model's
+            own answer (answer-free).
+        headline: Template chosen before the run.
+        never_items: Ids of never-known facts: the original model answers them under no prompt. Their rate stands in for
+            the retrained model's.
+        never_asked: The same as `asked` for the never-known facts.
+        never_right: The same as `right_after` for the never-known facts.
+        examples: Answers for a few facts under every row.
+        settings: Rule, seed, templates, batch budget, hyperparameters of relearning and other options.
     """
 
     figure: ClassVar[str | None] = "recovery:recovery_bars"
@@ -152,7 +155,7 @@ class Recovery(Result):
 
     @property
     def common(self) -> Bool[Tensor, " item"]:
-        """The common set: right before under the plain and every compared prompt, wrong after under the plain one."""
+        """True for the common set: right before under the plain and all compared rows, wrong after under the plain."""
         kept = self.plain_before & ~self.plain_after
         kept = kept & ~torch.tensor([i in self.excluded for i in self.items], dtype=torch.bool)
         for name in self.compared:
@@ -162,12 +165,12 @@ class Recovery(Result):
 
     @property
     def n_common(self) -> int:
-        """How many facts remain in the common set."""
+        """Number of facts in the common set."""
         return int(self.common.sum())
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """What net R of the headline is taken against: the control rows asked of it, and the retrain model."""
+        """Controls of the headline: its control rows, and the retrained model."""
         rows = [
             p
             for p, family in zip(self.probes, self.families, strict=True)
@@ -177,26 +180,26 @@ class Recovery(Result):
 
     @property
     def stand_in(self) -> str | None:
-        """What stands in for a retrain model where there is none; None where there is one."""
+        """Name of what replaces a missing retrained model. None if there is a retrained model."""
         if self.right_control is not None:
             return None
         return "wrong subject and never-known facts" if self.never_items else "wrong subject"
 
     def rate(self, probe: str) -> Rate:
-        """R: the fraction of the common set that is right after, under a row."""
+        """Compute R, the fraction of the common set that is right after unlearning under a row."""
         row = self._row(probe)
         counted = self.common & self.asked[row]
         return Rate(int((self.right_after[row] & counted).sum()), int(counted.sum()))
 
     def net(self, control: str, template: str | None = None) -> Difference:
-        """Net R of a template: its rate minus a control's, on the facts of the common set.
+        """Compute net R of a template: its rate minus a control's, on the common set.
 
         Args:
-            control: a row of controls, `"random_words"` for the one of that template, or `"retrain"`.
-            template: the emphasis; None for the headline.
+            control: Name of a control row, `"random_words"` for that of the template, or `"retrain"`.
+            template: Name of the template. If None, the headline.
 
         Raises:
-            InputError: if there is no such row, or no retrain model was given.
+            InputError: If there is no such row, or no retrained model was given.
         """
         template = template or self.headline
         row = self._row(template)
@@ -219,17 +222,19 @@ class Recovery(Result):
 
     @property
     def net_worst(self) -> tuple[str, Difference] | None:
-        """The control against which net R of the headline is least, and that net R; None where all are undefined."""
+        """Control with the smallest net R of the headline, and that net R. None if all are undefined."""
         defined = {c: d for c, d in self.nets.items() if d.n}
         worst = min(defined, key=lambda c: defined[c].value, default=None)
         return None if worst is None else (worst, defined[worst])
 
     def excess(self, probe: str) -> Estimate:
-        """Excess of a probe: its recovered rate minus the retrain model's under that same probe.
+        """Compute the excess of a probe: its recovered rate minus the retrained model's under the same probe.
 
-        Without a retrain model, minus what stands in for it: the rate at which the wrong subject (for a patch, the
-        states of an unrelated fact) gives the answer, or the rate at which never-known facts come out right under that
-        probe, whichever is larger.
+        Without a retrained model, the larger of two rates is subtracted: the rate at which the wrong subject gives the
+        answer (for a patch, the states of an unrelated fact), and the rate of never-known facts under that probe.
+
+        Raises:
+            InputError: If there is no such row, or none of these rates is available.
         """
         row = self._row(probe)
         if self.right_control is not None:
@@ -244,14 +249,14 @@ class Recovery(Result):
             standing_in.append(Contrast(self.rate(probe), self.never_rate(probe)))
         if not standing_in:
             raise InputError(
-                "excess needs a retrain model, a wrong subject or never-known facts; give recover(control=…) or a "
+                "excess needs a retrained model, a wrong subject or never-known facts; give recover(control=…) or a "
                 "benchmark whose items have wrong_subject or whose `unknown` facts are not empty"
             )
         return min(standing_in, key=lambda e: e.value if e.n else float("inf"))
 
     @property
     def excess_probes(self) -> tuple[str, ...]:
-        """The rows whose excess enters a verdict: emphasis that is compared, paraphrase, prefill, relearning."""
+        """Rows whose excess enters a verdict: compared emphasis, paraphrase and all probes."""
         return tuple(
             p
             for p, family in zip(self.probes, self.families, strict=True)
@@ -260,20 +265,20 @@ class Recovery(Result):
 
     @property
     def excesses(self) -> dict[str, Estimate]:
-        """`excess` of every row that enters a verdict."""
+        """Excess of every row in `excess_probes`."""
         return {probe: self.excess(probe) for probe in self.excess_probes}
 
     def never_rate(self, probe: str) -> Rate:
-        """The fraction of never-known facts that are right after, under a row."""
+        """Compute the fraction of never-known facts that are right after unlearning under a row."""
         row = self._row(probe)
         asked = self.never_asked[row]
         return Rate(int((self.never_right[row] & asked).sum()), int(asked.sum()))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a probe: R with its interval and n, the control's and never-known facts' rate, excess with interval.
+        """Return a table with one row for each probe: R with 95% CI and n, the control's rate, excess with 95% CI.
 
-        `before` is how often the model before is right under that row among all facts that it was asked of; `net` is
-        the headline's rate minus that control's, `p` its Holm-adjusted p-value.
+        `before` is the share of asked facts that the original model answers under that row. `net` is the headline's
+        rate minus that control's, and `p` its Holm-adjusted p-value.
         """
         nets, adjusted = self.nets, self.net_p
         rows = []
@@ -306,7 +311,7 @@ class Recovery(Result):
         return pd.DataFrame(rows)
 
     def examples_frame(self) -> pd.DataFrame:
-        """The examples: fact, row, prompt, prefill, what was generated, whether it is right."""
+        """Return a table of the examples: fact, row, prompt, prefill, generated answer, and whether it is right."""
         columns = ["id", "probe", "prompt", "prefill", "generated", "right"]
         return pd.DataFrame([{c: getattr(e, c) for c in columns} for e in self.examples], columns=columns)
 
@@ -317,7 +322,7 @@ class Recovery(Result):
 
     def _control_row(self, row: int) -> Tensor:
         if self.right_control is None:
-            raise InputError("no retrain model was given; use recover(control=…)")
+            raise InputError("no retrained model was given; use recover(control=…)")
         return self.right_control[row]
 
     def _paired(self, first: Tensor, second: Tensor, asked: Tensor) -> Difference:
@@ -330,9 +335,9 @@ class Recovery(Result):
 
 
 def without_controls(frame: pd.DataFrame) -> list[str]:
-    """The probes of a table with columns `probe` and `family`, in order, but for controls, whose excess says nothing.
+    """Return the probes of a table with columns `probe` and `family`, in order, without controls.
 
-    A paraphrase is a control of emphasis and a probe as well: it stays.
+    The excess of a control has no meaning. The paraphrase is kept, as it is a control of emphasis and a probe as well.
     """
     kept = (frame["family"] != CONTROL_FAMILY) | (frame["probe"] == PARAPHRASE)
     return list(dict.fromkeys(frame.loc[kept, "probe"]))

@@ -1,4 +1,4 @@
-"""Studies: models x methods x benchmarks x seeds, with results on disk that a second run picks up."""
+"""Run studies over methods and seeds. Results are kept on disk, and a second run loads what is finished."""
 
 from unpact_lens.study.config import StudyConfig, load_config
 from unpact_lens.study.dilemma import Dilemma, dilemma, dilemma_by_kind, distance_gaps, kinds_table

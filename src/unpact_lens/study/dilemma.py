@@ -1,4 +1,4 @@
-"""The dilemma, seeds together: what can be brought back of what each method forgot, against what it destroyed."""
+"""Compare, over all seeds, how much of the forgotten facts can be recovered and how much each method destroys."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NAN = float("nan")
 
 @dataclass(frozen=True, eq=False)
 class Dilemma(Result):
-    """Every method of a study on the plane recovery × destruction, all its seeds together.
+    """Hold every method of a study on the plane of recovery and destruction, over all its seeds.
 
     Attributes:
-        config: of the study.
-        control: scores of the retrain model; None without one.
-        rows: the table, one row a method; see `dilemma`.
-        kind: the kind of knowledge that it is about; None for all facts.
+        config: Configuration of the study.
+        control: Scores of the retrained model. None without one.
+        rows: Table with one row for each method; see `dilemma`.
+        kind: Kind of knowledge of the facts. None for all facts.
     """
 
     figure: ClassVar[str | None] = "dilemma:dilemma_plane"
@@ -42,28 +42,29 @@ class Dilemma(Result):
     kind: str | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a method."""
+        """Return a table with one row for each method."""
         return pd.DataFrame(list(self.rows))
 
 
 def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
-    r"""F, D, the largest excess of any probe and the distance to reliable of each method, with intervals.
+    r"""Compute F, D, the largest excess of any probe and the distance to reliable of each method, with intervals.
 
-    A fact counts with its mean over the seeds in which it counts; intervals come from a bootstrap that draws subjects
-    and seeds. That of the distance $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$ takes the same
-    draws in all its parts, and the largest excess anew in each: as the maximum of noisy numbers leans upwards, so does
-    the interval.
+    A fact counts with its mean over the seeds in which it counts. Intervals come from a bootstrap over subjects and
+    seeds. The distance is $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$. Its interval uses the same
+    draws in all its parts, and takes the largest excess anew in each draw. The maximum of noisy numbers is biased
+    upwards, and so is this interval.
 
     Args:
-        study: with a retrain model, or with facts that have a wrong subject: excess is taken as in `probes_over_seeds`.
-        kind: only facts of this kind of knowledge; None for all.
+        study: Study with a retrained model, or with facts that have a wrong subject. The excess is that of
+            `probes_over_seeds`.
+        kind: Kind of knowledge of the facts to count. If None, all facts.
 
     Returns:
         Columns `method, seeds`, each of `F, D, D_near, D_far, excess, distance` with `_low` and `_high`,
-        `excess_probe`, `common` (facts in the common set, mean over seeds) and `verdict`; undefined ones are NaN.
+        `excess_probe`, `common` (facts in the common set, mean over seeds) and `verdict`. Undefined values are NaN.
 
     Raises:
-        InputError: if the study has neither, or no fact is of that kind.
+        InputError: If the study has neither a retrained model nor a wrong subject, or no fact is of that kind.
     """
     rows = []
     for method, cells in _by_method(study, kind).items():
@@ -89,10 +90,10 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
 
 
 def dilemma_by_kind(study: Study) -> pd.DataFrame:
-    """`dilemma` for each kind of knowledge apart: its columns after `kind`, which is first.
+    """Compute `dilemma` for each kind of knowledge. The table has a first column `kind`.
 
     Raises:
-        InputError: if the study has neither a retrain model nor facts with a wrong subject.
+        InputError: If the study has neither a retrained model nor facts with a wrong subject.
     """
     kinds = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
     frames = [dilemma(study, kind=kind).to_frame().assign(kind=kind) for kind in kinds]
@@ -101,14 +102,14 @@ def dilemma_by_kind(study: Study) -> pd.DataFrame:
 
 
 def kinds_table(frame: pd.DataFrame, value: str = "distance") -> pd.DataFrame:
-    """One row a method, one column a kind of knowledge: `value [low, high]`, empty where it is undefined.
+    """Return a table of methods and kinds of knowledge, with `value [low, high]` in each cell.
 
     Args:
-        frame: of `dilemma_by_kind`.
-        value: a column that has an interval.
+        frame: Table of `dilemma_by_kind`.
+        value: Name of a column that has an interval.
 
     Raises:
-        InputError: if there is no such column.
+        InputError: If there is no such column.
     """
     if f"{value}_low" not in frame:
         raise InputError(f"the table has no {value!r} with an interval; give e.g. 'distance', 'F', 'D' or 'excess'")
@@ -117,17 +118,19 @@ def kinds_table(frame: pd.DataFrame, value: str = "distance") -> pd.DataFrame:
 
 
 def distance_gaps(study: Study, method: str) -> pd.DataFrame:
-    """How much farther from reliable every other method is than one of them, on the same draws of subjects and seeds.
+    """Compute how much farther from reliable the other methods are than one method.
+
+    Both distances use the same draws of subjects and seeds.
 
     Args:
-        study: with a retrain model, or with facts that have a wrong subject.
-        method: the one that the others are compared with.
+        study: Study with a retrained model, or with facts that have a wrong subject.
+        method: Name of the method to compare with.
 
     Returns:
-        Columns `method, against, gap, gap_low, gap_high`; a gap above 0 says that `against` is farther from reliable.
+        Columns `method, against, gap, gap_low, gap_high`. A gap above 0 means that `against` is farther from reliable.
 
     Raises:
-        InputError: if the study has neither, or the method is not in it.
+        InputError: If the study has neither, or does not have the method.
     """
     cells = _by_method(study, None)
     if method not in cells:
@@ -144,6 +147,7 @@ def distance_gaps(study: Study, method: str) -> pd.DataFrame:
 
 
 def _by_method(study: Study, kind: str | None) -> Mapping[str, Sequence[Cell]]:
+    """Return the cells of each method, after checking the kind."""
     known = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
     if kind is not None and kind not in known:
         raise InputError(f"no forget fact is of kind {kind!r}; {nearest(kind, known)}")
@@ -151,11 +155,12 @@ def _by_method(study: Study, kind: str | None) -> Mapping[str, Sequence[Cell]]:
 
 
 def _is(kinds: Sequence[str], kind: str | None) -> Bool[Tensor, " item"]:
+    """Return which facts are of a kind. None is every kind."""
     return torch.tensor([kind in (None, k) for k in kinds], dtype=torch.bool)
 
 
 def _gone(cells: Sequence[Cell], group: str, kind: str | None) -> tuple[Tensor, Tensor]:
-    """Which facts were right before and are wrong after, `[seed, item]`, and which of the group count."""
+    """Return which facts were right before and are wrong after, and which of the group count: `[seed, item]` each."""
     first = cells[0].scores
     gone = torch.stack([c.scores.right_before & ~c.scores.right for c in cells])
     among = first.right_before & _is(first.groups, group) & _is(first.kinds, kind)
@@ -163,12 +168,13 @@ def _gone(cells: Sequence[Cell], group: str, kind: str | None) -> tuple[Tensor, 
 
 
 def _lost(cells: Sequence[Cell], group: str, kind: str | None) -> Difference:
+    """Estimate the share of a group's known facts that are lost."""
     gone, among = _gone(cells, group, kind)
     return paired_difference(gone, torch.zeros_like(gone), cells[0].scores.subjects, among=among)
 
 
 def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """What a probe brings back, what it is taken beyond, `[seed, item]` each, and which facts count."""
+    """Return what a probe recovers, what its excess is computed against, and which facts count: `[seed, item]` each."""
     first, found = cells[0].recovery, [c.recovery for c in cells]
     i = first.probes.index(probe)
     right = torch.stack([r.right_after for r in found])
@@ -178,12 +184,13 @@ def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> tuple[Ten
 
 
 def _excess(cells: Sequence[Cell], probe: str, kind: str | None) -> Difference:
+    """Estimate the excess of a probe."""
     after, control, among = _came_back(cells, probe, kind)
     return paired_difference(after, control, cells[0].recovery.subjects, among=among)
 
 
 def _distances(cells: Sequence[Cell], kind: str | None) -> Float[Tensor, " draw"]:
-    """The distance to reliable in each draw of subjects and seeds; NaN where a part of it is undefined."""
+    """Compute the distance to reliable in each draw of subjects and seeds. NaN if a part of it is undefined."""
 
     def mean(values: Tensor, among: Tensor, subjects: Sequence[str]) -> Tensor:
         return resampled_means(values.double().masked_fill(~among, NAN), subjects)

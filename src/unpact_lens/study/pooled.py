@@ -1,4 +1,4 @@
-"""A study's seeds taken together: what each probe brought back, by method, with intervals over subjects and seeds."""
+"""Pool the seeds of a study: what each probe recovers, by method, with intervals over subjects and seeds."""
 
 from __future__ import annotations
 
@@ -29,30 +29,33 @@ from unpact_lens.study.result import HasCells
 NAN = float("nan")
 
 NET = {"net_paraphrase": PARAPHRASE, "net_unrelated": UNRELATED, "net_wrong_subject": WRONG_SUBJECT}
-"""Columns over a control prompt that is the same for every row; the last two stand for emphasis only, whose words the
-control prompts follow."""
+"""Columns of differences to a control prompt that is the same for every row. The last two are computed for emphasis
+only, whose words these control prompts follow."""
 
 
 def probes_over_seeds(study: HasCells) -> pd.DataFrame:
-    """One row a method and probe, all seeds together.
+    """Return a table with one row for each method and probe, over all seeds.
 
-    A fact counts in the seeds in which it is in the common set, with its mean over them. Intervals come from a paired
-    bootstrap that draws subjects and seeds. `excess` is over the retrain model under the same probe; where there is
-    none, over what the unlearned model itself says when the prompt is about the wrong subject (for a patch: with the
-    states of an unrelated fact). `net_random` is over the same with random words, an unrelated fact or the wrong
-    subject in its place, `net_paraphrase` over a mere paraphrase; for emphasis, `net_unrelated` and
-    `net_wrong_subject` over unrelated text of the same length and over the same question about somebody else; `p` of
-    McNemar over facts and seeds is Holm-adjusted over the rows of a method.
+    A fact counts with its mean over the seeds in which it is in the common set. Intervals come from a paired bootstrap
+    over subjects and seeds.
+
+    `excess` is the difference to the retrained model under the same probe. Without a retrained model, it is the
+    difference to the unlearned model's own answers about the wrong subject (for a patch: with the states of an
+    unrelated fact). `net_random` is the difference to the probe's own control row: random words, an unrelated fact or
+    the wrong subject. `net_paraphrase` is the difference to a paraphrase. For emphasis, `net_unrelated` and
+    `net_wrong_subject` are the differences to unrelated text of the same length and to the same question about another
+    subject. `p` is of McNemar's test over facts and seeds, Holm-adjusted over the rows of a method.
 
     Args:
-        study: with a retrain model, or with facts that have a wrong subject.
+        study: Study with a retrained model, or with facts that have a wrong subject.
 
     Returns:
-        Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for each of `excess` and
-        of the `net_…` its value, `_low`, `_high` and `_p`; undefined ones are NaN.
+        Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for `excess` and each `net_…` its
+        value, `_low`, `_high` and `_p`. Undefined values are NaN.
 
     Raises:
-        InputError: if the study has neither, or its seeds differ in facts or probes.
+        InputError: If the study has neither a retrained model nor a wrong subject, or its seeds differ in facts or
+            probes.
     """
     rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(c.method for c in study.cells):
@@ -62,6 +65,7 @@ def probes_over_seeds(study: HasCells) -> pd.DataFrame:
 
 
 def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, Any]]:
+    """Compute the rows of one method from the recoveries of its seeds."""
     first = recoveries[0]
     if any((r.items, r.probes) != (first.items, first.probes) for r in recoveries):
         raise InputError(f"{method}: its seeds were asked different facts or probes; run them as one study")
@@ -106,18 +110,18 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
 def beyond(
     method: str, recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
 ) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, "seed probe item"]]:
-    """What the excess of each row is taken over, and of which facts it was asked.
+    """Return what the excess of each row is computed against, and the facts of which that was asked.
 
-    The retrain model's answers under that row; without one, the unlearned model's own where the prompt is about the
-    wrong subject (for a patch: with the states of an unrelated fact).
+    This is the retrained model under that row. Without one, it is the unlearned model's own answers about the wrong
+    subject (for a patch: with the states of an unrelated fact).
 
     Args:
-        method: for the error.
-        recoveries: one a seed, of the same facts and probes.
-        right: what is right after, under each row.
+        method: Name of the method, for the error.
+        recoveries: One recovery for each seed, of the same facts and probes.
+        right: What is right after unlearning under each row.
 
     Raises:
-        InputError: if there is neither a retrain model nor a wrong subject.
+        InputError: If there is neither a retrained model nor a wrong subject.
     """
     first = recoveries[0]
     given = [r.right_control for r in recoveries if r.right_control is not None]
@@ -125,23 +129,23 @@ def beyond(
         return torch.stack(given), torch.ones_like(right)
     if WRONG_SUBJECT not in first.probes:
         raise InputError(
-            f"{method}: excess needs a retrain model or a wrong subject; give the study a control, or facts that have "
-            "a wrong_subject"
+            f"{method}: excess needs a retrained model or a wrong subject; give the study a control, or facts that "
+            "have a wrong_subject"
         )
     rows = [first.probes.index(stand_in_row(first.probes, p)) for p in first.probes]
     return right[:, rows], torch.stack([r.asked[rows] for r in recoveries])
 
 
 def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -> pd.DataFrame:
-    """Method × probe, `value [low, high]` in each cell; empty where it is undefined.
+    """Return a table of methods and probes, with `value [low, high]` in each cell. Undefined cells are empty.
 
     Args:
-        frame: of `probes_over_seeds`, with a column `variant` if there are several.
+        frame: Table of `probes_over_seeds`, with a column `variant` if there are several.
         value: `R`, `excess`, or one of the `net_…`.
-        probes: which, in this order; None for all.
+        probes: Probes in the order of the columns. If None, all of them.
 
     Raises:
-        InputError: if a probe is not in the frame.
+        InputError: If a probe is not in the table.
     """
     index = [c for c in ("variant", "method") if c in frame]
     chosen = list(dict.fromkeys(frame["probe"])) if probes is None else list(probes)
@@ -156,10 +160,10 @@ def wide(frame: pd.DataFrame, value: str, probes: Sequence[str] | None = None) -
 
 
 def estimates(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table for reading: each column with a `_low` and a `_high` beside it becomes `value [low, high]`.
+    """Return a table for reading: a column with a `_low` and a `_high` column becomes `value [low, high]`.
 
     Args:
-        frame: any table; what is undefined is left empty.
+        frame: Any table. Undefined values become empty.
 
     >>> estimates(pd.DataFrame({"D": [0.5, NAN], "D_low": [0.4, NAN], "D_high": [0.6, NAN], "n": [3, 0]}))
                        D  n
@@ -179,7 +183,7 @@ def estimates(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """An estimate for reading; empty where it is undefined.
+    """Write an estimate with its interval. Empty if it is undefined.
 
     >>> with_interval(0.5, 0.4, 0.6)
     '0.50 [0.40, 0.60]'
@@ -188,12 +192,10 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 
 def by_probe(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Probe × method, `value [low, high]` in each cell: `wide` turned, for a page.
-
-    Controls are left out, but for the paraphrase.
+    """Return the transpose of `wide`, with probes as rows and without controls except the paraphrase.
 
     Args:
-        frame: of `probes_over_seeds`, with a column `variant` if there are several; each becomes a block of columns.
+        frame: Table of `probes_over_seeds`. With a column `variant`, each variant becomes a block of columns.
         value: `R`, `excess`, or one of the `net_…`.
     """
     table = wide(frame, value, without_controls(frame))

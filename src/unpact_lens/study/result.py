@@ -1,4 +1,4 @@
-"""What a study found: one cell for each method and seed, and the table over them."""
+"""Hold the results of a study: one cell for each method and seed, and the table over them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from unpact_lens.unlearning.result import History
 
 @dataclass(frozen=True, eq=False)
 class Cell(Result):
-    """One method with one seed: what became of the facts.
+    """Hold the results of one method with one seed.
 
     Attributes:
-        method: its registered name.
-        seed: of training and of every draw.
-        scores: metrics of the model after, beside those of before and of the control.
-        recovery: what emphasis, controls and probes brought back.
-        focus: contributions of the prompt tokens before and after: forget facts.
-        focus_retain: the same for retain facts; None where none were asked for.
-        diffs: exact component diffs of the first forget facts.
-        verdict: insufficient, hid, destroyed, erased or undecided.
-        history: of the training.
-        stopped: why training ended.
-        settings: every setting of the method in force.
-        seconds: wall time of the cell.
+        method: Name of the method.
+        seed: Random seed of training and of every draw.
+        scores: Metrics of the unlearned model, with those of the original and the retrained model.
+        recovery: What emphasis, controls and probes recover.
+        focus: Contributions of the prompt tokens before and after, on forget facts.
+        focus_retain: The same on retain facts. None if the study asks for none.
+        diffs: Exact component diffs of the first forget facts.
+        verdict: Insufficient, hid, destroyed, erased or undecided.
+        history: History of training.
+        stopped: Reason why training ended.
+        settings: All hyperparameters of the method.
+        seconds: Wall time of the cell, in seconds.
     """
 
     figure: ClassVar[str | None] = "recovery:cell_recovery"
@@ -53,18 +53,18 @@ class Cell(Result):
     seconds: float
 
     def net_worst(self) -> tuple[Estimate, str]:
-        """Net R of the headline against the control that leaves least of it, and that control's name."""
+        """Return the smallest net R of the headline over the controls, and the name of that control."""
         worst = self.recovery.net_worst
         return (worst[1], worst[0]) if worst else (Rate(0, 0), "")
 
     def excess_worst(self) -> tuple[Estimate, str]:
-        """The largest excess of any probe, and that probe's name."""
+        """Return the largest excess of any probe, and the name of that probe."""
         defined = {probe: e for probe, e in self.recovery.excesses.items() if e.n}
         probe = max(defined, key=lambda p: defined[p].value, default="")
         return (defined[probe], probe) if probe else (Rate(0, 0), "")
 
     def row(self) -> dict[str, Any]:
-        """The cell as one row of the study's table."""
+        """Return the cell as one row of the study's table."""
         recovery, scores = self.recovery, self.scores
         net, net_control = self.net_worst()
         excess, excess_probe = self.excess_worst()
@@ -96,21 +96,22 @@ class Cell(Result):
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """The cell's row of the study's table."""
+        """Return the cell's row of the study's table."""
         return pd.DataFrame([self.row()])
 
 
 @dataclass(frozen=True, eq=False)
 class Study(Result):
-    """A finished study.
+    """Hold a finished study.
 
     Attributes:
-        config: as it was run, every default filled in.
-        before: scores of the model before, beside those of the control.
-        control: scores of the control (retrain) model; None where there is none.
-        cells: one for each method and seed.
-        notes: what a reader must know, e.g. that there is no retrain control.
-        seconds: wall time of all cells, whenever they were run.
+        config: Configuration, with every default filled in.
+        before: Scores of the original model.
+        control: Scores of the retrained model. None if there is none.
+        cells: One cell for each method and seed.
+        notes: What a reader must know, e.g. that there is no retrained model.
+        seconds: Wall time of all cells, whenever they were run, in seconds.
+        environment: Versions, number of threads and hash of the original model.
     """
 
     figure: ClassVar[str | None] = "dilemma:dilemma_plane"
@@ -124,11 +125,11 @@ class Study(Result):
     environment: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a cell, every number with its interval; see `Cell.row`."""
+        """Return a table with one row for each cell, every number with its interval; see `Cell.row`."""
         return pd.DataFrame([cell.row() for cell in self.cells])
 
     def summary(self) -> pd.DataFrame:
-        """The table for reading: one row a cell, intervals beside the values."""
+        """Return a table for reading: one row for each cell, with intervals in the cells."""
         rows = []
         for cell in self.cells:
             recovery, scores = cell.recovery, cell.scores
@@ -149,7 +150,7 @@ class Study(Result):
         return pd.DataFrame(rows)
 
     def headline(self) -> str:
-        """One sentence of what was found, from the verdicts."""
+        """Summarise the verdicts in one sentence."""
         counts = Counter(label for cell in self.cells for label in cell.verdict.labels)
         told = ", ".join(f"{n} {label}" for label, n in counts.most_common())
         cells = f"{len(self.cells)} unlearned model" + ("s" if len(self.cells) != 1 else "")
@@ -158,18 +159,20 @@ class Study(Result):
 
 @runtime_checkable
 class HasCells(Protocol):
-    """What the tables over seeds read of a study."""
+    """Anything with cells: what the tables over seeds need from a study."""
 
     @property
     def cells(self) -> tuple[Any, ...]:
-        """One for each method and seed."""
+        """One cell for each method and seed."""
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return an estimate as three columns: value, low and high."""
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _shown(estimate: Estimate) -> str:
+    """Write an estimate with its interval."""
     if not estimate.n:
         return "undefined"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
