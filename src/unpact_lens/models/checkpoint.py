@@ -20,13 +20,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
@@ -145,7 +146,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         state = load_file(weights, device=target)
     except SafetensorError as error:
         raise InputError(f"{weights} cannot be read ({error}); save the model again") from None
-    model: Any
+    model: HookedTransformer | TransformerBridge
     if record["kind"] == "bridge":
         model = _empty_bridge(directory / "hf", record, tokenizer, target)
         model.load_state_dict(state)
@@ -190,24 +191,24 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def _empty_bridge(
-    hf_config: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, device: str
-) -> HookedModel:
+    hf_config: Path, record: dict[str, object], tokenizer: PreTrainedTokenizerBase | None, device: str
+) -> TransformerBridge:
     config = AutoConfig.from_pretrained(hf_config)
     # The random weights are overwritten; the caller's random state is not changed.
     with torch.random.fork_rng():
         hf = AutoModelForCausalLM.from_config(config, attn_implementation=record["attention"])
-    return to_bridge(hf, tokenizer, device=device, dtype=getattr(torch, record["dtype"]))
+    return to_bridge(hf, tokenizer, device=device, dtype=getattr(torch, str(record["dtype"])))
 
 
-def _pack_config(config: HookedTransformerConfig) -> dict[str, Any]:
+def _pack_config(config: HookedTransformerConfig) -> dict[str, object]:
     """Return the configuration as JSON, without the device."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     return {k: str(v).removeprefix("torch.") if k == "dtype" else v for k, v in fields.items() if k != "device"}
 
 
-def _empty_hooked(fields: dict[str, Any], device: str) -> HookedTransformer:
+def _empty_hooked(fields: dict[str, object], device: str) -> HookedTransformer:
     # A configuration with a seed would reset the caller's random state; the weights are set afterwards.
-    dtype = getattr(torch, fields["dtype"])
+    dtype = getattr(torch, str(fields["dtype"]))
     quiet = {"seed": None, "init_weights": False, "dtype": dtype, "device": device}
     model = HookedTransformer(HookedTransformerConfig(**{**fields, **quiet}))
     model.cfg.seed, model.cfg.init_weights = fields["seed"], fields["init_weights"]

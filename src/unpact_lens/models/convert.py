@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -40,12 +39,12 @@ class Family:
             are zero and are not trained.
     """
 
-    config: Callable[[PretrainedConfig], dict[str, Any]]
+    config: Callable[[PretrainedConfig], dict[str, object]]
     weights: Callable[[PreTrainedModel, HookedTransformerConfig], dict[str, torch.Tensor]]
     absent: frozenset[str]
 
 
-def _gpt2(c: PretrainedConfig) -> dict[str, Any]:
+def _gpt2(c: PretrainedConfig) -> dict[str, object]:
     _refuse(c, "cross-attention", c.add_cross_attention)
     return {
         "n_layers": c.n_layer,
@@ -63,27 +62,25 @@ def _gpt2(c: PretrainedConfig) -> dict[str, Any]:
     }
 
 
-def _neox(c: PretrainedConfig) -> dict[str, Any]:
+def _neox(c: PretrainedConfig) -> dict[str, object]:
     _refuse(c, "attention without biases", not c.attention_bias)
-    shape = _shape(c)
     return {
-        **shape,
-        **_rotary(c, shape["d_head"]),
+        **_shape(c),
+        **_rotary(c, _d_head(c)),
         "eps": c.layer_norm_eps,
         "normalization_type": "LN",
         "parallel_attn_mlp": c.use_parallel_residual,
     }
 
 
-def _llama(c: PretrainedConfig) -> dict[str, Any]:
+def _llama(c: PretrainedConfig) -> dict[str, object]:
     _refuse(c, "attention biases", getattr(c, "attention_bias", False) and c.model_type != "qwen2")
     _refuse(c, "MLP biases", getattr(c, "mlp_bias", False))
-    shape = _shape(c)
     # The conversions of Mistral and Qwen2 use the names of grouped keys and values even if each head has its own.
     grouped = c.num_key_value_heads != c.num_attention_heads or c.model_type != "llama"
     return {
-        **shape,
-        **_rotary(c, shape["d_head"]),
+        **_shape(c),
+        **_rotary(c, _d_head(c)),
         **_windows(c),
         "eps": c.rms_norm_eps,
         "normalization_type": "RMS",
@@ -93,23 +90,27 @@ def _llama(c: PretrainedConfig) -> dict[str, Any]:
     }
 
 
-def _shape(c: PretrainedConfig) -> dict[str, Any]:
+def _d_head(c: PretrainedConfig) -> int:
+    return getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+
+
+def _shape(c: PretrainedConfig) -> dict[str, object]:
     return {
         "n_layers": c.num_hidden_layers,
         "d_model": c.hidden_size,
         "n_heads": c.num_attention_heads,
-        "d_head": getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
+        "d_head": _d_head(c),
         "d_mlp": c.intermediate_size,
         "n_ctx": c.max_position_embeddings,
         "act_fn": c.hidden_act,
     }
 
 
-def _rotary(c: PretrainedConfig, d_head: int) -> dict[str, Any]:
+def _rotary(c: PretrainedConfig, d_head: int) -> dict[str, object]:
     """Return the fields of rotary positions: plain, with linear scaling, or scaled by parts as in Llama 3."""
     rope = c.rope_parameters
     kind = rope.get("rope_type", "default")
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "positional_embedding_type": "rotary",
         "rotary_dim": int(d_head * rope.get("partial_rotary_factor", 1.0)),
         "rotary_base": rope["rope_theta"],
@@ -129,7 +130,7 @@ def _rotary(c: PretrainedConfig, d_head: int) -> dict[str, Any]:
     return fields
 
 
-def _windows(c: PretrainedConfig) -> dict[str, Any]:
+def _windows(c: PretrainedConfig) -> dict[str, object]:
     """Return the fields of sliding windows, for all layers (Mistral) or for the listed layers (Qwen2)."""
     window = getattr(c, "sliding_window", None)
     if not window:

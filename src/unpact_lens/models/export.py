@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -209,7 +208,7 @@ def _qwen2_config(c: HookedTransformerConfig) -> Qwen2Config:
     )
 
 
-def _shape(c: HookedTransformerConfig) -> dict[str, Any]:
+def _shape(c: HookedTransformerConfig) -> dict[str, object]:
     return {
         "vocab_size": c.d_vocab,
         "hidden_size": c.d_model,
@@ -221,12 +220,12 @@ def _shape(c: HookedTransformerConfig) -> dict[str, Any]:
     }
 
 
-def _grouped(c: HookedTransformerConfig) -> dict[str, Any]:
+def _grouped(c: HookedTransformerConfig) -> dict[str, object]:
     return {"num_key_value_heads": c.n_key_value_heads or c.n_heads, "head_dim": c.d_head, "rms_norm_eps": c.eps}
 
 
-def _rope(c: HookedTransformerConfig) -> dict[str, Any]:
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(c.rotary_base)}
+def _rope(c: HookedTransformerConfig) -> dict[str, object]:
+    rope: dict[str, object] = {"rope_type": "default", "rope_theta": float(c.rotary_base)}
     if c.use_NTK_by_parts_rope:
         return {
             **rope,

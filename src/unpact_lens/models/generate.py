@@ -14,12 +14,13 @@ prompt at a time, except for ties within rounding error.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformers.cache_utils import Cache
 from typing_extensions import Unpack
 
 from unpact_lens.errors import InputError
@@ -219,7 +220,7 @@ class CachedBatch:
         width = max(len(c) for c in contexts)
         self.tokens = torch.tensor([[*([0] * (width - len(c))), *c] for c in contexts], device=device)  # [row, pos]
         self.mask = torch.tensor([[*([0] * (width - len(c))), *([1] * len(c))] for c in contexts], device=device)
-        self.cache: Any = None
+        self.cache: Cache | TransformerLensKeyValueCache | None = None
         if not self.bridge:
             self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, len(contexts))
 
@@ -240,11 +241,13 @@ class CachedBatch:
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop all other rows."""
         self.mask = self.mask[rows]
+        cache = self.cache
+        assert cache is not None  # the prompts were read
         if self.bridge:
-            self.cache.batch_select_indices(rows)
+            cache.batch_select_indices(rows)
             return
-        self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
-        for entry in self.cache.entries:
+        cache.previous_attention_mask = cache.previous_attention_mask[rows]
+        for entry in cache.entries:
             entry.past_keys = entry.past_keys[rows]  # [row, pos, head, d_head] -> [kept, pos, head, d_head]
             entry.past_values = entry.past_values[rows]
 

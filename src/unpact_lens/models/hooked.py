@@ -19,8 +19,17 @@ from transformer_lens.model_bridge.generalized_components.base import alias_gene
 
 from unpact_lens.errors import InputError, nearest
 
-Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
-"""Interventions as TransformerLens takes them: pairs of a hook name and a function of the activation and the hook."""
+
+@runtime_checkable
+class HookFunction(Protocol):
+    """A function that TransformerLens calls at a hook point; what it returns replaces the activation, unless None."""
+
+    def __call__(self, activation: Tensor, /, hook: HookPoint) -> Tensor | None:
+        """Return the new activation, or None to leave it unchanged."""
+
+
+Hooks = Sequence[tuple[str, HookFunction]]
+"""Interventions as TransformerLens takes them: pairs of a hook name and a function."""
 
 HOOK_POINTS = "_unpact_hook_points"
 """Attribute in which a bridge's hook points are kept by name."""
@@ -329,7 +338,7 @@ def collect(
     def take(act: Tensor, hook: object, *, name: str) -> None:
         taken[name] = act if then is None else then(act)
 
-    hooks: list[tuple[str, Callable[..., Tensor | None]]] = [(n, functools.partial(take, name=n)) for n in names]
+    hooks: list[tuple[str, HookFunction]] = [(n, functools.partial(take, name=n)) for n in names]
     spared = not any(name.startswith("unembed.") for name in names)
     if spared and _copies_unembedding(model):
         model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # stops after `ln_final`

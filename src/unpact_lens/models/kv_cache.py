@@ -10,7 +10,7 @@ own continuation. Only tokens that differ are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValue
 from transformers.cache_utils import Cache, DynamicLayer
 
 from unpact_lens.models import hooked
-from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.hooked import HookedModel, HookFunction
 
 PACKABLE = frozenset({"gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "qwen2"})
 """Architectures that use the given position ids and a mask for each pair of positions."""
@@ -282,7 +282,7 @@ def _frozen_cache(layers: list[tuple[Tensor, Tensor]]) -> Cache:
     return Cache(layers=[FrozenLayer(keys, values) for keys, values in layers])
 
 
-def _keeper(index: Int[Tensor, "batch keep"]) -> Callable[..., Tensor]:
+def _keeper(index: Int[Tensor, "batch keep"]) -> HookFunction:
     """Return a hook that keeps each row's own positions of the residual stream."""
 
     def keep(resid: Float[Tensor, "batch pos d_model"], hook: object) -> Float[Tensor, "batch keep d_model"]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from unpact_lens.errors import InputError
-from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.hooked import HookedModel, Tokenizer
 
 DEFAULT_BATCH_TOKENS = 4096
 """Default for the largest number of input tokens in one forward pass, padding included."""
@@ -64,7 +64,7 @@ class HasTokenizer(Protocol):
     """A model or an endpoint: anything that decodes token ids."""
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, or None for a model that takes token ids only."""
         ...
 
