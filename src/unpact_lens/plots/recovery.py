@@ -64,7 +64,7 @@ def control_rate(recovery: Recovery, probe: str) -> Rate:
     return Rate(int((recovery.right_control[row] & counted).sum()), int(counted.sum()))  # type: ignore[index]
 
 
-def _bars(name: str, groups: list[str], labels: list[str], rates: list[Any], colour: str) -> go.Bar:
+def _bars(name: str, groups: list[str], labels: list[str], rates: list[Rate], colour: str) -> go.Bar:
     values = theme.array([rate.value for rate in rates])
     return go.Bar(
         name=name,
@@ -86,7 +86,7 @@ def _bars(name: str, groups: list[str], labels: list[str], rates: list[Any], col
     )
 
 
-def _label(recovery: Recovery, probe: str, rate: Any) -> str:
+def _label(recovery: Recovery, probe: str, rate: Rate) -> str:
     """Return a readable name of the row, with its status."""
     name = theme.probe_name(probe)
     if probe == recovery.headline:

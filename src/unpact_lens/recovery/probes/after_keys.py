@@ -25,7 +25,7 @@ def _refuse(headline: str, bench: Benchmark | None) -> str | None:
     AFTER_KEYS,
     family=PROMPT,
     line="the headline template on the KeyTokens of the unlearned model",
-    source="",
+    source="unpact-lens",
     needs=(BEFORE, AFTER),
     refuse=_refuse,
 )

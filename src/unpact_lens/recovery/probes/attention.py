@@ -37,7 +37,7 @@ ATTENTION = "attention"
     ATTENTION,
     family=COMPUTATION,
     line="multiplies every head's attention to the key tokens",
-    source="",
+    source="unpact-lens",
 )
 def attention(scene: Scene) -> list[AnswerRow]:
     """Ask with more attention to the key words, and as a control to as many random words."""

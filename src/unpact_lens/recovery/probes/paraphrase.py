@@ -11,7 +11,7 @@ from unpact_lens.recovery.probes.registry import PROMPT, PromptRow, Scene, probe
     "paraphrase",
     family=PROMPT,
     line="asks in other words, without emphasis; always asked",
-    source="",
+    source="unpact-lens",
     compared=True,
 )
 def paraphrase(scene: Scene) -> list[PromptRow]:

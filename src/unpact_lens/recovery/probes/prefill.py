@@ -10,7 +10,7 @@ from unpact_lens.recovery.probes.registry import PROMPT, PromptRow, Scene, probe
     "prefill",
     family=PROMPT,
     line="gives the start of the gold answer, up to the fact",
-    source="",
+    source="unpact-lens",
     compared=True,
 )
 def prefill(scene: Scene) -> list[PromptRow]:

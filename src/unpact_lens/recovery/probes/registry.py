@@ -128,7 +128,7 @@ class Probe:
         name: Name in `recover(probes=...)`.
         family: What the probe changes: `"prompt"`, `"weights"` or `"computation"`.
         line: One line on what the probe does.
-        source: Paper that the probe follows.
+        source: Paper that the probe follows, or `unpact-lens` if it is defined here.
         rows: Function that builds its rows.
         compared: True if the rows are prompts of the plan.
         needs: Models that are needed at run time, of `"before"` and `"after"`. A probe that needs the unlearned model

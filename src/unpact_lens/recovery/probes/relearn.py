@@ -1,4 +1,7 @@
-"""Train a little on a tenth of the forget facts, and see whether the others come back."""
+"""Train a little on a tenth of the forget facts, and see whether the others come back.
+
+Source: Hu et al. 2024, arXiv 2406.13356 (relearning attacks on unlearned models).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ the taught facts are right afterwards (`relearn_taught_right`)."""
     "relearn",
     family=WEIGHTS,
     line="trains a few steps on a tenth of the forget facts, and asks the others",
-    source="",
+    source="Hu et al. 2024, arXiv 2406.13356",
 )
 def relearn(scene: Scene) -> list[AnswerRow]:
     """Ask the plain prompts after relearning, of facts about other subjects than the taught ones.

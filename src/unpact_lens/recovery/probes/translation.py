@@ -122,6 +122,6 @@ for _language in TRANSLATIONS:
         f"{TRANSLATED}{_language}",
         family=PROMPT,
         line=f"asks in another language ({_language}); counts facts that the original model answers in it",
-        source="",
+        source="unpact-lens",
         refuse=partial(_refuse, language=_language),
     )(partial(translation_rows, language=_language))
