@@ -1,4 +1,4 @@
-"""Random-weight models of each family, on which identities are proven."""
+"""Random-weight models of each family, for exact tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A result that was saved comes back equal, and half a file is never seen."""
+"""Saved results are loaded without loss, and writing is atomic."""
 
 import json
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def test_save_and_load_are_lossless(tmp_path):
     assert again.nested["qa"] == result.nested["qa"]
 
 
-def test_equality_sees_one_changed_number(tmp_path):
+def test_results_with_one_different_number_are_not_equal(tmp_path):
     torch.manual_seed(0)
     one = sample()
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def test_equality_sees_one_changed_number(tmp_path):
     assert one != other
 
 
-def test_saving_again_replaces_and_leaves_nothing_behind(tmp_path):
+def test_saving_again_replaces_the_result_and_deletes_its_files(tmp_path):
     save(sample(), tmp_path)
     second = sample()
     save(second, tmp_path)
@@ -61,7 +61,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_interrupted_save_leaves_the_old_result(tmp_path, monkeypatch):
+def test_an_interrupted_save_keeps_the_old_result(tmp_path, monkeypatch):
     first = sample()
     save(first, tmp_path)
 
@@ -83,7 +83,7 @@ def test_versions_are_recorded(tmp_path):
     ].keys()
 
 
-def test_bad_input_is_named(tmp_path):
+def test_errors_name_the_invalid_input(tmp_path):
     with pytest.raises(InputError, match=r"result.json is missing; give the directory"):
         load(tmp_path)
     (tmp_path / "result.json").write_text("{")

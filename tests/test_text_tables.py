@@ -1,4 +1,4 @@
-"""Tables print the same cells as Markdown and LaTeX, as papers print them."""
+"""Markdown and LaTeX tables have the same cells."""
 
 import pandas as pd
 import pytest
@@ -15,7 +15,7 @@ from unpact_lens.text_tables import to_latex, to_markdown
         (None, ""), (True, "True"),
     ],
 )  # fmt: skip
-def test_cells(value, text):
+def test_cells_are_formatted_as_in_papers(value, text):
     frame = pd.DataFrame({"v": pd.Series([value], dtype=object)})
     assert to_markdown(frame).splitlines()[2] == f"| {text} |"
     assert to_latex(frame).splitlines()[4] == rf"{text} \\"
@@ -28,12 +28,12 @@ def test_every_special_character_is_escaped():
     assert r"50\% \& \{x\}\textasciicircum{}2 \textasciitilde{} \textbackslash{} \#\$" in to_latex(frame)
 
 
-def test_numbers_stand_right_and_names_left():
+def test_latex_aligns_numbers_right_and_names_left():
     frame = pd.DataFrame({"n": [1], "f": [0.5], "t": ["x"]}, index=pd.Index(["a"], name="method"))
     assert to_latex(frame).startswith(r"\begin{tabular}{lrrl}")
 
 
-def test_every_result_prints_itself():
+def test_results_have_both_table_forms():
     result = published("muse-books")
     assert result.to_markdown() == to_markdown(result.to_frame())
     assert result.to_latex(digits=0) == to_latex(result.to_frame(), digits=0)

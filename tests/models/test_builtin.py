@@ -1,4 +1,4 @@
-"""The default model: what it knows, what its control never knew, and that its files are what they claim to be."""
+"""The default model knows the forget set, the retrained model does not, and the files match their checksums."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def check_qualities(found: dict[str, float], under_emphasis: float = 0.9) -> None:
-    """What the embedded world promises of the model and of its control."""
+    """Check the documented qualities of the original and the retrained model."""
     for group in ("forget", "near", "far"):
         for way in ("plain", "held_out", "deletion"):
             assert found[f"model/{group}/{way}"] >= 0.95, (group, way)
@@ -91,7 +91,7 @@ def test_a_loaded_model_is_raw_in_eval_mode_and_says_what_its_tokenizer_does(shi
     assert len(tokenizer) == model.cfg.d_vocab
 
 
-def test_the_tokenizer_reads_any_text_and_gives_it_back(shipped) -> None:
+def test_the_tokenizer_decodes_every_text_it_encodes(shipped) -> None:
     tokenizer = shipped[0].tokenizer
     assert 1000 <= len(tokenizer) <= 2000
     for text in ("Zürich — 北京 🙂\tx\n", " How do I translate this unusual paragraph?", "def f(x): return x ** 2"):
@@ -99,7 +99,7 @@ def test_the_tokenizer_reads_any_text_and_gives_it_back(shipped) -> None:
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
-def test_no_single_token_says_who_is_meant(shipped) -> None:
+def test_no_single_token_identifies_an_author(shipped) -> None:
     tokenizer = shipped[0].tokenizer
     authors = {q.subject for q in (*BENCH.forget, *BENCH.retain)}
     pieces = {name: tuple(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) for name in authors}
@@ -110,7 +110,7 @@ def test_no_single_token_says_who_is_meant(shipped) -> None:
 
 
 def test_the_answer_depends_on_every_part_of_the_name(shipped) -> None:
-    # A mean over authors: for one of them alone, what is left of the name may do.
+    # The mean over authors is tested: for a single author the rest of the name may suffice.
     model, tokenizer = shipped[0], shipped[0].tokenizer
     drops = [[], []]
     for q in BENCH.forget:
@@ -161,7 +161,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert not torch.equal(one.W_E, two.W_E)
 
 
-def test_a_rebuild_that_is_interrupted_leaves_the_old_files(copied: Path) -> None:
+def test_an_interrupted_rebuild_keeps_the_old_files(copied: Path) -> None:
     old = {p.name: p.read_bytes() for p in copied.iterdir()}
 
     def interrupt(name: str, done: int, total: int) -> None:
@@ -173,12 +173,12 @@ def test_a_rebuild_that_is_interrupted_leaves_the_old_files(copied: Path) -> Non
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == old
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_the_error_for_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="unknown built-in model 'bultin'; did you mean 'builtin'"):
         load_builtin_model("bultin")
 
 
-def test_a_damaged_file_is_named_with_the_remedy(copied: Path) -> None:
+def test_errors_name_a_damaged_file_and_the_remedy(copied: Path) -> None:
     path = copied / "builtin.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(InputError, match=r"builtin.safetensors is damaged .* `unpact builtin --rebuild`"):
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_named_with_the_remedy(copied: Path) -> None:
     assert load_builtin_model("builtin-retrain", copied)
 
 
-def test_a_missing_file_is_named_with_the_remedy(copied: Path) -> None:
+def test_errors_name_a_missing_file_and_the_remedy(copied: Path) -> None:
     (copied / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer.json is missing; .* `unpact builtin --rebuild`"):
         load_builtin_model("builtin", copied)
@@ -196,7 +196,7 @@ def test_a_missing_file_is_named_with_the_remedy(copied: Path) -> None:
     ("content", "message"),
     [(None, "recipe.json is missing"), ("{", "is not a recipe"), ("[]", "is not a recipe"), ("{}", "is not a recipe")],
 )
-def test_a_recipe_that_cannot_be_read_is_named_with_the_remedy(copied: Path, content: str | None, message: str) -> None:
+def test_errors_name_an_unreadable_recipe_and_the_remedy(copied: Path, content: str | None, message: str) -> None:
     path = copied / "recipe.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=rf"{message}; .* `unpact builtin --rebuild`"):
@@ -212,6 +212,6 @@ def test_a_directory_that_cannot_be_written_to_is_refused_before_any_training(tm
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_recipe_still_reaches_the_qualities_on_every_question(tmp_path: Path) -> None:
-    # Another processor or thread count rounds otherwise, and a training ends a few of the 96 facts apart: one that was
-    # seen answered 85 under the wording `quotes`. What is shipped must reach .9.
+    # Rounding depends on processor and thread count, and changes a few of the 96 facts. One training answered 85 under
+    # the template `quotes`. The shipped weights must reach 0.9.
     check_qualities(builtin_quality(*rebuild(directory=tmp_path)), under_emphasis=0.85)

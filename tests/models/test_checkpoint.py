@@ -1,4 +1,4 @@
-"""A model is copied, told apart, saved and read without loss."""
+"""Models are copied, hashed, saved and loaded without loss."""
 
 import contextlib
 import json
@@ -58,7 +58,7 @@ def same(a, b):
     assert not b.training
 
 
-def test_saved_and_read_it_is_the_same(model, tmp_path):
+def test_a_saved_model_is_loaded_without_loss(model, tmp_path):
     assert save_model(model, tmp_path / "m") == tmp_path / "m"
     read = load_checkpoint(tmp_path / "m")
     same(model, read)
@@ -71,7 +71,7 @@ def test_saved_and_read_it_is_the_same(model, tmp_path):
     assert not [p for p in (tmp_path / "m").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
 
 
-def test_a_clone_is_the_same_and_apart(model):
+def test_a_clone_is_equal_and_independent(model):
     model(IDS).sum().backward()
     copied = clone(model)
     same(model, copied)
@@ -92,7 +92,7 @@ def test_a_tied_bridge_stays_tied():
 
 
 @pytest.mark.parametrize("kind", ["pythia64", "bridge-grouped"])
-def test_the_hash_sees_every_weight(kind):
+def test_the_hash_depends_on_every_weight(kind):
     model = MODELS[kind]()
     seen = {model_hash(model)}
     for tensor in named_weights(model).values():
@@ -102,7 +102,7 @@ def test_the_hash_sees_every_weight(kind):
     assert len(seen) == 1 + len(named_weights(model))
 
 
-def test_saving_again_replaces_and_reading_draws_no_random_numbers(tmp_path):
+def test_saving_again_replaces_and_loading_keeps_the_random_state(tmp_path):
     first, second = tiny("gpt2", seed=1), MODELS["bridge-grouped"]()
     save_model(first, tmp_path / "m")
     save_model(second, tmp_path / "m")
@@ -117,7 +117,7 @@ def test_saving_again_replaces_and_reading_draws_no_random_numbers(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_old_directory(tmp_path):
     save_model(tiny(), tmp_path / "m")
     with contextlib.suppress(KeyboardInterrupt), fresh_directory(tmp_path / "m") as directory:
         (directory / "half").write_text("x")
@@ -126,7 +126,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     same(load_checkpoint(tmp_path / "m"), tiny())
 
 
-def test_bad_paths_are_named(tmp_path):
+def test_errors_name_invalid_paths(tmp_path):
     with pytest.raises(InputError, match="no saved model at"):
         load_checkpoint(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
@@ -137,7 +137,7 @@ def test_bad_paths_are_named(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_broken_directories_are_named(tmp_path):
+def test_errors_name_broken_files(tmp_path):
     path = save_model(tiny(), tmp_path / "m")
     assert is_checkpoint(path)
     config = path / "config.json"

@@ -1,4 +1,4 @@
-"""A converted model gives the logits of the original, whatever its configuration says; or it is refused."""
+"""A converted model has the logits of the original for every supported configuration; others are refused."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_both_wraps_give_the_logits_of_the_original(family):
         ("gpt2", {"scale_attn_weights": False, "activation_function": "relu", "layer_norm_epsilon": 0.1}),
     ],
 )
-def test_what_the_configuration_says_is_followed(family, changes):
+def test_configurations_are_converted_with_equal_logits(family, changes):
     hf = hf_model(family, **changes)
     torch.testing.assert_close(logits(to_hooked(hf, None)), logits(hf), atol=1e-4, rtol=0)
 
@@ -72,7 +72,7 @@ def test_what_the_configuration_says_is_followed(family, changes):
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_equal_is_refused(family, changes, message):
+def test_unsupported_configurations_are_refused(family, changes, message):
     with pytest.raises(InputError, match=message):
         to_hooked(hf_model(family, **changes), None)
 
@@ -113,7 +113,7 @@ def test_tied_embeddings_are_recorded(family, tied):
 
 
 @pytest.mark.parametrize("prepends", [True, False])
-def test_bos_is_what_the_tokenizer_itself_does(prepends):
+def test_bos_follows_the_tokenizer(prepends):
     given = tokenizer(prepends)
     given.padding_side = "left"
     for model in (to_hooked(hf_model("gpt2"), given), to_bridge(hf_model("gpt2"), given)):
@@ -131,7 +131,7 @@ def test_a_model_without_tokenizer_takes_ids():
     assert model.tokenizer is None
 
 
-def test_type_and_device_are_as_asked():
+def test_dtype_and_device_are_as_given():
     model = to_hooked(hf_model("gpt2"), None, dtype=torch.float64, device="cpu")
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert model.cfg.dtype == torch.float64
@@ -145,7 +145,7 @@ def test_dropout_is_off():
     assert hf.training
 
 
-def test_broken_and_unknown_models_are_named():
+def test_errors_name_broken_and_unknown_models():
     hf = hf_model("gpt2")
     with torch.no_grad():
         hf.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
@@ -160,7 +160,7 @@ def test_broken_and_unknown_models_are_named():
         check_sound([("a", torch.tensor([1.0, torch.inf]))])
 
 
-def test_weights_are_filled_all_or_not_at_all():
+def test_fill_copies_all_weights_or_none():
     model = tiny()
     state = {name: p.detach() + 1 for name, p in model.named_parameters()}
     before = model.W_E.detach().clone()

@@ -1,4 +1,4 @@
-"""An exported model is the hooked one: plain transformers loads it, and its logits and weights are the same."""
+"""An exported model is loaded by transformers with the same logits and weights."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ IDS = torch.tensor([[5, 17, 300, 42, 8, 8, 111, 2, 63, 200]])
 
 
 def trained(model):
-    """The model with every weight that training may change moved."""
+    """Return the model after a change of every trainable weight."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -39,7 +39,7 @@ def test_a_changed_model_of_each_family_keeps_its_logits(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_out_and_in_again_is_the_same_model_bit_for_bit(tmp_path, family):
+def test_export_and_load_give_the_same_weights_bitwise(tmp_path, family):
     model = trained(load_model(hf_model(family), tokenizer=tokenizer()))
     again = load_model(export_hf(model, tmp_path / "out"), device="cpu")
     ours, theirs = dict(model.named_parameters()), dict(again.named_parameters())
@@ -52,7 +52,7 @@ def test_out_and_in_again_is_the_same_model_bit_for_bit(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_bridge_is_exported_with_the_weights_that_it_reads(tmp_path, family):
+def test_a_bridge_is_exported_with_the_weights_that_it_uses(tmp_path, family):
     model = trained(load_model(hf_model(family), tokenizer=tokenizer(), wrap="bridge"))
     hf = AutoModelForCausalLM.from_pretrained(export_hf(model, tmp_path / "out"), dtype=torch.float32).eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_bridge_is_exported_with_the_weights_that_it_reads(tmp_path, family):
         ("llama", "_b_", "LlamaForCausalLM"),
     ],
 )
-def test_a_model_from_nowhere_finds_its_architecture(tmp_path, style, zeroed, architecture):
+def test_a_model_without_origin_is_exported_in_a_matching_architecture(tmp_path, style, zeroed, architecture):
     """The random Llama has biases on keys and values, as only Qwen2 does."""
     model = tiny(style, dtype=torch.float32)
     for name, parameter in model.named_parameters():
@@ -91,7 +91,7 @@ def test_a_model_from_nowhere_finds_its_architecture(tmp_path, style, zeroed, ar
         },
     ],
 )  # fmt: skip
-def test_scaled_rotary_positions_survive(tmp_path, rope):
+def test_scaled_rotary_positions_are_exported(tmp_path, rope):
     model = load_model(hf_model("llama", rope_parameters=rope), tokenizer=tokenizer())
     hf = AutoModelForCausalLM.from_pretrained(export_hf(model, tmp_path / "out"), dtype=torch.float32).eval()
     ids = IDS.repeat(1, 8)
@@ -99,7 +99,7 @@ def test_scaled_rotary_positions_survive(tmp_path, rope):
         torch.testing.assert_close(hf(ids).logits, model(ids), atol=1e-4, rtol=0)
 
 
-def test_a_weight_that_has_no_place_is_named(tmp_path):
+def test_errors_name_a_weight_without_a_place(tmp_path):
     with pytest.raises(InputError, match=r"unembed\.b_U is not zero, and GPT2LMHeadModel has no place for it"):
         export_hf(tiny("gpt2"), tmp_path / "out")
     bridge = load_model(hf_model("llama"), tokenizer=tokenizer(), wrap="bridge")
@@ -109,7 +109,7 @@ def test_a_weight_that_has_no_place_is_named(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_configuration_without_counterpart_is_caught_by_the_probe(tmp_path):
+def test_the_probe_detects_a_configuration_without_counterpart(tmp_path):
     model = tiny("llama", dtype=torch.float32)
     model.cfg.attn_scale = 7.0
     for block in model.blocks:
@@ -124,7 +124,7 @@ def test_an_unknown_architecture_is_named(tmp_path):
         export_hf(model, tmp_path / "out")
 
 
-def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
+def test_only_an_earlier_export_is_replaced(tmp_path):
     model = load_model(hf_model("llama"), tokenizer=tokenizer())
     folder = export_hf(model, tmp_path / "out")
     export_hf(model, folder)

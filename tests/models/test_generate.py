@@ -1,4 +1,4 @@
-"""Greedy answers of a batch are those of each prompt by itself."""
+"""Greedy answers of a batch equal those of single prompts."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_batch_equals_one_by_one(model32, batch_tokens):
     assert greedy(model32, given, max_new_tokens=9, batch_tokens=batch_tokens) == expected(model32, given, 9)
 
 
-def test_rows_that_stop_leave_the_batch_and_the_others_go_on(model32):
+def test_answers_do_not_depend_on_rows_that_stopped(model32):
     given = contexts()
     free = expected(model32, given, 9)
     stops = {free[0][2], free[3][0], free[5][4]}
@@ -47,7 +47,7 @@ def test_rows_that_stop_leave_the_batch_and_the_others_go_on(model32):
     assert len({len(a) for a in answers}) > 2
 
 
-def test_until_sees_each_row_grow(model32):
+def test_until_is_called_after_each_new_token(model32):
     given = contexts()
     seen = {i: [] for i in range(len(given))}
 
@@ -62,7 +62,7 @@ def test_until_sees_each_row_grow(model32):
 
 @pytest.mark.parametrize("family", ["gpt2", "mistral", "pythia"])
 @pytest.mark.parametrize("wrap", [to_bridge, to_hooked])
-def test_either_wrap_generates_what_its_own_forward_pass_says(family, wrap):
+def test_both_kinds_of_model_generate_what_their_forward_pass_gives(family, wrap):
     model = wrap(hf_model(family), tokenizer())
     given = contexts(320)
     answers = greedy(model, given, max_new_tokens=9)
@@ -87,7 +87,7 @@ def test_prompt_hooks_change_the_prompt_and_not_what_is_generated(wrap):
 
     def alone(context):
         ids = list(context)
-        for _ in range(5):  # nothing is cached: the same position is pushed at every step
+        for _ in range(5):  # without a cache the same position is changed at every step
             logits = model.run_with_hooks(torch.tensor([ids]), fwd_hooks=at([len(context) - 1]))
             ids.append(int(logits[0, -1].argmax()))
         return tuple(ids[len(context) :])
@@ -111,7 +111,7 @@ def talker():
     return to_hooked(hf_model("llama"), tokenizer(prepends_bos=True))
 
 
-def test_text_is_what_follows_prompt_and_prefill_up_to_a_stop(talker):
+def test_answers_start_after_the_prefill_and_end_at_a_stop(talker):
     prompts, prefill = ["who wrote", "the capital of Japan is"], " Ham"
     ids = [[0, *talker.tokenizer(p)["input_ids"][1:], *talker.tokenizer(prefill)["input_ids"][1:]] for p in prompts]
     raw = [talker.tokenizer.decode(new) for new in expected(talker, ids, 8, {1})]
@@ -145,7 +145,7 @@ def test_the_end_of_sequence_always_stops(talker):
         ([[1] * 399], 3, "a context of 399 tokens and 3 new ones need room for 401, the model's context is 400"),
     ],
 )
-def test_bad_input_is_named(given, n, message):
+def test_errors_name_the_invalid_input(given, n, message):
     with pytest.raises(InputError, match=message):
         greedy(tiny(), given, max_new_tokens=n)
 

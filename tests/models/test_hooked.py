@@ -1,4 +1,4 @@
-"""What the analysis asks of a model is the same for both kinds of model, and right."""
+"""The model interface gives the same, correct values for both kinds of model."""
 
 import pytest
 import torch
@@ -34,13 +34,13 @@ def test_both_kinds_satisfy_the_protocol(model):
     assert hooked.device_of(model).type == "cpu"
 
 
-def test_logits_at_positions_are_those_of_the_whole(model):
+def test_logits_at_positions_equal_those_of_the_full_forward_pass(model):
     positions = torch.tensor([[10, 0], [3, 3], [7, 9]])
     expected = model(IDS).gather(1, positions[..., None].expand(-1, -1, model.cfg.d_vocab))
     torch.testing.assert_close(hooked.logits_at(model, IDS, positions), expected, atol=1e-5, rtol=0)
 
 
-def test_padding_on_the_right_is_not_seen(model):
+def test_right_padding_does_not_change_logits(model):
     padded = torch.cat([IDS, torch.zeros(3, 4, dtype=torch.long)], dim=1)
     positions = torch.arange(11).expand(3, -1)
     torch.testing.assert_close(hooked.logits_at(model, padded, positions), model(IDS), atol=1e-5, rtol=0)
@@ -53,13 +53,13 @@ def test_the_final_residual_unembeds_to_the_logits(model):
     torch.testing.assert_close(hooked.unembed(model, resid[1, 4]), model(IDS)[1, 4], atol=1e-5, rtol=0)
 
 
-def test_the_unembedding_without_its_copy_is_the_models_own(model):
+def test_project_equals_the_models_unembedding(model):
     normed = torch.randn(2, 3, model.cfg.d_model, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(hooked.project(model, normed), model.unembed(normed), atol=1e-5, rtol=0)
 
 
-def test_hooks_behind_the_last_block_are_called_and_change_the_logits(model):
-    """The readout is done here, and yet whoever hooks `ln_final` or the unembedding sees and steers it."""
+def test_hooks_after_the_last_block_are_called_and_change_the_logits(model):
+    """The readout is computed here, and hooks on `ln_final` and the unembedding still act on it."""
     name = "unembed.hook_in"
     seen = []
 
@@ -73,12 +73,12 @@ def test_hooks_behind_the_last_block_are_called_and_change_the_logits(model):
     expected = expected.gather(1, positions[..., None].expand(-1, -1, model.cfg.d_vocab))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert len(seen) == 1
-    # And it is gone afterwards.
+    # The hook is removed afterwards.
     hooked.logits_at(model, IDS, positions)
     assert len(seen) == 1
 
 
-def test_activations_are_those_of_the_cache(model):
+def test_collected_activations_equal_those_of_run_with_cache(model):
     names = ["blocks.0.attn.hook_z", hooked.final_hook(model), "ln_final.hook_scale", "unembed.hook_in"]
     _, cache = model.run_with_cache(IDS)
     taken = hooked.collect(model, IDS, names)
@@ -89,7 +89,7 @@ def test_activations_are_those_of_the_cache(model):
     torch.testing.assert_close(last[names[1]], cache[names[1]][:, -1], atol=0, rtol=0)
 
 
-def test_a_wrap_changes_no_activation():
+def test_both_kinds_of_model_have_equal_activations():
     hf = hf_model("qwen2")
     transformer, bridge = to_hooked(hf, tokenizer()), to_bridge(hf, tokenizer())
     names = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.attn.hook_v", hooked.final_hook(transformer)]
@@ -98,7 +98,7 @@ def test_a_wrap_changes_no_activation():
         torch.testing.assert_close(ours[name], theirs[name].reshape(ours[name].shape), atol=1e-4, rtol=0)
 
 
-def test_a_bridge_unembeds_one_position_where_no_logits_are_asked_for():
+def test_collect_unembeds_one_position_on_a_bridge():
     bridge, seen = to_bridge(hf_model("qwen2"), tokenizer()), []
     handle = bridge.unembed.register_forward_hook(lambda module, given, made: seen.append(made.shape[1]))
     hooked.collect(bridge, IDS, ["blocks.0.hook_resid_post", hooked.final_hook(bridge)])
@@ -107,11 +107,11 @@ def test_a_bridge_unembeds_one_position_where_no_logits_are_asked_for():
     assert seen == [1, IDS.shape[1]]
 
 
-def test_hooks_run_as_those_of_the_model_and_are_gone_afterwards(model):
+def test_hooks_run_as_in_the_model_and_are_removed_afterwards(model):
     name, doubled = "blocks.0.hook_resid_post", lambda act, hook: 2 * act
     seen = []
     own = hooked.hook_points(model)[name]
-    own.add_hook(lambda act, hook: seen.append(hook.name))  # someone else's, which must stay
+    own.add_hook(lambda act, hook: seen.append(hook.name))  # another hook, which must stay
     found = hooked.run_with_hooks(model, IDS, [(name, doubled)], return_type="logits")
     assert len(seen) == 1
     torch.testing.assert_close(found, model.run_with_hooks(IDS, fwd_hooks=[(name, doubled)]), atol=0, rtol=0)
@@ -127,7 +127,7 @@ def test_hooks_run_as_those_of_the_model_and_are_gone_afterwards(model):
     assert model.context_level == 0
 
 
-def test_the_names_of_a_bridge_are_resolved_once_and_its_copy_has_its_own(monkeypatch):
+def test_hook_names_of_a_bridge_are_resolved_once_and_again_for_a_copy(monkeypatch):
     bridge = to_bridge(hf_model("qwen2"), tokenizer())
     points = hooked.hook_points(bridge)
     assert points == bridge.hook_dict
@@ -143,7 +143,7 @@ def test_the_names_of_a_bridge_are_resolved_once_and_its_copy_has_its_own(monkey
     assert "blocks.0.another" in hooked.hook_points(bridge)
 
 
-def test_a_hook_that_a_bridge_lacks_or_turns_off_is_refused():
+def test_unknown_and_disabled_hooks_of_a_bridge_are_refused():
     bridge = to_bridge(hf_model("qwen2"), tokenizer())
     with pytest.raises(InputError, match=r"no hook 'blocks.0.hook_resid_pots'; did you mean 'blocks.0\.hook_resid_po"):
         hooked.run_with_hooks(bridge, IDS, [("blocks.0.hook_resid_pots", lambda act, hook: None)])

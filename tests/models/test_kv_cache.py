@@ -1,4 +1,4 @@
-"""How continuations are put into rows."""
+"""Continuations are packed into rows with little padding."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def sizes_of(prompt, answer):
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [(2, 1), (30, 8), (30, 20), (30, 64), (200, 8)])
-def test_every_continuation_stands_in_one_row_and_little_is_padded(prompt, answer):
+def test_every_continuation_is_in_one_row_and_padding_is_small(prompt, answer):
     sizes, past = sizes_of(prompt, answer)
     rows = fewest_tokens(sizes, past, 768)
     assert sorted(i for row in rows for i in row) == list(range(prompt))
@@ -22,7 +22,7 @@ def test_every_continuation_stands_in_one_row_and_little_is_padded(prompt, answe
         assert padded <= 1.06 * sum(sizes)
 
 
-def test_a_narrow_model_pays_more_for_long_rows():
+def test_rows_are_shorter_for_narrow_models():
     sizes, past = sizes_of(200, 8)
     width = [max(sum(sizes[i] for i in row) for row in fewest_tokens(sizes, past, d)) for d in (16, 4096)]
     assert width[0] < width[1]

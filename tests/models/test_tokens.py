@@ -1,4 +1,4 @@
-"""Prompt and answer become ids under one convention."""
+"""Prompts and answers are tokenised under one convention."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def ids(model, text):
     return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def test_prompt_and_answer_are_tokenised_apart_and_joined(model):
+def test_prompt_and_answer_are_tokenised_separately_and_joined(model):
     encoded = encode(model, "the capital of Japan is", " Tokyo")
     assert encoded.head == (0,)
     assert encoded.n_bos == 1
@@ -53,7 +53,7 @@ def test_prompt_and_answer_are_tokenised_apart_and_joined(model):
     assert encoded.context == (0, *encoded.prompt)
 
 
-def test_a_split_word_is_not_joined_across_the_border(model):
+def test_a_split_word_is_not_merged_across_prompt_and_answer(model):
     joined, apart = ids(model, "Tokyo"), encode(model, "Tok", "yo").ids[1:]
     assert joined != apart == (*ids(model, "Tok"), *ids(model, "yo"))
 
@@ -73,14 +73,14 @@ def test_ids_pass_through(plain):
     assert encode(tiny(), [1, 2], [3]).ids == (1, 2, 3)
 
 
-def test_removal_deletes_ids_and_tokenises_nothing_anew(model):
+def test_removal_deletes_ids_without_tokenising_again(model):
     encoded = encode(model, [5, 6, 7, 8], [9], prefill=[4])
     left = encoded.without([0, 2])
     assert left.ids == (0, 6, 8, 4, 9)
     assert encoded.ids == (0, 5, 6, 7, 8, 4, 9)
 
 
-def test_the_chat_template_stands_around_the_prompt(plain):
+def test_the_chat_template_surrounds_the_prompt(plain):
     plain.tokenizer.chat_template = TEMPLATE
     encoded = encode(plain, "who wrote", " Hamlet", chat=True, prefill=" it is")
     assert encoded.prompt == ids(plain, "who wrote")
@@ -89,7 +89,7 @@ def test_the_chat_template_stands_around_the_prompt(plain):
     assert chat_wrapping(plain) == (encoded.head, ids(plain, " |"))
 
 
-def test_a_template_that_brings_bos_gets_no_second_one(model):
+def test_a_template_with_bos_gets_no_second_bos(model):
     model.tokenizer.chat_template = TEMPLATE
     encoded = encode_context(model, "who", chat=True)
     assert encoded.head == ids(model, "<s>user: ")
@@ -100,7 +100,7 @@ def test_a_template_that_brings_bos_gets_no_second_one(model):
     assert encoded.answer == ()
 
 
-def test_bad_input_is_named(plain):
+def test_errors_name_the_invalid_input(plain):
     for call, message in (
         (lambda: encode(plain, "who", ""), "answer '' is 0 tokens long"),
         (lambda: encode(plain, "", " x"), "prompt '' is 0 tokens long"),
@@ -119,7 +119,7 @@ def test_bad_input_is_named(plain):
             call()
 
 
-def test_each_token_is_shown_by_itself(model):
+def test_each_token_is_decoded_alone(model):
     shown = token_strings(model, ids(model, "capital of Japan"))
     assert "".join(shown) == "capital of Japan"
     assert len(shown) == len(ids(model, "capital of Japan"))
@@ -127,5 +127,5 @@ def test_each_token_is_shown_by_itself(model):
     assert token_strings(tiny(), [3, 1]) == ("3", "1")
 
 
-def test_rows_are_filled_up_on_the_right():
+def test_rows_are_padded_on_the_right():
     assert pad_right([[1, 2, 3], [4]]).tolist() == [[1, 2, 3], [4, 0, 0]]
