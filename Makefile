@@ -7,22 +7,22 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench lock clean
 
-help:  ## Show what can be made
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
+help:  ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-20s %s\n", $$1, $$2}'
 
-demo: .venv/.ready  ## Unlearn fictitious authors with six methods, show what became of them (about 3 min)
+demo: .venv/.ready  ## Unlearn fictitious authors with six methods and judge them (about 3 min)
 	$(BIN)/unpact demo
 
-demo-smollm2: .venv/.ready-smollm2  ## The same on a real LLM and real facts (about 25 min)
+demo-smollm2: .venv/.ready-smollm2  ## Run the demo on a real LLM and real facts (about 25 min)
 	$(BIN)/unpact demo --model smollm2
 
 test: export OMP_NUM_THREADS := 1
-test: .venv/.ready-dev lint  ## Lint, types, import contract, unit tests, doctests, notebooks' fast lane
+test: .venv/.ready-dev lint  ## Run lint, types, import contract, unit tests, doctests and notebooks
 	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2" --jaxtyping-packages=unpact_lens,beartype.beartype
 	$(BIN)/python -m pytest --doctest-modules src/unpact_lens -p no:cacheprovider
 	$(BIN)/python -m pytest --nbmake docs --nbmake-timeout=300 -p no:cacheprovider
 
-test-all: test .venv/.ready-all  ## The same, and the slow and real-model checks, with every extra they need
+test-all: test .venv/.ready-all  ## Run `test` and the slow and real-model tests, with all extras
 	$(BIN)/python -m pytest -m "slow or smollm2"
 
 lint: .venv/.ready-dev
@@ -31,11 +31,11 @@ lint: .venv/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: .venv/.ready-dev  ## Format the code and mend what the linter can mend
+fix: .venv/.ready-dev  ## Format the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-experiments: .venv/.ready-all  ## The findings with controls on the embedded model; goes on where it stopped
+experiments: .venv/.ready-all  ## Run the experiments on the embedded model; resumes
 	$(BIN)/python -m experiments.tune
 	$(BIN)/python -m experiments.recovery.run
 	$(BIN)/python -m experiments.recovery.run config-answer-free.yaml
@@ -49,7 +49,7 @@ experiments: .venv/.ready-all  ## The findings with controls on the embedded mod
 	$(BIN)/python -m experiments.dilemma.run
 	$(BIN)/python -m experiments.sensitivity.run
 
-experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts (hours; goes on where it stopped)
+experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and real facts (about 4 h; resumes)
 	$(BIN)/python -m experiments.tune smollm2
 	$(BIN)/python -m experiments.recovery.run config-smollm2.yaml
 	$(BIN)/python -m experiments.recovery.run config-smollm2-phrasings.yaml
@@ -59,16 +59,16 @@ experiments-smollm2: .venv/.ready-all  ## Recovery on a real LLM and real facts 
 	$(BIN)/python -m experiments.focus.run smollm2
 	$(BIN)/python -m experiments.sensitivity.run smollm2
 
-experiments-gemma3: .venv/.ready-all  ## The same on a second family (about ten minutes a cell on one core)
+experiments-gemma3: .venv/.ready-all  ## Run the experiments on Gemma 3 270M (about 10 min per cell; resumes)
 	$(BIN)/python -m experiments.recovery.run config-gemma3-270m.yaml
 	$(BIN)/python -m experiments.forgetting.run gemma3-270m
 	$(BIN)/python -m experiments.dilemma.run gemma3-270m
 
-experiments-tofu: .venv/.ready-all  ## Real TOFU on a real LLM (a night); TOFU=directory of its tables, else the hub
+experiments-tofu: .venv/.ready-all  ## Run TOFU on SmolLM2 (a night; resumes); TOFU=directory of its tables, or the hub
 	$(BIN)/python -m experiments.tofu.run $(or $(TOFU),hub)
 	$(BIN)/python -m experiments.focus.run tofu $(or $(TOFU),hub)
 
-bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
+bench: .venv/.ready-dev  ## Measure speed and memory compared with named peers
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/decomposition.py
@@ -80,12 +80,12 @@ bench: .venv/.ready-dev  ## Speed against named peers, as ratios in one run
 docs: .venv/.ready-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-lock: .venv/.ready-dev  ## Lock the newest versions that fit pyproject.toml (then run the tests)
+lock: .venv/.ready-dev  ## Lock the newest versions that fit pyproject.toml; then run the tests
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-header --no-annotate -q \
 	  -c requirements/torch.txt --excludes requirements/no-lock.txt -o requirements/lock.txt
 
-clean:  ## Remove the environment and what was built
+clean:  ## Remove the environment and all built files
 	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache
 
 .venv/.ready: $(SETUP)
