@@ -98,8 +98,14 @@ WHERE: dict[str, tuple[str, ...]] = {
     "key_words": ("unpact_lens.recovery.emphasis.key_words", "unpact_lens.recovery.probes.emphasis.key_words"),
     **_in("recovery.controls", "random_words", "paraphrase", "wrong_subject"),
     **_in("study", "dilemma", "dilemma_by_kind", "distance_gaps", "kinds_table", "probes_over_seeds", "by_probe",
-          "estimates", "wide", "focus_shift", "focus_over_seeds", "focus_study",
-          "conclusions", "Choice", "survival", "survival_table", "token_gradients"),
+          "estimates", "wide"),
+    **{name: (f"experiments.{module}.{name}",) for module, names in {
+        "focus.focus_shift": ("focus_shift", "Compared", "ShiftOptions"),
+        "focus.focus_over_seeds": ("focus_over_seeds",),
+        "focus.focus_study": ("focus_study",), "sensitivity.conclusions": ("conclusions", "Evidence"),
+        "sensitivity.choices": ("Choice",),
+        "sensitivity.survival": ("survival", "survival_table"), "forgetting.token_gradients": ("token_gradients",),
+    }.items() for name in names},
     "destruction_over_seeds": ("experiments.shared.destruction_over_seeds.destruction_over_seeds",),
     **_in("study.held_out_paraphrases", "split_phrasings"),
     **_in("scoring", "score_rows", "forced_rows"),
@@ -1400,8 +1406,11 @@ def _() -> Any:
 @call("study.focus_shift")
 def _() -> Any:
     groups = {"forget": bench().forget[:3], "retain": bench().retain[:3]}
-    shifts = [use("focus_shift")(builtin(), damaged(), items, model="damaged", group=group, draws=2)
-              for group, items in groups.items()]  # fmt: skip
+    options = use("ShiftOptions")(draws=2)
+    shifts = [
+        use("focus_shift")(builtin(), damaged(), items, use("Compared")("damaged", group=group), options)
+        for group, items in groups.items()
+    ]
     return {"shifts": [framed(s) for s in shifts], "over_seeds": use("focus_over_seeds")(shifts)}
 
 
@@ -1421,9 +1430,8 @@ def _() -> Any:
     afters = {"damaged": [damaged()], "retrain": [retrain()]}
     rows = []
     for choice in choices:
-        found = use("conclusions")(
-            choice, builtin(), afters, bench(), forget=bench().forget[:3], retain=bench().retain[:3]
-        )
+        evidence = use("Evidence")(builtin(), afters, bench(), bench().forget[:3], bench().retain[:3])
+        found = use("conclusions")(choice, evidence)
         rows.append(found.to_frame().assign(dimension=choice.dimension, choice=choice.name))
     frame = use("survival")(pd.concat(rows, ignore_index=True))
     return {"frame": frame, "table": use("survival_table")(frame)}
