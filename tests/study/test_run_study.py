@@ -16,6 +16,7 @@ from unpact_lens.models.tokens import length_batches
 from unpact_lens.study import load_config, run_study
 
 run_module = importlib.import_module("unpact_lens.study.run_study")
+cells = importlib.import_module("unpact_lens.study.cells")
 workspace = importlib.import_module("unpact_lens.study.workspace")
 
 CONFIG = {
@@ -57,8 +58,8 @@ def finished(tmp_path_factory):
 
 
 def without_times(study):
-    cells = tuple(dataclasses.replace(c, seconds=0.0) for c in study.cells)
-    return dataclasses.replace(study, cells=cells, seconds=0.0)
+    untimed = tuple(dataclasses.replace(c, seconds=0.0) for c in study.cells)
+    return dataclasses.replace(study, cells=untimed, seconds=0.0)
 
 
 def test_a_study_writes_results_table_and_report(finished):
@@ -98,7 +99,7 @@ def test_batch_tokens_bounds_every_forward_pass_that_answers(tmp_path, monkeypat
 
 def test_a_finished_study_is_loaded_and_not_run_again(finished, monkeypatch):
     folder, study = finished
-    monkeypatch.setattr(run_module.unlearning, "unlearn", lambda *a, **k: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(cells.unlearning, "unlearn", lambda *a, **k: pytest.fail("a finished cell was run again"))
     assert run_study(load_config(CONFIG), folder, progress=False) == study
 
 
@@ -106,15 +107,15 @@ def test_a_cell_is_finished_for_its_own_hyperparameters_and_seed_only(finished):
     config = load_config(CONFIG)
     space = workspace.Workspace(config, finished[0], lambda text: None)
     ga = config.methods[0]
-    assert run_module.finished_cell(space, ga, config.seeds[0])
-    assert not run_module.finished_cell(space, ga, config.seeds[-1] + 1)
-    assert not run_module.finished_cell(
+    assert cells.finished_cell(space, ga, config.seeds[0])
+    assert not cells.finished_cell(space, ga, config.seeds[-1] + 1)
+    assert not cells.finished_cell(
         space, ga.model_copy(update={"settings": {**ga.settings, "steps": 7}}), config.seeds[0]
     )
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
-    unlearn, calls = run_module.unlearning.unlearn, []
+    unlearn, calls = cells.unlearning.unlearn, []
 
     def killed_at_the_second(*args, **kwargs):
         calls.append(kwargs["method"])
@@ -122,7 +123,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkey
             raise KeyboardInterrupt
         return unlearn(*args, **kwargs)
 
-    monkeypatch.setattr(run_module.unlearning, "unlearn", killed_at_the_second)
+    monkeypatch.setattr(cells.unlearning, "unlearn", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_study(load_config(CONFIG), tmp_path, progress=False)
     assert not (tmp_path / "result.json").exists()
@@ -134,9 +135,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkey
 def test_a_changed_configuration_never_reads_old_cells(finished, tmp_path, monkeypatch):
     shutil.copytree(finished[0], tmp_path / "copy")
     calls = []
-    unlearn = run_module.unlearning.unlearn
+    unlearn = cells.unlearning.unlearn
     monkeypatch.setattr(
-        run_module.unlearning, "unlearn", lambda *a, **k: (calls.append(k["method"]), unlearn(*a, **k))[1]
+        cells.unlearning, "unlearn", lambda *a, **k: (calls.append(k["method"]), unlearn(*a, **k))[1]
     )
     changed = {**CONFIG, "methods": [{**CONFIG["methods"][0], "settings": {"lr": 1e-4, "steps": 2, "batch_size": 8}}]}
     run_study(load_config(changed), tmp_path / "copy", progress=False)
@@ -174,7 +175,7 @@ def test_key_tokens_of_the_unlearned_model_give_each_cell_its_own_plan(tmp_path)
     ],
 )
 def test_bad_names_are_refused_before_any_training(tmp_path, change, message, monkeypatch):
-    monkeypatch.setattr(run_module.unlearning, "unlearn", lambda *a, **k: pytest.fail("training had started"))
+    monkeypatch.setattr(cells.unlearning, "unlearn", lambda *a, **k: pytest.fail("training had started"))
     with pytest.raises(InputError, match=message):
         run_study(load_config({**CONFIG, **change}), tmp_path, progress=False)
 
@@ -185,13 +186,6 @@ def test_threads_and_precision_are_set_while_a_study_runs_and_restored():
     with run_module.arithmetic(config):
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "medium")
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
-
-
-def test_fingerprints_depend_on_the_precision_of_products(tmp_path):
-    spaces = [
-        workspace.Workspace(load_config({**CONFIG, "matmul_precision": p}), tmp_path, print) for p in ("high", "medium")
-    ]
-    assert len({space.fingerprint("plan") for space in spaces}) == 2
 
 
 def test_probes_of_any_kind_are_asked_by_one_list_or_by_the_older_entry(tmp_path):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.study.names import unknown_names
+from unpact_lens.study.yaml_reader import EntryPath, YamlFile, parse_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Strict(BaseModel):
@@ -80,6 +86,20 @@ class RecoveryConfig(Strict):
     gain: float = Field(default=4.0, gt=0)
 
 
+class ResourcesConfig(Strict):
+    """Hold what one cell needs where cells run side by side: on a Ray cluster, or as processes.
+
+    Attributes:
+        cpus: Number of CPU cores. If None, the number of torch threads.
+        gpus: Number of GPUs, may be a fraction. If None, 1 if `load.device` is a GPU or the cluster has one, else 0.
+        memory_gb: Main memory, in GB. If None, the estimate of `unpact study run --dry-run`.
+    """
+
+    cpus: int | None = Field(default=None, ge=1)
+    gpus: float | None = Field(default=None, ge=0)
+    memory_gb: float | None = Field(default=None, gt=0)
+
+
 class StudyConfig(Strict):
     """Hold a study: one model, one benchmark, several methods and seeds.
 
@@ -91,8 +111,8 @@ class StudyConfig(Strict):
         control: Retrained model, which never saw the forget set. None if there is none.
         benchmark: Benchmark, as `load_benchmark` takes it.
         benchmark_options: Further arguments of `load_benchmark`.
-        unlearn_from: Texts to unlearn: the forget `questions` of the benchmark, or its forget `corpus`, as MUSE does.
-            The retain set is of the same form. The forget questions decide when to stop in both cases.
+        unlearn_from: Texts to unlearn: the forget `questions` of the benchmark, or its forget `corpus`. If None, as the
+            benchmark says: MUSE and WMDP are unlearned from their corpora. The retain set is of the same form. The forget questions decide when to stop in both cases.
         hold_out_phrasings: Number of paraphrases of each forget fact that unlearning never sees and that the probes
             ask. 0 gives no split.
         known_only: If True, keep only the facts that the original model answers.
@@ -106,6 +126,9 @@ class StudyConfig(Strict):
         batch_tokens: Largest number of input tokens in one forward pass when models are asked and scored. Attribution
             follows the free memory instead.
         save_models: If True, also write every unlearned model.
+        checkpoint_every: Number of training steps between two checkpoints, from which a killed cell goes on. 0 writes
+            none.
+        resources: CPUs, GPUs and memory of one cell on a cluster.
         threads: Number of torch threads while the study runs. If None, unchanged. One is fastest for a tiny model.
         matmul_precision: Precision of fp32 products while the study runs, as in `torch.set_float32_matmul_precision`.
             `medium` rounds the factors to bf16 where the hardware supports it, which is faster. An answer can change if
@@ -119,7 +142,7 @@ class StudyConfig(Strict):
     control: str | None = None
     benchmark: str
     benchmark_options: dict[str, Any] = Field(default_factory=dict)
-    unlearn_from: Literal["questions", "corpus"] = "questions"
+    unlearn_from: Literal["questions", "corpus"] | None = None
     hold_out_phrasings: int = Field(0, ge=0)
     known_only: bool = False
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
@@ -131,6 +154,8 @@ class StudyConfig(Strict):
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     batch_tokens: int = Field(4096, ge=1)
     save_models: bool = False
+    checkpoint_every: int = Field(50, ge=0)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
     threads: int | None = Field(default=None, ge=1)
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
 
@@ -142,6 +167,14 @@ class StudyConfig(Strict):
         if twice:
             raise ValueError(f"{twice!r} occurs twice")
         return methods
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        twice = next((s for s in seeds if seeds.count(s) > 1), None)
+        if twice is not None:
+            raise ValueError(f"seed {twice} occurs twice")
+        return seeds
 
 
 SHIPPED = ("demo", "demo-smollm2")
@@ -156,18 +189,49 @@ def load_config(source: str | os.PathLike[str] | dict[str, Any], **overrides: An
         **overrides: Top-level entries to replace, e.g. `seeds=(0, 1, 2)`.
 
     Raises:
-        InputError: If there is no such file, it is not YAML, or an entry is unknown or has a wrong value.
+        InputError: If there is no such file, it is not YAML, or an entry is unknown, missing, twice or wrong. All
+            mistakes are listed, each with its line in the file.
     """
     if isinstance(source, dict):
-        content, where = dict(source), "config"
+        file, where = YamlFile(dict(source), {}, ()), "config"
     else:
         where = str(source)
-        content = read_yaml(where)
-    content.update(overrides)
+        file = read_yaml_file(where)
+    content = {**_entries(file, where), **overrides}
+    mistakes = [Mistake(path, f"entry {_dotted(path)!r} is written twice", line) for path, line in file.twice]
+    config = None
     try:
-        return StudyConfig.model_validate(content)
+        config = StudyConfig.model_validate(content)
     except ValidationError as error:
-        raise InputError(explain(error, where)) from None
+        mistakes += [Mistake(tuple(e["loc"]), described(e)) for e in error.errors()]
+    mistakes += [Mistake(path, text) for path, text in unknown_names(content)]
+    if mistakes or config is None:
+        raise InputError(listed(mistakes, where, file))
+    return config
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Hold one mistake of a configuration.
+
+    Attributes:
+        path: Path of the entry.
+        text: What is wrong with it.
+        line: Line in the file. If None, the line of the entry.
+    """
+
+    path: EntryPath
+    text: str
+    line: int | None = None
+
+
+def listed(mistakes: Sequence[Mistake], where: str, file: YamlFile) -> str:
+    """Write all mistakes of a configuration: one in one line, several in one line each, in the order of the file."""
+    numbered = sorted(((m.line or file.line(m.path), m.text) for m in mistakes), key=lambda pair: pair[0] or 0)
+    texts = [f"line {line}: {text}" if line else text for line, text in dict.fromkeys(numbered)]
+    if len(texts) == 1:
+        return f"{where}{', ' if texts[0].startswith('line ') else ': '}{texts[0]}"
+    return f"{where} has {len(texts)} mistakes:" + "".join(f"\n  {text}" for text in texts)
 
 
 def read_yaml(name: str) -> dict[str, Any]:
@@ -177,47 +241,82 @@ def read_yaml(name: str) -> dict[str, Any]:
         name: Name of a shipped configuration, or path of a file.
 
     Raises:
-        InputError: If there is no such file, or it does not hold entries.
+        InputError: If there is no such file, it does not hold entries, or an entry is written twice.
+    """
+    file = read_yaml_file(name)
+    if file.twice:
+        raise InputError(
+            listed([Mistake(p, f"entry {_dotted(p)!r} is written twice", line) for p, line in file.twice], name, file)
+        )
+    return _entries(file, name)
+
+
+def read_yaml_file(name: str) -> YamlFile:
+    """Read a YAML file, or a configuration that ships with the package, with the line of each entry.
+
+    Args:
+        name: Name of a shipped configuration, or path of a file.
+
+    Raises:
+        InputError: If there is no such file, or it cannot be read.
     """
     if name in SHIPPED:
         text = (resources.files("unpact_lens.study") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{name} cannot be read as UTF-8 text: {error}") from None
     else:
         raise InputError(f"no study configuration {name!r}: no such file, and {nearest(name, SHIPPED)}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{name} holds {type(content).__name__}, not entries such as 'model: builtin'")
-    return content
+    return parse_yaml(text, name)
+
+
+def _entries(file: YamlFile, where: str) -> dict[str, Any]:
+    if not isinstance(file.content, dict):
+        raise InputError(f"{where} holds {type(file.content).__name__}, not entries such as 'model: builtin'")
+    return dict(file.content)
 
 
 def explain(error: ValidationError, where: str, of: type[BaseModel] = StudyConfig) -> str:
-    """Describe the first error of a configuration in one line.
+    """Describe all errors of a configuration: one in one line, several in one line each.
 
     Args:
         error: Error of pydantic.
-        where: Name of the configuration, to start the line.
+        where: Name of the configuration, to start the text.
         of: Model that the configuration was checked against.
     """
-    first = error.errors()[0]
-    at = ".".join(str(p) for p in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown entry {at!r}; {nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1], of))}"
-    if first["type"] == "missing":
-        return f"{where}: entry {at!r} is missing"
-    return f"{where}: {at} = {first['input']!r}: {first['msg'].removeprefix('Value error, ').lower()}"
+    found = [Mistake(tuple(e["loc"]), described(e, of)) for e in error.errors()]
+    return listed(found, where, YamlFile({}, {}, ()))
 
 
-def _fields_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+def described(error: ErrorDetails, of: type[BaseModel] = StudyConfig) -> str:
+    """Describe one error of pydantic in one line.
+
+    Args:
+        error: One of the errors.
+        of: Model that the configuration was checked against.
+    """
+    at = _dotted(error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown entry {at!r}; {nearest(str(error['loc'][-1]), _fields_at(error['loc'][:-1], of))}"
+    if error["type"] == "missing":
+        return f"entry {at!r} is missing"
+    return f"{at} = {error['input']!r}: {error['msg'].removeprefix('Value error, ').lower()}"
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _fields_at(path: Sequence[int | str], model: type[BaseModel]) -> list[str]:
     """Return the names of the entries that a configuration may have at a path."""
     nested: dict[str, type[BaseModel]] = {
         "methods": MethodConfig,
         "load": LoadConfig,
         "contributions": ContributionConfig,
         "recovery": RecoveryConfig,
+        "resources": ResourcesConfig,
     }
     for part in path:
         model = nested.get(str(part), model)

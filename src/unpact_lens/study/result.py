@@ -112,6 +112,7 @@ class Study(Result):
         notes: What a reader must know, e.g. that there is no retrained model.
         seconds: Wall time of all cells, whenever they were run, in seconds.
         environment: Versions, number of threads and hash of the original model.
+        failed: `method, seed, error` of each cell that failed.
     """
 
     figure: ClassVar[str | None] = "dilemma:dilemma_plane"
@@ -123,6 +124,7 @@ class Study(Result):
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     environment: dict[str, Any] = field(default_factory=dict)
+    failed: tuple[dict[str, Any], ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each cell, every number with its interval; see `Cell.row`."""

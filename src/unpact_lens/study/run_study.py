@@ -1,5 +1,10 @@
 """Run a study: unlearn with each method and seed, score, attribute, diff, recover and judge each model, and report.
 
+1. Refuse unknown names and a directory that is not ours, before any work.
+2. Make the parts that all cells share: known facts, scores of the original and the retrained model, plan.
+3. Run each cell that is not finished, here, in several processes or on a Ray cluster. A cell that fails is recorded.
+4. Write the study, its table and its report from the finished cells.
+
 Each part is written to disk when it is finished. A second run of the same study loads the finished parts (see
 `unpact_lens.study.workspace`), so an interrupted study continues where it stopped.
 """
@@ -8,67 +13,178 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from typing import Literal
 
 import torch
 
-from unpact_lens import comparison, recovery, unlearning
-from unpact_lens.attribution import TopK
-from unpact_lens.comparison.diff import ModelDiff
-from unpact_lens.comparison.focus import Focus, focus
-from unpact_lens.evaluation import prefill_for, verdict
-from unpact_lens.models.checkpoint import save_model
-from unpact_lens.models.hooked import HookedModel
+from unpact_lens.errors import InputError
 from unpact_lens.progress import progress_bar
-from unpact_lens.recovery import Probing, Recovery
+from unpact_lens.recovery import Probing
 from unpact_lens.recovery.probes.registry import checked
 from unpact_lens.report import write_report
-from unpact_lens.results import save, versions, write_text
-from unpact_lens.study.config import MethodConfig, StudyConfig
-from unpact_lens.study.result import Cell, Study
+from unpact_lens.results import load, save, versions, write_text
+from unpact_lens.study.cells import cell_name, finished_cell, outcome, study_cell
+from unpact_lens.study.claims import claim
+from unpact_lens.study.config import StudyConfig
+from unpact_lens.study.folder import CLAIMS, StudyFolder, check_folder, open_folder
+from unpact_lens.study.result import Study
+from unpact_lens.study.tasks import ASSEMBLE, SHARED_PARTS, Task, cell_tasks
 from unpact_lens.study.workspace import Workspace, probing_options
+from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.settings import split
 
+__all__ = ["arithmetic", "assemble", "check_names", "finished_cell", "run_study", "run_task", "step_bar", "study_cell"]
 
-def run_study(config: StudyConfig, out: str | os.PathLike[str], *, progress: bool = True) -> Study:
+
+def run_study(
+    config: StudyConfig,
+    out: str | os.PathLike[str],
+    *,
+    jobs: int = 1,
+    on: Literal["ray"] | None = None,
+    share: tuple[int, int] = (0, 1),
+    retry: bool = False,
+    progress: bool = True,
+) -> Study:
     """Run the unfinished parts of a study, write everything, and return it.
+
+    Results do not depend on `jobs`, `on` or `share`: a serial run with the same number of torch threads is bitwise
+    equal. Set `threads` in the configuration where runs on several machines are to agree.
 
     Args:
         config: Configuration, as `load_config` returns it.
         out: Directory of the results: `result.json` and tensors of the whole study, `cells/<method>-seed<n>/`,
-            `table.csv` and `report.html`.
+            `table.csv` and `report.html`. It is new, empty, or that of an earlier run.
+        jobs: Number of processes. Each has its share of the cores, and of the GPUs if there are several.
+        on: `"ray"` runs the cells as tasks of the Ray cluster that `RAY_ADDRESS` names, or that runs on this machine.
+            All nodes must see `out` under the same path. Needs the `[cluster]` extra.
+        share: Pair (i, n): run only every n-th cell, from cell i on, as job i of a SLURM array of n jobs.
+        retry: If True, run the cells again that failed before. Otherwise their errors are kept.
         progress: If True, show a progress bar on stderr. If stderr is not a terminal, print one line for each step.
 
     Returns:
-        The study.
+        The study. `Study.failed` lists the cells that failed.
 
     Raises:
-        InputError: If a method, hyperparameter, template, probe or benchmark is unknown (before any model is loaded),
-            or the model knows none of the facts.
+        InputError: If a method, hyperparameter, template, probe or benchmark is unknown, or the directory holds other
+            things (before any model is loaded), if the model knows none of the facts, or if no cell could be finished.
     """
-    folder = Path(out)
     check_names(config)
-    with arithmetic(config), step_bar(config, progress) as step:
-        space = Workspace(config, folder, step)
-        cells = tuple(study_cell(space, method, seed) for seed in config.seeds for method in config.methods)
+    check_way(jobs, on, share)
+    check_folder(out)
+    opened = open_folder(out, config, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
+    tasks = cell_tasks(config, share, retry=retry)
+    with step_bar(config, progress) as step:
+        if on == "ray":
+            from unpact_lens.study.on_ray import run_on_ray
+
+            run_on_ray(opened, config, tasks, step)
+        elif jobs > 1:
+            from unpact_lens.study.processes import run_in_processes
+
+            run_in_processes(opened, tasks, jobs, step)
+        else:
+            return _run_here(opened, config, tasks, step)
+    found: Study = load(opened.folder)
+    return found
+
+
+def _run_here(opened: StudyFolder, config: StudyConfig, tasks: list[Task], step: Callable[[str], None]) -> Study:
+    """Run a study in this process."""
+    fixed = config.model_copy(update={"threads": opened.threads})
+    with arithmetic(fixed):
+        space = Workspace(fixed, opened.folder, step)
+        for task in (SHARED_PARTS, *tasks):
+            run_task(space, config, task)
+        return assemble(space, config)
+
+
+def run_task(space: Workspace, config: StudyConfig, task: Task) -> str | None:
+    """Carry out one task of a study; every way to run a study calls this.
+
+    Args:
+        space: Shared parts of the study, with the number of threads in force.
+        config: Configuration as the user gave it.
+        task: What to do.
+
+    Returns:
+        Error of a cell that failed, else None.
+    """
+    if task == ASSEMBLE:
+        assemble(space, config)
+        return None
+    if task == SHARED_PARTS:
+        methods = [(m, seed) for seed in config.seeds for m in config.methods]
+        if not all(finished_cell(space, method, seed) for method, seed in methods):
+            space.make_shared()
+        return None
+    method = next(m for m in config.methods if m.name == task.method)
+    return outcome(space, method, task.seed, retry=task.retry).error
+
+
+def assemble(space: Workspace, config: StudyConfig) -> Study:
+    """Write the study, its table and its report from the cells that are finished.
+
+    Args:
+        space: Shared parts of the study.
+        config: Configuration as the user gave it.
+
+    Raises:
+        InputError: If no cell is finished.
+    """
+    with claim(space.folder / CLAIMS, "study", space.step):
+        cells, failed, missing = [], [], []
+        for seed in config.seeds:
+            for method in config.methods:
+                found = outcome(space, method, seed, run=False)
+                if found.cell is not None:
+                    cells.append(found.cell)
+                elif found.error is not None:
+                    failed.append({"method": method.name, "seed": seed, "error": found.error})
+                else:
+                    missing.append(cell_name(method.name, seed))
+        if not cells:
+            first = failed[0] if failed else {}
+            why = f"{first['method']} with seed {first['seed']}: {first['error']}" if first else "none was run"
+            raise InputError(f"no cell of the study is finished; {why}")
+        notes = [*space.notes]
+        if failed:
+            notes.append(f"{len(failed)} cells failed: " + "; ".join(f"{f['method']} seed {f['seed']}" for f in failed))
+        if missing:
+            notes.append(f"{len(missing)} cells are not finished: {', '.join(missing)}")
         study = Study(
             config=config.model_dump(mode="json"),
             before=space.before,
             control=space.control_scores,
-            cells=cells,
-            notes=space.notes,
+            cells=tuple(cells),
+            notes=tuple(notes),
             seconds=sum(c.seconds for c in cells),
             environment={"versions": versions(), "threads": torch.get_num_threads(), "model": space.hash},
+            failed=tuple(failed),
         )
-        step("writing the report")
-        save(study, folder)
-        write_text(folder / "table.csv", study.to_frame().to_csv(index=False))
-        write_report(study, folder / "report.html")
+        space.step("writing the report")
+        save(study, space.folder)
+        write_text(space.folder / "table.csv", study.to_frame().to_csv(index=False))
+        write_report(study, space.folder / "report.html")
     return study
+
+
+def check_way(jobs: int, on: str | None, share: tuple[int, int]) -> None:
+    """Refuse a way to run a study that makes no sense.
+
+    Raises:
+        InputError: If `jobs` or `share` is out of range, `on` is unknown, or both are given.
+    """
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise InputError(f"jobs={jobs!r}; give a number of processes of at least 1")
+    if on not in (None, "ray"):
+        raise InputError(f"on={on!r}; give 'ray', or leave it out to run on this machine")
+    if on == "ray" and jobs != 1:
+        raise InputError(f"jobs={jobs} with on='ray': Ray decides how many cells run at once; give one of the two")
+    if not 0 <= share[0] < share[1]:
+        raise InputError(f"share {share[0]}/{share[1]}; give i/n with 0 <= i < n, e.g. 0/4 to 3/4 for four jobs")
 
 
 def check_names(config: StudyConfig) -> None:
@@ -78,100 +194,9 @@ def check_names(config: StudyConfig) -> None:
         InputError: If there is one.
     """
     for method in config.methods:
-        chosen = unlearning.METHODS[method.name]
+        chosen = find(method.name)
         split(method.settings, chosen.defaults, chosen.options)
     checked(Probing(**probing_options(config)))
-
-
-def study_cell(space: Workspace, method: MethodConfig, seed: int) -> Cell:
-    """Return one method with one seed, from disk if it is finished.
-
-    Args:
-        space: Shared parts of the study.
-        method: Name and hyperparameters of the method.
-        seed: Random seed of training.
-    """
-    name, fingerprint = _place(space, method, seed)
-    return space.kept(name, fingerprint, lambda: _run(space, method, seed))
-
-
-def finished_cell(space: Workspace, method: MethodConfig, seed: int) -> bool:
-    """Return whether a cell with exactly these hyperparameters is on disk; see `study_cell` for the arguments."""
-    return space.finished(*_place(space, method, seed))
-
-
-def _place(space: Workspace, method: MethodConfig, seed: int) -> tuple[str, str]:
-    """Return the directory of a cell, and its fingerprint."""
-    rest = space.config.model_dump(exclude={"methods", "seeds"})
-    part = space.fingerprint("cell", asdict(space.bench), method.model_dump(), seed, rest)
-    return f"cells/{method.name}-seed{seed}", part
-
-
-def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
-    """Unlearn with one method and one seed, and measure the unlearned model."""
-    config, name = space.config, method.name
-    # Parts that all cells share are made before the clock of this cell starts.
-    before, reference, _ = space.before, space.control_scores, space.contributions
-    if config.recovery.key_tokens != "after":
-        _ = space.plan
-    started = time.monotonic()
-
-    space.step(f"{name}: unlearning")
-    unlearned = unlearning.unlearn(
-        space.model, **space.trained_away, method=name, seed=seed, stop_at=config.forget_level, progress=False,
-        **method.settings,
-    )  # fmt: skip
-    after: HookedModel = unlearned.model
-    space.step(f"{name}: scoring")
-    scores = space.scored(after, before=before, reference=reference)
-    space.step(f"{name}: contributions")
-    shift, shift_retain = _focus(space, after)
-    space.step(f"{name}: exact diffs")
-    diffs = _diffs(space, after)
-    space.step(f"{name}: recovery")
-    recovered = _recovery(space, after)
-    judged = verdict(scores.forgetting, scores.destruction, recovered.excesses, epsilon=config.epsilon)
-    if config.save_models:
-        save_model(after, space.folder / "models" / f"{name}-seed{seed}")
-    return Cell(
-        method=name,
-        seed=seed,
-        scores=scores,
-        recovery=recovered,
-        focus=shift,
-        focus_retain=shift_retain,
-        diffs=diffs,
-        verdict=judged,
-        history=unlearned.history,
-        stopped=unlearned.stopped,
-        settings=unlearned.config,
-        seconds=time.monotonic() - started,
-    )
-
-
-def _focus(space: Workspace, after: HookedModel) -> tuple[Focus, Focus | None]:
-    """Compare the contributions before and after on forget facts, and on retain facts if the study asks for them."""
-    rule, before = TopK(space.config.contributions.key_tokens), space.contributions
-    forget = focus(before["forget"], space.attributed(after, "forget"), rule)
-    retain = focus(before["retain"], space.attributed(after, "retain"), rule) if before["retain"] else None
-    return forget, retain
-
-
-def _diffs(space: Workspace, after: HookedModel) -> tuple[ModelDiff, ...]:
-    """Compute the exact component diffs of the first forget facts."""
-    bench = space.bench
-    return tuple(
-        comparison.diff(
-            space.model, after, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q), weights=False
-        )
-        for q in bench.forget[: space.config.diff_examples]
-    )
-
-
-def _recovery(space: Workspace, after: HookedModel) -> Recovery:
-    """Run the shared plan, or a plan for this model alone if its own KeyTokens are emphasised."""
-    plan = space.new_plan(after) if space.config.recovery.key_tokens == "after" else space.plan
-    return recovery.run_plan(after, plan, before=space.model, control=space.control, progress=False)
 
 
 @contextmanager

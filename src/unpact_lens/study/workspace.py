@@ -1,16 +1,15 @@
 """Hold the parts that the cells of a study share: each is made when first needed, and kept on disk.
 
-A part is a directory with a `fingerprint` of all that it depends on: configuration, weights, data and versions. The
-fingerprint is written last. A part with the same fingerprint is loaded, any other part is made anew.
+A part is a directory with a result and a `fingerprint`, the key of all that the part depends on (see
+`unpact_lens.study.keys`). The fingerprint is written last. A part with the same key is loaded. Any other part, and a
+part that is damaged, is computed again. Processes that share a directory compute each part once (see
+`unpact_lens.study.claims`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,17 +24,35 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation import evaluate, known_facts, prefill_for
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.load import load_model
 from unpact_lens.recovery import Probing, ProbingOptions, RecoveryPlan
 from unpact_lens.recovery.probes.registry import checked
-from unpact_lens.results import Result, load, save, versions, write_text
+from unpact_lens.results import Result, load, read_json, save, storable, write_text
+from unpact_lens.study.claims import claim
 from unpact_lens.study.config import StudyConfig
+from unpact_lens.study.folder import CLAIMS, FAILURE, FINGERPRINT
 from unpact_lens.study.held_out_paraphrases import split_phrasings
+from unpact_lens.study.keys import BEFORE, CONTRIBUTIONS, CONTROL, KNOWN, PLAN, Key, changes, hash_of, part_key, text_of
 from unpact_lens.unlearning.early_stopping import FactsKnown
 from unpact_lens.unlearning.settings import Settings
 
-R = TypeVar("R", bound="Result | Benchmark")
+R = TypeVar("R", bound="Result | Benchmark | Contributions")
+
+
+@storable
+@dataclass(frozen=True)
+class Contributions:
+    """Hold the contributions of the prompt tokens under the original model.
+
+    Attributes:
+        forget: One attribution for each of the first forget facts.
+        retain: The same for the retain facts.
+    """
+
+    forget: tuple[Attribution, ...]
+    retain: tuple[Attribution, ...]
 
 
 @dataclass
@@ -76,16 +93,32 @@ class Workspace:
         return model_hash(self.model)
 
     @cached_property
+    def identity(self) -> str:
+        """Fingerprint of the original model: weights, configuration and tokenizer."""
+        return model_fingerprint(self.model)
+
+    @cached_property
+    def control_identity(self) -> str | None:
+        """Fingerprint of the retrained model. None without one."""
+        return None if self.control is None else model_fingerprint(self.control)
+
+    @cached_property
+    def data(self) -> str:
+        """Hash of the benchmark that is unlearned and probed."""
+        return hash_of([asdict(self.bench), asdict(self.to_unlearn)])
+
+    @cached_property
     def loaded(self) -> Benchmark:
         """Benchmark, reduced to known facts if the configuration says so."""
         bench = load_benchmark(self.config.benchmark, **self.config.benchmark_options)
-        if self.config.unlearn_from == "corpus" and bench.forget_corpus is None:
+        if (self.config.unlearn_from or bench.unlearn_from) == "corpus" and bench.forget_corpus is None:
             raise InputError(f"unlearn_from: corpus, but benchmark {bench.name!r} has no forget corpus; use questions")
         checked(Probing(**probing_options(self.config)), bench)
         if self.config.known_only:
             self.step("asking the model what it knows")
-            part, budget = self.fingerprint("known", asdict(bench)), self.config.batch_tokens
-            bench = self.kept("known", part, lambda: known_facts(self.model, bench, batch_tokens=budget))
+            whole, budget = bench, self.config.batch_tokens
+            key = part_key(KNOWN, self.config, model=self.identity, control=None, data=hash_of(asdict(whole)))
+            bench = self.kept(KNOWN, key, lambda: known_facts(self.model, whole, batch_tokens=budget))
         if not bench.forget:
             raise InputError(f"{self.config.model} knows none of the forget facts of {self.config.benchmark}")
         return bench
@@ -104,9 +137,10 @@ class Workspace:
     def trained_away(self) -> dict[str, Any]:
         """Arguments of `unlearn` for the forget set, the retain set and early stopping."""
         bench = self.to_unlearn
-        if self.config.unlearn_from == "questions":
+        bench = replace(bench, unlearn_from=self.config.unlearn_from or bench.unlearn_from)
+        if bench.unlearn_from == "questions":
             return {"forget": bench}
-        asked = Settings(chat=bench.chat, prefill=bench.prefill, max_new_tokens=bench.max_new_tokens)
+        asked = Settings(chat=bench.chat, prefill=bench.prefill, max_new_tokens=bench.max_new_tokens, stop=bench.stop)
         known = FactsKnown(self.model, bench.forget, asked)
         return {"forget": bench.forget_corpus, "retain": bench.retain_corpus, "forget_score": known}
 
@@ -129,8 +163,7 @@ class Workspace:
     def before(self) -> Scores:
         """Scores of the original model."""
         self.step("scoring the original model")
-        part = self.fingerprint("before", asdict(self.bench))
-        return self.kept("before", part, lambda: self.scored(self.model))
+        return self.kept(BEFORE, self.key(BEFORE), lambda: self.scored(self.model))
 
     @cached_property
     def control_scores(self) -> Scores | None:
@@ -139,8 +172,7 @@ class Workspace:
         if control is None:
             return None
         self.step("scoring the retrained model")
-        part = self.fingerprint("control", asdict(self.bench))
-        return self.kept("control", part, lambda: self.scored(control, before=self.before))
+        return self.kept(CONTROL, self.key(CONTROL), lambda: self.scored(control, before=self.before))
 
     def scored(self, model: HookedModel, **beside: Any) -> Scores:
         """Evaluate a model on the benchmark.
@@ -155,8 +187,7 @@ class Workspace:
     def plan(self) -> RecoveryPlan:
         """Recovery plan for all cells, with the answers of the original and the retrained model."""
         self.step("planning recovery")
-        part = self.fingerprint("recovery plan", asdict(self.bench), self.config.recovery.model_dump())
-        return self.kept("plan", part, self.new_plan)
+        return self.kept(PLAN, self.key(PLAN), self.new_plan)
 
     def new_plan(self, after: HookedModel | None = None) -> RecoveryPlan:
         """Make a recovery plan.
@@ -173,7 +204,12 @@ class Workspace:
     def contributions(self) -> dict[str, list[Attribution]]:
         """Contributions under the original model, by group."""
         self.step("contributions before")
-        return {group: self.attributed(self.model, group) for group in ("forget", "retain")}
+
+        def compute() -> Contributions:
+            return Contributions(*(tuple(self.attributed(self.model, group)) for group in ("forget", "retain")))
+
+        found = self.kept(CONTRIBUTIONS, self.key(CONTRIBUTIONS), compute)
+        return {"forget": list(found.forget), "retain": list(found.retain)}
 
     def attributed(self, model: HookedModel, group: str) -> list[Attribution]:
         """Compute the contributions of the prompt tokens for the first facts of a group.
@@ -188,36 +224,73 @@ class Workspace:
         prefills = [prefill_for(self.bench, q) for q in facts]
         return attribute_many(model, facts, chat=self.bench.chat, prefill=prefills, progress=False)
 
-    def fingerprint(self, *parts: Any) -> str:
-        """Return a hash of the parts, the original model's weights, the versions and the precision of products."""
-        text = json.dumps([self.hash, versions(), self.config.matmul_precision, *parts], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def make_shared(self) -> None:
+        """Make all parts that the cells share, or load them."""
+        _ = self.before, self.control_scores, self.contributions, self.to_unlearn
+        if self.config.recovery.key_tokens != "after":
+            _ = self.plan
 
-    def kept(self, name: str, fingerprint: str, compute: Callable[[], R]) -> R:
-        """Load a part from disk if its fingerprint matches. Otherwise compute and write it.
+    def key(self, part: str, **more: object) -> dict[str, object]:
+        """Return the key of a part; see `unpact_lens.study.keys.part_key`.
+
+        Args:
+            part: Kind of the part.
+            **more: What else the part depends on.
+        """
+        return part_key(
+            part, self.config, model=self.identity, control=self.control_identity, data=self.data, **more
+        )  # fmt: skip
+
+    def kept(self, name: str, key: Key, compute: Callable[[], R]) -> R:
+        """Load a part from disk if its key matches. Otherwise compute and write it.
 
         Args:
             name: Directory of the part, below the study's.
-            fingerprint: Fingerprint of all that the part depends on.
+            key: Record of all that the part depends on.
             compute: Function that computes the part.
         """
-        folder = self.folder / name
-        if self.finished(name, fingerprint):
-            found: R = load(folder)
+        found = self._loaded(name, key)
+        if found is not None:
             return found
-        mark = folder / "fingerprint"
-        mark.unlink(missing_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        result = compute()
-        save(result, folder)
-        write_text(mark, fingerprint)
+        place = self.folder / name
+        with claim(self.folder / CLAIMS, name, self.step):
+            found = self._loaded(name, key)  # Another process may have computed it in the meantime.
+            if found is not None:
+                return found
+            if (place / FINGERPRINT).is_file() and not self.finished(name, key):
+                self.step(f"{name} is computed again: {changes(self.written_key(name), key)}")
+            (place / FINGERPRINT).unlink(missing_ok=True)
+            result = compute()
+            save(result, place)
+            (place / FAILURE).unlink(missing_ok=True)
+            write_text(place / FINGERPRINT, text_of(key))
         return result
 
-    def finished(self, name: str, fingerprint: str) -> bool:
-        """Return whether a part with this fingerprint is on disk."""
-        mark = self.folder / name / "fingerprint"
-        return mark.is_file() and mark.read_text() == fingerprint
+    def _loaded(self, name: str, key: Key) -> Any:
+        """Load a part if it is finished; None if it is not, or if it is damaged."""
+        if not self.finished(name, key):
+            return None
+        try:
+            return load(self.folder / name)
+        except Exception as error:  # Damage of any form: the part is computed again.
+            self.step(f"{name} is damaged and is computed again: {' '.join(str(error).split())}")
+            (self.folder / name / FINGERPRINT).unlink(missing_ok=True)
+            return None
+
+    def finished(self, name: str, key: Key) -> bool:
+        """Return whether a part with this key is on disk."""
+        return self.written_key(name) == key
+
+    def written_key(self, name: str) -> Mapping[str, object] | None:
+        """Return the key of the part on disk; None if there is none that can be read."""
+        mark = self.folder / name / FINGERPRINT
+        if not mark.is_file() or mark.is_symlink():
+            return None
+        try:
+            found = read_json(mark)
+        except (InputError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 def probing_options(config: StudyConfig) -> ProbingOptions:

@@ -1,0 +1,44 @@
+"""List the tasks of a study: shared parts first, then one task a cell, then the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unpact_lens.study.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """Hold one task of a study.
+
+    Attributes:
+        do: `"shared"`, `"cell"` or `"assemble"`.
+        method: Name of the method of a cell.
+        seed: Random seed of a cell.
+        retry: If True, a cell that failed before is run again.
+    """
+
+    do: str
+    method: str = ""
+    seed: int = 0
+    retry: bool = False
+
+    def __str__(self) -> str:
+        """Name the task in messages."""
+        return f"{self.method} with seed {self.seed}" if self.do == "cell" else f"{self.do} parts"
+
+
+SHARED_PARTS = Task("shared")
+ASSEMBLE = Task("assemble")
+
+
+def cell_tasks(config: StudyConfig, share: tuple[int, int] = (0, 1), *, retry: bool = False) -> list[Task]:
+    """Return the tasks of a study's cells, seed by seed.
+
+    Args:
+        config: Configuration of the study.
+        share: Pair (i, n): every n-th cell, from cell i on.
+        retry: If True, cells that failed before are run again.
+    """
+    cells = [Task("cell", m.name, seed, retry) for seed in config.seeds for m in config.methods]
+    return cells[share[0] :: share[1]]
