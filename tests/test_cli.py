@@ -195,7 +195,7 @@ def test_an_exported_model_loads_in_plain_transformers(unpact, tmp_path):
         (("evaluate", "builtin", "--latex", "--json"), "--markdown, --latex and --json exclude each other"),
         (("evaluate", "builtin", "--beside", "muse-new"), "did you mean 'muse-news'"),
         (("evaluate", "builtin", "--metric", "rouge"), "unknown metric 'rouge'"),
-        (("known-facts", "builtin", "--set", "relations=capitol"), "unknown relation 'capitol'"),
+        (("known-facts", "--benchmark", "facts", "--set", "relations=capitol"), "unknown relation 'capitol'"),
         (("export", "biltin", "x"), "did you mean 'builtin'"),
         (("export", "builtin", "x"), "unembed.b_U is not zero, and GPTNeoXForCausalLM has no place for it"),
     ],

@@ -1,6 +1,8 @@
 """Serve a hooked model by the completions protocol, with faults on request."""
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -115,3 +117,55 @@ class Server:
                 for i, t, v in zip(every, tokens, values[: len(ids)], strict=False)
             ]
         return choice
+
+
+@dataclass
+class Scripted:
+    """Serves bytes by a script inside a `with` block: for servers that break the protocol.
+
+    Attributes:
+        script: function of the connection and the number of the request, called after the request is read.
+    """
+
+    script: Any
+    seen: list[str] = field(default_factory=list)
+
+    def __enter__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.socket.close()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection, contextlib.suppress(OSError):
+            text = b""
+            while b"\r\n\r\n" not in text:
+                text += connection.recv(65536)
+            head, _, body = text.partition(b"\r\n\r\n")
+            length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
+            while len(body) < length:
+                body += connection.recv(65536)
+            self.seen.append(head.decode())
+            self.script(connection, len(self.seen))
+
+
+def http(body, status="200 OK", *headers):
+    """The bytes of a reply."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(data)}", *headers, "", ""]).encode() + data
+
+
+def replies(*several):
+    """A script that sends these replies, the last one again and again."""
+    return lambda connection, number: connection.sendall(several[min(number, len(several)) - 1])

@@ -1,7 +1,5 @@
 """An endpoint gives the numbers of the model behind it, or is refused with the reason."""
 
-import sys
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -175,7 +173,7 @@ def test_missing_abilities_of_an_endpoint_are_named(model, server, endpoint, mes
 
 
 def test_an_unreachable_endpoint_is_named():
-    with pytest.raises(InputError, match="cannot be asked: Connection error"):
+    with pytest.raises(InputError, match="cannot be asked: Connection refused"):
         attribute(Endpoint("http://127.0.0.1:9/v1", "m", retries=0), PROMPT, ANSWER)
 
 
@@ -202,14 +200,11 @@ def test_unsupported_options_of_an_endpoint_are_refused(model, call, message):
         attribute(Endpoint(server.url, "m"), **{"prompt": PROMPT, "answer": ANSWER, **call})
 
 
-def test_bad_settings_are_named(monkeypatch):
+def test_bad_settings_are_named():
     with pytest.raises(InputError, match="url 'localhost'; give the base URL of an endpoint"):
         Endpoint("localhost", "m")
-    with pytest.raises(InputError, match="concurrency=0; give at least 1"):
+    with pytest.raises(InputError, match="concurrency=0; give a whole number of at least 1"):
         Endpoint("http://127.0.0.1:9", "m", concurrency=0)
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(InputError, match=r"needs the package openai: pip install \"unpact-lens\[endpoint\]\""):
-        Endpoint("http://127.0.0.1:9", "m")
 
 
 def test_tokens_are_aligned_with_the_text():

@@ -1,5 +1,7 @@
 """Several requests: each run starts from the last result, and F and D of all are measured."""
 
+import sys
+
 import pytest
 import torch
 
@@ -76,3 +78,28 @@ def test_forget_set_is_cut_by_subject_in_order(facts):
     for n in (0, 4):
         with pytest.raises(InputError, match=f"requests={n}; the forget set has 3 subjects, give 1 to 3"):
             split_requests(forget, n)
+
+
+def test_a_killed_sequence_goes_on_where_it_stopped(learned, facts, tmp_path, monkeypatch):
+    forget, retain = facts
+    requests = [forget[:2], forget[2:4]]
+    settings = {"method": "ga_gdr", "lr": 1e-3, "steps": 4, "seed": 5, "max_new_tokens": 8, "progress": False}
+    whole = unlearn_sequence(learned, requests, retain, **settings)
+    calls = []
+
+    def killed(*args, **kwargs):
+        calls.append(kwargs["checkpoint"].name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return unlearn(*args, **kwargs)
+
+    settings |= {"checkpoint": tmp_path, "checkpoint_every": 2}
+    monkeypatch.setattr(sys.modules["unpact_lens.unlearning.sequential"], "unlearn", killed)
+    with pytest.raises(KeyboardInterrupt):
+        unlearn_sequence(learned, requests, retain, **settings)
+    monkeypatch.undo()
+    again = unlearn_sequence(learned, requests, retain, **settings)
+    assert calls == ["request-0", "request-1"]
+    assert [model_hash(run.model) for run in again.runs] == [model_hash(run.model) for run in whole.runs]
+    assert (tmp_path / "request-0" / "state.json").is_file()
+    assert again.forgotten.equal(whole.forgotten)

@@ -94,3 +94,31 @@ def test_missing_optuna_is_reported_with_the_install_command(learned, bench, mon
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r'tune\(\) needs Optuna; install it with: pip install "unpact-lens\[tune\]"'):
         tune("ga", learned, bench)
+
+
+def test_a_killed_search_goes_on_after_its_finished_runs(learned, bench, tmp_path, monkeypatch):
+    space = {"lr": (1e-4, 1e-2), "alpha": (0.1, 3.0)}
+    whole = tune("ga_gdr", learned, bench, budget=4, level=0.34, space=space, seed=0, **FIXED)
+    ran = []
+
+    def counted(*args, **kwargs):
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(kwargs)
+        return unlearn(*args, **kwargs)
+
+    monkeypatch.setattr(sys.modules["unpact_lens.unlearning.tune"], "unlearn", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tune("ga_gdr", learned, bench, budget=4, level=0.34, space=space, seed=0, checkpoint=tmp_path, **FIXED)
+    monkeypatch.setattr(
+        sys.modules["unpact_lens.unlearning.tune"], "unlearn", lambda *a, **k: ran.append(k) or unlearn(*a, **k)
+    )
+    again = tune("ga_gdr", learned, bench, budget=4, level=0.34, space=space, seed=0, checkpoint=tmp_path, **FIXED)
+    assert again == whole
+    assert len(ran) == 4
+    with pytest.raises(InputError, match=r"trials\.json is of another search"):
+        tune("ga_gdr", learned, bench, budget=4, level=0.34, space=space, seed=1, checkpoint=tmp_path, **FIXED)
+    for text in ("{}", "[]", '{"key": 1, "trials": 3}'):
+        (tmp_path / "trials.json").write_text(text)
+        with pytest.raises(InputError, match=r"trials\.json"):
+            tune("ga_gdr", learned, bench, budget=4, level=0.34, space=space, seed=0, checkpoint=tmp_path, **FIXED)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -17,12 +14,17 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import Answers, normalise, require_pairs
 from unpact_lens.evaluation.metrics import metric
+from unpact_lens.models.http_client import Address, HttpClient, Reply, RequestError
 from unpact_lens.results import Result
 
 JUDGE_PROMPT = (
     "Question: {question}\nCorrect answer: {gold}\nGiven answer: {answer}\n\n"
     "Does the given answer state the same fact as the correct answer? Reply with one word, yes or no."
 )
+
+
+PLACES = ("{question}", "{gold}", "{answer}")
+"""Places of the texts in a judge's prompt."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,14 @@ class Judge:
         model: Name of the model at the endpoint.
         key_variable: Environment variable that holds the key. If it is not set, no key is sent.
         prompt: Prompt of the judge, with `{question}`, `{gold}` and `{answer}`.
-        timeout: Seconds to wait for a reply.
+        timeout: Time limit of one attempt, in seconds.
+        retries: Number of retries, with growing pauses, after a timeout, a broken connection, or a status 408, 409, 429
+            or 5xx.
+        deadline: Time limit of one question with all its retries and pauses, in seconds.
+        concurrency: Largest number of simultaneous questions.
+
+    Raises:
+        InputError: If the URL or a number is invalid, or the prompt lacks one of its three places.
     """
 
     url: str
@@ -42,6 +51,21 @@ class Judge:
     key_variable: str = "OPENAI_API_KEY"
     prompt: str = JUDGE_PROMPT
     timeout: float = 60.0
+    retries: int = 4
+    deadline: float = 180.0
+    concurrency: int = 8
+    _client: HttpClient = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        address = Address.of(self.url, "judge url")
+        client = HttpClient(
+            address, self.key_variable, self.concurrency, self.retries, self.timeout, self.deadline
+        )  # fmt: skip
+        for place in PLACES:
+            if place not in self.prompt:
+                raise InputError(f"the judge's prompt has no {place}; write it where that text belongs")
+        object.__setattr__(self, "url", address.url)
+        object.__setattr__(self, "_client", client)
 
     def right(self, question: str, gold: str, answer: str) -> bool | None:
         """Ask whether an answer states the gold answer's fact.
@@ -52,28 +76,47 @@ class Judge:
         Raises:
             InputError: If the endpoint does not reply as an OpenAI-compatible one does.
         """
-        content = self.prompt.replace("{question}", question).replace("{gold}", gold).replace("{answer}", answer)
-        words = normalise(self._ask(content)).split()
-        return {"yes": True, "no": False}.get(words[0] if words else "")
+        return self.right_all([(question, gold, answer)])[0]
 
-    def _ask(self, content: str) -> str:
-        body = {
-            "model": self.model, "temperature": 0, "max_tokens": 8, "messages": [{"role": "user", "content": content}],
-        }  # fmt: skip
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"judge url {self.url!r}; give the base of an endpoint, e.g. 'http://127.0.0.1:8000/v1'")
-        url = f"{self.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    def right_all(self, triples: Sequence[tuple[str, str, str]]) -> list[bool | None]:
+        """Ask about many answers, several at a time; see `right`.
+
+        Args:
+            triples: Question, gold answer and given answer of each.
+        """
+        bodies = [
+            {
+                "model": self.model, "temperature": 0, "max_tokens": 8,
+                "messages": [{"role": "user", "content": self._filled(dict(zip(PLACES, triple, strict=True)))}],
+            }
+            for triple in triples
+        ]  # fmt: skip
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return json.load(response)["choices"][0]["message"]["content"] or ""
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise InputError(f"the judge at {url} does not answer: {error}") from None
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise InputError(f"the server at {url} is not OpenAI-compatible: its reply has no message") from None
+            replies = self._client.post_all("chat/completions", bodies)
+        except RequestError as error:
+            address = f"{self.url.rstrip('/')}/chat/completions"
+            raise InputError(f"the judge at {address} does not answer: {error}") from None
+        words = [normalise(_message(reply, self.url)).split() for reply in replies]
+        return [{"yes": True, "no": False}.get(w[0] if w else "") for w in words]
+
+    def _filled(self, texts: Mapping[str, str]) -> str:
+        """Return the prompt with its places filled, in one pass: a question may contain `{gold}`."""
+        return re.sub("|".join(map(re.escape, PLACES)), lambda match: texts[match[0]], self.prompt)
+
+
+def _message(reply: Reply, url: str) -> str:
+    """Return the text of a chat reply; empty if the judge declined (`null`).
+
+    Raises:
+        InputError: If there is none.
+    """
+    value: object = reply.get("choices")
+    value = value[0] if isinstance(value, list) and value else None
+    value = value.get("message") if isinstance(value, dict) else None
+    content = value.get("content", 0) if isinstance(value, dict) else 0
+    if content is not None and not isinstance(content, str):
+        raise InputError(f"the server at {url} is not OpenAI-compatible: its reply has no message")
+    return content or ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +172,7 @@ def judge_answers(judge: Judge, questions: Sequence[str], gold: Sequence[str], g
     """
     require_pairs(generated, gold)
     require_pairs(generated, questions)
-    said = [judge.right(q, t, g) for q, t, g in zip(questions, gold, generated, strict=True)]
+    said = judge.right_all(list(zip(questions, gold, generated, strict=True)))
     exact = [normalise(t) == normalise(g) for t, g in zip(gold, generated, strict=True)]
     return Judgement(
         judge=f"{judge.model} at {judge.url}",

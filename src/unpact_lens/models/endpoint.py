@@ -13,16 +13,16 @@ The self-test needs no knowledge of the model:
 
 from __future__ import annotations
 
-import os
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.http_client import Address, HttpClient, Reply, RequestError
 from unpact_lens.models.tokens import Encoded
 
 PROBES = (
@@ -40,6 +40,9 @@ AGREED = 0.25
 
 ENOUGH = 2
 """Number of generated tokens that the self-test compares with the same tokens in a prompt."""
+
+ABOVE_ZERO = 1e-3
+"""Largest log-probability that counts as 0, in nats (rounding)."""
 
 LOST = 4
 """Largest number of characters that a token may omit before it (a dropped space, a character split into bytes)."""
@@ -70,18 +73,20 @@ class Endpoint:
     """Represent an OpenAI-compatible completions endpoint; pass it to `attribute` in place of a model.
 
     Attributes:
-        url: Base URL of the endpoint, e.g. `"http://127.0.0.1:8000/v1"`.
+        url: Base URL of the endpoint, e.g. `"http://127.0.0.1:8000/v1"`. A user name and password in it are sent, but
+            neither shown nor stored.
         model: Name of the model on the endpoint.
         key_variable: Environment variable that contains the API key; the key itself is not stored.
         concurrency: Largest number of simultaneous requests.
         retries: Number of retries, with growing pauses, after a timeout, a broken connection, or a status 408, 409, 429
             or 5xx.
-        timeout: Timeout of a request, in seconds.
+        timeout: Time limit of one attempt, in seconds.
+        deadline: Time limit of one request with all its retries and pauses, in seconds.
         shift: Offset of the endpoint's list: the log-probability of token k is at position k + shift. Use 0 unless the
             self-test names another value.
 
     Raises:
-        InputError: If the URL or a number is invalid, or the client library is not installed.
+        InputError: If the URL or a number is invalid.
 
     Source: OpenAI completions API; `prompt_logprobs` of vLLM.
     """
@@ -92,23 +97,20 @@ class Endpoint:
     concurrency: int = 8
     retries: int = 4
     timeout: float = 60.0
+    deadline: float = 180.0
     shift: int = 0
     _dialect: str | None = field(default=None, repr=False)
     _pieces: list[str] = field(default_factory=list, repr=False)
     _number: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"url {self.url!r}; give the base URL of an endpoint, e.g. 'http://127.0.0.1:8000/v1'")
-        for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}; give at least {least}")
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise InputError('an Endpoint needs the package openai: pip install "unpact-lens[endpoint]"') from None
-        key = os.environ.get(self.key_variable) or "none"
-        self._client = OpenAI(base_url=self.url, api_key=key, max_retries=self.retries, timeout=self.timeout)
+        address = Address.of(self.url)
+        self.url = address.url
+        if isinstance(self.shift, bool) or not isinstance(self.shift, int):
+            raise InputError(f"shift={self.shift!r}; give a whole number of tokens")
+        self._client = HttpClient(
+            address, self.key_variable, self.concurrency, self.retries, self.timeout, self.deadline
+        )
 
     def echo(self, texts: Sequence[str]) -> list[Echo]:
         """Return the tokens and log-probabilities of whole texts; requests run in parallel.
@@ -126,8 +128,8 @@ class Endpoint:
         Raises:
             InputError: If the endpoint does not answer.
         """
-        reply = self._ask(prompt=text, max_tokens=max_tokens, temperature=0, stop=["\n"])
-        return str(_choice(reply, self.url)["text"])
+        (reply,) = self._ask([{"prompt": text, "max_tokens": max_tokens, "stop": ["\n"]}])
+        return _text(_choice(reply, self.url), self.url)
 
     def encode(self, prompt: str, answer: str, prefill: str = "") -> Encoded:
         """Split prompt, prefill and answer into pieces at the endpoint's token boundaries, and return the pieces' ids.
@@ -146,7 +148,7 @@ class Endpoint:
         return Encoded((), parts[0], parts[1], parts[2])
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> SimpleNamespace:
         """Return a minimal tokenizer over the pieces seen so far."""
         return SimpleNamespace(is_fast=False, all_special_ids=(), decode=self._decode)
 
@@ -169,28 +171,24 @@ class Endpoint:
 
     def _each(self, texts: Sequence[str], dialect: str) -> list[Echo]:
         read = DIALECTS[dialect]
-        with ThreadPoolExecutor(min(self.concurrency, max(1, len(texts)))) as pool:
-            replies = list(pool.map(lambda t: self._ask(prompt=t, max_tokens=1, temperature=0, **read.asked), texts))
+        replies = self._ask([{"prompt": text, "max_tokens": 1, **read.asked} for text in texts])
         return [self._aligned(text, *read.found(_choice(r, self.url))) for text, r in zip(texts, replies, strict=True)]
 
-    def _ask(self, **body: Any) -> dict[str, Any]:
-        import openai
+    def _ask(self, bodies: Sequence[Mapping[str, object]]) -> list[Reply]:
+        """Send requests for greedy completions.
 
+        Raises:
+            InputError: If one gets no answer.
+        """
         try:
-            return self._client.completions.create(model=self.model, **body).model_dump()
-        except openai.NotFoundError as error:
-            raise InputError(
-                f"{self.url} has no completions for model {self.model!r} ({error.message}); chat-only endpoints "
-                "cannot be attributed, since they return no log-probabilities of the prompt"
-            ) from error
-        except openai.APITimeoutError as error:
-            raise InputError(
-                f"{self.url} did not answer within {self.timeout} s, {self.retries + 1} times; raise timeout="
-            ) from error
-        except openai.APIStatusError as error:
-            raise InputError(f"{self.url} refused the request ({error.status_code}): {error.message}") from error
-        except openai.OpenAIError as error:
-            raise InputError(f"{self.url} cannot be asked: {error}") from error
+            return self._client.post_all("completions", [{"model": self.model, "temperature": 0, **b} for b in bodies])
+        except RequestError as error:
+            if error.status == 404:
+                raise InputError(
+                    f"{self.url} has no completions for model {self.model!r} ({error.detail}); chat-only endpoints "
+                    "cannot be attributed, since they return no log-probabilities of the prompt"
+                ) from None
+            raise
 
     def _aligned(self, text: str, tokens: Sequence[str], values: Sequence[float | None]) -> Echo:
         """Return the tokens of the text and their log-probabilities, without generated tokens."""
@@ -253,12 +251,13 @@ class Endpoint:
         for text in (" ".join(words[:n]) for n in range(len(words), 1, -1)):
             if compared == ENOUGH:
                 return
-            made = _choice(self._ask(prompt=text, max_tokens=1, temperature=0, logprobs=1), self.url)
-            reported = made.get("logprobs") or {}
-            tokens, values = reported.get("tokens") or [], reported.get("token_logprobs") or []
-            if len(tokens) != 1 or not made["text"] or "\ufffd" in made["text"] or values[0] is None:
+            (reply,) = self._ask([{"prompt": text, "max_tokens": 1, "logprobs": 1}])
+            made = _choice(reply, self.url)
+            new = _text(made, self.url)
+            tokens, values = _listed(_table(made.get("logprobs"), "logprobs"))
+            if len(tokens) != 1 or not new or "\ufffd" in new or values[0] is None:
                 continue
-            (found,) = self._each([text + made["text"]], dialect)
+            (found,) = self._each([text + new], dialect)
             if found.tokens[-1] != tokens[0] or found.log_probs[-1] is None:
                 continue  # tokenised differently in a prompt
             compared += 1
@@ -289,35 +288,84 @@ class _Dialect:
         found: Function that returns tokens and log-probabilities from a choice of the reply.
     """
 
-    asked: Mapping[str, Any]
-    found: Callable[[Mapping[str, Any]], tuple[list[str], list[float | None]]]
+    asked: Mapping[str, object]
+    found: Callable[[Reply], tuple[list[str], list[float | None]]]
 
 
-def _from_echo(choice: Mapping[str, Any]) -> tuple[list[str], list[float | None]]:
-    found = choice.get("logprobs") or {}
-    tokens, values = found.get("tokens") or [], found.get("token_logprobs") or []
-    if len(tokens) < 3 or len(values) != len(tokens):  # fewer: generated tokens only
-        raise _NoLogProbs("no log-probabilities of the prompt")
-    return list(tokens), list(values)
-
-
-def _from_prompt_logprobs(choice: Mapping[str, Any]) -> tuple[list[str], list[float | None]]:
-    places = choice.get("prompt_logprobs") or []
-    tokens: list[str] = []
-    values: list[float | None] = []
-    for place in places:
-        # The prompt's own token comes first, before the most likely tokens.
-        entry: Mapping[str, Any] = next(iter(place.values())) if place else {}
-        tokens.append(entry.get("decoded_token") or "")
-        values.append(entry.get("logprob"))
-    if len(tokens) < 3:
+def _from_echo(choice: Reply) -> tuple[list[str], list[float | None]]:
+    tokens, values = _listed(_table(choice.get("logprobs"), "logprobs"))
+    if len(tokens) < 3:  # fewer: generated tokens only
         raise _NoLogProbs("no log-probabilities of the prompt")
     return tokens, values
 
 
+def _from_prompt_logprobs(choice: Reply) -> tuple[list[str], list[float | None]]:
+    places = choice.get("prompt_logprobs")
+    if not isinstance(places, list) or len(places) < 3:
+        raise _NoLogProbs("no log-probabilities of the prompt")
+    tokens: list[str] = []
+    values: list[float | None] = []
+    for place in places:
+        # The prompt's own token comes first, before the most likely tokens.
+        entry = _table(next(iter(_table(place, "prompt_logprobs").values()), None), "prompt_logprobs")
+        token = entry.get("decoded_token")
+        tokens.append(token if isinstance(token, str) else "")
+        values.append(_log_prob(entry.get("logprob")))
+    return tokens, values
+
+
+def _listed(found: Reply) -> tuple[list[str], list[float | None]]:
+    """Return the tokens and log-probabilities that stand in two lists; both empty if the reply has none.
+
+    Raises:
+        InputError: If they are not lists of text and of numbers, of one length.
+    """
+    tokens, values = found.get("tokens") or [], found.get("token_logprobs") or []
+    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
+        raise InputError("the endpoint's tokens and token_logprobs are not two lists of one length")
+    for token in tokens:
+        if not isinstance(token, str):
+            raise InputError(f"the endpoint gives the token {token!r}, which is not text")
+    return tokens, [_log_prob(value) for value in values]
+
+
+def _log_prob(value: object) -> float | None:
+    """Return a log-probability, or None if the endpoint gives none.
+
+    Raises:
+        InputError: If it is not a finite number of at most 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value > ABOVE_ZERO:
+        raise InputError(f"the endpoint gives the log-probability {value!r}, which is not a finite number of at most 0")
+    return float(value)
+
+
+def _table(value: object, name: str) -> Reply:
+    """Return an object of a reply; empty if it is absent.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"the endpoint's {name} hold a {type(value).__name__} in place of an object")
+    return value
+
+
+def _text(choice: Reply, url: str) -> str:
+    """Return the generated text of a choice."""
+    text = choice.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"{url} is not a completions endpoint: its reply has no text")
+    return text
+
+
 DIALECTS = {
     "echo": _Dialect({"echo": True, "logprobs": 1}, _from_echo),
-    "prompt_logprobs": _Dialect({"extra_body": {"prompt_logprobs": 0}}, _from_prompt_logprobs),
+    "prompt_logprobs": _Dialect({"prompt_logprobs": 0}, _from_prompt_logprobs),
 }
 """Request formats, in the order in which they are tried."""
 
@@ -366,8 +414,9 @@ def _close(a: float | None, b: float | None) -> bool:
     return a == b if a is None or b is None else abs(a - b) <= SAME
 
 
-def _choice(reply: Mapping[str, Any], url: str) -> Mapping[str, Any]:
-    choices = reply.get("choices") or []
-    if not choices:
+def _choice(reply: Reply, url: str) -> Reply:
+    """Return the first choice of a reply."""
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise InputError(f"{url} is not a completions endpoint: its reply has no choices")
     return choices[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -53,6 +55,7 @@ def unlearn_sequence(
     retain: Sequence[QA],
     *,
     method: str = "npo_gdr",
+    checkpoint: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> UnlearnedSequence:
     """Unlearn several forget sets, one after the other.
@@ -62,6 +65,8 @@ def unlearn_sequence(
         requests: Forget sets, in order.
         retain: Questions to keep throughout.
         method: Name of a method, see `methods()`; `"o3"` keeps an adapter for each request.
+        checkpoint: Directory for the states of the runs, one directory for each request in it. If the call was killed,
+            the same call resumes it and ends with the same weights.
         **options: All other arguments of `unlearn`, the same for each request.
 
     Returns:
@@ -85,8 +90,10 @@ def unlearn_sequence(
     kept = FactsKnown(model, retain, settings)
     runs: list[Unlearned] = []
     forgotten, destroyed = [], []
-    for items in requests:
-        runs.append(unlearn(runs[-1].model if runs else model, items, retain, method=method, **options))
+    for k, items in enumerate(requests):
+        state = None if checkpoint is None else Path(checkpoint) / f"request-{k}"
+        start = runs[-1].model if runs else model
+        runs.append(unlearn(start, items, retain, method=method, checkpoint=state, **options))
         forgotten.append([1 - score(runs[-1].model) for score in known])
         destroyed.append(1 - kept(runs[-1].model))
     return UnlearnedSequence(tuple(runs), torch.tensor(forgotten), torch.tensor(destroyed))
@@ -110,7 +117,7 @@ def split_requests(items: Sequence[QA], n: int) -> list[list[QA]]:
 
 
 _CALL = (
-    "seed", "stop_at", "forget_score", "retain_score", "track", "track_every", "checkpoint", "checkpoint_every",
+    "seed", "stop_at", "forget_score", "retain_score", "track", "track_every", "checkpoint_every",
     "progress",
 )  # fmt: skip
 """Keyword arguments of `unlearn` that are not hyperparameters."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import Result
+from unpact_lens.results import Result, read_json, write_json
+from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.early_stopping import FactsKnown, StopRule
 from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.result import Unlearned
@@ -70,6 +74,7 @@ def tune(
     objective: Objective | None = None,
     space: Mapping[str, Range] | None = None,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
     **fixed: Any,
 ) -> Tuning:
     """Search a method's hyperparameters for the least destruction at a matched forgetting level.
@@ -85,14 +90,16 @@ def tune(
             forget score, so an objective of at most 1 guides it best.
         space: Range of each hyperparameter to search, in whole numbers if both ends are `int`. Default: `SPACE`.
         seed: Random seed of the search (Optuna's TPE sampler) and of each run.
+        checkpoint: Directory for the record of finished runs. If the search was killed, the same call goes on after
+            them, also with a larger budget.
         **fixed: Hyperparameters that all runs share, e.g. `steps`.
 
     Returns:
         The best hyperparameters and all trials.
 
     Raises:
-        InputError: If Optuna is not installed, the budget is below 1, or the space has an unknown hyperparameter or a
-            range that is not 0 < low < high.
+        InputError: If Optuna is not installed, the budget is below 1, the space has an unknown hyperparameter or a
+            range that is not 0 < low < high, or the checkpoint is of another search.
     """
     try:
         import optuna
@@ -108,7 +115,10 @@ def tune(
     given = {**asked_as(bench, chosen), **{k: low for k, (low, _) in ranges.items()}, **fixed}
     settings, _ = split(given, chosen.defaults, chosen.options)
     run = {"method": method, "seed": seed, "stop_at": StopRule(level), "progress": False, **fixed}
-    search = Search(model, bench, level, objective or destruction(model, bench, settings), ranges, run)
+    record = None if checkpoint is None else Path(checkpoint) / "trials.json"
+    facts = {**run, "stop_at": level, "before": model_hash(model), "bench": repr(bench.forget), "ranges": ranges}
+    aim = objective or destruction(model, bench, settings)
+    search = Search(model, bench, level, aim, ranges, run, record, fingerprint(facts))
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
@@ -139,7 +149,10 @@ class Search:
         objective: Function of a run to a number to minimise.
         ranges: Range of each hyperparameter.
         given: Arguments of `unlearn` that all trials share.
+        record: File with the finished trials, or None.
+        key: `fingerprint` of the search.
         trials: Trials so far.
+        finished: Trials of the record that were not asked for again yet.
     """
 
     model: HookedModel
@@ -148,19 +161,48 @@ class Search:
     objective: Objective
     ranges: Mapping[str, Range]
     given: Mapping[str, Any]
+    record: Path | None = None
+    key: str = ""
     trials: list[dict[str, Any]] = field(default_factory=list)
+    finished: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.record is None or not self.record.is_file():
+            return
+        held = read_json(self.record)
+        if not isinstance(held, dict) or held.get("key") != self.key:
+            raise InputError(f"{self.record} is of another search; give an empty directory, or the same arguments")
+        trials = held.get("trials")
+        if not isinstance(trials, list) or not all(isinstance(t, dict) and "value" in t for t in trials):
+            raise InputError(f"{self.record} holds no list of trials; delete it to start again")
+        self.finished.extend(trials)
 
     def run(self, trial: Trial) -> float:
         """Unlearn with hyperparameters drawn by `trial`, keep its record, and return the value to minimise."""
         picked: dict[str, Any] = {name: draw(trial, name, ends) for name, ends in self.ranges.items()}
+        # The sampler draws the same values again where it sees the same results, so finished trials are only read.
+        if self.finished and {k: self.finished[0].get(k) for k in picked} == picked:
+            self.trials.append(self.finished.pop(0))
+            return float(self.trials[-1]["value"])
+        self.finished.clear()
+        self.trials.append(self._tried(picked))
+        if self.record is not None:
+            write_json(self.record, {"key": self.key, "trials": self.trials})
+        return float(self.trials[-1]["value"])
+
+    def _tried(self, picked: Mapping[str, Any]) -> dict[str, Any]:
+        """Unlearn with these hyperparameters and return the record of the trial."""
         u = unlearn(self.model, self.bench, **self.given, **picked)
         known = 1.0 if u.forget_score is None else u.forget_score
         reached = known <= self.level
-        value = float(self.objective(u)) if reached else 1 + known
-        steps = max((r["step"] for r in u.history.rows if "step" in r), default=0)
-        self.trials.append({**picked, "reached": reached, "value": value, "forget_score": u.forget_score,
-                            "steps_run": steps, "stopped": u.stopped})  # fmt: skip
-        return value
+        return {
+            **picked,
+            "reached": reached,
+            "value": float(self.objective(u)) if reached else 1 + known,
+            "forget_score": u.forget_score,
+            "steps_run": max((r["step"] for r in u.history.rows if "step" in r), default=0),
+            "stopped": u.stopped,
+        }
 
 
 def draw(trial: Trial, name: str, ends: Range) -> float | int:

@@ -1,0 +1,174 @@
+"""Check where results go before any work, save them first, and draw their figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from unpact_lens.errors import InputError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from unpact_lens.results import Result
+
+GET_KALEIDO = 'install it by pip install "unpact-lens[image]" (it needs Chrome or Chromium), or write --html'
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Hold where a command writes, checked before any work.
+
+    Attributes:
+        out: Directory of the saved result, or None.
+        html: HTML file of the figure, or None.
+        png: PNG file of the figure, or None.
+        checkpoint: Directory of the run's state, or None. It may be inside `out`.
+
+    Raises:
+        InputError: If something cannot be written there.
+    """
+
+    out: Path | None = None
+    html: Path | None = None
+    png: Path | None = None
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_result_directory(self.out, self.checkpoint)
+        if self.checkpoint is not None:
+            check_directory(self.checkpoint)
+        for file in (self.html, self.png):
+            if file is not None:
+                check_file(file)
+        if self.png is not None:
+            check_png()
+
+    def keep(self, result: Result) -> None:
+        """Save the result, then its figures, and name each on stderr.
+
+        Raises:
+            InputError: If the figure cannot be drawn or written. The result is saved by then.
+        """
+        if self.out is not None:
+            typer.echo(result.save(self.out), err=True)
+        for file in (self.html, self.png):
+            if file is not None:
+                typer.echo(write_figure(result.plot(), file), err=True)
+
+
+def check_result_directory(path: Path, apart: Path | None = None) -> None:
+    """Refuse a directory that cannot hold a result.
+
+    Args:
+        path: Directory.
+        apart: Directory that may be inside it, e.g. a checkpoint.
+
+    Raises:
+        InputError: If it is a file, cannot be written, or holds files but no result.
+    """
+    check_directory(path)
+    if not path.is_dir() or (path / "result.json").is_file():
+        return
+    inside = None if apart is None else apart.absolute()
+    # What a killed save() leaves begins like this.
+    ours = ("tensors-", "model-", ".")
+    found = [p for p in sorted(path.absolute().iterdir()) if not p.name.startswith(ours)]
+    foreign = [p.name for p in found if inside is None or p not in (inside, *inside.parents)]
+    if foreign:
+        raise InputError(f"{path} is not empty and holds no result (e.g. {foreign[0]}); give a new or empty directory")
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a path at which no directory can be made or written.
+
+    Raises:
+        InputError: If it is a file, a part of it is one, or the user may not write there.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; give a directory")
+        parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        if not parent.is_dir():
+            raise InputError(f"{parent} is a file, so {path} cannot be made; give another directory")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"{parent} cannot be written; give another directory")
+        limit = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{_short(path)} is no path of a directory: {getattr(error, 'strerror', error)}") from None
+    if longest > limit:
+        raise InputError(f"{_short(path)} has a name of {longest} bytes; names have at most {limit}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path at which no file can be written.
+
+    Raises:
+        InputError: If it is a directory, or its directory cannot be made or written.
+    """
+    try:
+        is_directory = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{_short(path)} is no path of a file: {getattr(error, 'strerror', error)}") from None
+    if is_directory or not path.name:
+        raise InputError(f"{path} is a directory; give a file")
+    check_directory(path.parent)
+    if len(os.fsencode(path.name)) > 240:
+        raise InputError(f"{_short(path)} has a name of {len(os.fsencode(path.name))} bytes; give at most 240")
+
+
+def check_png() -> None:
+    """Refuse a PNG that nothing can draw.
+
+    Raises:
+        InputError: If kaleido or its browser is missing. The message says how to get it.
+    """
+    if importlib.util.find_spec("kaleido") is None:
+        raise InputError(f"a PNG needs kaleido; {GET_KALEIDO}")
+    import plotly.graph_objects as go
+
+    _png(go.Figure())
+
+
+def write_figure(figure: go.Figure, path: Path) -> Path:
+    """Write a figure to a PNG file, or to an HTML file that needs no network.
+
+    Args:
+        figure: Figure to write.
+        path: File; PNG if its name ends in `.png`, else HTML.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If a PNG cannot be drawn.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".png":
+        path.write_bytes(_png(figure))
+        return path
+    from unpact_lens.results import write_text
+
+    return write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
+
+
+def _png(figure: go.Figure) -> bytes:
+    """Draw a figure as a PNG."""
+    try:
+        drawn: bytes = figure.to_image(format="png", scale=2)
+    except Exception as error:  # kaleido and its browser raise errors of many kinds
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"kaleido cannot draw a PNG ({why}); {GET_KALEIDO}") from None
+    return drawn
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) < 100 else text[:99] + "…"

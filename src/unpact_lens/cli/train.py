@@ -1,0 +1,302 @@
+"""Unlearn on the command line: `unpact unlearn`, `unpact unlearn-sequence` and `unpact tune`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unpact_lens.cli.app import app
+from unpact_lens.cli.interrupts import command, go_on, interruptible, kept_checkpoint
+from unpact_lens.cli.options import (
+    AsJson,
+    BenchmarkName,
+    Chat,
+    Checkpoint,
+    DataPath,
+    Html,
+    MaxNewTokens,
+    Method,
+    Model,
+    ModelOut,
+    Out,
+    Png,
+    Prefill,
+    Seed,
+    Set,
+    StopAt,
+    asking,
+    load,
+    load_benchmark,
+)
+from unpact_lens.cli.outputs import Outputs
+from unpact_lens.cli.values import read_ranges, read_settings
+from unpact_lens.console import form_of, print_json, print_line, print_table
+from unpact_lens.errors import InputError
+from unpact_lens.progress import progress_bar
+from unpact_lens.results import read_json
+
+if TYPE_CHECKING:
+    from unpact_lens.data.benchmark import Benchmark
+    from unpact_lens.evaluation import Scores
+    from unpact_lens.models.hooked import HookedModel
+    from unpact_lens.unlearning import Unlearned
+
+LITTLE = 0.1
+"""Forgetting below which `unpact unlearn` says that next to nothing was forgotten."""
+
+CheckpointEvery = Annotated[
+    int, typer.Option("--checkpoint-every", min=1, help="Number of steps between two states in --checkpoint.")
+]
+
+
+@app.command(
+    epilog="Example: `unpact unlearn --method npo_gdr --stop-at 0.05 --out runs/npo --checkpoint runs/npo-state`"
+)
+def unlearn(
+    method: Method,
+    out: ModelOut,
+    model: Model = "builtin",
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    stop_at: StopAt = None,
+    seed: Seed = 0,
+    settings: Set = None,
+    chat: Chat = None,
+    prefill: Prefill = None,
+    max_new_tokens: MaxNewTokens = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = 50,
+    score: Annotated[
+        bool, typer.Option("--score/--no-score", help="Measure F and D afterwards, by asking both models.")
+    ] = True,
+    html: Html = None,
+    png: Png = None,
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn the forget set of a benchmark, save the model, and say what was forgotten and destroyed."""
+    import unpact_lens as ul
+
+    outputs = Outputs(out, html, png, checkpoint)
+    hyperparameters = read_settings(settings, of=ul.unlearn)
+    check_method(method)
+    with interruptible(lambda: kept_checkpoint(checkpoint, checkpoint_every)):
+        bench = load_benchmark(benchmark, data, asking(chat, prefill, max_new_tokens))
+        original = load(model)
+        result = ul.unlearn(
+            original, bench, method=method, seed=seed, stop_at=stop_at, checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every, **hyperparameters,
+        )  # fmt: skip
+    outputs.keep(result)
+    scores = None
+    if score:
+        with interruptible(f"the unlearned model is saved in {out}; F and D were not measured"):
+            scores = measured(result, original, bench)
+    said = summary(result, scores, stop_at)
+    following = next_command(out, model, benchmark, data)
+    if as_json:
+        print_json({**said, "out": str(out), "next": following})
+        return
+    print_summary(said, f"{method} on {bench.name}")
+    print_line(f"saved in {out}; its history of {len(result.history.rows)} rows is in the result")
+    print_line(f"next: {following}", style="bold")
+
+
+def check_method(name: str) -> None:
+    """Refuse an unknown method before any model is loaded.
+
+    Raises:
+        InputError: If there is no such method.
+    """
+    from unpact_lens.unlearning.registry import find
+
+    find(name)
+
+
+def measured(result: Unlearned, original: HookedModel, bench: Benchmark) -> Scores | None:
+    """Measure F and D by the fact-span match; None if the benchmark has no questions."""
+    import unpact_lens as ul
+
+    asked = replace(bench, general=(), unknown=())
+    if not asked.all_items():
+        return None
+    with progress_bar("measuring F and D"):
+        return ul.evaluate(result.model, asked, ["fact_span"], before=original)
+
+
+def summary(result: Unlearned, scores: Scores | None, stop_at: float | None) -> dict[str, object]:
+    """Return what a run did: steps, reason of the end, F, D, the verdict so far, and warnings."""
+    from unpact_lens.evaluation import verdict
+
+    steps = max((int(row["step"]) for row in result.history.rows if "step" in row), default=0)
+    said: dict[str, object] = {"method": result.method, "seed": result.seed, "steps": steps, "stopped": result.stopped}
+    warnings = []
+    level = result.forget_score
+    if stop_at is not None and level is not None and level > stop_at:
+        warnings.append(f"the asked level was not reached: {level:.3f} of the forget facts are still known")
+    if "not finite" in result.stopped:
+        warnings.append("training diverged; lower the learning rate")
+    if scores is not None:
+        judged = verdict(scores.forgetting, scores.destruction, {})
+        for name, estimate in (("F", scores.forgetting), ("D", scores.destruction)):
+            said[name] = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+        said["verdict so far"] = str(judged)
+        said["why"] = "; ".join(judged.reasons.values())
+        if scores.forgetting.n == 0:
+            warnings.append("F is undefined: the original model knows none of the forget facts")
+        elif scores.forgetting.value < LITTLE:
+            warnings.append(
+                f"F = {scores.forgetting.value:.2f}: next to nothing was forgotten; raise lr or steps, or search them "
+                f"with `unpact tune --method {result.method}`"
+            )
+        if scores.destruction.n == 0:
+            warnings.append("D is undefined: the original model knows none of the retain facts of a group")
+    said["warnings"] = warnings
+    return said
+
+
+def next_command(out: Path, model: str, benchmark: str, data: Path | None) -> str:
+    """Return the command that probes the unlearned model."""
+    parts = ["unpact", "recover", str(out), "--before", model]
+    if model == "builtin":
+        parts += ["--control", "builtin-retrain"]
+    if benchmark != "builtin":
+        parts += ["--benchmark", benchmark]
+    if data is not None:
+        parts += ["--data", str(data)]
+    return shlex.join(parts)
+
+
+def print_summary(said: dict[str, object], title: str) -> None:
+    """Print the summary of a run, one line for each thing."""
+    print_line(f"{title}: {said['steps']} steps, {said['stopped']}", style="bold")
+    for name, meaning in (
+        ("F", "forgotten, of the forget facts known before"),
+        ("D", "destroyed, of the retain facts"),
+    ):
+        found = said.get(name)
+        if isinstance(found, dict) and found["n"]:
+            print_line(
+                f"  {name} = {found['value']:.3f}  95% CI [{found['low']:.3f}, {found['high']:.3f}], n = {found['n']}  "
+                f"({meaning})"
+            )
+    if "verdict so far" in said:
+        print_line(f"  verdict so far: {said['verdict so far']} ({said['why']})")
+    warnings = said["warnings"]
+    for warning in warnings if isinstance(warnings, list) else []:
+        print_line(f"  warning: {warning}", style="bold yellow")
+
+
+@app.command("unlearn-sequence", epilog="Example: `unpact unlearn-sequence --method o3 --requests 3 --out runs/o3`")
+def unlearn_sequence(
+    method: Method,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to save the models and the record to.")],
+    requests: Annotated[
+        int, typer.Option(min=1, help="Number of requests that the forget set is split into, by subject.")
+    ] = 2,
+    model: Model = "builtin",
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    stop_at: StopAt = None,
+    seed: Seed = 0,
+    settings: Set = None,
+    chat: Chat = None,
+    prefill: Prefill = None,
+    max_new_tokens: MaxNewTokens = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn one request after another, and report F of each request and D after each step."""
+    import unpact_lens as ul
+    from unpact_lens.unlearning.sequential import split_requests
+    from unpact_lens.unlearning.unlearn import asked_as
+
+    outputs = Outputs(out, checkpoint=checkpoint)
+    given = read_settings(settings, of=ul.unlearn)
+    check_method(method)
+
+    def kept() -> str:
+        if checkpoint is None:
+            return kept_checkpoint(None, checkpoint_every)
+        begun = len(list(checkpoint.glob("request-*/state.json")))
+        return f"the states of {begun} of {requests} requests are kept in {checkpoint}; {go_on()}"
+
+    with interruptible(kept):
+        bench = load_benchmark(benchmark, data, asking(chat, prefill, max_new_tokens))
+        parts = split_requests(bench.forget, requests)
+        hyperparameters = {**asked_as(bench, ul.unlearning.registry.find(method)), **given}
+        result = ul.unlearning.unlearn_sequence(
+            load(model), parts, bench.retain, method=method, seed=seed, stop_at=stop_at, checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every, **hyperparameters,
+        )  # fmt: skip
+    outputs.keep(result)
+    print_table(
+        result.to_frame(), form_of(as_json=as_json), title=f"{method}: {requests} requests, one after the other"
+    )
+
+
+@app.command(epilog="Example: `unpact tune --method npo_gdr --budget 12 --range lr=1e-5..1e-3 --set steps=100`")
+def tune(
+    method: Method,
+    budget: Annotated[int, typer.Option(min=1, help="Number of runs.")] = 20,
+    level: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of forget facts still known at which a run stops.")
+    ] = 0.05,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", "-r", help="NAME=LOW..HIGH to search, on a log scale. May be given several times."),
+    ] = None,
+    model: Model = "builtin",
+    benchmark: BenchmarkName = "builtin",
+    data: DataPath = None,
+    seed: Seed = 0,
+    settings: Set = None,
+    chat: Chat = None,
+    prefill: Prefill = None,
+    max_new_tokens: MaxNewTokens = None,
+    checkpoint: Checkpoint = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the hyperparameters with the least destruction at a matched forgetting level. Lists the best run first."""
+    import unpact_lens as ul
+
+    outputs = Outputs(out, checkpoint=checkpoint)
+    fixed, space = read_settings(settings, of=ul.unlearn), read_ranges(ranges)
+    check_method(method)
+
+    def kept() -> str:
+        if checkpoint is None:
+            return kept_checkpoint(None, 1)
+        try:
+            done = len(read_json(checkpoint / "trials.json")["trials"])
+        except (OSError, InputError, KeyError, TypeError):
+            return f"no finished run is in {checkpoint} yet; start again with: {command()}"
+        return f"{done} of {budget} finished runs are kept in {checkpoint}; {go_on()}"
+
+    with interruptible(kept):
+        bench = load_benchmark(benchmark, data, asking(chat, prefill, max_new_tokens))
+        result = ul.unlearning.tune(
+            method, load(model), bench, space=space, budget=budget, level=level, seed=seed, checkpoint=checkpoint,
+            **fixed,
+        )  # fmt: skip
+    outputs.keep(result)
+    best = [f"--set {name}={value:.4g}" for name, value in result.best.items()]
+    title = f"{method}, {budget} runs: objective {result.value:.3f} at {' '.join(best)}"
+    frame = result.to_frame()
+    if not as_json:
+        searched = [name for name in frame.columns if name in result.best]
+        frame = frame[[*searched, *(name for name in frame.columns if name not in searched)]]
+    print_table(frame, form_of(as_json=as_json), title=title)
+    if not as_json:
+        if not any(trial["reached"] for trial in result.trials):
+            print_line(f"warning: no run reached level {level}; widen the ranges, or give more steps", "bold yellow")
+        fixed_again = [f"--set {shlex.quote(pair)}" for pair in settings or []]
+        print_line(
+            f"next: unpact unlearn --method {method} {' '.join([*best, *fixed_again])} --stop-at {level} --out …",
+            style="bold",
+        )
