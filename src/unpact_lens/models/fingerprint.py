@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 
@@ -48,7 +47,7 @@ def model_config(model: HookedModel) -> dict[str, object]:
         found["hf"] = {k: v for k, v in hf.config.to_dict().items() if k not in WHERE_IT_CAME_FROM}
         found["attention"] = hf.config._attn_implementation
     else:
-        fields = {f.name: getattr(model.cfg, f.name) for f in dataclasses.fields(model.cfg)}
+        fields = vars(model.cfg)
         found["hooked"] = {k: str(v) if k == "dtype" else v for k, v in fields.items() if k not in WHERE_IT_RUNS}
     return found
 

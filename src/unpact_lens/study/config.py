@@ -92,7 +92,7 @@ class ResourcesConfig(Strict):
     Attributes:
         cpus: Number of CPU cores. If None, the number of torch threads.
         gpus: Number of GPUs, may be a fraction. If None, 1 if `load.device` is a GPU or the cluster has one, else 0.
-        memory_gb: Main memory, in GB. If None, the estimate of `unpact study run --dry-run`.
+        memory_gb: Main memory, in GB. If None, the estimate of `unpact study --dry-run`.
     """
 
     cpus: int | None = Field(default=None, ge=1)
@@ -112,7 +112,8 @@ class StudyConfig(Strict):
         benchmark: Benchmark, as `load_benchmark` takes it.
         benchmark_options: Further arguments of `load_benchmark`.
         unlearn_from: Texts to unlearn: the forget `questions` of the benchmark, or its forget `corpus`. If None, as the
-            benchmark says: MUSE and WMDP are unlearned from their corpora. The retain set is of the same form. The forget questions decide when to stop in both cases.
+            benchmark says: MUSE and WMDP are unlearned from their corpora. The retain set is of the same form. The
+            forget questions decide when to stop in both cases.
         hold_out_phrasings: Number of paraphrases of each forget fact that unlearning never sees and that the probes
             ask. 0 gives no split.
         known_only: If True, keep only the facts that the original model answers.

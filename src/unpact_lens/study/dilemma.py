@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unpact_lens.data.splits import UNSEEN
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.result import Scores, kept_groups
 from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
 from unpact_lens.results import Result
-from unpact_lens.stats.bootstrap import paired_difference, quantiles, resampled_means
-from unpact_lens.stats.estimate import Difference, MeanRate
+from unpact_lens.stats.bootstrap import quantiles
+from unpact_lens.stats.estimate import Difference, MeanRate, Rate
+from unpact_lens.stats.joint import JointResamples
+from unpact_lens.stats.paired import Outcomes, simultaneous_differences
 from unpact_lens.study.pooled import beyond, estimates
 from unpact_lens.study.result import Cell, Study
 
@@ -49,10 +52,11 @@ class Dilemma(Result):
 def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
     r"""Compute F, D, the largest excess of any probe and the distance to reliable of each method, with intervals.
 
-    A fact counts with its mean over the seeds in which it counts. Intervals come from a bootstrap over subjects and
-    seeds. The distance is $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$. Its interval uses the same
-    draws in all its parts, and takes the largest excess anew in each draw. The maximum of noisy numbers is biased
-    upwards, and so is this interval.
+    A fact counts with its mean over the seeds in which it counts. F and D are rates with cluster-aware Wilson
+    intervals. The intervals of the excesses hold for all probes together. The distance is
+    $\lVert (1 - F, \max(0, \max_p \mathrm{excess}_p), D) \rVert_2$. Its interval takes F, D and every excess from the
+    same draws of subjects and seeds (`JointResamples`), and the largest excess anew in each draw. The maximum of noisy
+    numbers is biased upwards, and so is this interval.
 
     Args:
         study: Study with a retrained model, or with facts that have a wrong subject. The excess is that of
@@ -69,8 +73,9 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
     rows = []
     for method, cells in _by_method(study, kind).items():
         F, near, far = (_lost(cells, group, kind) for group in ("forget", "near", "far"))
-        D = MeanRate(tuple({"near": near, "far": far}[group] for group in kept_groups(cells[0].scores.groups)))
-        excesses = {probe: _excess(cells, probe, kind) for probe in cells[0].recovery.excess_probes}
+        kept = {group: {"near": near, "far": far}[group] for group in kept_groups(cells[0].scores.groups)}
+        D = MeanRate.of(list(kept.values()), [_subjects(cells, group, kind) for group in kept])
+        excesses = _excesses(cells, kind)
         defined = {probe: e for probe, e in excesses.items() if e.n}
         probe = max(defined, key=lambda p: defined[p].value, default="")
         judged = verdict(F, D, excesses, epsilon=float(study.config["epsilon"]))
@@ -84,7 +89,10 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
             "common": sum(int((c.recovery.common & _is(c.recovery.kinds, kind)).sum()) for c in cells) / len(cells),
         }  # fmt: skip
         low, high = quantiles(_distances(cells, kind))
-        row |= {"distance": judged.distance, "distance_low": low, "distance_high": high, "verdict": str(judged)}
+        row |= {
+            "distance": judged.distance, "distance_low": min(low, judged.distance),
+            "distance_high": max(high, judged.distance), "verdict": str(judged),
+        }  # fmt: skip
         rows.append(row)
     return Dilemma(study.config, study.control, tuple(rows), kind)
 
@@ -160,48 +168,62 @@ def _is(kinds: Sequence[str], kind: str | None) -> Bool[Tensor, " item"]:
 
 
 def _gone(cells: Sequence[Cell], group: str, kind: str | None) -> tuple[Tensor, Tensor]:
-    """Return which facts were right before and are wrong after, and which of the group count: `[seed, item]` each."""
+    """Return which facts are lost, and which of the group (unseen near and far facts) count: `[seed, item]` each."""
     first = cells[0].scores
     gone = torch.stack([c.scores.right_before & ~c.scores.right for c in cells])
-    among = first.right_before & _is(first.groups, group) & _is(first.kinds, kind)
+    among = first.right_before & first.among(group, kind=kind, part=UNSEEN)
     return gone, among.expand_as(gone)
 
 
-def _lost(cells: Sequence[Cell], group: str, kind: str | None) -> Difference:
+def _subjects(cells: Sequence[Cell], group: str, kind: str | None) -> list[str]:
+    """Return the subjects of the facts of a group that count."""
+    counted = _gone(cells, group, kind)[1].any(0).tolist()
+    return [s for s, kept in zip(cells[0].scores.subjects, counted, strict=True) if kept]
+
+
+def _lost(cells: Sequence[Cell], group: str, kind: str | None) -> Rate:
     """Estimate the share of a group's known facts that are lost."""
     gone, among = _gone(cells, group, kind)
-    return paired_difference(gone, torch.zeros_like(gone), cells[0].scores.subjects, among=among)
+    return Rate.of(gone, cells[0].scores.subjects, among=among)
 
 
-def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> tuple[Tensor, Tensor, Tensor]:
+def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> Outcomes:
     """Return what a probe recovers, what its excess is computed against, and which facts count: `[seed, item]` each."""
     first, found = cells[0].recovery, [c.recovery for c in cells]
     i = first.probes.index(probe)
     right = torch.stack([r.right_after for r in found])
     control, answerable = beyond(cells[0].method, found, right)
     among = torch.stack([r.common & r.asked[i] for r in found]) & answerable[:, i] & _is(first.kinds, kind)
-    return right[:, i], control[:, i], among
+    return Outcomes(right[:, i], control[:, i], among)
 
 
-def _excess(cells: Sequence[Cell], probe: str, kind: str | None) -> Difference:
-    """Estimate the excess of a probe."""
-    after, control, among = _came_back(cells, probe, kind)
-    return paired_difference(after, control, cells[0].recovery.subjects, among=among)
+def _excesses(cells: Sequence[Cell], kind: str | None) -> dict[str, Difference]:
+    """Estimate the excess of every probe, with intervals that hold for all of them together."""
+    recovery = cells[0].recovery
+    outcomes = {probe: _came_back(cells, probe, kind) for probe in recovery.excess_probes}
+    return simultaneous_differences(outcomes, recovery.subjects)
 
 
 def _distances(cells: Sequence[Cell], kind: str | None) -> Float[Tensor, " draw"]:
-    """Compute the distance to reliable in each draw of subjects and seeds. NaN if a part of it is undefined."""
+    """Compute the distance to reliable in each draw of subjects and seeds. NaN if a part of it is undefined.
 
-    def mean(values: Tensor, among: Tensor, subjects: Sequence[str]) -> Tensor:
-        return resampled_means(values.double().masked_fill(~among, NAN), subjects)
+    Methods share the draws of subjects and seeds. Each method and each part of D has an unseen subject of its own.
+    """
+    scores, recovery, method = cells[0].scores, cells[0].recovery, cells[0].method
+    joint = JointResamples.draw((*scores.subjects, *recovery.subjects), seeds=len(cells))
 
-    subjects = cells[0].scores.subjects
-    F = mean(*_gone(cells, "forget", kind), subjects)
-    kept = [mean(*_gone(cells, group, kind), subjects) for group in kept_groups(cells[0].scores.groups)]
+    def lost(group: str) -> Tensor:
+        gone, among = _gone(cells, group, kind)
+        return joint.rate(gone, scores.subjects, among=among, quantity=f"{method}: lost of {group}")
+
+    F = lost("forget")
+    kept = [lost(group) for group in kept_groups(scores.groups)]
     D = torch.stack(kept).mean(0) if kept else torch.full_like(F, NAN)
     excesses = []
-    for probe in cells[0].recovery.excess_probes:
-        after, control, among = _came_back(cells, probe, kind)
-        excesses.append(mean(after.double() - control.double(), among, cells[0].recovery.subjects))
+    for probe in recovery.excess_probes:
+        o = _came_back(cells, probe, kind)
+        excesses.append(
+            joint.difference(o.first, o.second, recovery.subjects, among=o.among, quantity=f"{method}: excess")
+        )
     drawn = torch.stack([F, D, *excesses], 1).tolist()
     return torch.tensor([distance_to_reliable(f, d, e) for f, d, *e in drawn], dtype=torch.float64)

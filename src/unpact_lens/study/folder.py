@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class StudyFolder:
     """
 
     folder: Path
-    config: dict[str, Any]
+    config: dict[str, object]
     threads: int
 
 
@@ -136,15 +135,15 @@ def read_folder(folder: str | os.PathLike[str]) -> StudyFolder:
     """
     place = Path(folder)
     if not (place / MARK).is_file():
-        raise InputError(f"no study at {place}: {MARK} is missing; give the directory of `unpact study run --out`")
+        raise InputError(f"no study at {place}: {MARK} is missing; give the directory of `unpact study --out`")
     record = _record(place / MARK)
     config, threads = record.get("config"), record.get("threads")
     if not isinstance(config, dict) or not isinstance(threads, int):
-        raise InputError(f"{place / MARK} is damaged; run `unpact study run` again with this directory")
+        raise InputError(f"{place / MARK} is damaged; run `unpact study` again with this directory")
     return StudyFolder(place, config, threads)
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(path: Path) -> dict[str, object]:
     try:
         record = read_json(path)
     except (InputError, RecursionError):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 
+from typing_extensions import TypeVarTuple, Unpack
+
 from unpact_lens.data.benchmark import BENCHMARKS
 from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.recovery.probes.registry import PROBES
 from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.settings import split
+
+Ts = TypeVarTuple("Ts")
 
 Named = tuple[tuple[str | int, ...], str]
 """Path of an entry, and what is wrong with it."""
@@ -27,7 +31,7 @@ def unknown_names(content: Mapping[str, object]) -> list[Named]:
     return [*_methods(content.get("methods")), *_benchmark(content), *_recovery(content.get("recovery"))]
 
 
-def _refusal(call: Callable[..., object], *arguments: object) -> str | None:
+def _refusal(call: Callable[[Unpack[Ts]], object], *arguments: Unpack[Ts]) -> str | None:
     """Return the message of the `InputError` that a call raises, or None."""
     try:
         call(*arguments)

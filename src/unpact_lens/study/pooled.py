@@ -21,8 +21,8 @@ from unpact_lens.recovery.result import (
     stand_in_row,
     without_controls,
 )
-from unpact_lens.stats.bootstrap import paired_difference
-from unpact_lens.stats.estimate import Difference
+from unpact_lens.stats.estimate import Difference, Rate
+from unpact_lens.stats.paired import Outcomes, paired_difference, simultaneous_differences
 from unpact_lens.stats.tests import holm
 from unpact_lens.study.result import HasCells
 
@@ -36,15 +36,16 @@ only, whose words these control prompts follow."""
 def probes_over_seeds(study: HasCells) -> pd.DataFrame:
     """Return a table with one row for each method and probe, over all seeds.
 
-    A fact counts with its mean over the seeds in which it is in the common set. Intervals come from a paired bootstrap
-    over subjects and seeds.
+    A fact counts with its mean over the seeds in which it is in the common set. R has a cluster-aware Wilson interval,
+    differences have paired score intervals for the effective number of facts. The intervals of `excess` hold for all
+    probes of a method together (controls have their own), and `excess_p` is adjusted by the largest statistic.
 
     `excess` is the difference to the retrained model under the same probe. Without a retrained model, it is the
     difference to the unlearned model's own answers about the wrong subject (for a patch: with the states of an
     unrelated fact). `net_random` is the difference to the probe's own control row: random words, an unrelated fact or
     the wrong subject. `net_paraphrase` is the difference to a paraphrase. For emphasis, `net_unrelated` and
     `net_wrong_subject` are the differences to unrelated text of the same length and to the same question about another
-    subject. `p` is of McNemar's test over facts and seeds, Holm-adjusted over the rows of a method.
+    subject. Their p-values are of the sign-flip test over subjects, Holm-adjusted over the rows of a method.
 
     Args:
         study: Study with a retrained model, or with facts that have a wrong subject.
@@ -78,27 +79,33 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
 
     found: list[dict[str, Any]] = []
     nets: dict[str, dict[str, Difference]] = {name: {} for name in ("excess", "net_random", *NET)}
+    judged: dict[str, Outcomes] = {}
     for i, probe in enumerate(first.probes):
         asked = torch.stack([r.asked[i] for r in recoveries])
-        rate = against(i, torch.zeros_like(right[:, i]), asked)
-        of_control = paired_difference(
-            control[:, i], torch.zeros_like(control[:, i]), first.subjects, among=common & asked & answerable[:, i]
-        )
+        rate = Rate.of(right[:, i], first.subjects, among=common & asked)
+        of_control = Rate.of(control[:, i], first.subjects, among=common & asked & answerable[:, i])
+        if probe in first.excess_probes:
+            judged[probe] = Outcomes(right[:, i], control[:, i], common & asked & answerable[:, i])
+        else:
+            nets["excess"][probe] = against(i, control[:, i], asked & answerable[:, i])
         found.append(
             {
                 "method": method, "seeds": len(recoveries), "probe": probe, "family": first.families[i], "n": rate.n,
                 "R": rate.value, "R_low": rate.low, "R_high": rate.high, "control": of_control.value,
             }
         )  # fmt: skip
-        nets["excess"][probe] = against(i, control[:, i], asked & answerable[:, i])
         own = own_control(first.probes, probe)
         for name, row in (("net_random", own), *NET.items()):
             follows = name in ("net_random", "net_paraphrase") or first.families[i] == EMPHASIS_FAMILY
             if row in first.probes and row != probe and follows:
                 j = first.probes.index(row)
                 nets[name][probe] = against(i, right[:, j], asked & torch.stack([r.asked[j] for r in recoveries]))
+    nets["excess"] |= simultaneous_differences(judged, first.subjects)
     for name, differences in nets.items():
-        adjusted = holm({probe: d.p for probe, d in differences.items()})
+        if name == "excess":
+            adjusted = {probe: d.p if d.adjusted_p is None else d.adjusted_p for probe, d in differences.items()}
+        else:
+            adjusted = holm({probe: d.p for probe, d in differences.items()})
         for entry in found:
             d = differences.get(entry["probe"])
             low, high = d.interval(d.n) if d else (NAN, NAN)

@@ -25,7 +25,7 @@ from unpact_lens.recovery import Probing
 from unpact_lens.recovery.probes.registry import checked
 from unpact_lens.report import write_report
 from unpact_lens.results import load, save, versions, write_text
-from unpact_lens.study.cells import cell_name, finished_cell, outcome, study_cell
+from unpact_lens.study.cells import cell_name, cell_place, finished_cell, outcome, study_cell, write_failure
 from unpact_lens.study.claims import claim
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.folder import CLAIMS, StudyFolder, check_folder, open_folder
@@ -121,6 +121,10 @@ def run_task(space: Workspace, config: StudyConfig, task: Task) -> str | None:
             space.make_shared()
         return None
     method = next(m for m in config.methods if m.name == task.method)
+    if task.do == "fail":
+        name, key = cell_place(space, method, task.seed)
+        write_failure(space.folder / name, key, task.reason)
+        return task.reason
     return outcome(space, method, task.seed, retry=task.retry).error
 
 

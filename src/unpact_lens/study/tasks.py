@@ -12,20 +12,22 @@ class Task:
     """Hold one task of a study.
 
     Attributes:
-        do: `"shared"`, `"cell"` or `"assemble"`.
+        do: `"shared"`, `"cell"`, `"fail"` (record that a cell cannot be finished) or `"assemble"`.
         method: Name of the method of a cell.
         seed: Random seed of a cell.
         retry: If True, a cell that failed before is run again.
+        reason: Why a cell cannot be finished.
     """
 
     do: str
     method: str = ""
     seed: int = 0
     retry: bool = False
+    reason: str = ""
 
     def __str__(self) -> str:
         """Name the task in messages."""
-        return f"{self.method} with seed {self.seed}" if self.do == "cell" else f"{self.do} parts"
+        return f"{self.method} with seed {self.seed}" if self.method else f"{self.do} parts"
 
 
 SHARED_PARTS = Task("shared")

@@ -68,7 +68,7 @@ def parse_yaml(text: str, where: str) -> YamlFile:
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 0
                 raise InputError(f"{where}, line {line}: the alias *{event.anchor} is not read; write the entries out")
         node = yaml.compose(text, Loader=_Loader)
         lines: dict[EntryPath, int] = {}
