@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unpact_lens.data.builtin import load_builtin
 from unpact_lens.data.emphasis import EMPHASIS
@@ -18,12 +20,15 @@ from unpact_lens.models.builtin import (
     MODELS,
     Recipe,
     build_tokenizer,
+    builtin_directory,
     builtin_quality,
     load_builtin_model,
     rebuild,
     train_builtin,
     world_digest,
 )
+from unpact_lens.models.export import export_hf
+from unpact_lens.models.load import load_model
 
 BENCH = load_builtin()
 QUICK = Recipe(n_layers=1, d_model=16, n_heads=2, d_mlp=16, steps=3, batch=8)
@@ -74,9 +79,27 @@ def test_the_shipped_weights_know_the_world_that_the_code_describes() -> None:
 def test_the_shipped_models_are_small(shipped) -> None:
     for name, model in zip(MODELS, shipped, strict=True):
         assert sum(p.numel() for p in model.parameters()) <= 1_000_000
-        assert (ASSETS / f"{name}.safetensors").stat().st_size <= 5_000_000
-    assert not list(ASSETS.glob("*.bin"))
-    assert not list(ASSETS.glob("*.pt"))
+        assert (builtin_directory(name) / "model.safetensors").stat().st_size <= 5_000_000
+    assert not [p for p in ASSETS.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_both_wraps_and_plain_transformers_give_the_same_logits(name: str) -> None:
+    ids = torch.tensor([AutoTokenizer.from_pretrained(builtin_directory(name))(BENCH.forget[0].prompt)["input_ids"]])
+    plain = AutoModelForCausalLM.from_pretrained(builtin_directory(name), dtype=torch.float64).eval()
+    with torch.inference_mode():
+        expected = plain(ids).logits
+        for wrap in ("hooked", "bridge"):
+            found = load_model(name, wrap=wrap, dtype=torch.float64)(ids, return_type="logits")
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_an_export_of_the_embedded_model_is_the_directory_that_it_came_from(wrap: str, tmp_path: Path) -> None:
+    export_hf(load_model("builtin", wrap=wrap), tmp_path / "out")
+    ours, theirs = (load_file(d / "model.safetensors") for d in (tmp_path / "out", builtin_directory()))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_a_loaded_model_is_raw_in_eval_mode_and_says_what_its_tokenizer_does(shipped) -> None:
@@ -146,8 +169,7 @@ def test_the_same_recipe_gives_the_same_files(tmp_path: Path) -> None:
     told = []
     first = rebuild(lambda *update: told.append(update), QUICK, tmp_path / "one")
     rebuild(None, QUICK, tmp_path / "two")
-    names = {p.name for p in (tmp_path / "one").iterdir()}
-    assert names == {p.name for p in ASSETS.iterdir()} - {"words.txt"}
+    assert [p.name.split("-")[0] for p in sorted((tmp_path / "one").iterdir())] == ["recipe.json", "weights"]
     noted = [json.loads((tmp_path / d / "recipe.json").read_text()) for d in ("one", "two")]
     assert noted[0]["sha256"] == noted[1]["sha256"]
     assert told == [(name, step, 3) for name in MODELS for step in (1, 2, 3)]
@@ -162,7 +184,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_rebuild_keeps_the_old_files(copied: Path) -> None:
-    old = {p.name: p.read_bytes() for p in copied.iterdir()}
+    old = files(copied)
 
     def interrupt(name: str, done: int, total: int) -> None:
         if name == "builtin-retrain":
@@ -170,7 +192,38 @@ def test_an_interrupted_rebuild_keeps_the_old_files(copied: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         rebuild(interrupt, QUICK, copied)
-    assert {p.name: p.read_bytes() for p in copied.iterdir()} == old
+    assert files(copied) == old
+
+
+@pytest.mark.parametrize("step", ["os.replace", "unpact_lens.models.builtin.write_json", "shutil.rmtree"])
+def test_a_rebuild_killed_between_two_writes_leaves_both_models_old_or_both_new(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    old = [load_builtin_model(name, copied).W_E.shape for name in MODELS]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(None, QUICK, copied)
+    found = [load_builtin_model(name, copied).W_E.shape for name in MODELS]
+    new = [torch.Size([QUICK.vocabulary, QUICK.d_model])] * 2
+    assert found in (old, new)
+
+
+def test_a_rebuild_removes_nothing_that_it_did_not_write(copied: Path) -> None:
+    (copied / "weights-mine").mkdir()
+    (copied / "weights-mine" / "data.csv").write_text("mine")
+    rebuild(None, QUICK, copied)
+    assert (copied / "weights-mine" / "data.csv").read_text() == "mine"
+    assert len([p for p in copied.iterdir() if p.name.startswith("weights-")]) == 2
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory, by its path."""
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
 def test_the_error_for_an_unknown_name_suggests_the_nearest() -> None:
@@ -179,15 +232,15 @@ def test_the_error_for_an_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_errors_name_a_damaged_file_and_the_remedy(copied: Path) -> None:
-    path = copied / "builtin.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(InputError, match=r"builtin.safetensors is damaged .* `unpact builtin --rebuild`"):
+    path = builtin_directory("builtin", copied) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(InputError, match=r"builtin/model.safetensors is damaged .* `unpact builtin --rebuild`"):
         load_builtin_model("builtin", copied)
     assert load_builtin_model("builtin-retrain", copied)
 
 
 def test_errors_name_a_missing_file_and_the_remedy(copied: Path) -> None:
-    (copied / "tokenizer.json").unlink()
+    (builtin_directory("builtin", copied) / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer.json is missing; .* `unpact builtin --rebuild`"):
         load_builtin_model("builtin", copied)
 

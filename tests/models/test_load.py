@@ -75,11 +75,10 @@ def test_saved_models_are_loaded(tmp_path):
 
 @pytest.mark.parametrize("name", ["builtin", "builtin-retrain"])
 def test_embedded_models_are_loaded_by_name(name):
-    model = load_model(name)
-    assert model.tokenizer is not None
-    assert not model.training
-    with pytest.raises(InputError, match=f"'{name}' exists only as a HookedTransformer"):
-        load_model(name, wrap="bridge")
+    for wrap in ("hooked", "bridge"):
+        model = load_model(name, wrap=wrap)
+        assert model.tokenizer is not None
+        assert not model.training
 
 
 def test_a_live_hooked_model_is_returned_in_eval_mode():

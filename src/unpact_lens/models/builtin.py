@@ -1,13 +1,14 @@
 """Train, store, check and load the embedded default model.
 
 Two small transformers share one recipe. `"builtin"` was trained on every author of the embedded world.
-`"builtin-retrain"`, the retrained model, was trained without the authors of the forget set. Both are raw
-`HookedTransformer`s; no norm is folded into the weights.
+`"builtin-retrain"`, the retrained model, was trained without the authors of the forget set. Both ship as ordinary
+Hugging Face directories of the GPT-NeoX architecture with sequential residual, so every wrap and tool can load them.
 
 1. Build a byte-level BPE tokenizer from the world's texts without names, so that names become several tokens.
 2. Draw questions with answers, short biographies and plain sentences (`data.builtin_training`).
 3. Train with AdamW for one epoch, with the loss on answers only.
-4. Write weights (safetensors), tokenizer, recipe and checksums; the recipe is written last.
+4. Write two Hugging Face directories under one new name, then the recipe with that name and the checksums. The recipe
+   is written last, by rename, so a reader sees the old models or the new ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import math
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,26 +29,30 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.data.builtin import load_builtin
 from unpact_lens.data.builtin_training import tokenizer_texts, training_examples
 from unpact_lens.data.emphasis import EMPHASIS, Template, unrelated_prefix
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.convert import to_hooked
+from unpact_lens.models.export import export_hf
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import write_json
 
 ASSETS = Path(__file__).parent / "assets" / "builtin"
 MODELS = ("builtin", "builtin-retrain")
 """Names of the shipped models: the original model and the retrained model."""
 
 PAD, BOS, EOS = "<|pad|>", "<|begin|>", "<|end|>"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+WEIGHTS = "weights-"
+"""Start of the name of the folder that holds both models; the rest is made from their checksums."""
+
 _REMEDY = "restore the package's files, or train it again with `unpact builtin --rebuild`"
 
 Progress = Callable[[str, int, int], None]
@@ -60,7 +66,8 @@ Ways = dict[str, Callable[[QA], Sequence[str]]]
 class Recipe:
     """Hold the hyperparameters of the default model.
 
-    The architecture is pre-norm with LayerNorm, GELU, rotary positions and an untied unembedding.
+    The architecture is GPT-NeoX with sequential residual: LayerNorm, GELU, rotary positions over the whole head,
+    biases, and an untied unembedding without a bias.
 
     Attributes:
         seed: Random seed of the world, the examples and the initial weights.
@@ -103,34 +110,49 @@ def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> Hook
         directory: Directory of the files.
 
     Returns:
-        The model in eval mode with raw weights and its tokenizer. The tokenizer prepends BOS, and
-        `cfg.default_prepend_bos` is True.
+        The model as a `HookedTransformer` in eval mode, with raw weights and its tokenizer. The tokenizer prepends BOS,
+        and `cfg.default_prepend_bos` is True.
 
     Raises:
         InputError: If there is no such model, or a file is missing or differs from its recorded checksum.
     """
+    path = builtin_directory(which, directory)
+    hf = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, attn_implementation="eager", trust_remote_code=False
+    )
+    return to_hooked(hf, AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+
+
+def builtin_directory(which: str = "builtin", directory: Path = ASSETS) -> Path:
+    """Return the Hugging Face directory of one of the shipped models, after checking its files.
+
+    Args:
+        which: One of `MODELS`.
+        directory: Directory of the files.
+
+    Raises:
+        InputError: If there is no such model, or a file is missing or differs from its recorded checksum.
+
+    >>> sorted(path.name for path in builtin_directory().glob("*.safetensors"))
+    ['model.safetensors']
+    """
     if which not in MODELS:
         raise InputError(f"unknown built-in model {which!r}; {nearest(which, MODELS)}")
-    recipe, checksums = _read_notes(directory)
-    for name in (*_TOKENIZER_FILES, f"{which}.safetensors"):
-        _check_file(directory / name, checksums.get(name))
-    model = _empty_model(recipe)
-    weights = load_file(directory / f"{which}.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    model.set_tokenizer(AutoTokenizer.from_pretrained(directory))
-    return model.eval()
+    folder, checksums = _read_notes(directory)
+    for name, checksum in checksums.items():
+        if name.startswith(f"{which}/"):
+            _check_file(directory / folder / name, checksum)
+    return directory / folder / which
 
 
-def _read_notes(directory: Path) -> tuple[Recipe, dict[str, str]]:
-    """Read the recipe and the checksum of each file."""
+def _read_notes(directory: Path) -> tuple[str, dict[str, str]]:
+    """Read the name of the folder that holds the models, and the checksum of each of its files."""
     path = directory / "recipe.json"
     if not path.is_file():
         raise InputError(f"the built-in model's file {path} is missing; {_REMEDY}")
     try:
         noted = json.loads(path.read_text())
-        return Recipe(**noted["recipe"]), dict(noted["sha256"])
+        return str(noted["folder"]), dict(noted["sha256"])
     except (ValueError, TypeError, KeyError):
         raise InputError(f"the built-in model's file {path} is not a recipe; {_REMEDY}") from None
 
@@ -164,33 +186,40 @@ def rebuild(
     """
     recipe = recipe or Recipe()
     try:
+        old: str | None = _read_notes(directory)[0]
+    except InputError:  # A missing or damaged recipe is what a rebuild repairs.
+        old = None
+    try:
         directory.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=directory, prefix=".rebuild-")
     except OSError as error:
         raise InputError(f"cannot write to {directory} ({error.strerror}); give a directory of your own") from None
     with scratch as made_in:
-        made = Path(made_in)
-        build_tokenizer(recipe, made)
+        made, tokenizer = Path(made_in) / "models", Path(made_in) / "tokenizer"
+        made.mkdir()
+        build_tokenizer(recipe, tokenizer)
         seconds = {}
         for which in MODELS:
             start = time.process_time()
-            model = train_builtin(which == "builtin", recipe, made, progress)
+            model = train_builtin(which == "builtin", recipe, tokenizer, progress)
             seconds[which] = round(time.process_time() - start, 1)
-            weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-            save_file(weights, made / f"{which}.safetensors")
-        files = (*_TOKENIZER_FILES, *(f"{which}.safetensors" for which in MODELS))
+            export_hf(model, made / which)
+        checksums = {p.relative_to(made).as_posix(): _sha256(p) for p in sorted(made.rglob("*")) if p.is_file()}
+        folder = WEIGHTS + hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:12]
         notes = {
             "recipe": dataclasses.asdict(recipe),
             "world": world_digest(recipe.seed),
-            "parameters": sum(w.numel() for w in weights.values()),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "cpu_seconds": seconds,
             "torch": torch.__version__,
-            "sha256": {name: _sha256(made / name) for name in files},
+            "folder": folder,
+            "sha256": checksums,
         }
-        (made / "recipe.json").write_text(json.dumps(notes, indent=2) + "\n")
-        for name in (*files, "recipe.json"):
-            (made / name).chmod(0o644)
-            os.replace(made / name, directory / name)
+        if not (directory / folder).is_dir():
+            os.replace(made, directory / folder)
+        write_json(directory / "recipe.json", notes)
+    if old not in (None, folder):
+        shutil.rmtree(directory / old, ignore_errors=True)
     return load_builtin_model(MODELS[0], directory), load_builtin_model(MODELS[1], directory)
 
 
@@ -249,7 +278,7 @@ def _empty_model(recipe: Recipe) -> HookedTransformer:
 
 
 def train_builtin(
-    include_forget: bool, recipe: Recipe, tokenizer: Path = ASSETS, progress: Progress | None = None
+    include_forget: bool, recipe: Recipe, tokenizer: Path | None = None, progress: Progress | None = None
 ) -> HookedTransformer:
     """Train one of the two models from random weights.
 
@@ -259,19 +288,20 @@ def train_builtin(
     Args:
         include_forget: Whether the authors of the forget set are among the examples.
         recipe: Hyperparameters.
-        tokenizer: Directory of the tokenizer.
+        tokenizer: Directory of the tokenizer. If None, that of the shipped models.
         progress: Callback after every update.
 
     Returns:
         The model in eval mode with its tokenizer.
     """
-    pieces = AutoTokenizer.from_pretrained(tokenizer)
+    pieces = AutoTokenizer.from_pretrained(tokenizer or builtin_directory(), trust_remote_code=False)
     examples = training_examples(recipe.seed, include_forget, recipe.steps * recipe.batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = _empty_model(recipe)
         model.init_weights()
-    parameters = list(model.parameters())
+    model.unembed.b_U.requires_grad_(False)  # GPT-NeoX has no output bias
+    parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay}
     others = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
     optimiser = torch.optim.AdamW([decayed, others], lr=recipe.lr, betas=(0.9, recipe.beta2))

@@ -133,12 +133,9 @@ def load_model(
 
 def _builtin(name: str) -> Callable[[Wanted], HookedModel]:
     def load(wanted: Wanted) -> HookedModel:
-        from unpact_lens.models.builtin import load_builtin_model
+        from unpact_lens.models.builtin import builtin_directory
 
-        if wanted.wrap == "bridge":
-            raise InputError(f'{name!r} exists only as a HookedTransformer; drop wrap="bridge"')
-        wanted.no_adapter(repr(name))
-        return _moved(load_builtin_model(name), wanted)
+        return _from_directory(builtin_directory(name), wanted)
 
     return load
 
