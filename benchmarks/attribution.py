@@ -1,15 +1,15 @@
-"""Leave-one-out against captum, plain Hugging Face loops, inseq and the least that must be computed, in one run.
+"""Compare leave-one-out with captum, plain Hugging Face loops, inseq and the least that must be computed.
 
     python benchmarks/attribution.py                                   # GPT-2-small shape, random weights
     python benchmarks/attribution.py --shape smollm2                   # SmolLM2's shape; or a directory with a model
     python benchmarks/attribution.py --inseq /path/to/env/bin/python   # inseq, from an environment of its own
 
-The work is `LP(x, y) - LP(x without x_i, y)` for each prompt token and answer token, on the bridge. Where the numbers
-of a peer differ from ours, the difference stands beside its time: captum's defaults give wrong numbers with this
-version of transformers, so their time is reported and not compared. *The limit* is one Hugging Face forward pass over
-as many tokens as cannot be shared (the whole text, and of each variant what follows its deletion), unembedded at
-the answers' positions: what an ideal implementation needs. It gives no scores. The growth with prompt and answer stands
-beside the cost model: those tokens, and the rows to unembed, each with its floating-point operations.
+The work is `LP(x, y) - LP(x without x_i, y)` for each prompt token and answer token, on the bridge. If the numbers of a
+peer differ from ours, the difference is reported with its time. captum's defaults give wrong numbers with this version
+of transformers, so their time is reported and not compared. *The limit* is one Hugging Face forward pass over as many
+tokens as cannot be shared: the whole text, and of each variant what follows its deletion. It is unembedded at the
+answers' positions only and gives no scores. An ideal implementation needs that much. The growth with prompt and answer
+is reported with the cost model: these tokens, the rows to unembed, and their floating-point operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from common import Contest, NotRun, Row, Work, report
 from models import bridge, hf_model, random_ids, tokenizer, word
 
 Task = Namespace
-"""The options, with the ids of `prefix` (not attributed), `prompt` and `answer` added by `setup`."""
+"""Options, with the ids of `prefix` (not attributed), `prompt` and `answer` that `setup` adds."""
 
 
 def setup(options: Namespace) -> Task:
@@ -38,14 +38,14 @@ def setup(options: Namespace) -> Task:
 
 
 def rows_of(task: Task) -> list[list[int]]:
-    """The whole text, then each deletion, without the last answer token, which no model needs to read."""
+    """Return the whole text and each deletion, without the last answer token, which no model needs to read."""
     whole = task.before + task.x
     cuts = range(task.prefix, len(whole))
     return [(r + task.y)[:-1] for r in (whole, *(whole[:i] + whole[i + 1 :] for i in cuts))]
 
 
 def scores(log_probs: torch.Tensor) -> torch.Tensor:
-    """From `[1 + prompt, answer]` log-probabilities, the contributions `[prompt, answer]`."""
+    """Compute contributions `[prompt, answer]` from log-probabilities `[1 + prompt, answer]`."""
     return log_probs[:1] - log_probs[1:]
 
 
@@ -63,7 +63,7 @@ def ours(task: Task) -> Work:
 
 
 def ours_unshared(task: Task) -> Work:
-    """Our own code, each variant computed in full: what sharing the prefix is worth."""
+    """Run our code with each variant computed in full, to measure the gain of sharing the prefix."""
     from unpact_lens.attribution.scorer import Scorer
     from unpact_lens.models.tokens import Encoded
 
@@ -73,7 +73,7 @@ def ours_unshared(task: Task) -> Work:
 
 
 def one_by_one(task: Task) -> Work:
-    """The loop that everyone writes: a forward pass for each deletion, log-probabilities from its logits."""
+    """Run one forward pass per deletion, and take log-probabilities from its logits."""
     model = hf_model(task.shape)
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ def one_by_one(task: Task) -> Work:
 
 
 def batched(task: Task) -> Work:
-    """The best that plain Hugging Face does: SDPA, all deletions in batches, unembedded at the answer only."""
+    """Run the fastest plain Hugging Face code: SDPA, deletions in batches, unembedding at the answer only."""
     model = hf_model(task.shape)
 
     @torch.inference_mode()
@@ -103,10 +103,10 @@ def answer_logits(model: Any, rows: list[list[int]], length: int) -> torch.Tenso
 
 
 def limit(task: Task) -> Work:
-    """One forward pass over as many tokens as cannot be shared, in rows of the length of the whole text."""
+    """Run one forward pass over as many tokens as cannot be shared, in rows of the length of the whole text."""
     model = hf_model(task.shape)
     length = len(task.before + task.x + task.y) - 1
-    # Attention sees what it would see: rows of the whole length. A last, shorter row brings the count to the token.
+    # Rows have the whole length, so that attention costs the same. A last, shorter row makes the count exact.
     count = unshared_tokens(task)
     full, rest = divmod(count, length)
     ids = random_ids(count, task.vocabulary)
@@ -123,9 +123,9 @@ def limit(task: Task) -> Work:
 
 
 def unshared_tokens(task: Task) -> int:
-    """The whole text once, and of each variant what follows its deletion, short of the last answer token.
+    """Count the whole text once, and of each variant what follows its deletion, without the last answer token.
 
-    The last prompt token's variant still needs the position before it, which predicts the answer's first token.
+    The variant of the last prompt token also needs the position before it, which predicts the first answer token.
     """
     after = task.prompt + task.answer - 1
     each = [after - 1 - min(i, task.prompt - 2) for i in range(task.prompt)]
@@ -133,7 +133,7 @@ def unshared_tokens(task: Task) -> int:
 
 
 def captum_of(**settings: Any) -> Any:
-    """Ask captum's `LLMAttribution` with `FeatureAblation`; a token is replaced by nothing, which deletes it."""
+    """Run captum's `LLMAttribution` with `FeatureAblation`; replacing a token by nothing deletes it."""
 
     def contestant(task: Task) -> Work:
         try:
@@ -157,7 +157,7 @@ def captum_of(**settings: Any) -> Any:
 
 
 def inseq(task: Task) -> Work:
-    """Run inseq's occlusion in its own environment. It replaces where we delete: only its time compares."""
+    """Run inseq's occlusion in its own environment. It replaces tokens, so only its time compares."""
     if not task.inseq:
         raise NotRun("no --inseq PYTHON given; its requirements conflict with this environment's")
     peer = Path(__file__).parent / "inseq_peer.py"
@@ -194,13 +194,13 @@ CONTESTANTS = {
 }
 PEERS = list(CONTESTANTS)[:-1]
 SLOW = ("captum, defaults", "inseq, occlusion")
-"""More than twenty times ours with a short answer, minutes a turn with a longer one: timed on the first row only."""
+"""Contestants that take more than twenty times our time; they are timed on the first row only."""
 
 
 def operations(task: Task, hf: Any) -> dict[str, float]:
-    """Multiplications and additions that cannot be shared: two for each weight and token, and for each unembedded row.
+    """Count the floating-point operations that cannot be shared: two per weight and token, and per unembedded row.
 
-    Attention's own products are left out: at these lengths they are a few percent.
+    The products of attention are excluded; at these lengths they are a few per cent.
     """
     inside = sum(p.numel() for n, p in hf.named_parameters() if p.dim() == 2 and (".h." in n or ".layers." in n))
     rows = (task.prompt + 1) * task.answer
@@ -212,7 +212,7 @@ def operations(task: Task, hf: Any) -> dict[str, float]:
 
 
 def growth(options: Namespace) -> tuple[list[Row], list[dict[str, float]]]:
-    """Our seconds with the prompt's and the answer's length, beside the operations that cannot be shared."""
+    """Measure our seconds by prompt and answer length, with the operations that cannot be shared."""
     hf = hf_model(options.shape)
     rows, table = [], []
     for prompt, answer in ((15, 8), (30, 8), (60, 8), (120, 8), (30, 32), (30, 64)):
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=30)
     parser.add_argument("--answer", type=int, default=8)
     parser.add_argument("--prefix", type=int, default=0)
-    parser.add_argument("--inseq", help="a Python whose environment has inseq")
+    parser.add_argument("--inseq", help="Python interpreter of an environment that has inseq")
     parser.add_argument(
         "--rows",
         nargs="*",

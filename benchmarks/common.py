@@ -1,10 +1,9 @@
-"""What the benchmarks share: each contestant in a process of its own, and a table, JSON and a picture of the ratios.
+"""Run each contestant of a benchmark in its own process, and report the ratios as table, JSON and figure.
 
-A benchmark script is three things: a `Contest` (its contestants and what they work on), a call of `run`, and a call of
-`report`. Each contestant is timed in a process of its own, so that its peak memory is its own, and so that no
-contestant finds warm caches or a cluttered allocator that another left. The processes take turns, one run each a round,
-so that a machine that slows down for a while slows all of them. To measure one, the script is started again with
-`--contestant NAME`; `Contest.serve` answers that call and ends the process.
+A benchmark script has three parts: a `Contest` (contestants and their work), calls of `run`, and a call of `report`.
+Each contestant runs in its own process, so that its peak memory is its own and no caches are shared. The processes take
+turns, one run each per round, so that a machine that slows down slows all of them. To measure one contestant, the
+script is started again with `--contestant NAME`; `Contest.serve` answers that call and ends the process.
 
     contest = Contest(__file__, {"ours": ours, "the peer": peer}, setup)
     parser = contest.parser(__doc__)
@@ -33,25 +32,25 @@ from pathlib import Path
 from typing import Any
 
 OUTPUT = Path("runs/benchmarks")
-"""Where results go unless another directory is asked for."""
+"""Default directory of the results."""
 
 Work = Callable[[], Any]
-"""What is timed: called again and again, it does the whole work and gives the numbers that contestants must agree on,
-as nested lists or a tensor (or None where it gives none)."""
+"""Function that is timed. It does the whole work and returns the numbers on which contestants must agree, as nested
+lists or a tensor, or None."""
 
 Contestant = Callable[[Any], Work]
-"""From what `setup` built to the work. What is done here (loading, warming up) is not timed."""
+"""Function from the value of `setup` to the work. Loading and warming up happen here and are not timed."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One workload, measured on each contestant.
+    """Hold one workload, measured on each contestant.
 
     Attributes:
-        name: of the workload.
-        ours: the contestant that the others are divided by.
-        found: what `measure` gave for each contestant, and for each but ours `times_ours`, `memory_times_ours` and
-            `largest_difference` from ours (where both gave numbers); `{"not_run": reason}` for one that did not run.
+        name: Name of the workload.
+        ours: Name of the contestant that the others are divided by.
+        found: Measurements of each contestant by `measure`. All but ours also have `times_ours`, `memory_times_ours`
+            and `largest_difference`. A contestant that did not run has `{"not_run": reason}`.
     """
 
     name: str
@@ -60,12 +59,12 @@ class Row:
 
 
 class Contest:
-    """Contestants on the same work, the first of which is ours.
+    """Run contestants on the same work; the first is ours.
 
     Args:
         script: `__file__` of the benchmark.
-        contestants: by name.
-        setup: builds what all contestants are given, from the options.
+        contestants: Contestants by name.
+        setup: Function from the options to the value that all contestants are given.
     """
 
     def __init__(
@@ -74,18 +73,20 @@ class Contest:
         self.script, self.contestants, self.setup = script, dict(contestants), setup
 
     def parser(self, description: str | None) -> argparse.ArgumentParser:
-        """The options that every benchmark has; a benchmark adds its own."""
+        """Return a parser with the options of every benchmark; a benchmark adds its own."""
         parser = argparse.ArgumentParser(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
-        parser.add_argument("--repeats", type=int, default=5, help="the median of so many runs, after a first one")
+        parser.add_argument(
+            "--repeats", type=int, default=5, help="number of timed runs, after a first one; the median is reported"
+        )
         parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-        parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of JSON, picture")
+        parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of the JSON and the figure")
         parser.add_argument("--contestant", help=argparse.SUPPRESS)
         return parser
 
     def serve(self, parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The options; in a contestant's process, measure it, print its JSON and end."""
+        """Return the options; in a contestant's process, measure it, print its JSON and exit."""
         options = parser.parse_args(arguments)
         if options.contestant is None:
             return options
@@ -104,13 +105,13 @@ class Contest:
     def run(
         self, options: argparse.Namespace, name: str, only: Sequence[str] | None = None, **overrides: object
     ) -> Row:
-        """Measure the contestants on one workload, each in its own process, and print what was found.
+        """Measure the contestants on one workload, each in its own process, and print the results.
 
         Args:
-            options: of this process, passed on.
-            name: of the workload.
-            only: contestants that take part; all if None. The first is ours.
-            overrides: options that make this workload.
+            options: Options of this process, which are passed on.
+            name: Name of the workload.
+            only: Contestants that take part, ours first; all if None.
+            **overrides: Options that define this workload.
         """
         chosen = {**vars(options), **overrides}
         print(name, flush=True)
@@ -146,7 +147,7 @@ class Contest:
 
 
 def _answer(process: subprocess.Popen[str], request: str | None = None) -> dict[str, Any]:
-    """The next line that a contestant's process prints; where it ended instead, why."""
+    """Return the next line that a contestant's process prints, or the reason why it ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     if request is not None:
@@ -163,14 +164,14 @@ def _answer(process: subprocess.Popen[str], request: str | None = None) -> dict[
 
 
 class NotRun(Exception):
-    """A contestant cannot take part here; the message says why, and stands in the report."""
+    """Signal that a contestant cannot take part; the report shows the message."""
 
 
 def measure(work: Work) -> None:
-    """In a contestant's process: run once for numbers and memory, then once for each line on stdin, for time.
+    """Run once for numbers and memory, then once per line on stdin for time; called in a contestant's process.
 
-    Prints first `peak_mb`, the most that the process ever held, `peak_beyond_model_mb`, how much of it the work added
-    to what stood before, and `values`, flat; then `seconds` for each further run.
+    The first line printed holds `peak_mb` (the process's peak), `peak_beyond_model_mb` (what the work added) and
+    `values` (flat). Each further line holds `seconds` of one run.
     """
     before = peak_mb(anew=True)
     values = work()
@@ -184,11 +185,11 @@ def measure(work: Work) -> None:
 
 
 def peak_mb(anew: bool = False) -> float:
-    """The most memory that this process held so far, MiB.
+    """Return the peak memory of this process, MiB.
 
     Args:
-        anew: forget what was held before, where the system can (Linux): a model takes more to build than to hold, and
-            what the work adds would hide below that.
+        anew: Reset the peak first, on Linux. Building a model takes more memory than holding it, which would hide what
+            the work adds.
     """
     reset = Path("/proc/self/clear_refs")
     if anew and reset.exists():
@@ -199,7 +200,7 @@ def peak_mb(anew: bool = False) -> float:
 
 
 def compare(found: dict[str, dict[str, Any]], ours: str, other: str) -> None:
-    """Add to another's measurement how many times ours it took, and how far its numbers lie from ours."""
+    """Add the ratios to ours and the largest difference of the numbers to another contestant's measurement."""
     mine, theirs = found[ours], found[other]
     if mine is theirs or "seconds" not in mine or "seconds" not in theirs:
         return
@@ -212,14 +213,14 @@ def compare(found: dict[str, dict[str, Any]], ours: str, other: str) -> None:
 
 
 def shown(found: Mapping[str, Any]) -> str:
-    """One contestant's measurement in a line."""
+    """Format one contestant's measurement as a line."""
     if "not_run" in found:
         return f"not run: {found['not_run']}"
     return ", ".join(f"{k} {v:.3g}" for k, v in found.items() if isinstance(v, (int, float)))
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Describe the machine and the versions."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "transformer-lens", "unpact-lens")
@@ -234,16 +235,16 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: Mapping[str, Any] | None = None) -> Path:
-    """Write what was found as `<name>.json`, and the ratios as `<name>.png` (`.html` where kaleido is not installed).
+    """Write the results as `<name>.json` and the ratios as `<name>.png`, or `.html` if kaleido is not installed.
 
     Args:
-        name: of the benchmark.
-        rows: the workloads.
-        options: of this process.
-        extra: what else belongs into the JSON.
+        name: Name of the benchmark.
+        rows: Measured workloads.
+        options: Options of this process.
+        extra: Further entries of the JSON.
 
     Returns:
-        The path of the picture.
+        The path of the figure.
     """
     from unpact_lens.results import write_text
 
@@ -254,7 +255,7 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
 
         path = options.output / f"{name}.png"
         picture.write_image(path, scale=2)
-    except (ImportError, RuntimeError):  # kaleido raises RuntimeError where it finds no browser
+    except (ImportError, RuntimeError):  # kaleido raises RuntimeError if it finds no browser
         path = options.output / f"{name}.html"
         write_text(path, picture.to_html(include_plotlyjs=True))
     print(f"wrote {options.output / f'{name}.json'} and {path}")
@@ -262,14 +263,14 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
 
 
 def keep(name: str, found: Mapping[str, Any], options: argparse.Namespace) -> Path:
-    """Write what was found as `<name>.json`, with the machine that it was found on; returns the file's path."""
+    """Write the results and the machine as `<name>.json`, and return the path."""
     from unpact_lens.results import write_json
 
     return write_json(options.output / f"{name}.json", {"machine": machine(options), **found})
 
 
 def figure(name: str, rows: Sequence[Row]) -> Any:
-    """How many times ours each contestant took: a line for each workload, a mark for each contestant, logarithmic."""
+    """Draw each contestant's time as a multiple of ours, on a log scale: one line per workload."""
     import plotly.graph_objects as go
 
     contestants = list(dict.fromkeys(c for r in rows for c in r.found if c != r.ours))

@@ -1,16 +1,16 @@
-"""Speed and memory of decompositions against TransformerLens's own helpers, as ratios within one run.
+"""Compare speed and memory of decompositions with TransformerLens's own helpers, as ratios within one run.
 
     python benchmarks/decomposition.py                       # GPT-2-small shape, prompt 30, answer 8
     python benchmarks/decomposition.py --prompt 200
     python benchmarks/decomposition.py --prompt 1980 --answer 20 --ours-only    # the long prompt that must fit in 4 GB
 
-All contestants work on the same random weights (norms as initialised, so that the peers' algebra for folded weights is
-right too), and their numbers are compared.
+All contestants use the same random weights, and their numbers are compared. Norms are as initialised, so the peers'
+algebra for folded weights is correct, too.
 
-Two works are compared. *Head × source token*: `stack_head_results` and `logit_attrs` give heads only, less than what we
-give; head × source is done with TransformerLens's cache and `apply_ln_to_stack` by a contestant of its own. *Logit
-lens*: `accumulated_resid`, normed and unembedded at the answer's positions, against `by="layer"`. The forward pass that
-all of them need is a contest too, in TransformerLens's own form and in ours.
+- *Head × source token*: `stack_head_results` and `logit_attrs` give heads only. Another contestant computes head ×
+  source with TransformerLens's cache and `apply_ln_to_stack`.
+- *Logit lens*: `accumulated_resid`, normed and unembedded at the answer's positions, compared with `by="layer"`.
+- *Forward pass alone*, which all of them need, as TransformerLens runs it and as we run it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHAPES = {
     "tiny": {"n_layers": 2, "d_model": 64, "n_heads": 4, "d_head": 16, "d_mlp": 128, "d_vocab": 500},
 }
 LIMIT_MB = 4096
-"""A prompt of 2,000 tokens on GPT-2-small shape must fit in this, the model included."""
+"""Memory in which a prompt of 2,000 tokens on GPT-2-small shape must fit, with the model."""
 
 
 def build(shape: str, length: int):
@@ -47,14 +47,14 @@ def ours(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
 
 
 def stack_head_results(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """The documented way: cache everything, stack head results, project on the answer."""
+    """Run the documented form: cache everything, stack head results, project on the answer."""
     tokens = torch.tensor([(prompt + answer)[:-1]])
     _, cache = model.run_with_cache(tokens)
     return _attrs(model, cache, answer, tokens.shape[1])
 
 
 def stack_head_results_filtered(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """The same, caching only what it needs: the peer's fastest correct setting."""
+    """Run the same with only the needed cache, which is the peer's fastest correct setting."""
     tokens = torch.tensor([(prompt + answer)[:-1]])
     wanted = ("hook_z", "ln_final.hook_scale", "hook_resid_post", "hook_embed")
     _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(wanted))
@@ -69,7 +69,7 @@ def _attrs(model, cache, answer: list[int], length: int) -> torch.Tensor:
 
 
 def sources_by_cache(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """Head × source token with the cache's own tools: every source's vector, normed, times the unembedding."""
+    """Compute head × source token with the cache's own tools: each source's vector, normed, times the unembedding."""
     tokens = torch.tensor([(prompt + answer)[:-1]])
     first = tokens.shape[1] - len(answer)
     wanted = ("hook_pattern", "hook_v", "ln_final.hook_scale")
@@ -92,7 +92,7 @@ def lens(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
 
 
 def accumulated_resid(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """The logit lens with the cache's own tool, at the answer's positions: log-probability after each layer."""
+    """Compute the logit lens with the cache's own tool, at the answer's positions: log-probability after each layer."""
     tokens = torch.tensor([(prompt + answer)[:-1]])
     where = (tokens.shape[1] - len(answer), tokens.shape[1])
     wanted = ("hook_resid_pre", "hook_resid_post", "ln_final.hook_scale")
@@ -104,7 +104,7 @@ def accumulated_resid(model, prompt: list[int], answer: list[int]) -> torch.Tens
 
 
 def forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """A plain forward pass, unembedding the answer's positions only; it gives no numbers."""
+    """Run a forward pass that unembeds only the answer's positions; it returns no numbers."""
     from unpact_lens.models import hooked
 
     length = len(prompt) + len(answer) - 1
@@ -113,7 +113,7 @@ def forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
 
 
 def plain_forward(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """The model called as TransformerLens calls it, with no hooks; it gives no numbers."""
+    """Call the model as TransformerLens does, without hooks; it returns no numbers."""
     model(torch.tensor([(prompt + answer)[:-1]]))
     return torch.empty(0)
 
@@ -132,11 +132,11 @@ WORKS: dict[str, dict[str, Decompose]] = {
         "as TransformerLens does it": plain_forward,
     },
 }
-"""Ours stands first in each work."""
+"""Contestants by work, ours first."""
 
 
 def setup(options: Namespace) -> tuple[Any, list[int], list[int]]:
-    """The model, prompt and answer."""
+    """Return the model, the prompt and the answer."""
     model = build(options.shape, options.prompt + options.answer)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(model.cfg.d_vocab, (options.prompt + options.answer,), generator=generator).tolist()
@@ -144,7 +144,7 @@ def setup(options: Namespace) -> tuple[Any, list[int], list[int]]:
 
 
 def contestant(run: Decompose) -> Callable[[tuple[Any, list[int], list[int]]], Work]:
-    """Warmed up on a tiny model, so that code loaded lazily is not measured as memory."""
+    """Warm up on a tiny model, so that lazily loaded code does not count as memory."""
 
     def prepare(example: tuple[Any, list[int], list[int]]) -> Work:
         with torch.inference_mode():
@@ -163,7 +163,7 @@ contest = Contest(__file__, {name: contestant(run) for runs in WORKS.values() fo
 
 
 def main() -> None:
-    """Measure all contestants; print what was found, and write it as JSON and a picture."""
+    """Measure all contestants, print the results, and write them as JSON and a figure."""
     parser = contest.parser(__doc__)
     parser.add_argument("--shape", choices=list(SHAPES), default="gpt2-small")
     parser.add_argument("--prompt", type=int, default=30)
@@ -185,7 +185,7 @@ def main() -> None:
 
 
 def say_whether_it_fits(rows: list[Row]) -> None:
-    """The largest peak of ours, model included, against the limit."""
+    """Compare our largest peak, with the model, with the limit."""
     peak = max(row.found[row.ours]["peak_mb"] for row in rows)
     verdict = "fits" if peak < LIMIT_MB else "DOES NOT FIT"
     print(f"  peak of ours, model included: {peak:.0f} MB of {LIMIT_MB} MB: {verdict}")

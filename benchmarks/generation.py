@@ -1,13 +1,12 @@
-"""Greedy answers to many questions: `greedy` on the bridge against Hugging Face's `generate`, batched, in one run.
+"""Compare greedy answers to many questions, by `greedy` on the bridge, with Hugging Face's batched `generate`.
 
     python benchmarks/generation.py                    # GPT-2-small shape, 400 questions of 6 to 30 tokens, 24 new ones
     python benchmarks/generation.py --shape smollm2    # or a directory with a model
 
-All generate the same number of tokens (no text ends early, so that nobody gains by stopping). `generate` is measured
-in the batches that one writes first, 32 questions as they come, and in its best form: sorted by length, in our batches.
-Then each answer to the first `--check` questions is compared, token for token, with what plain transformers generates
-for that question alone. Where they part, it is a tie if the two most likely tokens there lie within 1e-4 logits of each
-other, else an error; both are counted, printed and written.
+All contestants generate the same number of tokens; no text ends early. `generate` is measured with 32 questions in
+their order, and in its best form, sorted by length in our batches. Then each answer to the first `--check` questions is
+compared, token for token, with what plain transformers generates for that question alone. Where two answers differ and
+the two most likely tokens are within 1e-4 logits, the difference is a tie. Any other difference is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from common import Contest, Work, report
 from models import bridge, hf_model, random_ids
 
 TIE = 1e-4
-"""Logits closer than this are equal in fp32 computed in another order."""
+"""Largest difference of logits that fp32 in another order can produce."""
 
 
 def setup(options: Namespace) -> Namespace:
@@ -65,7 +64,7 @@ def by_generate(task: Namespace, batches: list[list[int]]) -> Work:
 
 @torch.inference_mode()
 def generated(model: Any, questions: list[list[int]], new: int) -> list[list[int]]:
-    """What `generate` answers to a left-padded batch, always `new` tokens."""
+    """Generate `new` tokens for a left-padded batch with `generate`."""
     width = max(map(len, questions))
     tokens = torch.tensor([[0] * (width - len(q)) + q for q in questions])
     mask = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in questions])
@@ -76,7 +75,7 @@ def generated(model: Any, questions: list[list[int]], new: int) -> list[list[int
 
 
 def check(task: Namespace) -> dict[str, int]:
-    """How many answers equal those of each question alone, part at a tie, or are wrong."""
+    """Count the answers that equal those of each question alone, differ at a tie, or are wrong."""
     answers = ours(Namespace(**{**vars(task), "given": task.given[: task.check]}))()
     model = hf_model(task.shape)
     counts = {"equal": 0, "parted at a tie": 0, "wrong": 0}
@@ -107,8 +106,8 @@ def main() -> None:
     parser = contest.parser(__doc__)
     parser.add_argument("--shape", default="gpt2-small", help="gpt2-small, smollm2, tiny, or a directory with a model")
     parser.add_argument("--questions", type=int, default=400)
-    parser.add_argument("--new", type=int, default=24, help="tokens to generate for each question")
-    parser.add_argument("--check", type=int, default=50, help="how many answers to compare with one-by-one generation")
+    parser.add_argument("--new", type=int, default=24, help="number of tokens to generate for each question")
+    parser.add_argument("--check", type=int, default=50, help="number of answers to compare with one-by-one generation")
     options = contest.serve(parser)
     row = contest.run(options, f"{options.questions} questions, {options.new} new tokens")
     torch.set_num_threads(options.threads)

@@ -1,6 +1,6 @@
-"""Inseq's occlusion, run by an environment that has inseq: `inseq_peer.py FOLDER PROMPT ANSWER THREADS`.
+"""Run inseq's occlusion in an environment that has inseq: `inseq_peer.py FOLDER PROMPT ANSWER THREADS`.
 
-Loads the model in FOLDER, then attributes once for each line on stdin and prints `done`.
+Load the model in FOLDER, attribute once for each line on stdin, and print `done`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Random models that every contestant of a benchmark is built from, with a tokenizer whose words are its ids."""
+"""Make the random models that all contestants of a benchmark use, and a tokenizer with one word per id."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SHAPES = ("gpt2-small", "smollm2", "tiny")
 
 
 def hf_model(shape: str, attention: str = "sdpa") -> Any:
-    """A Hugging Face model of that shape with random weights (seed 0), in fp32 and eval mode.
+    """Make a Hugging Face model with random weights (seed 0), in fp32 and eval mode.
 
     Args:
-        shape: one of `SHAPES`, or a directory that `save_pretrained` wrote.
-        attention: the implementation that transformers uses.
+        shape: One of `SHAPES`, or a directory that `save_pretrained` wrote.
+        attention: Attention implementation of transformers.
     """
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -47,7 +47,7 @@ def hf_model(shape: str, attention: str = "sdpa") -> Any:
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """One word an id (see `word`), so that deleting a word from a text deletes one id."""
+    """Make a tokenizer with one word per id (see `word`); deleting a word from a text deletes one id."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -57,12 +57,12 @@ def tokenizer(vocabulary: int) -> Any:
 
 
 def word(i: int) -> str:
-    """The text of an id. All are equally long, so that no special token is the beginning of another word."""
+    """Return the text of an id. All are equally long, so that no special token is the prefix of another word."""
     return f"w{i:05d}"
 
 
 def bridge(shape: str) -> Any:
-    """The same weights as a `TransformerBridge`."""
+    """Make a `TransformerBridge` with the same weights."""
     from unpact_lens.models.convert import to_bridge
 
     hf = hf_model(shape, "eager")
@@ -72,5 +72,5 @@ def bridge(shape: str) -> Any:
 
 
 def random_ids(count: int, vocabulary: int, seed: int = 1) -> list[int]:
-    """Ids that are no special tokens."""
+    """Draw ids that are not special tokens."""
     return torch.randint(2, vocabulary, (count,), generator=torch.Generator().manual_seed(seed)).tolist()

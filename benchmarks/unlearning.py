@@ -1,14 +1,14 @@
-"""Speed and memory of unlearning steps against a plain Hugging Face loop, and of every method, in one run.
+"""Compare speed and memory of unlearning steps with a plain Hugging Face loop, and measure every method.
 
-    python benchmarks/unlearning.py                       # GA and NPO, SmolLM2-135M shape, beside a plain loop
+    python benchmarks/unlearning.py                       # GA and NPO, SmolLM2-135M shape, and a plain loop
     python benchmarks/unlearning.py --methods             # steps/s and peak memory of every family, a small shape
     python benchmarks/unlearning.py --shape small --steps 6
 
-Each contestant runs in a process of its own on the same random weights, the same questions in the same order, with
-AdamW and clipping. The plain loop is what one writes with transformers: whole sequences, SDPA attention, the reference
-model run at each step. The library computes references once, so its run is five passes over the data (its default), and
-the time of a step is that of the whole run over its number of steps: the reference, the copy of the model and its hash
-included. `steady` is the step without them. The trained weights are compared in the same run.
+Each contestant runs in its own process on the same random weights and the same questions in the same order, with AdamW
+and clipping. The plain loop is the usual one with transformers: whole sequences, SDPA attention, the reference model
+run at each step. The library computes references once and makes five passes over the data (its default). The time of a
+step is that of the whole run divided by its number of steps, with the reference, the copy of the model and its hash.
+`steady` is the step without them. The trained weights are compared in the same run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def plain_model(shape: str) -> Any:
 
 
 def word_tokenizer(shape: str) -> Any:
-    """One word an id, so that ids and texts are each other's."""
+    """Make a tokenizer with one word per id."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -65,7 +65,7 @@ def word_tokenizer(shape: str) -> Any:
 
 
 def questions(options: argparse.Namespace, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Prompts and answers of unlike lengths, around those asked for."""
+    """Draw prompts and answers of various lengths, around those of the options."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(around: int) -> list[int]:
@@ -76,7 +76,7 @@ def questions(options: argparse.Namespace, seed: int) -> list[tuple[list[int], l
 
 
 class Clock:
-    """When each optimiser step ended, whoever made it."""
+    """Record when each optimiser step ended."""
 
     def __init__(self) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -86,7 +86,7 @@ class Clock:
 
 
 def plain_loop(hf: Any, method: str, pairs: list[Any], order: torch.Tensor, lr: float, weight: float) -> None:
-    """Unlearning as one writes it with transformers; `weight` is 1 over the mean answer length, as in the library."""
+    """Unlearn with a plain transformers loop; `weight` is 1 over the mean answer length, as in the library."""
     reference = copy.deepcopy(hf).requires_grad_(False) if method == "npo" else None
     optimiser = torch.optim.AdamW(hf.parameters(), lr=lr, weight_decay=0.0)
     for index in order.tolist():
@@ -117,10 +117,10 @@ def plain_loop(hf: Any, method: str, pairs: list[Any], order: torch.Tensor, lr: 
 
 
 def contest(options: argparse.Namespace) -> dict[str, Any]:
-    """One contestant in this process: seconds, peak memory beyond the loaded model, and its weights compared."""
+    """Measure one contestant in this process: seconds, peak memory beyond the loaded model, and its weights."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
-    # Imported before memory is measured: code is not what is compared.
+    # Imported before memory is measured, because code is not compared.
     from unpact_lens.data.benchmark import QA
     from unpact_lens.models.checkpoint import named_weights
     from unpact_lens.models.load import load_model
@@ -172,7 +172,7 @@ def peak_mb() -> float:
 
 
 def timing(clock: Clock, start: float, steps: int, before: float) -> dict[str, Any]:
-    """Seconds a step, over the whole run and between ends of steps; peak memory beyond what was loaded."""
+    """Compute seconds per step, over the whole run and between steps, and peak memory beyond the loaded model."""
     whole = time.perf_counter() - start
     gaps = [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)]
     return {
@@ -195,7 +195,7 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run each contestant in its own process; print a table and write it as JSON."""
+    """Run each contestant in its own process, print the results, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", action="store_true", help="every family of methods, no plain loop")
     parser.add_argument("--shape", choices=list(SHAPES), help="default: smollm2; small with --methods")
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="directory of the JSON")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--losses", nargs="+", choices=["ga", "npo"], default=["ga", "npo"])
-    parser.add_argument("--only", help="contestants whose name begins so")
+    parser.add_argument("--only", help="only contestants whose name starts with this")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
