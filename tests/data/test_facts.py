@@ -116,7 +116,7 @@ def test_groups_share_no_subject(bench):
 
 
 def test_every_question_has_its_subject_once_and_not_its_answer(any_bench):
-    for qa in (*any_bench.forget, *any_bench.retain, *any_bench.unknown):
+    for qa in (*any_bench.forget, *any_bench.kept, *any_bench.unknown):
         assert len(qa.paraphrases) >= 3
         for prompt in (qa.prompt, *qa.paraphrases):
             assert len(re.findall(rf"(?<!\w){re.escape(qa.subject)}(?!\w)", prompt)) == 1
@@ -127,8 +127,8 @@ def test_every_question_has_its_subject_once_and_not_its_answer(any_bench):
 
 
 def test_wrong_subjects_and_wrong_answers_are_wrong(any_bench):
-    truth = {q.prompt: q.answer for q in (*any_bench.forget, *any_bench.retain)}
-    for qa in (*any_bench.forget, *any_bench.retain, *any_bench.unknown):
+    truth = {q.prompt: q.answer for q in (*any_bench.forget, *any_bench.kept)}
+    for qa in (*any_bench.forget, *any_bench.kept, *any_bench.unknown):
         assert truth[qa.wrong_subject] == qa.meta["wrong_answer"] != qa.answer
         assert len({qa.answer, qa.meta["wrong_answer"], *qa.perturbed}) == 2 + len(qa.perturbed)
 
@@ -158,7 +158,7 @@ def test_the_corpora_state_the_capitals_of_their_side(bench):
 
 
 def test_the_seed_decides_the_split(bench):
-    assert load_facts(seed=0) == bench
+    assert load_benchmark("facts", seed=0) == bench
     other = load_facts(seed=1)
     assert {q.subject for q in other.forget} != {q.subject for q in bench.forget}
     few = load_facts(forget_share=0.1)

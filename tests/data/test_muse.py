@@ -35,7 +35,7 @@ def folder(tmp_path):
 def test_each_table_fills_its_field_of_the_benchmark(folder):
     bench = load_benchmark("muse-news", path=folder)
     assert [q.prompt for q in bench.forget][:1] == ["Question: When was f 0?\nAnswer:"]
-    assert [q.answer for q in bench.retain] == [" In 1900", " In 1901"]
+    assert sorted(q.answer for q in bench.kept) == [" In 1900", " In 1901"]
     assert bench.few_shot["far"] == "Question: When was ri 0?\nAnswer: In 1900\n\n"
     assert (bench.verbatim[0].prompt, bench.verbatim[0].answer, bench.verbatim[0].kind) == (
         "Once upon", " a time", "verbatim",

@@ -6,22 +6,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.evaluation.world import benchmark, retrained, trained
+from tests.evaluation.world import benchmark, retrained, split_benchmark, trained
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import METRICS, evaluate, knowledge, known_facts, metrics, right_facts
 from unpact_lens.evaluation.answers import Answers
 from unpact_lens.results import load, save
-from unpact_lens.stats.estimate import MeanRate, Rate
+from unpact_lens.stats.estimate import Rate
 
 
 @pytest.fixture(scope="module")
 def before():
-    return evaluate(trained(), benchmark())
+    return evaluate(trained(), split_benchmark())
 
 
 @pytest.fixture(scope="module")
 def after(before):
-    return evaluate(retrained(), benchmark(), before=before, reference=before)
+    return evaluate(retrained(), split_benchmark(), before=before, reference=before)
 
 
 def test_a_model_that_knows_every_fact_has_the_best_scores(before):
@@ -34,8 +34,10 @@ def test_a_model_that_knows_every_fact_has_the_best_scores(before):
 
 def test_a_model_against_itself_forgets_and_destroys_nothing(before):
     same = before.beside(before=before)
-    assert same.forgetting == Rate(0, 8)
-    assert same.destruction == MeanRate((Rate(0, 8), Rate(0, 8)))
+    assert (same.forgetting.count, same.forgetting.n) == (0, 8)
+    for destruction in (same.destruction, same.destruction_trained):
+        assert (destruction.value, [(part.count, part.n) for part in destruction.parts]) == (0, [(0, 4), (0, 4)])
+    assert same.memorised_retention.value == 0
     assert same.perplexity == same.perplexity_before
 
 
@@ -43,9 +45,9 @@ def test_forgetting_is_counted_from_the_items(after, before):
     wrong = sum(
         before.right[i].item() and not after.right[i].item() for i, g in enumerate(after.groups) if g == "forget"
     )
-    assert after.forgetting == Rate(wrong, 8)
+    assert (after.forgetting.count, after.forgetting.n) == (wrong, 8)
     assert wrong >= 6
-    assert after.destruction_near == Rate(0, 8)
+    assert (after.destruction_near.count, after.destruction_near.n) == (0, 4)
     assert after.destruction_general.n == 0
     assert math.isnan(after.destruction_general.value)
 
@@ -62,6 +64,8 @@ def test_the_table_has_every_metric_of_every_group_with_the_models_compared(afte
         *(name for name, metric in METRICS.items() if metric.default),
         "forgetting",
         "destruction",
+        "destruction_trained",
+        "memorised_retention",
     }
 
 
@@ -94,7 +98,7 @@ def test_scores_are_saved_without_loss(after, tmp_path):
 
 
 def test_models_may_be_given_in_place_of_scores(before, after):
-    found = evaluate(retrained(), benchmark(), ["rouge_l"], before=trained())
+    found = evaluate(retrained(), split_benchmark(), ["rouge_l"], before=trained())
     assert found.metrics == ("fact_span", "rouge_l")
     assert found.forgetting == after.forgetting
     assert math.isnan(found.perplexity)

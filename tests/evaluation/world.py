@@ -79,6 +79,11 @@ def benchmark() -> Benchmark:
     )
 
 
+def split_benchmark() -> Benchmark:
+    """The same, with half of the people to be kept unseen: two near and two far ones, with two facts each."""
+    return benchmark().split((0.5, 0.0, 0.5))
+
+
 def ended(qa: QA) -> QA:
     """The same question, with an end to its answer that generation stops at."""
     return replace(qa, answer=qa.answer + " <eos>")

@@ -320,12 +320,16 @@ def load_builtin(seed: int = 0) -> Benchmark:
         retain=items(world.retain, None, world.retain),
         general=items(world.general, "general", world.general),
         unknown=items(world.unknown, "unknown", world.retain),
-        forget_corpus=Corpus(tuple(biographies(world.forget)), "biographies to forget"),
-        retain_corpus=Corpus(tuple(biographies(world.retain)), "biographies to keep"),
+        forget_corpus=_lives(world.forget, "biographies to forget"),
+        retain_corpus=_lives(world.retain, "biographies to keep"),
         plain_text=Corpus(world.held_out_text, "plain sentences"),
         refusals=REFUSALS,
         max_new_tokens=16,
     )
+
+
+def _lives(facts: Sequence[Fact], name: str) -> Corpus:
+    return Corpus(tuple(biographies(facts)), name, tuple(dict.fromkeys(f.subject for f in facts)))
 
 
 def biographies(facts: Sequence[Fact], rng: random.Random | None = None) -> list[str]:

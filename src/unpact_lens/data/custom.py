@@ -11,6 +11,7 @@ import pandas as pd
 
 from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, benchmark, check_unique_ids
 from unpact_lens.data.question_kinds import kind_of
+from unpact_lens.data.splits import KEPT, SplitRequest
 from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, read_table
 from unpact_lens.errors import InputError
 
@@ -35,12 +36,20 @@ SCHEMA = {
     "paraphrases": Column(TEXTS, required=False),
     "perturbed": Column(TEXTS, required=False),
     "choices": Column(TEXTS, required=False),
+    "aliases": Column(TEXTS, required=False),
 }
 """Columns that are read. `fact` is the part of the answer that carries the fact. The others are fields of `QA`."""
 
 
-def from_pairs(source: str | os.PathLike[str] | pd.DataFrame, *, name: str = "pairs", **options: Any) -> Benchmark:
-    """Build a benchmark from a table of questions and answers.
+def from_pairs(
+    source: str | os.PathLike[str] | pd.DataFrame,
+    *,
+    name: str = "pairs",
+    retain_split: SplitRequest = "auto",
+    split_seed: int = 0,
+    **options: Any,
+) -> Benchmark:
+    """Build a benchmark from a table of questions and answers, with the items to keep split by subject.
 
     Only `prompt` (or `question`) and `answer` are required. An item without a `group` is to be forgotten; the group
     `"retain"` means `"far"`. An item without a `kind` gets it from the rule in `question_kinds.py`. An answer without a
@@ -49,31 +58,40 @@ def from_pairs(source: str | os.PathLike[str] | pd.DataFrame, *, name: str = "pa
     Args:
         source: A csv, json, jsonl or parquet file, or a DataFrame. In a csv, lists are written as JSON.
         name: Name of the benchmark.
+        retain_split: Shares of the subjects for trained, validation and unseen items, as in `load_benchmark`. Items
+            without a subject are subjects of their own.
+        split_seed: Random seed of the split.
         **options: Further fields of `Benchmark`, e.g. `chat=True`.
 
     Returns:
         The benchmark.
 
     Raises:
-        InputError: If a row is wrong (the message names file, row and column), or `Benchmark` has no such option.
+        InputError: If a row is wrong (the message names file, row and column), `Benchmark` has no such option, or
+            there are too few subjects for the shares given.
 
     >>> from_pairs(pd.DataFrame({"question": ["Where is Oslo?"], "answer": ["Norway"]})).forget[0].answer
     ' Norway'
     """
-    known = {f.name for f in fields(Benchmark)} - {"name", "forget", "retain", "general", "unknown"}
+    known = {f.name for f in fields(Benchmark)} - _FROM_THE_TABLE
     if unknown := sorted(options.keys() - known):
         raise InputError(f"unknown option {unknown[0]!r} of from_pairs; known are {', '.join(sorted(known))}")
     where = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     items = [_item(row, number, where) for number, row in enumerate(_rows(source, where), start=1)]
     check_unique_ids(items)
-    return Benchmark(
+    whole = Benchmark(
         name=name,
         forget=tuple(q for q in items if q.group == "forget"),
-        retain=tuple(q for q in items if q.group in ("near", "far")),
+        retain=tuple(q for q in items if q.group in KEPT),
         general=tuple(q for q in items if q.group == "general"),
         unknown=tuple(q for q in items if q.group == "unknown"),
         **{"refusals": REFUSALS, **options},
     )
+    return whole.split(retain_split, split_seed)
+
+
+_FROM_THE_TABLE = {"name", "forget", "retain", "validation", "unseen", "general", "unknown"}
+"""Fields of `Benchmark` that `from_pairs` fills."""
 
 
 @benchmark("pairs")
@@ -84,6 +102,7 @@ def load_pairs(
     chat: bool = False,
     prefill: str = "",
     max_new_tokens: int = 24,
+    stop: Sequence[str] = ("\n",),
 ) -> Benchmark:
     """Load a table as `load_benchmark("pairs", path="my.csv")`, by `from_pairs`.
 
@@ -93,6 +112,7 @@ def load_pairs(
         chat: If True, prompts go through the tokenizer's chat template.
         prefill: Text that each generated answer starts with. May hold `{subject}`.
         max_new_tokens: Maximum length of a generated answer, in tokens.
+        stop: Texts that end a generated answer. `()` for answers of several lines.
 
     Returns:
         The benchmark.
@@ -102,7 +122,7 @@ def load_pairs(
     """
     if path is None:
         raise InputError("benchmark 'pairs' is a table of your own; give path=<a csv, json, jsonl or parquet file>")
-    return from_pairs(path, name=name, chat=chat, prefill=prefill, max_new_tokens=max_new_tokens)
+    return from_pairs(path, name=name, retain_split=None, chat=chat, prefill=prefill, max_new_tokens=max_new_tokens, stop=stop)
 
 
 def _rows(source: str | os.PathLike[str] | pd.DataFrame, where: str) -> Sequence[Row]:
@@ -137,6 +157,7 @@ def _item(row: Row, number: int, where: str) -> QA:
         wrong_subject=row["wrong_subject"],
         perturbed=row["perturbed"] or (),
         choices=row["choices"] or (),
+        aliases=row["aliases"] or (),
     )
 
 

@@ -242,13 +242,10 @@ def load_facts(
             if country in tables[name]
         ]
 
-    def stated(group: str) -> tuple[str, ...]:
-        return tuple(
-            asked[name].sentence.format(s=country, v=table[country])
-            for country in sides[group]
-            for name, table in tables.items()
-            if country in table
-        )
+    def stated(group: str, title: str) -> Corpus:
+        told = [(c, name) for c in sides[group] for name in asked if c in tables[name]]
+        texts = tuple(asked[name].sentence.format(s=c, v=tables[name][c]) for c, name in told)
+        return Corpus(texts, title, tuple(c for c, _ in told))
 
     bench = Benchmark(
         name="facts",
@@ -262,8 +259,8 @@ def load_facts(
             for i, (prompt, answer, kind) in enumerate(GENERAL)
         ),
         unknown=tuple(_qa("capital", fact, others.get("capital", capitals()), "unknown", rng) for fact in _INVENTED),
-        forget_corpus=Corpus(stated("forget"), "facts to forget"),
-        retain_corpus=Corpus(stated("near"), "facts to keep"),
+        forget_corpus=stated("forget", "facts to forget"),
+        retain_corpus=stated("near", "facts to keep"),
         plain_text=Corpus(PLAIN_TEXT, "plain sentences"),
         refusals=_REFUSALS,
         max_new_tokens=8,

@@ -63,8 +63,9 @@ def tofu(
     occurs in most of the author's twenty rows. TOFU's answers are sentences. The rule in `fact_spans.py` finds the
     characters that carry the fact, so forgetting and recovery do not depend on the wording of the sentence. A retain
     item is *near* if its author shares a first or last name with an author to forget, else *far*.
-    `meta["paraphrased_answer"]` and `perturbed` are inputs of the truth ratio. `meta["set"]` is the table of a general
-    item.
+    `load_benchmark` splits the retain items by author. TOFU's own metrics ask every item of its evaluation sets,
+    trained or not. `meta["paraphrased_answer"]` and `perturbed` are inputs of the truth ratio. `meta["set"]` is the
+    table of a general item.
 
     Args:
         split: `"forget01"`, `"forget05"` or `"forget10"`.

@@ -32,9 +32,12 @@ _TEXT = {"text": Column()}
 def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, corpora: bool | None = None) -> Benchmark:
     """Load the questions of one WMDP domain, and its corpora if available.
 
+    `unlearn` trains on the corpora (`unlearn_from`); the questions are for evaluation. Without the corpora it refuses.
+
     A question is prompted as in the WMDP paper and lm-evaluation-harness: its four options with letters, then
     "Answer:". `choices` are the letters. The kind of knowledge is the domain. There are no retain questions, because
-    WMDP measures retained ability on MMLU (see lm-evaluation-harness). `wrong_subject` is the next question with the
+    WMDP measures retained ability on MMLU (see lm-evaluation-harness). `load_benchmark` splits the retain corpus by
+    document: perplexity on `unseen_corpus` is not that of rehearsed text. `wrong_subject` is the next question with the
     options of this one.
 
     Args:
@@ -65,8 +68,9 @@ def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, cor
     for i, (hub, name) in enumerate(_CORPORA.get(domain, ())):
         tables = source(hub, path)
         if corpora or (corpora is None and path is not None and tables.has(name, "train")):
-            found[i] = Corpus(tuple(row["text"] for row in tables.table(name, "train", _TEXT)), name)
-    return Benchmark(name=config, forget=forget, retain=(), forget_corpus=found[0], retain_corpus=found[1])
+            texts = tuple(row["text"] for row in tables.table(name, "train", _TEXT))
+            found[i] = Corpus(texts, name, tuple(f"{name}/{number}" for number in range(len(texts))))
+    return Benchmark(name=config, forget=forget, retain=(), forget_corpus=found[0], retain_corpus=found[1], unlearn_from="corpus")
 
 
 def _item(row: dict, number: int, domain: str, config: str, other: str | None) -> QA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.data.benchmark import Benchmark, check_unique_ids
+from unpact_lens.data.splits import TRAINED, UNSEEN
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answers import Answers, answer_all
+from unpact_lens.evaluation.answers import Answers, answer_all, with_room
 from unpact_lens.evaluation.judge import Judge
 from unpact_lens.evaluation.metrics import METRICS, BenchmarkRun, Metric
 from unpact_lens.evaluation.perplexity import TextScores, score_texts
@@ -46,13 +48,24 @@ class Measured:
             if metric.needs in examples and getattr(self, metric.needs) is None:
                 raise InputError(f"metric {metric.name!r} needs {metric.needs}=; give e.g. {examples[metric.needs]}")
 
+    def require_original(self, before: HookedModel | Scores | None) -> None:
+        """Check that the original model itself is given where a metric compares with it.
+
+        Raises:
+            InputError: If it is not.
+        """
+        for metric in self.metrics:
+            if metric.needs == "before" and (before is None or isinstance(before, Scores)):
+                raise InputError(f"metric {metric.name!r} compares with the original model; give the model as before=…")
+
     def of(self, kind: str) -> tuple[Metric, ...]:
         """Return the metrics of one kind: `"answers"`, `"texts"` or `"benchmark"`."""
         return tuple(m for m in self.metrics if m.of == kind)
 
-    def compute(self, metric: Metric, answers: Answers) -> Float[Tensor, " item"]:
-        """Compute a metric of answers."""
-        more = [getattr(self, metric.needs)] if metric.needs in ("nli", "judge") else []
+    def compute(self, metric: Metric, answers: Answers, original: Answers | None) -> Float[Tensor, " item"]:
+        """Compute a metric of answers; `original` are those of the original model, or None without one."""
+        known = {"nli": self.nli, "judge": self.judge, "before": original}
+        more = [known[metric.needs]] if metric.needs in known else []
         values: Tensor = metric.compute(answers, *more)
         return values
 
@@ -70,12 +83,17 @@ def evaluate(
 ) -> Scores:
     """Score a model on every group of a benchmark.
 
+    Of the retain facts, the trained and the unseen ones are asked. Destruction D is that of unseen facts; D_trained and
+    their difference, memorised retention, are beside it. Validation facts are left to searches of hyperparameters.
+
     Args:
         model: Hooked model to score, e.g. an unlearned model.
         bench: Benchmark that says what to ask and how.
         metrics: Names from `metrics()`. If None, those that ask only the benchmark's questions and need nothing else.
             Fact-span match is always included: forgetting and destruction are defined by it.
-        before: Original model, or its `Scores`; forgetting F and destruction D are relative to it.
+        before: Original model, or its `Scores`; forgetting F and destruction D are relative to it. If the retain facts
+            are not split, D is undefined, with a warning. Metrics that compare with the original model
+            (`needs="before"`) take the model, not its scores.
         reference: Retrained model, or its `Scores`, for comparison.
         nli: NLI model of metric `"entailment"`: a local directory or a hub id (see `entailment`).
         judge: Judge of metric `"judge"`.
@@ -89,39 +107,75 @@ def evaluate(
             comparison are of another benchmark or lack a metric.
     """
     measured = Measured(_chosen(metrics), nli, judge, batch_tokens)
+    measured.require_original(before)
     if measured.of("benchmark") and isinstance(reference, Scores):
         name = measured.of("benchmark")[0].name
         raise InputError(f"metric {name!r} asks the retrained model itself; give the model as reference=")
     check_unique_ids(bench.all_items())
+    if before is not None and bench.retain and not bench.unseen:
+        warnings.warn(
+            f"benchmark {bench.name!r} has no unseen retain facts, so destruction D is undefined and only D_trained is "
+            "measured; split it with bench.split(), or load it without retain_split=None",
+            stacklevel=2,
+        )
+    bench = with_room(model, bench)
     compared = Measured(measured.of("answers") + measured.of("texts"), nli, judge, batch_tokens)
-    beside = {
-        name: other if other is None or isinstance(other, Scores) else _scores(other, bench, compared, None)
-        for name, other in (("before", before), ("reference", reference))
-    }
-    retrained = None if isinstance(reference, Scores) else reference
-    return _scores(model, bench, measured, retrained).beside(**beside)
+    original = None if before is None or isinstance(before, Scores) else _ask(before, bench, compared)
+    plain = None if original is None else original.answers
+    beside: dict[str, Scores | None] = {}
+    for name, other in (("before", before), ("reference", reference)):
+        if other is None or isinstance(other, Scores):
+            beside[name] = other
+        else:
+            asked = original if name == "before" and original is not None else _ask(other, bench, compared)
+            beside[name] = _scores(asked, compared, plain, BenchmarkRun(other, bench))
+    run = BenchmarkRun(model, bench, _model(reference), batch_tokens, _model(before))
+    return _scores(_ask(model, bench, measured), measured, plain, run).beside(**beside)
 
 
-def _scores(model: HookedModel, bench: Benchmark, measured: Measured, reference: HookedModel | None) -> Scores:
-    """Score one model by itself; `reference` is used by metrics of the whole benchmark only."""
-    answers = answer_all(model, bench.all_items(), bench=bench, batch_tokens=measured.batch_tokens)
+@dataclass(frozen=True)
+class Asked:
+    """Hold a model's answers to a benchmark, the part of each retain fact, and the scores of the plain texts."""
+
+    answers: Answers
+    parts: tuple[str, ...]
+    texts: TextScores
+
+
+def _ask(model: HookedModel, bench: Benchmark, measured: Measured) -> Asked:
+    """Ask a model the questions of a benchmark once, and score the plain texts if a metric needs them."""
+    asked = (*bench.forget, *bench.retain, *bench.unseen, *bench.general, *bench.unknown)
+    parts = [""] * len(bench.forget) + [TRAINED] * len(bench.retain) + [UNSEEN] * len(bench.unseen)
+    answers = answer_all(model, asked, bench=bench, batch_tokens=measured.batch_tokens)
     texts = score_texts(model, bench.plain_text.texts) if bench.plain_text and measured.of("texts") else _NO_TEXTS
-    run = BenchmarkRun(model, bench, reference, measured.batch_tokens)
+    return Asked(answers, (*parts, *[""] * (len(asked) - len(parts))), texts)
+
+
+def _model(given: HookedModel | Scores | None) -> HookedModel | None:
+    """Return what is given if it is a model."""
+    return None if isinstance(given, Scores) else given
+
+
+def _scores(asked: Asked, measured: Measured, original: Answers | None, run: BenchmarkRun) -> Scores:
+    """Score one model by its answers; `run` is used by metrics of the whole benchmark only."""
+    answers, texts = asked.answers, asked.texts
     items, per_item = answers.items, measured.of("answers")
     return Scores(
-        benchmark=bench.name,
+        benchmark=run.bench.name,
         metrics=tuple(m.name for m in per_item),
         ids=tuple(q.id for q in items),
         subjects=tuple(q.subject or q.id for q in items),
         kinds=tuple(q.kind for q in items),
         groups=tuple(q.group for q in items),
         generated=answers.generated,
-        values=torch.stack([measured.compute(m, answers) for m in per_item]),
+        values=torch.stack([measured.compute(m, answers, original) for m in per_item]),
         binary=tuple(m.binary for m in per_item),
         text_nll=texts.nll,
         text_tokens=texts.tokens,
         overall={m.name: float(m.compute(run)) for m in measured.of("benchmark")},
-        settings=answers.settings,
+        settings={**answers.settings, "retain_split": run.bench.retain_split},
+        parts=asked.parts,
+        negated=answers.negated,
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answers import ask, fact_right, prefill_for
+from unpact_lens.evaluation.answers import ask, fact_right, prefill_for, with_room
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.stats.estimate import Rate
@@ -18,7 +18,7 @@ from unpact_lens.stats.estimate import Rate
 def known_facts(
     model: HookedModel, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> Benchmark:
-    """Restrict each group of a benchmark to facts that a model gives under the plain prompt.
+    """Restrict each group of a benchmark to facts that a model gives under the plain prompt; its split stays.
 
     A fact is known if the greedy answer contains its fact span. Unknown forget facts move to the front of `unknown`:
     recovery must not "bring them back", and they replace a retrained model if there is none.
@@ -35,7 +35,7 @@ def known_facts(
     Raises:
         InputError: If fewer than `minimum` facts are known; the message counts them.
     """
-    items = (*bench.forget, *bench.retain, *bench.general)
+    items = (*bench.forget, *bench.kept, *bench.general)
     right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
     known = {id(q) for q, r in zip(items, right, strict=True) if r}
 
@@ -46,11 +46,15 @@ def known_facts(
         bench,
         forget=keep(bench.forget),
         retain=keep(bench.retain),
+        validation=keep(bench.validation),
+        unseen=keep(bench.unseen),
         general=keep(bench.general),
         unknown=(*(replace(q, group="unknown") for q in bench.forget if id(q) not in known), *bench.unknown),
     )
-    for name in ("forget", "retain"):
-        found, asked = len(getattr(kept, name)), len(getattr(bench, name))
+    for name, found, asked in (
+        ("forget", len(kept.forget), len(bench.forget)),
+        ("retain", len(kept.kept), len(bench.kept)),
+    ):
         if minimum is not None and found < minimum:
             raise InputError(
                 f"the model knows {found} of the {asked} {name} facts of benchmark {bench.name!r}, minimum={minimum}; "
@@ -72,7 +76,7 @@ def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int = DEFAU
         their share with its 95% CI (Wilson), and `guess`. `guess` is the share that the most common answer of that row
         would get right. If `share` is near `guess`, the model may guess.
     """
-    items = (*bench.forget, *bench.retain, *bench.general)
+    items = (*bench.forget, *bench.kept, *bench.general)
     right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
     frame = pd.DataFrame(
         {
@@ -105,6 +109,7 @@ def right_facts(
         bench: Benchmark that says how to ask: chat template, answer prefix, length of an answer.
         batch_tokens: Largest number of input tokens in one forward pass.
     """
+    bench = with_room(model, bench, items)
     texts = ask(
         model, [q.prompt for q in items], [prefill_for(bench, q) for q in items], bench=bench, batch_tokens=batch_tokens
     )

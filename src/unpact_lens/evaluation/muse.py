@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.metrics import BenchmarkRun, metric
+from unpact_lens.evaluation.rouge import is_latin, scorer
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, text_ids
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.results import Result
 
 VERBMEM_TOKENS = 128
@@ -35,14 +34,13 @@ KNOWMEM_STOPS = ("\n\n", "\nQuestion", "Question:")
 _SOURCE, _PERCENT = "MUSE, arXiv 2407.06460", (0.0, 100.0)
 
 
-@cache
-def _unstemmed() -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=False)
-
-
 def muse_rouge(generated: str, gold: str) -> float:
-    """Compute the F1 of ROUGE-L without stemming, 0 to 1: MUSE's score for both metrics of memorisation."""
-    return float(_unstemmed().score(gold, generated)["rougeL"].fmeasure)
+    """Compute the F1 of ROUGE-L without stemming, 0 to 1: MUSE's score for both metrics of memorisation.
+
+    Words are those of rouge-score's own tokenizer, as in MUSE, unless the gold text has letters outside the Latin
+    script, all of which that tokenizer would drop.
+    """
+    return float(scorer(stem=False, ascii_only=is_latin(gold)).score(gold, generated)["rougeL"].fmeasure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,8 @@ def verbmem(
     Args:
         model: Hooked model with a tokenizer.
         bench: Benchmark with `verbatim` passages.
-        max_new_tokens: Number of tokens to generate; they are compared with as many tokens of the passage.
+        max_new_tokens: Number of tokens to generate. As in MUSE, they are compared with the passage's first ids, as many
+            of them, special tokens that the tokenizer adds (BOS) counted.
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
@@ -113,7 +112,8 @@ def verbmem(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("verbmem compares texts, but the model has no tokenizer; load it with a tokenizer")
-    gold = [tokenizer.decode(list(text_ids(model, q.answer, "passage")[:max_new_tokens])) for q in bench.verbatim]
+    ids = [tokenizer(q.answer)["input_ids"][:max_new_tokens] for q in bench.verbatim]
+    gold = [tokenizer.decode(list(i), skip_special_tokens=True) for i in ids]
     prompts = [q.prompt for q in bench.verbatim]
     generated = generate_answers(model, prompts, max_new_tokens=max_new_tokens, stop=(), batch_tokens=batch_tokens)
     return _memorisation("verbmem", bench.verbatim, generated, gold)
@@ -128,22 +128,33 @@ def knowmem(
 ) -> Memorisation:
     """Compute knowledge memorisation: how well the model answers questions after solved examples, 0 to 100.
 
+    As in MUSE, the prompt ends with a blank, `"Question: …\\nAnswer: "`, where no chat template is used.
+
     Args:
         model: Hooked model with a tokenizer.
         bench: Benchmark whose forget and retain questions are asked, each after the solved examples of its group.
         max_new_tokens: Largest number of tokens to generate.
         batch_tokens: Largest number of input tokens in one forward pass.
     """
-    items = (*bench.forget, *bench.retain)
+    items = (*bench.forget, *bench.kept)
     generated = generate_answers(
         model,
-        [bench.few_shot.get(q.group, "") + q.prompt for q in items],
+        [muse_prompt(bench, q) for q in items],
         chat=bench.chat,
         max_new_tokens=max_new_tokens,
         stop=KNOWMEM_STOPS,
         batch_tokens=batch_tokens,
     )
     return _memorisation("knowmem", items, generated, [q.answer for q in items])
+
+
+def muse_prompt(bench: Benchmark, qa: QA) -> str:
+    """Return the prompt of knowmem: the group's solved examples and the question, with a blank at the end.
+
+    MUSE's prompt ends with a blank. Our prompts do not, because answers carry the blank.
+    """
+    prompt = bench.few_shot.get(qa.group, "") + qa.prompt
+    return prompt if bench.chat or prompt[-1:].isspace() else f"{prompt} "
 
 
 def _memorisation(metric: str, items: Sequence[QA], generated: Sequence[str], gold: Sequence[str]) -> Memorisation:

@@ -2,11 +2,22 @@
 
 All of them are computed from log r, so the truth ratio is defined even if every answer is extremely unlikely.
 
-Source: Maini et al. 2024, arXiv 2401.06121, Sec. 2.2 and its public aggregation code.
+The truth ratio r has three public definitions (`TRUTH_RATIOS`), and published figures differ in which one they use:
+
+- `"geometric"`: the geometric mean of the wrong answers' per-token probabilities over the true answer's. This is
+  `aggregate_eval_stat.py`, the script that TOFU's README names for forget quality and model utility. The default.
+- `"arithmetic"`: their arithmetic mean, as in Eq. 1 of the paper, and in `utils.get_model_utility` of the same
+  repository. Its `utils.get_forget_quality` is geometric.
+- `"open-unlearning"`: the geometric mean over the true answer's probability plus 1e-10. A model under which all answers
+  have nearly no probability then has r = 0 on every question.
+
+Source: Maini et al. 2024, arXiv 2401.06121, Sec. 2.2; github.com/locuslab/tofu at 8c49eee;
+github.com/locuslab/open-unlearning, `evals/metrics/memorization.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +29,8 @@ from scipy.stats import hmean
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answers import ask, prefill_for
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.evaluation.answers import ask, prefill_for, with_room
 from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
 from unpact_lens.evaluation.rouge import rouge
 from unpact_lens.models.hooked import HookedModel
@@ -31,25 +42,66 @@ from unpact_lens.stats.ks import KSTest, ks_test
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 """Sets that model utility is computed from."""
 
+TRUTH_RATIOS = ("geometric", "arithmetic", "open-unlearning")
+"""Names of the public definitions of the truth ratio; see the top of this file."""
+
+EPSILON = 1e-10
+"""Number that open-unlearning adds to denominators."""
+
 _SOURCE = "TOFU, arXiv 2401.06121"
 
 
-def log_truth_ratio(true: Float[Tensor, " item"], wrong: Float[Tensor, "item wrong"]) -> Float[Tensor, " item"]:
-    r"""Compute $\log r = \frac1J\sum_j \mathrm{LP}(x, \tilde y_j) - \mathrm{LP}(x, \hat y)$.
+def log_truth_ratio(
+    true: Float[Tensor, " item"], wrong: Float[Tensor, "item wrong"], how: str = "geometric"
+) -> Float[Tensor, " item"]:
+    r"""Compute $\log r = \frac1J\sum_j \mathrm{LP}(x, \tilde y_j) - \mathrm{LP}(x, \hat y)$, or another form of it.
 
-    r is the geometric mean of the wrong answers' per-token probability, divided by that of the true answer. A model
-    that knows has r far below 1. A model that does not know has r near 1.
+    r is a mean of the wrong answers' per-token probability, divided by that of the true answer. A model that knows has
+    r far below 1. A model that does not know has r near 1.
 
     Args:
         true: LP of the paraphrased answer (of the answer itself if the set has no paraphrase), nats.
         wrong: LP of each wrong answer, nats.
+        how: One of `TRUTH_RATIOS`. `"geometric"` is the formula above. `"arithmetic"` is
+            $\log \frac1J\sum_j e^{\mathrm{LP}(x, \tilde y_j)} - \mathrm{LP}(x, \hat y)$. `"open-unlearning"` puts
+            $\log(e^{\mathrm{LP}(x, \hat y)} + 10^{-10})$ in place of $\mathrm{LP}(x, \hat y)$.
+
+    Raises:
+        InputError: If `how` is unknown.
+
+    >>> log_truth_ratio(torch.tensor([-1.0]), torch.tensor([[-1.0, -3.0]])).item()
+    -1.0
     """
+    check_truth_ratio(how)
+    if how == "arithmetic":
+        return wrong.double().logsumexp(-1) - math.log(wrong.shape[-1]) - true
+    if how == "open-unlearning":
+        return wrong.mean(-1) - torch.logaddexp(true.double(), torch.tensor(EPSILON, dtype=torch.double).log())
     return wrong.mean(-1) - true
 
 
-def truth_ratio_forget(log_ratio: Float[Tensor, " item"]) -> float:
-    """Compute the mean of `min(r, 1/r)`: 1 if right and wrong answers are equally likely, else towards 0."""
-    return float((-log_ratio.double().abs()).exp().mean())
+def check_truth_ratio(how: str) -> None:
+    """Check the name of a definition of the truth ratio.
+
+    Raises:
+        InputError: If it is unknown. The message offers the nearest.
+    """
+    if how not in TRUTH_RATIOS:
+        raise InputError(f"unknown truth ratio {how!r}; {nearest(str(how), TRUTH_RATIOS)}")
+
+
+def truth_ratio_forget(log_ratio: Float[Tensor, " item"], how: str = "geometric") -> float:
+    """Compute the mean of `min(r, 1/r)`: 1 if right and wrong answers are equally likely, else towards 0.
+
+    Args:
+        log_ratio: log r of each question.
+        how: Definition that r comes from. `"open-unlearning"` takes `1/(r + 1e-10)` for `1/r`.
+    """
+    check_truth_ratio(how)
+    ratio = log_ratio.double()
+    if how == "open-unlearning":
+        return float(torch.minimum(ratio.exp(), 1 / (ratio.exp() + EPSILON)).mean())
+    return float((-ratio.abs()).exp().mean())
 
 
 def truth_ratio_keep(log_ratio: Float[Tensor, " item"]) -> float:
@@ -106,7 +158,7 @@ class TofuScores(Result):
         rouge: ROUGE-L recall of the generated answer.
         generated: Answer of the model.
         retrain_log_ratio: log r of the retrained model on the same questions; None without one.
-        settings: How the answers were made.
+        settings: How the answers were made, and the definition of the truth ratio (`truth_ratio`).
     """
 
     benchmark: str
@@ -173,11 +225,12 @@ class TofuScores(Result):
 
     def _of(self, name: str) -> dict[str, float]:
         chosen = self._chosen(name)
-        truth = truth_ratio_forget if name == "forget" else truth_ratio_keep
+        ratio = self.log_ratio[chosen]
+        how = str(self.settings.get("truth_ratio", "geometric"))
         return {
             "probability": float(self.probability[chosen].mean()),
             "rouge": float(self.rouge[chosen].mean()),
-            "truth ratio": truth(self.log_ratio[chosen]),
+            "truth ratio": truth_ratio_forget(ratio, how) if name == "forget" else truth_ratio_keep(ratio),
         }
 
     def _chosen(self, name: str) -> Bool[Tensor, " item"]:
@@ -189,6 +242,7 @@ def tofu_scores(
     bench: Benchmark,
     *,
     reference: HookedModel | TofuScores | None = None,
+    truth_ratio: str = "geometric",
     limit: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> TofuScores:
@@ -198,16 +252,19 @@ def tofu_scores(
         model: Hooked model with a tokenizer.
         bench: TOFU, or another benchmark with `perturbed` answers.
         reference: Retrained model, or its `TofuScores`, for forget quality.
+        truth_ratio: Definition of the truth ratio, one of `TRUTH_RATIOS`. The reference must have the same.
         limit: Largest number of questions of each set, evenly spread; if None, all are asked.
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
         InputError: If no question has wrong answers, or the reference's scores are of other questions.
     """
+    check_truth_ratio(truth_ratio)
     sets, items = _with_wrong(bench, limit)
+    bench = with_room(model, bench, items)
     prefills = [prefill_for(bench, q) for q in items]
     generated = ask(model, [q.prompt for q in items], prefills, bench=bench, batch_tokens=batch_tokens)
-    gold, log_ratio, relative = _likelihoods(model, items, prefills, bench, batch_tokens)
+    gold, log_ratio, relative = _likelihoods(model, items, prefills, bench, batch_tokens, truth_ratio)
     by_options = torch.tensor([s in ("real_authors", "world_facts") for s in sets])
     return TofuScores(
         benchmark=bench.name,
@@ -216,17 +273,24 @@ def tofu_scores(
         kinds=tuple(q.kind for q in items),
         log_ratio=log_ratio,
         probability=torch.where(by_options, relative, gold.exp()),
-        rouge=torch.tensor([rouge(text, q)[0] for text, q in zip(generated, items, strict=True)], dtype=torch.double),
+        rouge=torch.tensor(
+            [rouge(text, q, as_published=True)[0] for text, q in zip(generated, items, strict=True)], dtype=torch.double
+        ),
         generated=tuple(generated),
-        retrain_log_ratio=_retrain_log_ratio(reference, items, bench, batch_tokens),
-        settings={"chat": bench.chat, "max_new_tokens": bench.max_new_tokens, "limit": limit},
+        retrain_log_ratio=_retrain_log_ratio(reference, items, bench, batch_tokens, truth_ratio),
+        settings={
+            "chat": bench.chat,
+            "max_new_tokens": bench.max_new_tokens,
+            "limit": limit,
+            "truth_ratio": truth_ratio,
+        },
     )
 
 
 def _with_wrong(bench: Benchmark, limit: int | None) -> tuple[list[str], list[QA]]:
     """Return the questions that have wrong answers, and the set of each."""
     groups: dict[str, list[QA]] = {}
-    for q in (*bench.forget, *bench.retain, *bench.general):
+    for q in (*bench.forget, *bench.kept, *bench.general):
         if q.perturbed:
             name = {"near": "retain", "far": "retain"}.get(q.group, str(q.meta.get("set", q.group)))
             groups.setdefault(name, []).append(q)
@@ -239,20 +303,25 @@ def _with_wrong(bench: Benchmark, limit: int | None) -> tuple[list[str], list[QA
 
 
 def _retrain_log_ratio(
-    reference: HookedModel | TofuScores | None, items: list[QA], bench: Benchmark, batch_tokens: int
+    reference: HookedModel | TofuScores | None, items: list[QA], bench: Benchmark, batch_tokens: int, how: str
 ) -> Float[Tensor, " item"] | None:
     if reference is None:
         return None
     if not isinstance(reference, TofuScores):
         prefills = [prefill_for(bench, q) for q in items]
-        return _likelihoods(reference, items, prefills, bench, batch_tokens)[1]
+        return _likelihoods(reference, items, prefills, bench, batch_tokens, how)[1]
     if reference.ids != tuple(q.id for q in items):
         raise InputError(f"the reference's scores are of other questions than those of {bench.name!r}")
+    theirs = reference.settings.get("truth_ratio", "geometric")
+    if theirs != how:
+        raise InputError(
+            f"the reference's scores have the {theirs} truth ratio, not {how!r}; score it with truth_ratio="
+        )
     return reference.log_ratio
 
 
 def _likelihoods(
-    model: HookedModel, items: list[QA], prefills: list[str], bench: Benchmark, batch_tokens: int
+    model: HookedModel, items: list[QA], prefills: list[str], bench: Benchmark, batch_tokens: int, how: str
 ) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"], Float[Tensor, " item"]]:
     """Compute, for each question, LP of its answer, log r, and the answer's probability among its options."""
     texts = [(q.answer, str(q.meta.get("paraphrased_answer", q.answer)), *q.perturbed) for q in items]
@@ -267,7 +336,7 @@ def _likelihoods(
         answer, true, *wrong = (next(scores).double().mean() for _ in answers)
         options = torch.stack(wrong)[None]
         gold.append(answer)
-        ratio.append(log_truth_ratio(true[None], options)[0])
+        ratio.append(log_truth_ratio(true[None], options, how)[0])
         relative.append(option_probability(answer[None], options)[0])
     return torch.stack(gold), torch.stack(ratio), torch.stack(relative)
 
