@@ -4,8 +4,8 @@
 
 The fixture was first recorded with version 0.1.0, commit 9fe8750, before the layout of the package was redrawn: seed 0,
 one thread, fp32, on a CPU with torch 2.13. The redrawn code of commit 4b2e5aa gave equal bits, but for the last bit of
-one KS value. Then the embedded models were trained again without an output bias, and that commit recorded the fixture on
-the new weights. Numbers must not change since. Record a call anew only where its change is meant, and say why.
+one KS value. Then the embedded models were trained again without an output bias, and that commit recorded the fixture
+on the new weights. Numbers must not change since. Record a call anew only where its change is meant, and say why.
 """
 
 from __future__ import annotations
