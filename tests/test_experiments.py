@@ -1,4 +1,4 @@
-"""What the experiments' pages say is what their committed results say."""
+"""The tables of the experiments' pages equal the committed result files."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CONFIGS = sorted(ROOT.glob("*/config*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_every_configuration_is_one_that_can_be_run(path):
+def test_every_configuration_is_valid(path):
     experiment = Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert len(experiment.study["seeds"]) >= 3
     for name in experiment.methods:
@@ -29,7 +29,7 @@ def test_every_configuration_is_one_that_can_be_run(path):
 
 
 def tables(path, results):
-    """The blocks of a page that stand for a results file."""
+    """Return the tables of a page by block, made from a results file."""
     name, folder = path.stem.removeprefix("results"), path.parent.name
     if folder == "focus":
         shown = {f"{block}{name}": table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
@@ -50,7 +50,7 @@ def tables(path, results):
 
 
 def tofu_tables(path, results):
-    """The blocks of TOFU's page, and the files beside its results."""
+    """Return the tables of TOFU's page by block."""
 
     def read(name):
         return pd.read_csv(path.with_name(f"{name}.csv"))
@@ -68,7 +68,7 @@ def tofu_tables(path, results):
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_tables_are_those_of_the_results(path):
+def test_tables_equal_the_results(path):
     name = path.stem.removeprefix("results")
     for block, table in tables(path, pd.read_csv(path)).items():
         assert read_block(path.parent / "README.md", block) == to_markdown(table).strip(), block
@@ -78,38 +78,38 @@ def test_tables_are_those_of_the_results(path):
 
 
 @pytest.mark.parametrize("name", ["muse-news", "muse-books", "tofu-forget10"])
-def test_the_published_figures_stand_beside(name):
+def test_published_tables_equal_those_of_the_library(name):
     assert read_block(ROOT / "dilemma" / "README.md", name) == to_markdown(published(name).to_frame()).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/depth.csv")), ids=str)
-def test_depth_tables_are_means_over_seeds_of_the_results(path):
+def test_depth_table_holds_means_over_seeds(path):
     rows = pd.read_csv(path, keep_default_na=False)
     means = rows.groupby(["variant", "method"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
     assert read_block(path.parent / "README.md", "depth") == to_markdown(means.set_index("method")).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/tokens.csv")), ids=str)
-def test_token_tables_are_those_of_the_results(path):
+def test_token_table_equals_the_results(path):
     table = to_markdown(pd.read_csv(path).set_index("class")).strip()
     assert read_block(path.parent / "README.md", "tokens") == table
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/shares.csv")), ids=str)
-def test_share_tables_are_those_of_the_results(path):
+def test_share_table_equals_the_results(path):
     shown = pd.read_csv(path).drop(columns=["loss", "share", "pick", "seeds", "against"]).set_index("method")
     assert read_block(path.parent / "README.md", "shares") == to_markdown(shown).strip()
     assert path.with_suffix(".html").is_file()
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*/parts.csv"), *ROOT.glob("*/rmu.csv")]), ids=str)
-def test_tables_of_parts_are_those_of_the_results(path):
+def test_tables_of_parts_and_rmu_equal_the_results(path):
     shown = pd.read_csv(path).drop(columns=["seeds", "against"]).set_index("method")
     assert read_block(path.parent / "README.md", path.stem) == to_markdown(shown).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/frontier-*.csv")), ids=str)
-def test_frontier_tables_are_those_of_the_results(path):
+def test_frontier_table_equals_the_results(path):
     table = to_markdown(pd.read_csv(path).set_index("method")).strip()
     assert read_block(path.parent / "README.md", path.stem) == table
     assert path.with_suffix(".html").is_file()

@@ -1,4 +1,4 @@
-"""The configurations for large models, and TOFU's script, run from beginning to end on tiny models."""
+"""The configurations for large models and the TOFU script run from beginning to end on tiny models."""
 
 import json
 import runpy
@@ -25,7 +25,7 @@ FAMILY = {"wmdp": "mistral"}
 SMALL = {"steps": 2, "epochs": 1, "batch_size": 2, "chunk_tokens": 32, "lr": 1e-4}
 
 
-def test_every_configuration_can_be_read():
+def test_every_configuration_is_valid():
     assert len(CONFIGS) == 5
     for path in CONFIGS:
         assert len(load_config(path).methods) >= 7
@@ -76,7 +76,7 @@ def wmdp(folder):
 
 
 def taught(family, items, chat):
-    """A tiny model that answers these questions."""
+    """Train a tiny model that answers these questions."""
     words, model = tokenizer(), hf_model(family, max_position_embeddings=512, hidden_size=64)
     words.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def taught(family, items, chat):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_a_configuration_runs_on_a_tiny_model_of_its_family(path, tmp_path):
+def test_configuration_runs_on_a_tiny_model_of_its_family(path, tmp_path):
     config = load_config(path)
     kind = config.benchmark.split("-")[0]
     data, folder = tmp_path / "data", tmp_path / "model"
@@ -129,7 +129,7 @@ def test_a_configuration_runs_on_a_tiny_model_of_its_family(path, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tofu_script_runs_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+def test_tofu_script_runs_and_resumes(tmp_path, monkeypatch):
     data, home, folder = tmp_path / "data", tmp_path / "experiment", tmp_path / "model"
     data.mkdir()
     tofu(data, "forget01", "retain99", ("Bo Moss", "Cy Dahl"))

@@ -25,6 +25,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.results import Result
 from unpact_lens.study.config import MethodConfig, StudyConfig
+from unpact_lens.study.keys import hash_of
 from unpact_lens.study.run_study import arithmetic, step_bar
 from unpact_lens.study.workspace import Workspace
 from unpact_lens.unlearning.result import Unlearned
@@ -159,7 +160,7 @@ def _unrelated(space: Workspace, recipe: Mapping[str, Any]) -> Candidate:
         space.step(f"{UNRELATED}: training further")
         return relearned(space.model, space.bench.general, space.bench, **recipe)
 
-    return Candidate(UNRELATED, recipe["seed"], made, space.fingerprint("further", asdict(space.bench), recipe))
+    return Candidate(UNRELATED, recipe["seed"], made, hash_of(space.key("further", recipe=dict(recipe))))
 
 
 @dataclass(frozen=True)
@@ -192,11 +193,11 @@ class Measuring:
             compared = Compared(candidate.name, candidate.seed, group)
             return focus_shift(space.model, candidate.model(), items, compared, options, asked)
 
-        part = space.fingerprint(
-            "focus", candidate.weights, [asdict(q) for q in items], asdict(options.rule), self.draws, candidate.name,
-            candidate.seed, group, *(() if by_head else ("no head alone",)),
+        key = space.key(
+            "focus", candidate=candidate.name, weights=candidate.weights, seed=candidate.seed, group=group,
+            facts=[asdict(q) for q in items], draws=self.draws, by_head=by_head,
         )  # fmt: skip
-        return space.kept(f"focus/{candidate.name}-seed{candidate.seed}-{group}", part, run)
+        return space.kept(f"focus/{candidate.name}-seed{candidate.seed}-{group}", key, run)
 
 
 def _trained(unlearned: Unlearned) -> dict[str, Any]:
@@ -242,16 +243,10 @@ def unlearned_model(
         track_every: Number of steps between two records.
     """
     level = space.config.forget_level
-    part = space.fingerprint(
-        "unlearned",
-        asdict(space.to_unlearn),
-        space.config.unlearn_from,
-        method.model_dump(),
-        seed,
-        level,
-        [asdict(q) for q in track],
-        track_every,
-    )
+    key = space.key(
+        "unlearned", method=method.model_dump(mode="json"), seed=seed, track=[asdict(q) for q in track],
+        track_every=track_every,
+    )  # fmt: skip
 
     def run() -> Unlearned:
         space.step(f"{method.name}: unlearning")
@@ -260,4 +255,4 @@ def unlearned_model(
             track_every=track_every, progress=False, **method.settings,
         )  # fmt: skip
 
-    return space.kept(f"unlearned/{method.name}-seed{seed}", part, run)
+    return space.kept(f"unlearned/{method.name}-seed{seed}", key, run)

@@ -64,6 +64,6 @@ def sensitivity_study(
                 step(f"{choice.dimension}: {choice.name}")
                 return conclusions(choice, evidence)
 
-            part = space.fingerprint("choice", asdict(space.bench), asdict(choice), repr(choice.rule), weights)
-            found.append(kept.kept(f"choices/{number:02d}", part, run).to_frame())
+            key = space.key("choice", choice=asdict(choice), rule=repr(choice.rule), weights=weights)
+            found.append(kept.kept(f"choices/{number:02d}", key, run).to_frame())
         return pd.concat(found, ignore_index=True)

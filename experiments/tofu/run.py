@@ -70,7 +70,9 @@ def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuSc
         with arithmetic(config):
             return tofu_scores(model, bench, reference=control, limit=LIMIT)
 
-    return space.kept(f"scores/{name}", space.fingerprint("tofu", model_hash(model), retrained, options, LIMIT), run)
+    return space.kept(
+        f"scores/{name}", space.key("tofu", weights=model_hash(model), retrained=retrained, limit=LIMIT), run
+    )
 
 
 def row(scores: TofuScores, **first: object) -> dict[str, object]:
