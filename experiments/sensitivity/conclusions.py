@@ -29,8 +29,9 @@ from unpact_lens.recovery.probes.registry import Scene
 from unpact_lens.recovery.prompts import write_sheet
 from unpact_lens.recovery.result import RANDOM_WORDS
 from unpact_lens.results import Result
-from unpact_lens.stats.bootstrap import paired_difference, quantiles, resampled_means
+from unpact_lens.stats.bootstrap import quantiles, resampled_means
 from unpact_lens.stats.estimate import Difference
+from unpact_lens.stats.paired import paired_difference
 
 T = TypeVar("T")
 

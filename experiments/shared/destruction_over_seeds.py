@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.result import kept_groups
-from unpact_lens.stats.bootstrap import paired_difference
 from unpact_lens.stats.estimate import Difference
+from unpact_lens.stats.paired import paired_difference
 from unpact_lens.stats.tests import holm
 from unpact_lens.study.result import HasCells
 

@@ -7,8 +7,8 @@ import torch
 
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.verdict import distance_to_reliable, facts_to_decide, side, verdict
-from unpact_lens.stats.bootstrap import paired_difference
 from unpact_lens.stats.estimate import MeanRate, Rate
+from unpact_lens.stats.paired import paired_difference
 
 
 def excess(recovered: int, control: int, n: int):

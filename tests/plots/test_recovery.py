@@ -18,7 +18,9 @@ def test_bars_and_whiskers_are_rates_and_wilson_intervals():
         counts = (right & r.common).sum(1).tolist()
         np.testing.assert_allclose(bar.x, [c / 40 for c in counts])
         for i, count in enumerate(counts):
-            low, high = wilson(count, 40)
+            rate = r.rate(r.probes[i]) if bar is after else r.control_rate(r.probes[i])
+            assert (rate.count, rate.n) == (count, 40)
+            low, high = wilson(count / 40 * rate.effective_n, rate.effective_n)
             np.testing.assert_allclose(bar.x[i] - bar.error_x.arrayminus[i], low, atol=1e-12)
             np.testing.assert_allclose(bar.x[i] + bar.error_x.array[i], high, atol=1e-12)
 

@@ -85,7 +85,8 @@ def test_the_wrong_subject_and_relearning_do_not_narrow_the_common_set():
 
 def test_rates_are_counted_on_the_common_set():
     recovery = made()
-    assert recovery.rate("focus_list") == Rate(3, 6)
+    rate = recovery.rate("focus_list")
+    assert (rate.count, rate.n) == (3, 6)
     assert recovery.rate("prefill") == Rate(5, 6)
     # Facts 4 and 5 were taught, so they cannot be tested.
     assert recovery.rate("relearn") == Rate(2, 4)
@@ -164,7 +165,8 @@ def test_without_a_retrained_model_the_larger_substitute_rate_is_subtracted():
     recovery = without_retrain()
     assert recovery.stand_in == "wrong subject and never-known facts"
     assert recovery.never_rate("prefill") == Rate(2, 4)
-    assert recovery.excess("prefill") == Contrast(Rate(5, 6), Rate(2, 4))
+    assert recovery.excess("prefill") == Contrast(recovery.rate("prefill"), Rate(2, 4))
+    assert (recovery.rate("prefill").count, recovery.rate("prefill").n) == (5, 6)
     right = recovery.right_after.clone()
     right[ROWS.index("wrong_subject"), 4:8] = True
     wrong = without_retrain(right_after=right).excess("prefill")

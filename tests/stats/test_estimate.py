@@ -8,8 +8,9 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from unpact_lens.errors import InputError
 from unpact_lens.results import load, save
-from unpact_lens.stats.bootstrap import clustered_mean, paired_difference
+from unpact_lens.stats.bootstrap import clustered_mean
 from unpact_lens.stats.estimate import Contrast, Estimate, MeanRate, PlainEstimate, Rate, lost
+from unpact_lens.stats.paired import paired_difference
 
 
 def flags(*values: int) -> torch.Tensor:
@@ -54,6 +55,19 @@ def test_the_mean_of_two_rates_has_their_wilson_variances_added():
     assert mean.value == pytest.approx((near.value + far.value) / 2)
     assert mean.high - mean.value == pytest.approx(0.5 * math.hypot(near.high - near.value, far.high - far.value))
     assert mean.value - mean.low == pytest.approx(0.5 * math.hypot(near.value - near.low, far.value - far.low))
+
+
+def test_a_mean_of_rates_on_the_same_subjects_is_wider():
+    near, far = Rate(4, 20), Rate(1, 30)
+    apart, same = MeanRate.of([near, far], [["a", "b"], ["c"]]), MeanRate.of([near, far], [["a", "b"], ["a", "b"]])
+    assert apart == MeanRate((near, far))
+    assert same.correlation == pytest.approx(1)
+    assert same.high - same.value == pytest.approx(0.5 * (near.high - near.value + far.high - far.value))
+    half = MeanRate.of([near, far], [["a", "b"], ["b", "c"]])
+    assert half.correlation == pytest.approx(0.5)
+    assert apart.high < half.high < same.high
+    seeds = Rate(4, 20, seed_variance=0.01)
+    assert MeanRate.of([seeds, far], [["a"], ["b"]]).correlation == 1
 
 
 def test_the_mean_is_undefined_when_a_part_is():
@@ -109,4 +123,5 @@ def test_a_row_of_the_bootstrap_is_an_estimate():
 def test_every_estimate_gives_the_same_columns():
     for estimate in (Rate(3, 10), MeanRate((Rate(3, 10), Rate(1, 9))), Contrast(Rate(3, 10), Rate(1, 9))):
         assert estimate.row() == {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
-        assert (estimate.level, estimate.p) == (0.95, None)
+        assert (estimate.level, estimate.adjusted_p) == (0.95, None)
+        assert estimate.alone == estimate

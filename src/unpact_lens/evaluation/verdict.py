@@ -61,10 +61,14 @@ def verdict(
     *insufficient* if F < 1−ε; *destroyed* if D > ε; *hid* if the excess of any probe > ε; *erased* if F ≥ 1−ε, D ≤ ε
     and every excess ≤ ε. A rule holds only if it holds on the whole interval. *undecided* if no rule holds.
 
+    *hid* is a claim about the largest of many probes, so it needs an interval that holds for all probes together
+    (`simultaneous_differences`, as `Recovery.excesses` gives). *erased* needs every part to hold, so each is judged by
+    its own interval: to require all of several tests needs no correction (Berger 1982).
+
     Args:
         forgetting: F on the forget facts.
         destruction: D, the mean over near and far facts.
-        excesses: For each probe, its recovery minus the retrained model's under the same probe.
+        excesses: For each probe, its recovery minus the retrained model's under the same probe, of one family.
         epsilon: Tolerance ε, between 0 and 1.
 
     Returns:
@@ -89,7 +93,7 @@ def verdict(
             reasons.setdefault(label, []).append(f"{name} {measured[name]}")
     unopposed = sides["forgetting"] == "above" and all(s == "below" for n, s in sides.items() if n != "forgetting")
     if unopposed and excesses:
-        reasons["erased"] = [f"{name} {m}" for name, m in measured.items()]
+        reasons["erased"] = [f"{name} {m.alone}" for name, m in measured.items()]
 
     still_open = {n: _why_open(measured[n], thresholds[n]) for n, s in sides.items() if s is None}
     needed = {n: facts_to_decide(measured[n], thresholds[n], at_least=n == "forgetting") for n in still_open}
@@ -122,12 +126,14 @@ def distance_to_reliable(forgetting: float, destruction: float, excesses: list[f
 def side(estimate: Estimate, threshold: float, *, at_least: bool = False) -> str | None:
     """Return on which side of a threshold the whole interval is: "above", "below", or None if it contains it.
 
-    The threshold itself counts as below (`≤`), or with `at_least` as above (`≥`). None if the estimate is undefined.
+    The threshold itself counts as below (`≤`), or with `at_least` as above (`≥`). None if the estimate is undefined. An
+    estimate of a family is above by the interval that holds for the whole family, and below by its own.
     """
-    return _side(estimate.low, estimate.high, threshold, at_least)
+    return _side(estimate, estimate.n, threshold, at_least)
 
 
-def _side(low: float, high: float, threshold: float, at_least: bool) -> str | None:
+def _side(estimate: Estimate, n: int, threshold: float, at_least: bool) -> str | None:
+    low, high = estimate.interval(n)[0], estimate.alone.interval(n)[1]
     if low > threshold or (at_least and low >= threshold):
         return "above"
     if high < threshold or (not at_least and high <= threshold):
@@ -138,7 +144,8 @@ def _side(low: float, high: float, threshold: float, at_least: bool) -> str | No
 def facts_to_decide(estimate: Estimate, threshold: float, *, at_least: bool = False) -> int | None:
     """Compute the smallest number of facts for which the interval would not contain the threshold.
 
-    The value of the estimate is kept. For example, zero events need 35 facts to be at most 0.1.
+    The value of the estimate and its design effect are kept. For example, zero events need 35 facts of one subject each
+    to be at most 0.1, and twice as many at a design effect of 2.
 
     Returns:
         The number; None if no number up to a million is enough.
@@ -147,7 +154,7 @@ def facts_to_decide(estimate: Estimate, threshold: float, *, at_least: bool = Fa
         return None
 
     def decided(n: int) -> bool:
-        return _side(*estimate.interval(n), threshold, at_least) is not None
+        return _side(estimate, n, threshold, at_least) is not None
 
     if not decided(MOST_FACTS):
         return None

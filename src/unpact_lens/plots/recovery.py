@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
-from unpact_lens.stats.estimate import Rate
 
 if TYPE_CHECKING:
     from unpact_lens.recovery import Recovery
+    from unpact_lens.stats.estimate import Rate
 
 FAMILIES = {"emphasis": "emphasis", "control": "control prompts", "probe": "stronger probes"}
 """Groups of rows from top to bottom, with their labels."""
@@ -39,7 +39,7 @@ def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
     family = dict(zip(recovery.probes, recovery.families, strict=True))
     after = {p: recovery.rate(p) for p in rows}
     reference = "never-known facts" if recovery.right_control is None else "retrained model"
-    beside = {p: recovery.never_rate(p) if recovery.right_control is None else control_rate(recovery, p) for p in rows}
+    beside = {p: recovery.never_rate(p) if recovery.right_control is None else recovery.control_rate(p) for p in rows}
     labels = [_label(recovery, p, after[p]) for p in rows]
     groups = [FAMILIES[family[p]] for p in rows]
     title = "What comes back" + (f" after {theme.escape(name)}" if name else "")
@@ -55,13 +55,6 @@ def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
     fig.update_xaxes(title="fraction of the common set answered right, 95% Wilson interval", range=[0, 1.02])
     fig.update_yaxes(autorange="reversed", showgrid=False, dividercolor=theme.GRID)
     return fig
-
-
-def control_rate(recovery: Recovery, probe: str) -> Rate:
-    """Compute the retrained model's rate under a row, on the same facts as the unlearned model's."""
-    row = recovery.probes.index(probe)
-    counted = recovery.common & recovery.asked[row]
-    return Rate(int((recovery.right_control[row] & counted).sum()), int(counted.sum()))  # type: ignore[index]
 
 
 def _bars(name: str, groups: list[str], labels: list[str], rates: list[Rate], colour: str) -> go.Bar:
@@ -81,7 +74,7 @@ def _bars(name: str, groups: list[str], labels: list[str], rates: list[Rate], co
             "thickness": 1,
             "width": 3,
         },
-        customdata=[f"{rate.count} of {rate.n}" for rate in rates],
+        customdata=[f"{rate.count:g} of {rate.n}" for rate in rates],
         hovertemplate="%{y}<br>%{x:.2f} (%{customdata})<extra>%{fullData.name}</extra>",
     )
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import Result, storable
-from unpact_lens.stats.bootstrap import paired_difference
 from unpact_lens.stats.estimate import Contrast, Difference, Estimate, Rate
+from unpact_lens.stats.paired import Outcomes, family_of_contrasts, paired_difference, simultaneous_differences
 from unpact_lens.stats.tests import holm
 
 EMPHASIS_FAMILY, CONTROL_FAMILY, PROBE_FAMILY = "emphasis", "control", "probe"
@@ -122,6 +122,7 @@ class Recovery(Result):
         headline: Template chosen before the run.
         never_items: Ids of never-known facts: the original model answers them under no prompt. Their rate stands in for
             the retrained model's.
+        never_subjects: Subject of each never-known fact. Empty if unknown: every fact is then its own subject.
         never_asked: The same as `asked` for the never-known facts.
         never_right: The same as `right_after` for the never-known facts.
         examples: Answers for a few facts under every row.
@@ -150,6 +151,7 @@ class Recovery(Result):
     never_items: tuple[str, ...]
     never_asked: Bool[Tensor, "probe never"]
     never_right: Bool[Tensor, "probe never"]
+    never_subjects: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -188,8 +190,16 @@ class Recovery(Result):
     def rate(self, probe: str) -> Rate:
         """Compute R, the fraction of the common set that is right after unlearning under a row."""
         row = self._row(probe)
-        counted = self.common & self.asked[row]
-        return Rate(int((self.right_after[row] & counted).sum()), int(counted.sum()))
+        return Rate.of(self.right_after[row], self.subjects, among=self.common & self.asked[row])
+
+    def control_rate(self, probe: str) -> Rate:
+        """Compute the retrained model's rate under a row, on the same facts as the unlearned model's.
+
+        Raises:
+            InputError: If there is no such row, or no retrained model was given.
+        """
+        row = self._row(probe)
+        return Rate.of(self._control_row(row), self.subjects, among=self.common & self.asked[row])
 
     def net(self, control: str, template: str | None = None) -> Difference:
         """Compute net R of a template: its rate minus a control's, on the common set.
@@ -217,7 +227,7 @@ class Recovery(Result):
 
     @property
     def net_p(self) -> dict[str, float | None]:
-        """McNemar's p-value of each of `nets`, Holm-adjusted over the controls."""
+        """P-value of each of `nets` by the sign-flip test over subjects, Holm-adjusted over the controls."""
         return holm({control: net.p for control, net in self.nets.items()})
 
     @property
@@ -227,11 +237,12 @@ class Recovery(Result):
         worst = min(defined, key=lambda c: defined[c].value, default=None)
         return None if worst is None else (worst, defined[worst])
 
-    def excess(self, probe: str) -> Estimate:
+    def excess(self, probe: str) -> Contrast | Difference:
         """Compute the excess of a probe: its recovered rate minus the retrained model's under the same probe.
 
         Without a retrained model, the larger of two rates is subtracted: the rate at which the wrong subject gives the
-        answer (for a patch, the states of an unrelated fact), and the rate of never-known facts under that probe.
+        answer (for a patch, the states of an unrelated fact), and the rate of never-known facts under that probe. The
+        interval is that of this probe alone; those of `excesses` hold for all probes together.
 
         Raises:
             InputError: If there is no such row, or none of these rates is available.
@@ -239,7 +250,7 @@ class Recovery(Result):
         row = self._row(probe)
         if self.right_control is not None:
             return self._paired(self.right_after[row], self.right_control[row], self.asked[row])
-        standing_in: list[Estimate] = []
+        standing_in: list[Contrast | Difference] = []
         if (elsewhere := stand_in_row(self.probes, probe)) in self.probes:
             wrong = self._row(elsewhere)
             standing_in.append(
@@ -265,22 +276,34 @@ class Recovery(Result):
 
     @property
     def excesses(self) -> dict[str, Estimate]:
-        """Excess of every row in `excess_probes`."""
-        return {probe: self.excess(probe) for probe in self.excess_probes}
+        """Excess of every row in `excess_probes`, with intervals that hold for all of them together.
+
+        *hid* is a claim about the largest of many probes, so intervals and p-values are adjusted for all of them by the
+        largest statistic. Without a retrained model, they are adjusted by Bonferroni and Holm. `alone` has a probe's
+        own interval.
+        """
+        if self.right_control is None:
+            return dict(family_of_contrasts({probe: self.excess(probe) for probe in self.excess_probes}))
+        outcomes = {}
+        for probe in self.excess_probes:
+            row = self._row(probe)
+            among = self.common & self.asked[row]
+            outcomes[probe] = Outcomes(self.right_after[row], self.right_control[row], among)
+        return dict(simultaneous_differences(outcomes, self.subjects))
 
     def never_rate(self, probe: str) -> Rate:
         """Compute the fraction of never-known facts that are right after unlearning under a row."""
         row = self._row(probe)
-        asked = self.never_asked[row]
-        return Rate(int((self.never_right[row] & asked).sum()), int(asked.sum()))
+        return Rate.of(self.never_right[row], self.never_subjects or self.never_items, among=self.never_asked[row])
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each probe: R with 95% CI and n, the control's rate, excess with 95% CI.
 
-        `before` is the share of asked facts that the original model answers under that row. `net` is the headline's
-        rate minus that control's, and `p` its Holm-adjusted p-value.
+        `before` is the share of asked facts that the original model answers under that row. Intervals of `excess` hold
+        for all probes together, and `excess p` is adjusted for all of them. `net` is the headline's rate minus that
+        control's, and `p` its Holm-adjusted p-value.
         """
-        nets, adjusted = self.nets, self.net_p
+        nets, adjusted, excesses = self.nets, self.net_p, self.excesses
         rows = []
         for i, probe in enumerate(self.probes):
             rate = self.rate(probe)
@@ -289,13 +312,15 @@ class Recovery(Result):
                 "n": rate.n, "before": self._share(self.right_before[i], i),
             }  # fmt: skip
             if self.right_control is not None:
-                counted = self.common & self.asked[i]
-                entry["control"] = Rate(int((self.right_control[i] & counted).sum()), int(counted.sum())).value
+                entry["control"] = self.control_rate(probe).value
             else:
                 entry["never known"] = self.never_rate(probe).value
-            if probe in self.excess_probes:
-                excess = self.excess(probe)
-                entry |= {"excess": excess.value, "excess low": excess.low, "excess high": excess.high}
+            if probe in excesses:
+                excess = excesses[probe]
+                entry |= {
+                    "excess": excess.value, "excess low": excess.low, "excess high": excess.high,
+                    "excess p": excess.adjusted_p,
+                }  # fmt: skip
             if probe in nets:
                 net = nets[probe]
                 entry |= {"net": net.value, "net low": net.low, "net high": net.high, "p": adjusted[probe]}
@@ -326,8 +351,7 @@ class Recovery(Result):
         return self.right_control[row]
 
     def _paired(self, first: Tensor, second: Tensor, asked: Tensor) -> Difference:
-        seed = int(self.settings.get("seed", 0))
-        return paired_difference(first, second, self.subjects, among=self.common & asked, seed=seed)
+        return paired_difference(first, second, self.subjects, among=self.common & asked)
 
     def _share(self, right: Tensor, row: int) -> float:
         asked = self.asked[row]

@@ -5,13 +5,15 @@ from unpact_lens.stats.bootstrap import (
     clustered_means,
     clustered_ratios,
     mean_interval,
-    paired_difference,
     quantiles,
     resampled_means,
 )
+from unpact_lens.stats.clusters import design_effect, intraclass_correlation
 from unpact_lens.stats.estimate import Contrast, Difference, Estimate, MeanRate, PlainEstimate, Rate, lost
 from unpact_lens.stats.intervals import newcombe, paired_score_interval, wilson
 from unpact_lens.stats.ks import KSTest, ks_test
+from unpact_lens.stats.paired import Outcomes, paired_difference, simultaneous_differences, simultaneous_level
+from unpact_lens.stats.sign_flip import max_sign_flip_p, sign_flip_p
 from unpact_lens.stats.tests import holm, mcnemar
 
 __all__ = [
@@ -20,14 +22,18 @@ __all__ = [
     "Estimate",
     "KSTest",
     "MeanRate",
+    "Outcomes",
     "PlainEstimate",
     "Rate",
     "clustered_mean",
     "clustered_means",
     "clustered_ratios",
+    "design_effect",
     "holm",
+    "intraclass_correlation",
     "ks_test",
     "lost",
+    "max_sign_flip_p",
     "mcnemar",
     "mean_interval",
     "newcombe",
@@ -35,5 +41,8 @@ __all__ = [
     "paired_score_interval",
     "quantiles",
     "resampled_means",
+    "sign_flip_p",
+    "simultaneous_differences",
+    "simultaneous_level",
     "wilson",
 ]

@@ -12,14 +12,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unpact_lens.errors import InputError
-from unpact_lens.stats.estimate import Difference, require_same_facts
+from unpact_lens.stats.clusters import require_subjects
 from unpact_lens.stats.intervals import LEVEL, NAN, Ends
-from unpact_lens.stats.tests import mcnemar
 
 DRAWS = 2000
 """Number of resamples."""
@@ -132,7 +130,7 @@ def resampled_means(
     Raises:
         InputError: If there is not one subject for each fact.
     """
-    _require_subjects(clusters, values)
+    require_subjects(clusters, values)
     if not len(clusters):
         return torch.full((draws,), NAN, dtype=torch.float64)
     rows = torch.atleast_2d(values).flatten(0, -2).double().numpy()  # [seed, item]
@@ -155,56 +153,6 @@ def quantiles(draws: Float[Tensor, " draw"], level: float = LEVEL) -> Ends:
         return NAN, NAN
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def paired_difference(
-    first: Bool[Tensor, "*seeds item"],
-    second: Bool[Tensor, "*seeds item"],
-    clusters: Sequence[str],
-    *,
-    among: Bool[Tensor, "*seeds item"] | None = None,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Difference:
-    """Compute the difference of two rates on the same facts, with its interval and McNemar's test.
-
-    Args:
-        first: True for facts where the event of interest occurred, in rows if there are several seeds.
-        second: The same for the event that it is compared with.
-        clusters: Subject of each fact; facts about one subject are resampled together.
-        among: True for facts that count, for each seed; if None, all count. A fact counts with its mean over seeds.
-        level: Confidence level.
-        draws: Number of resamples.
-        seed: Random seed of the bootstrap.
-
-    Returns:
-        The difference; undefined if no fact counts.
-
-    Raises:
-        InputError: If the shapes or the number of clusters do not fit.
-    """
-    require_same_facts(first, second)
-    _require_subjects(clusters, first)
-    counts = torch.ones_like(first) if among is None else among
-    require_same_facts(first, counts)
-    one, two, mask = (torch.atleast_2d(t).flatten(0, -2) for t in (first, second, counts))  # [seed, item]
-    present = mask.any(0)  # [item]
-    if not present.any():
-        return Difference(0.0, 0.0, 0.0, 0.0, 0, None, None, level)
-    one, two, mask = one[:, present], two[:, present], mask[:, present]
-    kept = [c for c, keep in zip(clusters, present.tolist(), strict=True) if keep]
-    drawn = resample(kept, draws, seed, seeds=len(one))
-    return Difference(
-        both=_over_seeds(one & two, mask),
-        only_first=_over_seeds(one & ~two, mask),
-        only_second=_over_seeds(~one & two, mask),
-        neither=_over_seeds(~one & ~two, mask),
-        clusters=drawn.clusters.shape[1],
-        bootstrap=quantiles(drawn.means((one.double() - two.double()).numpy(), mask.numpy()), level),
-        p=mcnemar(int((one & ~two & mask).sum()), int((~one & two & mask).sum())),
-        level=level,
-    )
 
 
 def clustered_mean(
@@ -281,14 +229,3 @@ def clustered_ratios(
     if not under.any():
         ratio = np.full_like(ratio, NAN)
     return torch.from_numpy(np.stack([ratio, low, high, np.full_like(ratio, len(clusters))], axis=1))
-
-
-def _require_subjects(clusters: Sequence[str], values: Tensor) -> None:
-    """Check that there is one subject for each fact."""
-    if len(clusters) != values.shape[-1]:
-        raise InputError(f"{len(clusters)} subjects for {values.shape[-1]} facts; give one subject a fact")
-
-
-def _over_seeds(cell: Bool[Tensor, "seed item"], mask: Bool[Tensor, "seed item"]) -> float:
-    """Count the facts in one cell of the table; a fact counts with its mean over the seeds in which it counts."""
-    return float(((cell & mask).sum(0) / mask.sum(0)).sum())

@@ -47,7 +47,8 @@ def wilson(count: Number, n: Number, level: float = LEVEL) -> Ends:
     if n == 0:
         return NAN, NAN
     low, high = proportion_confint(count, n, alpha=1 - level, method="wilson")
-    return float(low), float(high)
+    # At 0 and 1, rounding may leave the proportion outside by one unit in the last place.
+    return min(float(low), count / n), max(float(high), count / n)
 
 
 def newcombe(p1: float, ends1: Ends, p2: float, ends2: Ends) -> Ends:
