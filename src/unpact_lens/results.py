@@ -54,6 +54,7 @@ _TYPES_AT: dict[str, str] = {
         "comparison": "ActivationChanges AttentionPatterns DecompositionSummary DiffSummary Focus HeadSplit KeyPath"
         " KeyPathSummary LensChanges ModelDiff PatchingMap PatchingSummary UnlearningDepth WeightChanges",
         "data.benchmark": "Benchmark Corpus QA",
+        "data.splits": "RetainSplit",
         "decomposition": "Ablation Decomposition LensCurves PathEffects TunedLens",
         "evaluation": "Agreement Answers Choices HarnessScores Judgement LabelledPair Membership Memorisation Published"
         " Scores TofuScores Verdict",

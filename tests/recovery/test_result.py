@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.verdict import verdict
 from unpact_lens.recovery.result import Recovery
 from unpact_lens.results import load, save
 from unpact_lens.stats.estimate import Contrast, Rate
@@ -87,9 +88,9 @@ def test_rates_are_counted_on_the_common_set():
     recovery = made()
     rate = recovery.rate("focus_list")
     assert (rate.count, rate.n) == (3, 6)
-    assert recovery.rate("prefill") == Rate(5, 6)
+    assert (recovery.rate("prefill").count, recovery.rate("prefill").n) == (5, 6)
     # Facts 4 and 5 were taught, so they cannot be tested.
-    assert recovery.rate("relearn") == Rate(2, 4)
+    assert (recovery.rate("relearn").count, recovery.rate("relearn").n) == (2, 4)
 
 
 def test_net_recovery_is_paired_against_each_control():
@@ -175,15 +176,22 @@ def test_without_a_retrained_model_the_larger_substitute_rate_is_subtracted():
     assert recovery.to_frame().set_index("probe").loc["prefill", "never known"] == 0.5
 
 
-def test_excess_without_any_substitute_is_refused():
+def test_excess_without_any_substitute_is_undefined_and_everything_else_is_there():
     rows = [i for i, r in enumerate(ROWS) if r != "wrong_subject"]
     bare = made(
         probes=tuple(ROWS[i] for i in rows), families=tuple(FAMILIES[i] for i in rows),
         **{k: getattr(made(), k)[rows] for k in ("asked", "right_before", "right_after", "never_asked", "never_right")},
         right_control=None,
     )  # fmt: skip
-    with pytest.raises(InputError, match="excess needs a retrained model, a wrong subject or never-known facts"):
-        bare.excess("prefill")
+    assert bare.excess("prefill").n == 0
+    assert str(bare.excess("prefill")) == "undefined"
+    assert all(e.n == 0 for e in bare.excesses.values())
+    assert bare.stand_in == "nothing, so the excess is undefined"
+    frame = bare.to_frame().set_index("probe")
+    assert frame.loc["prefill", "R"] == bare.rate("prefill").value > 0
+    assert frame["excess"].isna().all()
+    assert verdict(Rate(100, 100), Rate(0, 100), bare.excesses).labels == ("undecided",)
+    assert "insufficient" in verdict(Rate(10, 100), Rate(0, 100), bare.excesses).labels
 
 
 def test_the_table_has_a_row_for_each_probe_and_one_for_the_retrained_model():

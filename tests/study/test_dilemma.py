@@ -9,6 +9,7 @@ import torch
 
 from tests.plots import studies
 from unpact_lens.errors import InputError
+from unpact_lens.report import write_report
 from unpact_lens.results import load, save
 from unpact_lens.study.dilemma import dilemma, dilemma_by_kind, distance_gaps, kinds_table
 
@@ -138,8 +139,49 @@ def test_bad_input_is_named(study):
         kinds_table(dilemma_by_kind(study), "R")
     with pytest.raises(InputError, match="method 'nop' is not in the study; did you mean 'npo'"):
         distance_gaps(study, "nop")
-    alone = studies.cell("ga", control=None)
+
+
+def test_without_control_and_stand_ins_the_distance_is_undefined_and_the_verdict_undecided(tmp_path):
+    alone = studies.cell("ga", control=None, near=0.95)
     names = tuple("reminder" if p == "wrong_subject" else p for p in alone.recovery.probes)
-    nameless = replace(alone, recovery=replace(alone.recovery, probes=names))
-    with pytest.raises(InputError, match="excess needs a retrained model or a wrong subject"):
-        dilemma(studies.study(control=False, cells=(nameless,)))
+    nameless = replace(
+        alone,
+        recovery=replace(
+            alone.recovery,
+            probes=names,
+            never_asked=alone.recovery.never_asked[:, :0],
+            never_right=alone.recovery.never_right[:, :0],
+            never_items=(),
+        ),
+    )
+    study = studies.study(control=False, cells=(nameless,))
+    row = dilemma(study).to_frame().iloc[0]
+    assert math.isnan(row["excess"])
+    assert math.isnan(row["distance"])
+    assert not {"hid", "erased"} & set(row["verdict"].split(" + "))
+    assert row["F"] == nameless.scores.forgetting.value
+    assert "undefined" in study.summary()["excess (probe)"][0]
+    assert "nothing, so the excess is undefined" in write_report(study, tmp_path / "report.html").read_text()
+
+
+def test_destruction_is_of_unseen_facts_and_trained_ones_stand_beside():
+    def with_parts(c, lost):
+        s = c.scores
+        parts = tuple("" if g not in ("near", "far") else ("trained", "unseen")[i % 2] for i, g in enumerate(s.groups))
+        right = torch.tensor([not (p == "unseen" and i % lost == 1) for i, p in enumerate(parts)], dtype=torch.float)
+        return replace(
+            c, scores=replace(s, parts=parts, values=right.expand(3, -1).clone(), settings={"retain_split": 1})
+        )
+
+    cells = tuple(with_parts(studies.cell("ga", seed=seed), lost) for seed, lost in ((0, 2), (1, 4)))
+    row = dilemma(studies.study(cells=cells)).to_frame().iloc[0]
+    assert row["D"] == row["D_near"] == row["D_far"] == pytest.approx(0.75)
+    assert row["D_trained"] == 0
+    assert row["memorised_retention"] == pytest.approx(0.75)
+    assert 0 < row["memorised_retention_low"] < 0.75 < row["memorised_retention_high"] <= 1
+    assert row["distance"] == pytest.approx(math.hypot(1 - row["F"], max(0, row["excess"]), 0.75))
+    frame = studies.study(cells=cells).to_frame()
+    assert frame["D"].tolist() == [1, 0.5]
+    assert frame["D_trained"].tolist() == [0, 0]
+    assert frame["memorised_retention"].tolist() == [1, 0.5]
+    assert studies.study(cells=cells).summary()["D trained"][0].startswith("0.00 [0.00, ")

@@ -21,6 +21,7 @@ from unpact_lens.study.workspace import Workspace
 FULL = {
     "name": "full", "model": "builtin", "wrap": "hooked", "load": {"device": "cpu", "dtype": "float32"},
     "control": "builtin-retrain", "benchmark": "builtin", "benchmark_options": {"seed": 0}, "unlearn_from": "questions",
+    "retain_split": "auto", "split_seed": 3,
     "hold_out_phrasings": 1, "known_only": True,
     "methods": [{"name": "npo_gdr", "settings": {"lr": 1e-4, "steps": 6, "modules": ["blocks.0.*"]}}], "seeds": [0],
     "forget_level": 0.1, "epsilon": 0.1, "contributions": {"forget": 2, "retain": 1, "key_tokens": 2},
@@ -35,8 +36,10 @@ FULL = {
 
 OTHER = {
     "model": "other", "wrap": "auto", "load.device": "cuda", "load.dtype": "bfloat16", "control": "other",
-    "benchmark": "tofu", "unlearn_from": "corpus", "methods.0.name": "npo_klr", "methods.0.settings.modules.0": "x",
-    "recovery.templates.0": "quotes", "recovery.templates.1": "doubled", "recovery.headline": "quotes", "recovery.key_tokens": "answer_free",
+    "benchmark": "tofu", "retain_split": None, "unlearn_from": "corpus", "methods.0.name": "npo_klr",
+    "methods.0.settings.modules.0": "x",
+    "recovery.templates.0": "quotes",
+    "recovery.templates.1": "doubled", "recovery.headline": "quotes", "recovery.key_tokens": "answer_free",
     "recovery.probes.0": "relearn", "recovery.added.0": "quantize_4", "matmul_precision": "medium", "name": "other",
 }  # fmt: skip
 """Another value of each leaf that is no number."""
@@ -128,7 +131,7 @@ class Reads:
 
     def __getattr__(self, name):
         value = getattr(self._config, name)
-        if name.startswith("model_") or name.startswith("__"):
+        if name.startswith(("model_", "__")):
             return value
         if isinstance(value, BaseModel):
             return Reads(value, self._noted, f"{self._at}{name}.")

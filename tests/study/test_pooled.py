@@ -86,9 +86,18 @@ def test_the_wide_table_has_one_row_for_each_method_and_the_figure_its_values():
     assert shown.z.tolist() == [[0.5, 0.75], [pytest.approx(1 / 3), 1]]
 
 
+def test_without_control_and_wrong_subject_the_excess_is_undefined_and_the_rest_is_not():
+    made = recovery([[1] * 4] * 3, [0] * 4, control=False)
+    frame = probes_over_seeds(Study((Cell("ga", made),))).set_index("probe")
+    assert (
+        frame["R"].tolist()
+        == probes_over_seeds(Study((Cell("ga", replace(made, right_control=made.right_after)),)))["R"].tolist()
+    )
+    assert frame[["excess", "excess_low", "excess_high"]].isna().all(axis=None)
+    assert wide(frame.reset_index(), "excess").iloc[0, 1:].tolist() == [""] * len(PROBES)
+
+
 def test_bad_input_is_named():
-    with pytest.raises(InputError, match="excess needs a retrained model or a wrong subject"):
-        probes_over_seeds(Study((Cell("ga", recovery([[0] * 4] * 3, [0] * 4, control=False)),)))
     other = recovery([[0] * 4] * 3, [0] * 4, items=("a", "b", "c", "e"))
     with pytest.raises(InputError, match="its seeds were asked different facts"):
         probes_over_seeds(Study((Cell("ga", FIRST), Cell("ga", other))))

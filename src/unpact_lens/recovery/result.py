@@ -185,7 +185,11 @@ class Recovery(Result):
         """Name of what replaces a missing retrained model. None if there is a retrained model."""
         if self.right_control is not None:
             return None
-        return "wrong subject and never-known facts" if self.never_items else "wrong subject"
+        wrong = any(
+            p == WRONG_SUBJECT or p.startswith((f"{UNRELATED_FACT}:", f"{WRONG_SUBJECT}:")) for p in self.probes
+        )
+        names = ["wrong subject"] * wrong + ["never-known facts"] * bool(self.never_items)
+        return " and ".join(names) or "nothing, so the excess is undefined"
 
     def rate(self, probe: str) -> Rate:
         """Compute R, the fraction of the common set that is right after unlearning under a row."""
@@ -241,11 +245,12 @@ class Recovery(Result):
         """Compute the excess of a probe: its recovered rate minus the retrained model's under the same probe.
 
         Without a retrained model, the larger of two rates is subtracted: the rate at which the wrong subject gives the
-        answer (for a patch, the states of an unrelated fact), and the rate of never-known facts under that probe. The
-        interval is that of this probe alone; those of `excesses` hold for all probes together.
+        answer (for a patch, the states of an unrelated fact), and the rate of never-known facts under that probe. It is
+        undefined if none of these rates is available. The interval is that of this probe alone; those of `excesses`
+        hold for all probes together.
 
         Raises:
-            InputError: If there is no such row, or none of these rates is available.
+            InputError: If there is no such row.
         """
         row = self._row(probe)
         if self.right_control is not None:
@@ -259,10 +264,7 @@ class Recovery(Result):
         if bool(self.never_asked[row].any()):
             standing_in.append(Contrast(self.rate(probe), self.never_rate(probe)))
         if not standing_in:
-            raise InputError(
-                "excess needs a retrained model, a wrong subject or never-known facts; give recover(control=…) or a "
-                "benchmark whose items have wrong_subject or whose `unknown` facts are not empty"
-            )
+            return Contrast(self.rate(probe), Rate(0, 0))
         return min(standing_in, key=lambda e: e.value if e.n else float("inf"))
 
     @property

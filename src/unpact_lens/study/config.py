@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,9 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from unpact_lens.data.benchmark import BENCHMARKS
+from unpact_lens.data.splits import Shares, checked_shares
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.study.names import unknown_names
 from unpact_lens.study.yaml_reader import EntryPath, YamlFile, parse_yaml
+from unpact_lens.unlearning.registry import METHODS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -111,6 +116,9 @@ class StudyConfig(Strict):
         control: Retrained model, which never saw the forget set. None if there is none.
         benchmark: Benchmark, as `load_benchmark` takes it.
         benchmark_options: Further arguments of `load_benchmark`.
+        retain_split: Shares of the subjects of the retain facts: trained, validation, unseen, as in `load_benchmark`.
+            Destruction is measured on the unseen ones. `auto` is 0.5, 0.15, 0.35; null gives no split.
+        split_seed: Random seed of this split.
         unlearn_from: Texts to unlearn: the forget `questions` of the benchmark, or its forget `corpus`. If None, as the
             benchmark says: MUSE and WMDP are unlearned from their corpora. The retain set is of the same form. The
             forget questions decide when to stop in both cases.
@@ -143,6 +151,8 @@ class StudyConfig(Strict):
     control: str | None = None
     benchmark: str
     benchmark_options: dict[str, Any] = Field(default_factory=dict)
+    retain_split: tuple[float, float, float] | Literal["auto"] | None = "auto"
+    split_seed: int = Field(0, ge=0)
     unlearn_from: Literal["questions", "corpus"] | None = None
     hold_out_phrasings: int = Field(0, ge=0)
     known_only: bool = False
@@ -168,6 +178,11 @@ class StudyConfig(Strict):
         if twice:
             raise ValueError(f"{twice!r} occurs twice")
         return methods
+
+    @field_validator("retain_split")
+    @classmethod
+    def _shares_are_shares(cls, shares: Shares | Literal["auto"] | None) -> Shares | Literal["auto"] | None:
+        return shares if shares is None or shares == "auto" else checked_shares(shares)
 
     @field_validator("seeds")
     @classmethod
@@ -209,6 +224,37 @@ def load_config(source: str | os.PathLike[str] | dict[str, Any], **overrides: An
     if mistakes or config is None:
         raise InputError(listed(mistakes, where, file))
     return config
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON schema of a study's configuration, for editors that check and complete YAML.
+
+    The descriptions are those of `StudyConfig`. The names of methods are listed as examples, because `lora_` can come
+    before them.
+    """
+    schema = StudyConfig.model_json_schema()
+    definitions = schema["$defs"]
+    models = (MethodConfig, LoadConfig, ContributionConfig, RecoveryConfig, ResourcesConfig)
+    for model, place in [(StudyConfig, schema), *((m, definitions[m.__name__]) for m in models)]:
+        for name, text in described_fields(model).items():
+            place["properties"][name]["description"] = text
+    definitions["MethodConfig"]["properties"]["name"]["examples"] = list(METHODS)
+    schema["properties"]["benchmark"]["examples"] = list(BENCHMARKS)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def described_fields(model: type[BaseModel]) -> dict[str, str]:
+    """Return the description of each entry from the `Attributes` section of a model's docstring."""
+    section = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        start = re.match(r" {4}(\w+): (.*)", line)
+        if start:
+            name, found[start[1]] = start[1], start[2]
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unpact_lens.data.splits import UNSEEN
+from unpact_lens.data.splits import TRAINED, UNSEEN
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.evaluation.memorised_retention import memorised_retention
 from unpact_lens.evaluation.result import Scores, kept_groups
 from unpact_lens.evaluation.verdict import distance_to_reliable, verdict
 from unpact_lens.results import Result
 from unpact_lens.stats.bootstrap import quantiles
-from unpact_lens.stats.estimate import Difference, MeanRate, Rate
+from unpact_lens.stats.estimate import Difference, Estimate, MeanRate, Rate
 from unpact_lens.stats.joint import JointResamples
 from unpact_lens.stats.paired import Outcomes, simultaneous_differences
 from unpact_lens.study.pooled import beyond, estimates
@@ -59,28 +60,31 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
     numbers is biased upwards, and so is this interval.
 
     Args:
-        study: Study with a retrained model, or with facts that have a wrong subject. The excess is that of
-            `probes_over_seeds`.
+        study: Finished study. The excess is that of `probes_over_seeds`; without a retrained model and without facts
+            that have a wrong subject, it and the distance are undefined.
         kind: Kind of knowledge of the facts to count. If None, all facts.
 
     Returns:
-        Columns `method, seeds`, each of `F, D, D_near, D_far, excess, distance` with `_low` and `_high`,
-        `excess_probe`, `common` (facts in the common set, mean over seeds) and `verdict`. Undefined values are NaN.
+        Columns `method, seeds`, each of `F, D, D_near, D_far, D_trained, memorised_retention, excess, distance` with
+        `_low` and `_high`, `excess_probe`, `common` (facts in the common set, mean over seeds) and `verdict`. D is of
+        unseen retain facts. Undefined values are NaN.
 
     Raises:
-        InputError: If the study has neither a retrained model nor a wrong subject, or no fact is of that kind.
+        InputError: If no fact is of that kind.
     """
     rows = []
     for method, cells in _by_method(study, kind).items():
         F, near, far = (_lost(cells, group, kind) for group in ("forget", "near", "far"))
-        kept = {group: {"near": near, "far": far}[group] for group in kept_groups(cells[0].scores.groups)}
-        D = MeanRate.of(list(kept.values()), [_subjects(cells, group, kind) for group in kept])
+        D, trained = (_destruction(cells, kind, part) for part in (UNSEEN, TRAINED))
         excesses = _excesses(cells, kind)
         defined = {probe: e for probe, e in excesses.items() if e.n}
         probe = max(defined, key=lambda p: defined[p].value, default="")
         judged = verdict(F, D, excesses, epsilon=float(study.config["epsilon"]))
         row: dict[str, Any] = {"method": method, "seeds": len(cells)}
-        for name, found in (("F", F), ("D", D), ("D_near", near), ("D_far", far)):
+        shown: dict[str, Estimate] = {"F": F, "D": D, "D_near": near, "D_far": far}
+        if cells[0].scores.parts:
+            shown |= {"D_trained": trained, "memorised_retention": memorised_retention(D, trained)}
+        for name, found in shown.items():
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         worst = defined[probe] if probe else None
         row |= {
@@ -98,11 +102,7 @@ def dilemma(study: Study, *, kind: str | None = None) -> Dilemma:
 
 
 def dilemma_by_kind(study: Study) -> pd.DataFrame:
-    """Compute `dilemma` for each kind of knowledge. The table has a first column `kind`.
-
-    Raises:
-        InputError: If the study has neither a retrained model nor facts with a wrong subject.
-    """
+    """Compute `dilemma` for each kind of knowledge. The table has a first column `kind`."""
     kinds = dict.fromkeys(k for c in study.cells for k in c.recovery.kinds)
     frames = [dilemma(study, kind=kind).to_frame().assign(kind=kind) for kind in kinds]
     found = pd.concat(frames, ignore_index=True)
@@ -131,14 +131,14 @@ def distance_gaps(study: Study, method: str) -> pd.DataFrame:
     Both distances use the same draws of subjects and seeds.
 
     Args:
-        study: Study with a retrained model, or with facts that have a wrong subject.
+        study: Finished study.
         method: Name of the method to compare with.
 
     Returns:
         Columns `method, against, gap, gap_low, gap_high`. A gap above 0 means that `against` is farther from reliable.
 
     Raises:
-        InputError: If the study has neither, or does not have the method.
+        InputError: If the study does not have the method.
     """
     cells = _by_method(study, None)
     if method not in cells:
@@ -167,23 +167,31 @@ def _is(kinds: Sequence[str], kind: str | None) -> Bool[Tensor, " item"]:
     return torch.tensor([kind in (None, k) for k in kinds], dtype=torch.bool)
 
 
-def _gone(cells: Sequence[Cell], group: str, kind: str | None) -> tuple[Tensor, Tensor]:
-    """Return which facts are lost, and which of the group (unseen near and far facts) count: `[seed, item]` each."""
+def _gone(cells: Sequence[Cell], group: str, kind: str | None, part: str = UNSEEN) -> tuple[Tensor, Tensor]:
+    """Return which facts are lost, and which of the group (near and far: of the part) count: `[seed, item]` each."""
     first = cells[0].scores
     gone = torch.stack([c.scores.right_before & ~c.scores.right for c in cells])
-    among = first.right_before & first.among(group, kind=kind, part=UNSEEN)
+    among = first.right_before & first.among(group, kind=kind, part=part)
     return gone, among.expand_as(gone)
 
 
-def _subjects(cells: Sequence[Cell], group: str, kind: str | None) -> list[str]:
+def _destruction(cells: Sequence[Cell], kind: str | None, part: str) -> MeanRate:
+    """Estimate D on one part of the retain facts: the mean of near and far, or the one that there is."""
+    kept = kept_groups(cells[0].scores.groups)
+    return MeanRate.of(
+        [_lost(cells, group, kind, part) for group in kept], [_subjects(cells, group, kind, part) for group in kept]
+    )
+
+
+def _subjects(cells: Sequence[Cell], group: str, kind: str | None, part: str) -> list[str]:
     """Return the subjects of the facts of a group that count."""
-    counted = _gone(cells, group, kind)[1].any(0).tolist()
+    counted = _gone(cells, group, kind, part)[1].any(0).tolist()
     return [s for s, kept in zip(cells[0].scores.subjects, counted, strict=True) if kept]
 
 
-def _lost(cells: Sequence[Cell], group: str, kind: str | None) -> Rate:
+def _lost(cells: Sequence[Cell], group: str, kind: str | None, part: str = UNSEEN) -> Rate:
     """Estimate the share of a group's known facts that are lost."""
-    gone, among = _gone(cells, group, kind)
+    gone, among = _gone(cells, group, kind, part)
     return Rate.of(gone, cells[0].scores.subjects, among=among)
 
 
@@ -192,7 +200,7 @@ def _came_back(cells: Sequence[Cell], probe: str, kind: str | None) -> Outcomes:
     first, found = cells[0].recovery, [c.recovery for c in cells]
     i = first.probes.index(probe)
     right = torch.stack([r.right_after for r in found])
-    control, answerable = beyond(cells[0].method, found, right)
+    control, answerable = beyond(found, right)
     among = torch.stack([r.common & r.asked[i] for r in found]) & answerable[:, i] & _is(first.kinds, kind)
     return Outcomes(right[:, i], control[:, i], among)
 

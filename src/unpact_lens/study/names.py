@@ -72,7 +72,7 @@ def _benchmark(content: Mapping[str, object]) -> Iterator[Named]:
     if refused:
         yield ("benchmark",), refused
     elif isinstance(options, Mapping):
-        accepted = set(inspect.signature(BENCHMARKS[name]).parameters)
+        accepted = {*inspect.signature(BENCHMARKS[name]).parameters, "retain_split", "split_seed"}
         for option in options:
             if option not in accepted:
                 text = f"benchmark {name!r} has no option {option!r}; {nearest(str(option), accepted)}"

@@ -48,15 +48,15 @@ def probes_over_seeds(study: HasCells) -> pd.DataFrame:
     subject. Their p-values are of the sign-flip test over subjects, Holm-adjusted over the rows of a method.
 
     Args:
-        study: Study with a retrained model, or with facts that have a wrong subject.
+        study: Finished study. Without a retrained model and without facts that have a wrong subject, excesses are
+            undefined.
 
     Returns:
         Columns `method, seeds, probe, family, n, R, R_low, R_high, control`, and for `excess` and each `net_…` its
         value, `_low`, `_high` and `_p`. Undefined values are NaN.
 
     Raises:
-        InputError: If the study has neither a retrained model nor a wrong subject, or its seeds differ in facts or
-            probes.
+        InputError: If the seeds of a method differ in facts or probes.
     """
     rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(c.method for c in study.cells):
@@ -72,7 +72,7 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
         raise InputError(f"{method}: its seeds were asked different facts or probes; run them as one study")
     common = torch.stack([r.common for r in recoveries])
     right = torch.stack([r.right_after for r in recoveries])
-    control, answerable = beyond(method, recoveries, right)
+    control, answerable = beyond(recoveries, right)
 
     def against(i: int, other: Tensor, asked: Tensor) -> Difference:
         return paired_difference(right[:, i], other, first.subjects, among=common & asked)
@@ -115,30 +115,24 @@ def _method_rows(method: str, recoveries: Sequence[Recovery]) -> list[dict[str, 
 
 
 def beyond(
-    method: str, recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
+    recoveries: Sequence[Recovery], right: Bool[Tensor, "seed probe item"]
 ) -> tuple[Bool[Tensor, "seed probe item"], Bool[Tensor, "seed probe item"]]:
     """Return what the excess of each row is computed against, and the facts of which that was asked.
 
     This is the retrained model under that row. Without one, it is the unlearned model's own answers about the wrong
-    subject (for a patch: with the states of an unrelated fact).
+    subject (for a patch: with the states of an unrelated fact). Without either, no fact has been asked, and the excess
+    is undefined.
 
     Args:
-        method: Name of the method, for the error.
         recoveries: One recovery for each seed, of the same facts and probes.
         right: What is right after unlearning under each row.
-
-    Raises:
-        InputError: If there is neither a retrained model nor a wrong subject.
     """
     first = recoveries[0]
     given = [r.right_control for r in recoveries if r.right_control is not None]
     if len(given) == len(recoveries):
         return torch.stack(given), torch.ones_like(right)
     if WRONG_SUBJECT not in first.probes:
-        raise InputError(
-            f"{method}: excess needs a retrained model or a wrong subject; give the study a control, or facts that "
-            "have a wrong_subject"
-        )
+        return torch.zeros_like(right), torch.zeros_like(right)
     rows = [first.probes.index(stand_in_row(first.probes, p)) for p in first.probes]
     return right[:, rows], torch.stack([r.asked[rows] for r in recoveries])
 

@@ -64,7 +64,11 @@ class Cell(Result):
         return (defined[probe], probe) if probe else (Rate(0, 0), "")
 
     def row(self) -> dict[str, Any]:
-        """Return the cell as one row of the study's table."""
+        """Return the cell as one row of the study's table.
+
+        D is of unseen retain facts. `D_trained` is of those that the retain term trained on, and `memorised_retention`
+        is their difference.
+        """
         recovery, scores = self.recovery, self.scores
         net, net_control = self.net_worst()
         excess, excess_probe = self.excess_worst()
@@ -75,6 +79,8 @@ class Cell(Result):
             **_columns("D", scores.destruction),
             **_columns("D_near", scores.destruction_near),
             **_columns("D_far", scores.destruction_far),
+            **(_columns("D_trained", scores.destruction_trained) if scores.parts else {}),
+            **(_columns("memorised_retention", scores.memorised_retention) if scores.parts else {}),
             "common": recovery.n_common,
             **_columns("R", recovery.rate(recovery.headline)),
             **_columns("net_R", net),
@@ -132,7 +138,7 @@ class Study(Result):
 
     def summary(self) -> pd.DataFrame:
         """Return a table for reading: one row for each cell, with intervals in the cells."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for cell in self.cells:
             recovery, scores = cell.recovery, cell.scores
             excess, probe = cell.excess_worst()
@@ -142,6 +148,7 @@ class Study(Result):
                     **({"seed": cell.seed} if len(self.config["seeds"]) > 1 else {}),
                     "F forgot": _shown(scores.forgetting),
                     "D destroyed": _shown(scores.destruction),
+                    **({"D trained": _shown(scores.destruction_trained)} if scores.parts else {}),
                     "R recovered": _shown(recovery.rate(recovery.headline)),
                     "net R": _shown(cell.net_worst()[0]),
                     "excess (probe)": f"{_shown(excess)} {probe}",

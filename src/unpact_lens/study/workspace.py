@@ -110,7 +110,8 @@ class Workspace:
     @cached_property
     def loaded(self) -> Benchmark:
         """Benchmark, reduced to known facts if the configuration says so."""
-        bench = load_benchmark(self.config.benchmark, **self.config.benchmark_options)
+        split = {"retain_split": self.config.retain_split, "split_seed": self.config.split_seed}
+        bench = load_benchmark(self.config.benchmark, **{**split, **self.config.benchmark_options})
         if (self.config.unlearn_from or bench.unlearn_from) == "corpus" and bench.forget_corpus is None:
             raise InputError(f"unlearn_from: corpus, but benchmark {bench.name!r} has no forget corpus; use questions")
         checked(Probing(**probing_options(self.config)), bench)
@@ -147,12 +148,25 @@ class Workspace:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the study must know."""
-        notes = [f"Benchmark {self.bench.name}: {len(self.bench.forget)} forget, {len(self.bench.near)} near, "
-                 f"{len(self.bench.far)} far, {len(self.bench.general)} general facts."]  # fmt: skip
+        bench = self.bench
+        notes = [f"Benchmark {bench.name}: {len(bench.forget)} forget, {len(bench.near)} near, {len(bench.far)} far, "
+                 f"{len(bench.general)} general facts."]  # fmt: skip
+        if bench.retain_split is not None:
+            notes.append(
+                f"Of the near and far facts, {len(bench.retain)} are given to the retain term, {len(bench.validation)} "
+                f"are for searches of hyperparameters, and destruction D is measured on {len(bench.unseen)} unseen "
+                f"ones (split by subject, shares {'/'.join(f'{s:g}' for s in bench.retain_split.shares)}, seed "
+                f"{bench.retain_split.seed})."
+            )
+        elif bench.retain:
+            notes.append(
+                "The near and far facts are not split: the retain term may train on all of them. Destruction D is "
+                "therefore undefined; D_trained is what a method loses of facts that it may rehearse."
+            )
         if self.config.control is None:
             notes.append(
                 "This model has no retrained model. The excess of a probe is measured against never-known facts and "
-                "against prompts about the wrong subject instead."
+                "against prompts about the wrong subject instead. It is undefined where the benchmark has neither."
             )
         if self.config.recovery.key_tokens != "answer_free":
             whose = "the unlearned model's, " if self.config.recovery.key_tokens == "after" else ""
@@ -216,9 +230,11 @@ class Workspace:
 
         Args:
             model: Model to attribute.
-            group: `"forget"` or `"retain"`. `contributions` in the configuration gives the number of facts.
+            group: `"forget"`, or `"retain"` for the unseen retain facts (all of them without a split).
+                `contributions` in the configuration gives the number of facts.
         """
-        facts: list[QA] = list(getattr(self.bench, group)[: getattr(self.config.contributions, group)])
+        of_group = {"forget": self.bench.forget, "retain": self.bench.unseen or self.bench.retain}[group]
+        facts: list[QA] = list(of_group[: getattr(self.config.contributions, group)])
         if not facts:
             return []
         prefills = [prefill_for(self.bench, q) for q in facts]
