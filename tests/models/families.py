@@ -4,10 +4,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
@@ -52,7 +57,14 @@ FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "pythia")
 
 def hf_model(family: str, seed: int = 0, **changes: object):
     """A random model of the family in eval mode, norms and biases randomised too."""
-    model = AutoModelForCausalLM.from_config(config(family, **changes)).eval()
+    return random_model(config(family, **changes), seed)
+
+
+def random_model(made, seed: int = 0):
+    """A random model of a configuration in eval mode, with noise on every parameter; the global seed is untouched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(made).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -66,3 +78,25 @@ def save(path, family: str, prepends_bos: bool = False, dtype: torch.dtype = tor
     model.to(dtype).save_pretrained(path)
     tokenizer(prepends_bos).save_pretrained(path)
     return path, model
+
+
+def uncommon_hf_model(family: str, seed: int = 0):
+    """A random model of a family that is bridged but not converted, in eval mode, all weights randomised."""
+    shape = {"vocab_size": 320, "max_position_embeddings": 96}
+    made = {
+        "gpt_neo": lambda: GPTNeoConfig(
+            **shape, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+        ),
+        "gptj": lambda: GPTJConfig(vocab_size=320, n_positions=96, n_embd=32, n_layer=2, n_head=4, rotary_dim=4),
+        "opt": lambda: OPTConfig(
+            **shape, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32
+        ),
+        "mixtral": lambda: MixtralConfig(
+            **COMMON, vocab_size=320, intermediate_size=48, num_key_value_heads=2, num_local_experts=3
+        ),
+        "bloom": lambda: BloomConfig(vocab_size=320, hidden_size=32, n_layer=2, n_head=4),
+    }[family]()
+    return random_model(made, seed)
+
+
+UNCOMMON = ("gpt_neo", "gptj", "opt", "mixtral", "bloom")

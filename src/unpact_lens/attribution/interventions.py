@@ -12,6 +12,7 @@ from torch import Tensor
 from unpact_lens.attribution.methods import MethodInput, MethodOutput
 from unpact_lens.attribution.units import Example, unit_masks
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import Hooks
 
 EMBED = "hook_embed"
@@ -45,6 +46,9 @@ def embedding_effects(
     inputs: MethodInput, examples: Sequence[Example], value: Float[Tensor, "*d_model"]
 ) -> list[MethodOutput]:
     """Compute the decrease of the target when the token embeddings of each unit become `value`."""
+    require_acting_hooks(
+        inputs.model, [EMBED], feature="an attribution method that replaces embeddings", remedy="use 'leave_one_out'"
+    )
 
     def hooks(members: Bool[Tensor, "batch pos"]) -> Hooks:
         def overwrite(embed: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:

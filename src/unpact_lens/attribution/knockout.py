@@ -11,6 +11,7 @@ from torch import Tensor
 from unpact_lens.attribution.interventions import intervention_effects
 from unpact_lens.attribution.methods import MethodInput, MethodOutput, attribution_method
 from unpact_lens.attribution.units import Example
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import Hooks
 
 
@@ -32,8 +33,16 @@ def knockout(inputs: MethodInput, examples: Sequence[Example]) -> list[MethodOut
     Returns:
         Units x answer tokens, in the target's unit.
 
+    Raises:
+        InputError: If changed attention scores change no output of this model.
+
     Source: Geva et al. 2023, arXiv 2304.14767, Sec. 5 (attention knockout).
     """
+    scores = [f"blocks.{layer}.attn.hook_attn_scores" for layer in range(inputs.model.cfg.n_layers)]
+    require_acting_hooks(
+        inputs.model, scores, feature="attribution method 'knockout'",
+        remedy="use another method, e.g. 'leave_one_out', or load the model with wrap='hooked'",
+    )  # fmt: skip
 
     def hooks(members: Bool[Tensor, "batch pos"]) -> Hooks:
         # A query outside the unit does not see the unit's keys.
@@ -42,6 +51,6 @@ def knockout(inputs: MethodInput, examples: Sequence[Example]) -> list[MethodOut
         def hide(scores: Float[Tensor, "batch head query key"], hook: Any) -> Float[Tensor, "batch head query key"]:
             return scores.masked_fill(hidden, float("-inf"))
 
-        return [(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(inputs.model.cfg.n_layers)]
+        return [(name, hide) for name in scores]
 
     return intervention_effects(inputs, examples, hooks)

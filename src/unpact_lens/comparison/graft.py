@@ -22,6 +22,7 @@ from unpact_lens.models.checkpoint import clone, named_weights
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tied_embedding import tied_names
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, token_strings
+from unpact_lens.models.weight_matrices import weight_matrices
 from unpact_lens.scoring import score_rows
 
 UNITS = ("matrix", "layer")
@@ -36,10 +37,12 @@ def graft(recipient: HookedModel, donor: HookedModel, weights: str | Sequence[st
         weights: Names, or patterns such as `"blocks.1.*"`; a tied embedding goes with its unembedding.
 
     Raises:
-        InputError: If the models are not comparable, or a pattern matches no weight.
+        InputError: If the models are not comparable, a pattern matches no weight, or the models differ and none of the
+            matched weights does.
     """
     require_comparable(recipient, donor)
     names = matching(recipient, [weights] if isinstance(weights, str) else weights)
+    _require_difference(recipient, donor, names, f"weights={weights!r}")
     copy: HookedModel = clone(recipient)
     _put(copy, named_weights(donor), names)
     return copy
@@ -161,6 +164,9 @@ def grafted_scores(
         unit: One of `UNITS`.
         direction: One of `DIRECTIONS`.
         batch_tokens: Largest number of input tokens in one forward pass.
+
+    Raises:
+        InputError: If the models differ and no weight of any graft does.
     """
     donor, recipient = pair.donor_and_recipient(direction)
 
@@ -168,6 +174,7 @@ def grafted_scores(
         return torch.stack([scores.mean() for scores in score_rows(model, rows, batch_tokens=batch_tokens)])
 
     cells, labels = _cells(pair.before, unit)
+    _require_difference(recipient, donor, [name for names in cells for name in names], f"unit={unit!r}")
     copy, given = clone(recipient), named_weights(donor)
     own = {name: weight.clone() for name, weight in named_weights(recipient).items()}
     baseline, found = means(recipient), []
@@ -195,6 +202,33 @@ def _cells(model: HookedModel, unit: str) -> tuple[list[list[str]], tuple[tuple[
     inside = [[n for n in known if n.startswith(layer)] for layer in layers]
     behind = [n for n in known if n not in front and not any(n in names for names in inside)]
     return [front, *inside, behind], (("embedding", *blocks, "readout"), ("weights",))
+
+
+def _require_difference(recipient: HookedModel, donor: HookedModel, names: Sequence[str], what: str) -> None:
+    """Refuse a graft that changes nothing although the models differ, or that leaves weights without a name behind.
+
+    Args:
+        recipient: Model that takes the weights.
+        donor: Model that gives them.
+        names: Weights of the graft.
+        what: The user's argument, for the message.
+
+    Raises:
+        InputError: If all these weights are equal and others are not, or the weights of experts have no name.
+    """
+    own, given = named_weights(recipient), named_weights(donor)
+    held = {weight.data_ptr() for weight in own.values()}
+    if lost := [m.name for m in weight_matrices(recipient) if m.weight.ndim == 3 and m.weight.data_ptr() not in held]:
+        raise InputError(
+            f"weights of experts cannot be grafted: TransformerLens's bridge gives {lost[0]!r} no name; "
+            "use patch(what='mlp')"
+        )
+    if any(not torch.equal(own[name], given[name]) for name in names):
+        return
+    if other := next((name for name in own if not torch.equal(own[name], given[name])), None):
+        raise InputError(
+            f"{what} changes nothing: these weights are equal in both models; others differ, e.g. {other!r}"
+        )
 
 
 def _put(model: HookedModel, weights: dict[str, Tensor], names: Sequence[str]) -> None:

@@ -30,8 +30,10 @@ from unpact_lens.decomposition.intervene import activations, answer_log_probs, c
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.same_weights import same_weights
 from unpact_lens.models.tokens import Encoded, Text, token_strings
 from unpact_lens.results import Result
 from unpact_lens.scoring import gather_log_probs
@@ -185,7 +187,8 @@ def key_path(
         **asking: `chat`, `prefill` and `batch_tokens`; see `AskingOptions`.
 
     Raises:
-        InputError: If `restore` is unknown, an index lies outside the prompt, or the models are not comparable.
+        InputError: If `restore` is unknown, an index lies outside the prompt, the models are not comparable, or they
+            differ and all heads read all tokens alike.
     """
     restoring = Restoring(keys, restore, draws, seed, by_head)
     asked = Asking(**asking)
@@ -203,6 +206,10 @@ def key_path_of_pair(pair: ModelPair, question: Question, restoring: Restoring, 
     sets = _other_sets(len(example.prompt), chosen, restoring)
     layers, heads = before.cfg.n_layers, before.cfg.n_heads
     every = [(l, h) for l in range(layers) for h in range(heads)]
+    require_acting_hooks(
+        after, [f"blocks.{layer}.attn.hook_z" for layer in range(layers)], feature="key_path",
+        remedy="load both models with wrap='hooked'",
+    )  # fmt: skip
     offset = len(example.head)
     rows = [
         _Row([offset + k for k in chosen], every),
@@ -281,11 +288,19 @@ def _restored(
         restore: One of `RESTORE`.
         unedited: LP(x, y) of the unlearned model, nats.
         batch_tokens: Largest number of input tokens in one forward pass.
+
+    Raises:
+        InputError: If no reading of any row differs, although the models do.
     """
     layers = range(pair.before.cfg.n_layers)
     names = [f"blocks.{l}.attn.{part}" for l in layers for part in ("hook_pattern", "hook_v")]
     given, own = (activations(model, example, names) for model in pair.models)
     differs = torch.tensor([_differs(row, given, own, restore) for row in rows])
+    if not differs.any() and not same_weights(*pair.models):
+        raise InputError(
+            f"restore={restore!r} changes nothing: no head reads any token differently in the two models, so "
+            "unlearning changed other parts; use patch(what='mlp') or graft_map"
+        )
     found = unedited.repeat(len(rows))
     for chunk in chunks(differs.nonzero()[:, 0].tolist(), len(example.ids) - 1, batch_tokens):
         masks = torch.zeros(len(chunk), len(layers), pair.before.cfg.n_heads, len(example.ids) - 1)

@@ -26,8 +26,10 @@ from unpact_lens.decomposition.intervene import activations, answer_log_probs, r
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.same_weights import same_weights
 from unpact_lens.models.tokens import Encoded, Text, token_strings
 from unpact_lens.scoring import gather_log_probs
 
@@ -114,7 +116,8 @@ def patch(
         **asking: `chat`, `prefill` and `batch_tokens`; see `AskingOptions`.
 
     Raises:
-        InputError: If an option is unknown, the models are not comparable, or for any input that `encode` refuses.
+        InputError: If an option is unknown, the models are not comparable, changing such an activation changes no
+            output, the models differ and none of these activations does, or for any input that `encode` refuses.
 
     Source: Meng et al. 2022, arXiv 2202.05262 (causal tracing); Nanda 2023, Attribution patching.
     """
@@ -131,7 +134,15 @@ def patch_of_pair(pair: ModelPair, question: Question, patching: Patching, asked
     donor, recipient = pair.donor_and_recipient(patching.direction)
     example = asked.encode(before, question.prompt, question.answer)
     names = [f"blocks.{layer}.{place.hook}" for layer in range(before.cfg.n_layers)]
-    given = activations(donor, example, names)
+    require_acting_hooks(
+        recipient, names, feature=f"patch(what={patching.what!r})", remedy="choose another place, e.g. what='resid_pre'"
+    )
+    given, own = activations(donor, example, names), activations(recipient, example, names)
+    if all(torch.equal(given[name], own[name]) for name in names) and not same_weights(donor, recipient):
+        raise InputError(
+            f"what={patching.what!r} changes nothing: these activations are equal in the two models, so unlearning "
+            "changed only what comes after them; choose another place, or graft_map"
+        )
     columns = _columns(before, example, place)
     exact = approximate = None
     if patching.method == "exact" or patching.check:
@@ -141,7 +152,7 @@ def patch_of_pair(pair: ModelPair, question: Question, patching: Patching, asked
     else:
         baseline = answer_log_probs(recipient, example, [[]]).mean()
     if patching.method == "gradient":
-        approximate = baseline + _first_order(recipient, example, names, given, list(columns.values())).cpu()
+        approximate = baseline + _first_order(recipient, example, given, own, list(columns.values())).cpu()
     log_prob = exact if approximate is None else approximate
     assert log_prob is not None
     found = PatchingMap(
@@ -190,14 +201,13 @@ def _columns(model: HookedModel, example: Encoded, place: Place) -> dict[str, In
 def _first_order(
     model: HookedModel,
     example: Encoded,
-    names: Sequence[str],
     given: dict[str, Tensor],
+    own: dict[str, Tensor],
     columns: Sequence[Index],
 ) -> Float[Tensor, "row column"]:
     """Compute the change of the mean log-probability by each patch, nats, to first order in the activation's change."""
+    names = list(given)
     gradients = gradients_at(model, example, names)
-    # Taken in the same way as the given ones, so that equal models differ by exactly 0.
-    own = activations(model, example, names)
     cells = [
         ((given[name][index] - own[name][index]) * gradients[name][index]).sum()
         for name, index in product(names, columns)

@@ -39,6 +39,7 @@ from unpact_lens.decomposition.heads import read_out
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded, Text, token_strings
@@ -295,6 +296,10 @@ def _patterns_on(
         for kind in "qk":
             hooks.append((f"blocks.{layer}.attn.hook_{kind}", functools.partial(make, layer=layer, kind=kind)))
         hooks.append((f"blocks.{layer}.attn.hook_pattern", functools.partial(take, layer=layer)))
+    require_acting_hooks(
+        model, [name for name, _ in hooks if not name.endswith("hook_pattern")], feature="split_heads",
+        remedy="load both models with wrap='hooked'",
+    )  # fmt: skip
     tokens = torch.tensor([example.ids[:-1]], device=hooked.device_of(model))
     hooked.read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)
     return [patterns[layer] for layer in range(model.cfg.n_layers)]

@@ -18,6 +18,7 @@ from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.intervene import Edit, activations, answer_log_probs
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded, Text, encode_context, token_strings
@@ -112,8 +113,8 @@ def ablate(
         asking: Options of `AskingOptions`.
 
     Raises:
-        InputError: If `what` or `how` is unknown, mean or resample have no reference texts, a neuron does not exist, or
-            `encode` refuses the input.
+        InputError: If `what` or `how` is unknown, mean or resample have no reference texts, a neuron does not exist,
+            changing such an activation changes no output of this model, or `encode` refuses the input.
     """
     asked = Asking(**asking)
     if what not in HOOKS:
@@ -128,6 +129,10 @@ def ablate(
     if what == "neuron" and neurons is None:
         neurons = _strongest_neurons(model, prompt, answer, asked)
     places, labels = _places(model, what, neurons or ())
+    require_acting_hooks(
+        model, [f"blocks.{layer}.{HOOKS[what]}" for layer, _ in places], feature=f"ablate(what={what!r})",
+        remedy=f"ablate another part: {', '.join(repr(w) for w in HOOKS if w != what)}",
+    )  # fmt: skip
     pools = _pools(model, what, sorted({layer for layer, _ in places}), reference)
     repeats = draws if how == "resample" else 1
     generator = torch.Generator().manual_seed(seed)

@@ -14,6 +14,7 @@ from torch import Tensor
 from unpact_lens.decomposition import linear_parts
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs
@@ -71,6 +72,9 @@ def answer_logits(
         rows: One set of edits for each run; an empty set is the unedited run.
         capped: Whether a final soft-cap is applied, as in the model's own output.
         batch_tokens: Largest number of input tokens in one forward pass.
+
+    Raises:
+        InputError: If changing an edited activation changes no output of this model.
     """
     return torch.cat(
         [_run(model, example, chunk, capped) for chunk in chunks(rows, len(example.ids) - 1, batch_tokens)]
@@ -151,6 +155,9 @@ def _run(
     for row, edits in enumerate(rows):
         for edit in edits:
             by_hook.setdefault(edit.hook, []).append((row, edit))
+    require_acting_hooks(
+        model, list(by_hook), feature="the intervention", remedy="intervene elsewhere, or load it with wrap='hooked'"
+    )
     hooks: list[tuple[str, Callable[..., Tensor | None]]] = [
         (name, functools.partial(_replace, edits=tuple(edits))) for name, edits in by_hook.items()
     ]

@@ -26,6 +26,7 @@ from unpact_lens.decomposition.intervene import Edit, activations, answer_logits
 from unpact_lens.decomposition.logit_direction import logit_direction
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded, Text
@@ -108,7 +109,8 @@ def path_effects(
         asking: Options of `AskingOptions`.
 
     Raises:
-        InputError: If a head does not exist, `freeze` names something else, or `decompose` refuses the input.
+        InputError: If a head does not exist, `freeze` names something else or would freeze nothing on this model, or
+            `decompose` refuses the input.
 
     Source: Goldowsky-Dill et al. 2023, arXiv 2304.05969 (path patching); Elhage et al. 2021 (virtual heads).
     """
@@ -123,6 +125,7 @@ def path_effects(
                 f"head {tuple(head)} is not in the model: layers 0 to {every[-1][0]}, heads 0 to {every[-1][1]}"
             )
     chosen = every if heads is None else [(int(l), int(h)) for l, h in heads]
+    _require_effect(model, sorted({layer for layer, _ in chosen}), freeze)
     (direct,), _ = decompositions(model, prompt, answer, ("source",), asked, versus=versus)
     wide, _ = linear_parts.in_full_precision(model)
     example = asked.encode(wide, prompt, answer)
@@ -160,6 +163,20 @@ def path_effects(
         answer=direct.answer,
         versus=direct.versus,
     )
+
+
+def _require_effect(model: HookedModel, layers: Sequence[int], freeze: Sequence[str]) -> None:
+    """Refuse to remove readings, or to freeze what comes after, where that would do nothing.
+
+    Raises:
+        InputError: Naming what would do nothing, and what to freeze instead.
+    """
+    heads = [f"blocks.{layer}.attn.hook_z" for layer in layers]
+    require_acting_hooks(model, heads, feature="path_effects", remedy="load the model with wrap='hooked'")
+    for what in freeze:
+        others = tuple(w for w in freeze if w != what)
+        names = [name for layer in layers for name in _after(model, layer, [what])]
+        require_acting_hooks(model, names, feature=f"path_effects(freeze={what!r})", remedy=f"use freeze={others!r}")
 
 
 def _without(

@@ -1,0 +1,115 @@
+"""Check that changing an activation at a hook point changes what a model computes.
+
+On some architectures a hook fires and what it returns is ignored: TransformerLens bridges of GPT-Neo and GPT-J record
+attention scores and patterns that the model itself computes elsewhere. With fused attention (OPT) the hook never fires.
+An intervention there would do nothing and look like a result.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from unpact_lens.errors import InputError, nearest
+from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel, Hooks
+
+ACTING = "_unpact_acting_hooks"
+"""Attribute in which a model keeps, for each hook name that was checked, whether it acts."""
+
+PROBE_TOKENS = 6
+"""Number of tokens that the check reads."""
+
+
+def require_acting_hooks(model: HookedModel, names: Sequence[str], *, feature: str, remedy: str) -> None:
+    """Refuse an intervention at hooks that do nothing on this model.
+
+    Args:
+        model: Hooked model. Of an ensemble, each member is checked at those of the hooks that it has.
+        names: Hook names, as TransformerLens spells them.
+        feature: What needs the hooks, as the user calls it, e.g. `"probe 'attention'"`.
+        remedy: What to do instead.
+
+    Raises:
+        InputError: If changing the activation at a named hook changes no output. The message names feature, hook,
+            architecture and remedy.
+    """
+    members = hooked.members_of(model)
+    for member in members or (model,):
+        inert = inert_hooks(member, [n for n in names if n in hooked.hook_points(member)] if members else names)
+        if inert:
+            more = f" and {len(inert) - 1} more" if len(inert) > 1 else ""
+            raise InputError(
+                f"{feature} would do nothing on this {architecture(member)}: changing {inert[0]!r}{more} changes no "
+                f"output; {remedy}"
+            )
+
+
+def inert_hooks(model: HookedModel, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the hooks among `names` at which a changed activation changes no output.
+
+    Each activation is multiplied by random factors in a forward pass of its own, on a few tokens. The output is the
+    residual stream that is unembedded. What a hook point does follows from the architecture, so the answer is kept with
+    the model object and its copies, and training does not invalidate it. A hook in an attention layer whose output is
+    not read (its weights are 0) is not reported: there, doing nothing is right.
+
+    Args:
+        model: Hooked model that is not an ensemble.
+        names: Hook names, as TransformerLens spells them.
+
+    Raises:
+        InputError: If the model has no hook of that name.
+    """
+    known = hooked.hook_points(model)
+    kept: dict[str, bool] = vars(model).setdefault(ACTING, {})
+    asked = list(dict.fromkeys(names))
+    for name in asked:
+        if name not in known:
+            raise InputError(f"the model has no hook {name!r}; {nearest(name, known)}")
+    unknown = [name for name in asked if name not in kept]
+    if unknown:
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(model.cfg.d_vocab, (1, min(PROBE_TOKENS, model.cfg.n_ctx)), generator=generator)
+        tokens = tokens.to(hooked.device_of(model))
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a bridge warns that a changed norm scale costs some precision
+            plain = _final(model, tokens, ())
+            for name in unknown:
+                acts = not torch.equal(_final(model, tokens, [(name, _scaled)]), plain)
+                kept[name] = acts or not _is_read(model, name, tokens, plain)
+    return tuple(name for name in asked if not kept[name])
+
+
+def architecture(model: HookedModel) -> str:
+    """Return the name of a model's class: the Hugging Face one of a bridge, else that of the model."""
+    return type(model.original_model).__name__ if hooked.is_bridge(model) else type(model).__name__
+
+
+def _is_read(model: HookedModel, name: str, tokens: Tensor, plain: Tensor) -> bool:
+    """Return whether the output depends on the attention layer that a hook lies in. True for every other hook."""
+    layer, inside, _ = name.partition(".attn.")
+    output = f"{layer}.attn.hook_z"
+    if not inside or name == output or output not in hooked.hook_points(model):
+        return True
+    return not torch.equal(_final(model, tokens, [(output, _scaled)]), plain)
+
+
+def _final(model: HookedModel, tokens: Tensor, hooks: Hooks) -> Tensor:
+    """Return the logits of the last positions under hooks."""
+    return hooked.read_out_at(model, tokens, lambda resid: resid[:, -2:], hooks)
+
+
+def _scaled(activation: Tensor, hook: HookPoint) -> Tensor:
+    """Multiply each number of an activation by a random factor from 0.5 to 1.5, always the same ones."""
+    factors = _factors(tuple(activation.shape)).to(activation.device)
+    return (activation * factors).to(activation.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _factors(shape: tuple[int, ...]) -> Tensor:
+    return 0.5 + torch.rand(shape, generator=torch.Generator().manual_seed(1))
