@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, holds_fact, prefill_for
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery.probing import DEFAULT_RULE, GAIN, Probing
@@ -80,7 +81,27 @@ class Sheet:
 
 def leaks(qa: QA, prompt: str, prefill: str) -> bool:
     """Return whether a prompt, or the answer prefix that goes with it, gives the fact away."""
-    return holds_fact(prompt, qa.fact) or holds_fact(prefill, qa.fact)
+    return any(holds_fact(text, qa.fact, qa.aliases) for text in (prompt, prefill))
+
+
+def require_changed_prompts(sheet: Sheet, bench: Benchmark) -> None:
+    """Refuse a row whose every prompt is the plain one.
+
+    Args:
+        sheet: Prompts.
+        bench: Benchmark that gives the answer prefix.
+
+    Raises:
+        InputError: If a row that can be asked changes neither prompt nor answer prefix of any fact.
+    """
+    plain = [(q.prompt, prefill_for(bench, q)) for q in sheet.items]
+    for row, prompts, prefills in zip(sheet.rows, sheet.prompts, sheet.prefills, strict=True):
+        asked = [(own, cell) for own, cell in zip(plain, zip(prompts, prefills, strict=True), strict=True) if cell[0]]
+        if asked and all(own == cell for own, cell in asked):
+            raise InputError(
+                f"row {row!r} would do nothing: its prompts equal the plain ones, e.g. {asked[0][0][0]!r}; leave it "
+                "out, or give questions whose wording differs"
+            )
 
 
 def plain_sheet(items: Sequence[QA], bench: Benchmark, row: str = "plain") -> Sheet:

@@ -124,10 +124,10 @@ def check_templates(templates: Sequence[str] | None, headline: str = HEADLINE) -
 
 
 def check_gain(gain: float) -> None:
-    """Refuse a gain that is not a positive number.
+    """Refuse a gain that is not a positive number, or that changes nothing.
 
     Raises:
-        InputError: If it is not.
+        InputError: If it is 1, or not a positive number.
     """
-    if not 0 < gain < float("inf"):
-        raise InputError(f"gain={gain}; give a positive number: 1 changes nothing, 4 is four times the attention")
+    if not 0 < gain < float("inf") or gain == 1:
+        raise InputError(f"gain={gain}; give a positive number other than 1, which changes nothing, e.g. 4")

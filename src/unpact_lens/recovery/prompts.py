@@ -11,7 +11,7 @@ from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.evaluation.answers import prefill_for
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import controls
-from unpact_lens.recovery.plan import Sheet, ask_sheet, plain_sheet
+from unpact_lens.recovery.plan import Sheet, ask_sheet, plain_sheet, require_changed_prompts
 from unpact_lens.recovery.probes.emphasis import emphasised
 from unpact_lens.recovery.probes.registry import PROBES, PromptRow, Scene
 from unpact_lens.recovery.result import (
@@ -33,6 +33,9 @@ def write_sheet(scene: Scene) -> Sheet:
     Returns:
         Rows: templates; random words in each template that takes words; unrelated text, paraphrase and wrong subject;
         probes. A row under which no fact can be asked is dropped, except the headline, whose R is then undefined.
+
+    Raises:
+        InputError: If the prompts of a row equal the plain ones.
     """
     headline = scene.probing.headline
     probes = [name for name in scene.probing.probes if PROBES[name].compared and name != PARAPHRASE]
@@ -45,12 +48,14 @@ def write_sheet(scene: Scene) -> Sheet:
     ]
     kept = [row for row in rows if row.name == headline or any(row.cells)]
     cells = [[cell or ("", "") for cell in row.cells] for row in kept]
-    return Sheet(
+    sheet = Sheet(
         items=scene.items,
         rows=tuple(row.name for row in kept),
         prompts=tuple(tuple(prompt for prompt, _ in row) for row in cells),
         prefills=tuple(tuple(prefill for _, prefill in row) for row in cells),
     )
+    require_changed_prompts(sheet, scene.bench)
+    return sheet
 
 
 def never_known_sheet(before: HookedModel, scene: Scene, rows: Sequence[str]) -> Sheet:

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import Unpack
 
-from unpact_lens.data.benchmark import Benchmark, check_unique_ids
+from unpact_lens.data.benchmark import Benchmark, Corpus, check_unique_ids
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
@@ -25,7 +25,9 @@ from unpact_lens.recovery.probes.emphasis import key_words
 from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
 from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
 from unpact_lens.recovery.probes.registry import PROBES, AnswerRow, Scene, checked
+from unpact_lens.recovery.probes.registry import TEXTS as NEEDS_TEXTS
 from unpact_lens.recovery.probes.relearn import check_relearn, taught_facts
+from unpact_lens.recovery.probes.relearn_unrelated import RELEARN_UNRELATED, unrelated_texts
 from unpact_lens.recovery.probing import AFTER, ANSWER_FREE, Probing, ProbingOptions
 from unpact_lens.recovery.prompts import never_known_sheet, write_sheet
 from unpact_lens.recovery.result import (
@@ -106,6 +108,7 @@ def recovery_plan(
     check_unique_ids(items)
     if probing.key_tokens == AFTER and after is None:
         raise InputError("key_tokens='after' are those of the unlearned model; give it: recovery_plan(after=…)")
+    _check_probes(probing.probes, before, control, after)
     share, teaching = check_relearn(probing.relearn or {}, before)
     taught = taught_facts(items, share=share, seed=probing.seed) if RELEARN in probing.probes else (False,) * len(items)
 
@@ -120,7 +123,8 @@ def recovery_plan(
         scene = Scene(probing, bench, tuple(items), tuple(keys[: len(items)]), before=before)
         bar.say("asking the original model")
         plan = _planned(before, scene, replace(scene, items=tuple(unknown), keys=tuple(keys[len(items) :])))
-        plan = replace(plan, taught=torch.tensor(taught), relearn=teaching if any(taught) else None)
+        trains = any(taught) or RELEARN_UNRELATED in probing.probes
+        plan = replace(plan, taught=torch.tensor(taught), relearn=teaching if trains else None)
         rows = _answer_rows(plan, before=before)
         added = [row for row in rows if row.name != RELEARN]
         plan = replace(plan, added_before={r.name: _right(before, r) if r.before is None else r.before for r in added})
@@ -167,6 +171,7 @@ def run_plan(
         InputError: If a probe of the plan needs a model that was not given.
     """
     _check_models(plan, before, control)
+    _check_probes(plan.added, model)
     if batch_tokens is not None:
         plan = replace(plan, settings={**plan.settings, "batch_tokens": batch_tokens})
     with progress_bar("recovery", shown=progress) as bar:
@@ -210,6 +215,7 @@ def run_plan(
         oracle=plan.oracle,
         headline=plan.headline,
         never_items=tuple(q.id for q in plan.never_sheet.items),
+        never_subjects=tuple(q.subject or q.id for q in plan.never_sheet.items),
         never_asked=torch.cat([plan.never_sheet.asked, *(nothing if a.never is None else all_never for a in answered)]),
         never_right=torch.cat([said.never, *(nothing if a.never is None else a.never[None] for a in answered)]),
         examples=(*said.examples, *(e for a in answered for e in a.examples)),
@@ -280,9 +286,12 @@ def _planned(before: HookedModel, scene: Scene, unknown: Scene) -> RecoveryPlan:
     never = never_known_sheet(before, unknown, rows)
     prompts = {name for name in probing.probes if PROBES[name].compared}
     added = tuple(name for name in probing.probes if name != RELEARN and name not in prompts)
+    trained_on = any(NEEDS_TEXTS in PROBES[name].needs for name in added)
+    texts = Corpus(unrelated_texts(bench), "unrelated text") if trained_on else None
     return RecoveryPlan(
-        bench=replace(bench, forget=scene.items, retain=(), general=(), unknown=never.items, forget_corpus=None,
-                      retain_corpus=None, plain_text=None),
+        bench=replace(bench, forget=scene.items, retain=(), validation=(), unseen=(), validation_corpus=None,
+                      unseen_corpus=None, general=(), unknown=never.items, forget_corpus=None,
+                      retain_corpus=None, plain_text=texts),
         sheet=sheet,
         never_sheet=never,
         keys=scene.keys,
@@ -338,7 +347,7 @@ def _answer_rows(
     """
     counted = plan.candidates if counted is None else counted
     scene = Scene(plan.probing, plan.bench, plan.sheet.items, plan.keys, plan, before, after, counted)
-    names = (*((RELEARN,) if plan.relearn is not None else ()), *plan.added)
+    names = (*((RELEARN,) if bool(plan.taught.any()) else ()), *plan.added)
     fit = [PROBES[name] for name in names if after is not None or NEEDS_AFTER not in PROBES[name].needs]
     return [row for entry in fit for row in entry.answer_rows(scene)]
 
@@ -361,6 +370,19 @@ def _fixed(
 def _right(model: HookedModel, row: AnswerRow) -> Bool[Tensor, " item"]:
     """Return what a model gets right under a row."""
     return row.answer(model).right & row.asked
+
+
+def _check_probes(names: Sequence[str], *models: HookedModel | None) -> None:
+    """Refuse probes that would do nothing on one of the models.
+
+    Raises:
+        InputError: If one would.
+    """
+    for name in names:
+        check = PROBES[name].check
+        if check is not None:
+            for model in filter(None, models):
+                check(model)
 
 
 def _check_models(plan: RecoveryPlan, before: HookedModel | None, control: HookedModel | None) -> None:

@@ -39,10 +39,10 @@ def test_positions_belong_to_the_words():
     assert word_positions(model, qa.prompt, example, []) == ()
 
 
-def test_answers_at_gain_1_equal_those_of_the_cached_generator():
+def test_answers_at_a_gain_next_to_1_equal_those_of_the_cached_generator():
     bench = benchmark()
     items = bench.forget[:4]
-    said = attend_to(trained(), items, [q.prompt.split()[:2] for q in items], bench=bench, gain=1.0)
+    said = attend_to(trained(), items, [q.prompt.split()[:2] for q in items], bench=bench, gain=1 + 1e-9)
     assert said == ask(trained(), [q.prompt for q in items], [""] * 4, bench=bench)
 
 
@@ -50,5 +50,9 @@ def test_bad_input_is_named():
     bench = benchmark()
     with pytest.raises(InputError, match=r"gain=0\.0; give a positive number"):
         attend_to(trained(), bench.forget[:1], [[]], bench=bench, gain=0.0)
+    with pytest.raises(InputError, match=r"gain=1\.0; give a positive number other than 1, which changes nothing"):
+        attend_to(trained(), bench.forget[:1], [["where"]], bench=bench, gain=1.0)
+    with pytest.raises(InputError, match=r"attend_to would change nothing: no prompt holds its words, e\.g\. \['sea'\]"):
+        attend_to(trained(), bench.forget[:1], [["sea"]], bench=bench)
     with pytest.raises(InputError, match="1 lists of words for 2 questions"):
         attend_to(trained(), bench.forget[:2], [[]], bench=bench)

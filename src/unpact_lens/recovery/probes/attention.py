@@ -22,6 +22,7 @@ from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import prefill_for
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context
 from unpact_lens.recovery.controls import random_words
@@ -33,11 +34,28 @@ from unpact_lens.recovery.result import RANDOM_WORDS
 ATTENTION = "attention"
 
 
+def require_attention_hooks(model: HookedModel, feature: str = f"probe {ATTENTION!r}") -> None:
+    """Refuse a model on which changed attention patterns change nothing.
+
+    Args:
+        model: Hooked model.
+        feature: What needs the hooks, for the message.
+
+    Raises:
+        InputError: If it is such a model.
+    """
+    require_acting_hooks(
+        model, _pattern_hooks(model), feature=feature,
+        remedy="load the model with wrap='hooked' where that is supported, or leave this probe out of probes=",
+    )  # fmt: skip
+
+
 @probe(
     ATTENTION,
     family=COMPUTATION,
     line="multiplies every head's attention to the key tokens",
     source="unpact-lens",
+    check=require_attention_hooks,
 )
 def attention(scene: Scene) -> list[AnswerRow]:
     """Ask with more attention to the key words, and as a control to as many random words."""
@@ -111,13 +129,20 @@ def attend_to(
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
-        InputError: If the gain is not a positive number, or the numbers of word lists and questions differ.
+        InputError: If the gain is 1 or not a positive number, the numbers of word lists and questions differ, none of
+            the words is in its prompt, or changed attention patterns have no effect on this model.
     """
     check_gain(gain)
     if len(words) != len(items):
         raise InputError(f"{len(words)} lists of words for {len(items)} questions; give one for each")
     rows = [encode_context(model, q.prompt, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
     places = [word_positions(model, q.prompt, r, w) for q, r, w in zip(items, rows, words, strict=True)]
+    require_attention_hooks(model, "attend_to")
+    if items and not any(places):
+        raise InputError(
+            f"attend_to would change nothing: no prompt holds its words, e.g. {list(words[0])} in {items[0].prompt!r}; "
+            "give whole words of the prompts"
+        )
 
     def hooks(batch: list[int], width: int) -> Hooks:
         mask = torch.zeros(len(batch), width, dtype=torch.bool)
@@ -129,6 +154,7 @@ def attend_to(
         model,
         [r.context for r in rows],
         max_new_tokens=bench.max_new_tokens,
+        stop=bench.stop,
         hooks=hooks,
         batch_tokens=batch_tokens,
     )
@@ -141,4 +167,9 @@ def attention_hooks(model: HookedModel, emphasised: Bool[Tensor, "batch key"], g
         return scale_attention(pattern, emphasised.to(pattern.device), gain)
 
     edit: Callable[..., Tensor] = scale
-    return [(f"blocks.{layer}.attn.hook_pattern", edit) for layer in range(model.cfg.n_layers)]
+    return [(name, edit) for name in _pattern_hooks(model)]
+
+
+def _pattern_hooks(model: HookedModel) -> list[str]:
+    """Return the hook names of all attention patterns."""
+    return [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]

@@ -9,7 +9,6 @@ Source: nostalgebraist 2020, Interpreting GPT: the logit lens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,11 +21,25 @@ from unpact_lens.evaluation.answers import fact_tokens, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, length_batches, pad_right
-from unpact_lens.recovery.controls import wrong_name
 from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
 from unpact_lens.recovery.result import WRONG_SUBJECT
+from unpact_lens.recovery.wrong_subject import about_wrong_subject
 
 LOGIT_LENS = "logit_lens"
+
+
+def require_earlier_blocks(model: HookedModel, feature: str = f"probe {LOGIT_LENS!r}") -> None:
+    """Refuse a model that has no block before the last.
+
+    Args:
+        model: Hooked model.
+        feature: What needs the blocks, for the message.
+
+    Raises:
+        InputError: If it has one block.
+    """
+    if model.cfg.n_layers < 2:
+        raise InputError(f"{feature} reads out blocks before the last, and this model has 1 block; leave the probe out")
 
 
 @probe(
@@ -34,16 +47,11 @@ LOGIT_LENS = "logit_lens"
     family=COMPUTATION,
     line="counts a fact whose first token is the most likely one after a block before the last",
     source="nostalgebraist 2020, Interpreting GPT: the logit lens",
+    check=require_earlier_blocks,
 )
 def logit_lens(scene: Scene) -> list[AnswerRow]:
     """Read the fact out early, after the plain prompt and as a control after the prompt about the wrong subject."""
-    named = "{subject}" in scene.bench.prefill  # the answer prefix then needs the wrong subject's name
-    elsewhere = [
-        replace(q, prompt=q.wrong_subject, subject=wrong_name(q) or "")
-        if q.wrong_subject and (wrong_name(q) or not named)
-        else None
-        for q in scene.items
-    ]
+    elsewhere = [about_wrong_subject(q, scene.bench) for q in scene.items]
     return [
         _reading(scene, LOGIT_LENS, scene.items),
         _reading(scene, f"{WRONG_SUBJECT}:{LOGIT_LENS}", elsewhere),

@@ -24,8 +24,10 @@ from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import holds_fact, prefill_for
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel, Hooks
+from unpact_lens.models.same_weights import same_weights
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context, length_batches, pad_right
 from unpact_lens.recovery.controls import generator
 from unpact_lens.recovery.probes.attention import word_positions
@@ -76,6 +78,21 @@ def patch_rows(scene: Scene, where: str) -> list[AnswerRow]:
     return [row(f"patch_{where}", scene.items), row(f"{UNRELATED_FACT}:patch_{where}", others)]
 
 
+def require_residual_hook(model: HookedModel, feature: str = "a patch probe") -> None:
+    """Refuse a model on which a changed residual stream in the middle changes nothing.
+
+    Args:
+        model: Hooked model.
+        feature: What needs the hook, for the message.
+
+    Raises:
+        InputError: If it is such a model.
+    """
+    require_acting_hooks(
+        model, [f"blocks.{middle(model)}.hook_resid_pre"], feature=feature, remedy="leave the patches out of probes="
+    )
+
+
 for _where in WHERE:
     probe(
         f"patch_{_where}",
@@ -83,6 +100,7 @@ for _where in WHERE:
         line=f"puts the original model's residual stream into the middle layer, at {LINES[_where]}",
         source="Meng et al. 2022, arXiv 2202.05262; arXiv 2605.24614",
         needs=(BEFORE,),
+        check=partial(require_residual_hook, feature=f"probe 'patch_{_where}'"),
     )(partial(patch_rows, where=_where))
 
 
@@ -136,7 +154,7 @@ def unrelated_fact(qa: QA, items: Sequence[QA], seed: int = 0) -> QA | None:
     others = [
         q
         for q in items
-        if q.subject != qa.subject and not holds_fact(q.answer, qa.fact) and not holds_fact(q.prompt, qa.fact)
+        if q.subject != qa.subject and not any(holds_fact(text, qa.fact, qa.aliases) for text in (q.answer, q.prompt))
     ]
     fit = [q for q in others if q.kind != qa.kind] or others
     return generator(seed, qa, "unrelated fact").choice(fit) if fit else None
@@ -173,7 +191,8 @@ def patched_answers(
 
     Raises:
         InputError: If `where` or `layer` is unknown, the models are not comparable, a prompt does not name its subject,
-            an answer has no prefix, or the numbers of sources and questions differ.
+            an answer has no prefix, the numbers of sources and questions differ, or every patched state equals the
+            recipient's own although the models differ.
     """
     if where not in WHERE:
         raise InputError(f"where={where!r}; {nearest(str(where), WHERE)}")
@@ -207,6 +226,13 @@ def patched_answers(
     values = [s[list(at[-n:])] for s, at, n in zip(states, taken_at, counts, strict=True)]
     targets = [torch.tensor(at[-n:]) for at, n in zip(to, counts, strict=True)]
     lengths = [len(e.context) for e in own]
+    kept = _states(recipient, [e.context for e in own], hook, batch_tokens)
+    equal = all(torch.equal(k[at], v) for k, at, v in zip(kept, targets, values, strict=True))
+    if items and equal and not same_weights(recipient, donor):
+        raise InputError(
+            f"patching at layer {layer} changes nothing: there the states of both models are equal for every question, "
+            f"so unlearning changed later layers only; give a later layer=, or leave patch_{where} out"
+        )
 
     def hooks(rows: list[int], width: int) -> Hooks:
         put: Callable[..., Tensor] = _putting([(width - lengths[i] + targets[i], values[i]) for i in rows])
@@ -218,6 +244,7 @@ def patched_answers(
         chat=bench.chat,
         prefills=openings,
         max_new_tokens=bench.max_new_tokens,
+        stop=bench.stop,
         prompt_hooks=hooks,
         batch_tokens=batch_tokens,
     )

@@ -29,8 +29,8 @@ PROMPT, WEIGHTS, COMPUTATION = "prompt", "weights", "computation"
 FAMILIES = (PROMPT, WEIGHTS, COMPUTATION)
 """What a probe changes."""
 
-BEFORE, AFTER = "before", "after"
-"""Models that a probe may need at run time: the original model and the unlearned model."""
+BEFORE, AFTER, TEXTS = "before", "after", "texts"
+"""What a probe may need at run time: the original model, the unlearned model, unrelated texts of the benchmark."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,12 @@ class Probe:
         source: Paper that the probe follows, or `unpact-lens` if it is defined here.
         rows: Function that builds its rows.
         compared: True if the rows are prompts of the plan.
-        needs: Models that are needed at run time, of `"before"` and `"after"`. A probe that needs the unlearned model
-            cannot be planned.
+        needs: What is needed at run time, of `"before"`, `"after"` and `"texts"`. A probe that needs the unlearned
+            model cannot be planned.
         refuse: Function of the headline and the benchmark (None if not loaded yet) that returns why the probe cannot be
             asked, or None.
+        check: Function that raises an `InputError` if the probe would do nothing on a model. It is called for each
+            model before anything is asked.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Probe:
     compared: bool = False
     needs: tuple[str, ...] = ()
     refuse: Callable[[str, Benchmark | None], str | None] | None = None
+    check: Callable[[HookedModel], None] | None = None
 
     def prompt_rows(self, scene: Scene) -> list[PromptRow]:
         """Build the rows whose prompts are written into the plan."""
@@ -168,6 +171,7 @@ def probe(
     compared: bool = False,
     needs: tuple[str, ...] = (),
     refuse: Callable[[str, Benchmark | None], str | None] | None = None,
+    check: Callable[[HookedModel], None] | None = None,
 ) -> Callable[[Callable[[Scene], Rows]], Callable[[Scene], Rows]]:
     """Register the decorated function, which turns a scene into rows, as a probe.
 
@@ -178,7 +182,7 @@ def probe(
     """
 
     def register(rows: Callable[[Scene], Rows]) -> Callable[[Scene], Rows]:
-        PROBES.add(name, Probe(name, family, line, source, rows, compared, needs, refuse))
+        PROBES.add(name, Probe(name, family, line, source, rows, compared, needs, refuse, check))
         return rows
 
     return register

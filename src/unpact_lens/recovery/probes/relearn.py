@@ -16,12 +16,13 @@ from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.recovery.changed_weights import require_changed_weights
 from unpact_lens.recovery.plan import ask_sheet, plain_sheet
 from unpact_lens.recovery.probes.registry import WEIGHTS, Answered, AnswerRow, Scene, probe
 from unpact_lens.recovery.result import RELEARN
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import Examples
-from unpact_lens.unlearning.dataset import draw_order, examples
+from unpact_lens.unlearning.dataset import Source, draw_order, examples
 from unpact_lens.unlearning.settings import split
 from unpact_lens.unlearning.trainer import Term, train
 
@@ -49,7 +50,7 @@ def relearn(scene: Scene) -> list[AnswerRow]:
     There is no row if the facts are about one subject only.
     """
     plan = scene.plan
-    if plan is None or plan.relearn is None or scene.counted is None:
+    if plan is None or plan.relearn is None or not bool(plan.taught.any()) or scene.counted is None:
         return []
     settings, taught, counted = plan.relearn, plan.taught, scene.counted
     bench, budget = scene.bench, scene.probing.batch_tokens
@@ -116,29 +117,28 @@ def check_relearn(given: Mapping[str, Any], model: HookedModel) -> tuple[float, 
     return float(given.get("share", SHARE)), settings
 
 
-def relearned(
-    model: HookedModel, taught: Sequence[QA], bench: Benchmark, *, seed: int = 0, **settings: Any
-) -> HookedModel:
-    """Return a copy of a model after a few training steps on some facts.
+def relearned(model: HookedModel, taught: Source, bench: Benchmark, *, seed: int = 0, **settings: Any) -> HookedModel:
+    """Return a copy of a model after a few training steps on some facts, or on raw text.
 
-    The unlearning trainer minimises the negative log-likelihood of the answers.
+    The unlearning trainer minimises the negative log-likelihood of the answers, or of every token of the text.
 
     Args:
         model: Model to copy. It is not changed.
-        taught: Facts to teach.
+        taught: Facts to teach, or raw text.
         bench: Benchmark that gives the chat template and the answer prefix.
         seed: Random seed for the data order.
         **settings: Hyperparameters of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`.
 
     Raises:
-        InputError: If a hyperparameter is unknown.
+        InputError: If a hyperparameter is unknown, or training changes no weight.
     """
     _, complete = check_relearn(settings, model)
     shared, _ = split(complete, {"chat": bench.chat, "prefill": bench.prefill}, {})
     copy = clone(model)
     data = Examples(examples(copy, taught, shared, "relearning"), copy)
-    steps = shared.steps or shared.epochs * -(-len(data) // shared.batch_size)
+    steps = shared.length(len(data))
     order = draw_order(len(data), steps, shared.batch_size, torch.Generator().manual_seed(seed))
     term = Term("relearn", lambda view, options: losses.nll(view.log_probs, view.mask), "token", 1.0, data, order)
     train(copy, [term], shared)
+    require_changed_weights(model, copy, f"relearning at lr={shared.lr}", "give relearn= a larger lr or more steps")
     return copy

@@ -16,7 +16,7 @@ import torch
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.recovery.plan import Sheet, ask_sheet
+from unpact_lens.recovery.plan import Sheet, ask_sheet, require_changed_prompts
 from unpact_lens.recovery.probes.registry import PROMPT, Answered, AnswerRow, Scene, probe
 
 TRANSLATED = "translation_"
@@ -68,6 +68,7 @@ def asked_in_words(scene: Scene, row: str, prompts: Sequence[str], prefills: Seq
     """
     sheet = Sheet(scene.items, (row,), (tuple(prompts),), (tuple(prefills),))
     bench, budget = scene.bench, scene.probing.batch_tokens
+    require_changed_prompts(sheet, bench)
     known = None if scene.plan is None else scene.plan.added_before.get(row)
     if known is None:
         if scene.before is None:
