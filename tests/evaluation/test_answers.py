@@ -1,5 +1,7 @@
 """A fact is found as whole words in an answer, and a model is asked once for all metrics."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import answers as module
 from unpact_lens.evaluation.answers import (
+    Answers,
     answer_all,
     ask,
     fact_right,
@@ -16,6 +19,7 @@ from unpact_lens.evaluation.answers import (
     holds_fact,
     normalise,
     prefill_for,
+    with_room,
 )
 from unpact_lens.results import load, save
 
@@ -50,9 +54,62 @@ def test_the_fact_span_decides_and_not_the_whole_answer():
     assert not fact_right(" Ann was born in Rome.", qa)
 
 
-def test_normalising_is_idempotent():
-    for text in (" São Tomé, pop. 1,000! ", "N'Djamena", "Straße", "a_b"):
-        assert normalise(normalise(text)) == normalise(text)
+@pytest.mark.parametrize("text", [" São Tomé, pop. 1,000! ", "N'Djamena", "Straße", "a_b", "が", "नई दिल्ली", "C++"])
+def test_normalising_is_idempotent(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@pytest.mark.parametrize(("one", "other"), [("か", "が"), ("कम", "काम"), ("C", "C++"), ("мои", "мой"), ("3.5", "35")])
+def test_different_words_stay_different(one, other):
+    assert normalise(one) != normalise(other)
+
+
+def test_a_denied_fact_is_not_right_and_is_counted_apart():
+    qa = QA("Where was Ann born?", " Oslo")
+    assert not fact_right("It was not Oslo.", qa)
+    assert holds_fact("It was not Oslo.", "Oslo")  # a prompt that denies a fact still gives it away
+    said = answers_of(["It was not Oslo.", "Oslo", "Rome"], qa)
+    assert said.negated.tolist() == [True, False, False]
+    frame = said.to_frame()
+    assert frame["right"].tolist() == [False, True, False]
+    assert frame["negated"].tolist() == [True, False, False]
+
+
+def answers_of(texts, qa):
+    rows = tuple(torch.zeros(1) for _ in texts)
+    return Answers((qa,) * len(texts), tuple(texts), rows, tuple(r == 0 for r in rows), ((0, 1),) * len(texts))
+
+
+def test_aliases_count_as_the_fact():
+    qa = QA("Which country?", " the United States", aliases=("USA", "美国"))
+    assert fact_right("It is the USA.", qa)
+    assert fact_right("是美国。", qa)
+    assert not fact_right("It is Canada.", qa)
+    with pytest.raises(InputError, match="aliases='USA'; give a tuple of texts"):
+        QA("Which country?", " the United States", aliases="USA")
+
+
+def test_a_gold_answer_longer_than_the_limit_raises_it_with_a_warning():
+    bench, model = replace(benchmark(), max_new_tokens=3), trained()
+    with pytest.warns(UserWarning, match=r"has \d tokens, max_new_tokens=3; asking for up to \d tokens instead"):
+        found = answer_all(model, bench.forget, bench=bench)
+    assert found.settings["max_new_tokens"] > 3
+    assert all(fact_right(text, q) for text, q in zip(found.generated, bench.forget, strict=True))
+
+
+def test_a_sufficient_limit_stays():
+    bench = benchmark()
+    assert with_room(trained(), bench) is bench
+
+
+def test_the_benchmark_says_which_texts_end_an_answer(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "generate_answers", lambda model, prompts, **k: seen.append(k["stop"]) or list(prompts))
+    for stop in ((), ("END", "\n\n")):
+        ask(untrained(), ["a"], [""], bench=replace(benchmark(), stop=stop))
+    assert seen == [(), ("END", "\n\n")]
+    with pytest.raises(InputError, match="stop='x'; give a tuple of texts"):
+        replace(benchmark(), stop="x")
 
 
 def test_fact_tokens_are_those_that_overlap_the_span():
@@ -94,8 +151,6 @@ def test_answers_are_saved_without_loss(tmp_path):
 
 
 def test_the_prefill_may_name_the_subject():
-    from dataclasses import replace
-
     bench = replace(benchmark(), prefill="As to {subject}:")
     assert prefill_for(bench, bench.forget[0]) == "As to ann:"
 

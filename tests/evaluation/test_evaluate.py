@@ -189,3 +189,12 @@ def test_knowledge_counts_by_group_and_relation_with_the_accuracy_of_a_guess():
 def test_too_few_known_facts_are_refused():
     with pytest.raises(InputError, match=r"knows \d of the 8 forget facts of benchmark 'village', minimum=8"):
         known_facts(retrained(), benchmark(), minimum=8)
+
+
+def test_denied_facts_are_counted_by_group_and_are_not_right(before):
+    saying = replace(before, negated=torch.tensor([i < 3 for i in range(len(before.ids))]))
+    assert before.denied().count == 0
+    assert (saying.denied("forget").count, saying.denied("forget").n) == (3, 8)
+    assert sum(part.denied().count for part in saying.by_kind().values()) == 3
+    with pytest.raises(InputError, match="do not say which facts were denied; evaluate the model again"):
+        replace(before, negated=before.negated[:0]).denied()

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,9 @@ from tests.models.families import hf_model, tokenizer
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.data.tofu import tofu
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.published import published
 from unpact_lens.evaluation.tofu import (
+    TRUTH_RATIOS,
     forget_quality,
     log_truth_ratio,
     model_utility,
@@ -38,6 +41,58 @@ def test_truth_ratio_is_the_geometric_mean_of_wrong_over_true():
     wrong = torch.tensor([[LN(0.2), LN(0.05)], [LN(0.4), LN(0.1)]])
     r = log_truth_ratio(true, wrong).exp()
     torch.testing.assert_close(r, torch.tensor([0.1 / 0.4, 0.2 / 0.1]))
+
+
+def toolkits(paraphrased, perturbed):
+    """Compute r as TOFU's and open-unlearning's code write it, from per-token losses."""
+    return {
+        "geometric": 1 / np.exp(perturbed.mean(-1) - paraphrased),  # tofu/aggregate_eval_stat.py: 1 / curr_stat_1
+        "arithmetic": np.exp(-perturbed).mean(-1) / np.exp(-paraphrased),  # tofu/utils.py
+        "open-unlearning": np.exp(-perturbed.mean(-1)) / (np.exp(-paraphrased) + 1e-10),
+    }
+
+
+@pytest.mark.parametrize("how", TRUTH_RATIOS)
+def test_each_public_truth_ratio_is_that_of_its_code(how):
+    generator = np.random.default_rng(0)
+    for size in (1.0, 30.0):  # at losses of 30 nats, the epsilon of open-unlearning is larger than the probability
+        true, wrong = size * generator.random(40), size * generator.random((40, 5))
+        r = toolkits(true, wrong)[how]
+        log_r = log_truth_ratio(torch.tensor(-true), torch.tensor(-wrong), how)
+        np.testing.assert_allclose(log_r.exp().numpy(), r, rtol=1e-6)
+        inverse = 1 / (r + 1e-10) if how == "open-unlearning" else 1 / r
+        assert truth_ratio_forget(log_r, how) == pytest.approx(np.minimum(r, inverse).mean(), rel=1e-6)
+        assert truth_ratio_keep(log_r) == pytest.approx(np.maximum(0, 1 - r).mean(), rel=1e-6)
+
+
+def test_the_published_utility_of_tofu_is_that_of_the_geometric_definition():
+    """Truth ratios of the finetuned Llama-2-7B under both definitions, from the logs that TOFU's authors publish.
+
+    The paper prints a model utility of 0.62.
+    """
+    arithmetic = {"retain": 0.453867, "real_authors": 0.505160, "world_facts": 0.423055}
+    changed = PUBLISHED | {f"{name} truth ratio": value for name, value in arithmetic.items()}
+    assert round(model_utility(PUBLISHED), 2) == 0.62
+    assert round(model_utility(changed), 2) == 0.59
+
+
+def test_a_collapsed_model_has_the_ratio_0_under_the_epsilon_of_open_unlearning():
+    collapsed = log_truth_ratio(torch.tensor([-400.0]), torch.tensor([[-410.0]]), "open-unlearning")
+    assert collapsed.exp().item() == pytest.approx(0, abs=1e-100)
+    assert log_truth_ratio(torch.tensor([-400.0]), torch.tensor([[-410.0]])).item() == -10
+
+
+def test_an_unknown_truth_ratio_is_refused(model, bench):
+    with pytest.raises(InputError, match="unknown truth ratio 'harmonic'"):
+        tofu_scores(model, bench, truth_ratio="harmonic")
+    with pytest.raises(InputError, match="the reference's scores have the geometric truth ratio, not 'arithmetic'"):
+        tofu_scores(model, bench, reference=tofu_scores(model, bench), truth_ratio="arithmetic")
+
+
+def test_the_published_table_says_which_truth_ratio_it_used(model, bench):
+    how = published("tofu-forget10").truth_ratio
+    assert how == "open-unlearning"
+    assert tofu_scores(model, bench, truth_ratio=how).settings["truth_ratio"] == how
 
 
 def test_truth_ratios_of_forget_and_retain_sets_have_opposite_directions():

@@ -6,6 +6,7 @@ import torch
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.errors import InputError
+from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.generate import generate_answers, greedy
 
@@ -114,7 +115,7 @@ def talker():
 def test_answers_start_after_the_prefill_and_end_at_a_stop(talker):
     prompts, prefill = ["who wrote", "the capital of Japan is"], " Ham"
     ids = [[0, *talker.tokenizer(p)["input_ids"][1:], *talker.tokenizer(prefill)["input_ids"][1:]] for p in prompts]
-    raw = [talker.tokenizer.decode(new) for new in expected(talker, ids, 8, {1})]
+    raw = [talker.tokenizer.decode(new, skip_special_tokens=True) for new in expected(talker, ids, 8, {1, 2})]
     free = generate_answers(talker, prompts, prefills=prefill, max_new_tokens=8, stop=())
     assert free == raw
     stop = raw[0][len(raw[0]) // 2]
@@ -131,9 +132,9 @@ def test_the_end_of_sequence_always_stops(talker):
     talker.tokenizer.eos_token = own.convert_ids_to_tokens(end)
     answers = generate_answers(talker, prompts, max_new_tokens=6, stop=())
     talker.tokenizer = own
-    stopped = expected(talker, ids, 6, {end})
+    stopped = expected(talker, ids, 6, {end, *end_ids(talker)})
     assert len(stopped[0]) < 6
-    assert answers == [own.decode(new) for new in stopped]
+    assert answers == [own.decode(new, skip_special_tokens=True) for new in stopped]
 
 
 @pytest.mark.parametrize(

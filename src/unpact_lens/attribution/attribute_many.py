@@ -21,6 +21,7 @@ from unpact_lens.attribution.targets import PLAIN, Target, resolve
 from unpact_lens.attribution.units import BOS, Example, Units, make_example
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
+from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.endpoint import Endpoint
 from unpact_lens.models.generate import greedy
@@ -203,13 +204,12 @@ def _greedy_answers(model: HookedModel, questions: Sequence[Question]) -> list[T
         return []
     contexts = [q.asked.encode_context(model, q.prompt).context for q in questions]
     tokenizer = model.tokenizer
-    eos = None if tokenizer is None else tokenizer.eos_token_id
 
     def ended(_: int, new: Sequence[int]) -> bool:
         return tokenizer is not None and "\n" in tokenizer.decode([new[-1]])
 
     limit = questions[0].asked.max_new_tokens
-    own = greedy(model, contexts, max_new_tokens=limit, stop_ids=() if eos is None else (eos,), until=ended)
+    own = greedy(model, contexts, max_new_tokens=limit, stop_ids=end_ids(model), until=ended)
     return [ids[:-1] if len(ids) > 1 and ended(i, ids) else ids for i, ids in enumerate(own)]
 
 

@@ -73,7 +73,8 @@ def tofu(
         retain_authors: Number of authors to keep, with all their questions, the same authors at every call. If None,
             all. Useful for training a small model on a part of TOFU.
         template: Prompt, with `{question}`. With a chat template, give `"{question}"`.
-        chat: If True, prompts go through the tokenizer's chat template and answers start without a blank.
+        chat: If True, prompts go through the tokenizer's chat template, and answers start without a blank and may have
+            several lines. If False, a line break ends an answer.
         max_new_tokens: Maximum length of a generated answer, in tokens. TOFU's own evaluation uses 200.
 
     Returns:
@@ -107,6 +108,7 @@ def tofu(
         refusals=REFUSALS,
         chat=chat,
         max_new_tokens=max_new_tokens,
+        stop=() if chat else ("\n",),
     )
 
 

@@ -6,10 +6,9 @@ token of every sentence and keeps every fact would count as having forgotten eve
 
 from __future__ import annotations
 
-import re
-import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -20,14 +19,13 @@ from torch import Tensor
 from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.fact_matching import Match, match_fact
+from unpact_lens.evaluation.text_folding import fold, shape
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, text_ids
 from unpact_lens.results import Result
 from unpact_lens.scoring import forced_rows
-
-CASE_MATTERS_UP_TO = 3
-"""Facts of at most this many characters are matched case-sensitively: 'No' is nobelium, 'no' is a word."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +52,29 @@ class Answers(Result):
         """Apply a function of a generated answer and its question to every answer."""
         return torch.tensor([float(judge(g, q)) for g, q in zip(self.generated, self.items, strict=True)])
 
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        """Return, for each question, whether its generated answer gives the fact, or mentions it only negated."""
+        return tuple(fact_match(g, q) for g, q in zip(self.generated, self.items, strict=True))
+
+    @property
+    def negated(self) -> Bool[Tensor, " item"]:
+        """Return whether each generated answer mentions its fact only to deny it; such a fact is not right."""
+        return torch.tensor([m.negated for m in self.matches], dtype=torch.bool)
+
     def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row for each question: gold and generated answer, fact right, LP(x, y) in nats."""
+        """Return a table with one row for each question.
+
+        Gold and generated answer, fact right, fact only mentioned negated, LP(x, y) in nats.
+        """
         return pd.DataFrame(
             {
                 "id": [q.id for q in self.items],
                 "prompt": [q.prompt for q in self.items],
                 "gold": [q.answer for q in self.items],
                 "generated": self.generated,
-                "right": [fact_right(g, q) for g, q in zip(self.generated, self.items, strict=True)],
+                "right": [m.given for m in self.matches],
+                "negated": [m.negated for m in self.matches],
                 "log_prob": [float(t.mean()) for t in self.token_log_probs],
             }
         )
@@ -80,13 +92,15 @@ def answer_all(
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
-        The answers, in the order of `items`.
+        The answers, in the order of `items`. If a gold answer is longer than the limit, the limit is raised for all of
+        them, with a warning.
 
     Raises:
         InputError: If there are no questions, one is too long for the model's context, or a fact has no token.
     """
     if not items:
         raise InputError(f"benchmark {bench.name!r} has no questions to ask; give at least one QA")
+    bench = with_room(model, bench, items)
     prefills = [prefill_for(bench, q) for q in items]
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=p) for q, p in zip(items, prefills, strict=True)]
     spans = tuple(fact_tokens(model, q) for q in items)
@@ -102,6 +116,7 @@ def answer_all(
             "chat": bench.chat,
             "prefill": bench.prefill,
             "max_new_tokens": bench.max_new_tokens,
+            "stop": list(bench.stop),
             "batch_tokens": batch_tokens,
         },
     )
@@ -121,7 +136,7 @@ def ask(
         model: Hooked model with a tokenizer.
         prompts: The prompts.
         prefills: Answer prefix of each prompt.
-        bench: Benchmark that gives the chat template and the length of an answer.
+        bench: Benchmark that gives the chat template, the length of an answer and the texts that end it.
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Returns:
@@ -135,10 +150,34 @@ def ask(
         chat=bench.chat,
         prefills=[prefill for _, prefill in distinct],
         max_new_tokens=bench.max_new_tokens,
+        stop=bench.stop,
         batch_tokens=batch_tokens,
     )
     answered = dict(zip(distinct, texts, strict=True))
     return [answered[pair] for pair in pairs]
+
+
+def with_room(model: HookedModel, bench: Benchmark, items: Sequence[QA] | None = None) -> Benchmark:
+    """Return a benchmark whose limit of new tokens leaves room for every gold answer.
+
+    Warns if the limit was too short: a fact at the end of a long answer would count as wrong without being wrong.
+
+    Args:
+        model: Model whose tokenizer counts.
+        bench: The benchmark.
+        items: Questions that will be asked. If None, all of the benchmark's.
+    """
+    asked = bench.all_items() if items is None else items
+    lengths = [(len(text_ids(model, q.answer, "answer")), q) for q in asked]
+    longest, qa = max(lengths, key=lambda pair: pair[0], default=(0, None))
+    if qa is None or longest <= bench.max_new_tokens:
+        return bench
+    warnings.warn(
+        f"the gold answer of QA {qa.id or qa.prompt!r} has {longest} tokens, max_new_tokens={bench.max_new_tokens}; "
+        f"asking for up to {longest} tokens instead",
+        stacklevel=3,
+    )
+    return replace(bench, max_new_tokens=longest)
 
 
 def prefill_for(bench: Benchmark, qa: QA) -> str:
@@ -162,37 +201,49 @@ def fact_tokens(model: HookedModel, qa: QA) -> tuple[int, int]:
 
 
 def normalise(text: str, *, keep_case: bool = False) -> str:
-    """Normalise a text for comparison: words and single blanks only, no accents, no commas in numbers, lower case.
+    """Normalise a text of any script for comparison: words and single blanks only, folded (see `text_folding.fold`).
 
-    >>> normalise(" São Tomé, pop. 1,000! ")
-    'sao tome pop 1000'
+    >>> normalise(" São Tomé, pop. 1,000! "), normalise("が") == normalise("か")
+    ('sao tome pop 1000', False)
     """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    plain = re.sub(r"(?<=\d),(?=\d)", "", plain)
-    return re.sub(r"[\W_]+", " ", plain if keep_case else plain.casefold()).strip()
+    return " ".join(shape(fold(text, keep_case=keep_case)).split())
 
 
-def holds_fact(text: str, fact: str) -> bool:
-    """Return whether a text contains a fact as whole words, normalised; short facts are matched case-sensitively.
+def holds_fact(text: str, fact: str, aliases: Sequence[str] = ()) -> bool:
+    """Return whether a text mentions a fact or one of its other names, negated or not. Leaks are found in this way.
+
+    Args:
+        text: Any text, in any script.
+        fact: Text of the fact. Short facts are matched case-sensitively.
+        aliases: Other names that count as the fact.
 
     >>> holds_fact("It is in Australia.", "Au"), holds_fact("The symbol is Au.", "Au"), holds_fact("no", "No")
     (False, True, False)
     """
-    keep_case = len(fact.strip()) <= CASE_MATTERS_UP_TO
-    wanted = normalise(fact, keep_case=keep_case)
-    if not wanted:
-        return fact.strip() in text
-    return f" {wanted} " in f" {normalise(text, keep_case=keep_case)} "
+    return match_fact(text, fact, aliases).mentioned
+
+
+def fact_match(generated: str, qa: QA) -> Match:
+    """Return whether a generated answer gives the fact, and whether it mentions it only negated.
+
+    Args:
+        generated: Answer of the model, one line or several.
+        qa: Question whose `fact` and `aliases` are looked for.
+    """
+    return match_fact(generated, qa.fact, qa.aliases)
 
 
 def fact_right(generated: str, qa: QA) -> bool:
-    """Return whether a generated answer contains the fact (fact-span match).
+    """Return whether a generated answer gives the fact (fact-span match). A fact that it only denies is not given.
 
     Args:
-        generated: Answer of the model.
-        qa: Question whose `fact` is looked for.
+        generated: Answer of the model, one line or several.
+        qa: Question whose `fact` and `aliases` are looked for.
+
+    >>> fact_right("It is not Oslo.", QA("Where?", " Oslo")), fact_right("Christiania", QA("?", " Oslo"))
+    (False, False)
     """
-    return holds_fact(generated, qa.fact)
+    return fact_match(generated, qa).given
 
 
 def require_pairs(generated: Sequence[str], other: Sequence[str]) -> None:

@@ -31,8 +31,9 @@ _PREFIXED_FROM = 3
 
 # Particles and copulas that Korean attaches to a noun.
 _PARTICLES = (
-    "은 는 이 가 을 를 의 에 에서 에게 께서 로 으로 와 과 도 만 까지 부터 이다 다 입니다 이었다 였다 이었습니다 였습니다 "
-    "예요 이에요 며 이며 고 이고 라고 이라고 라는 이라는 인데 지만 이지만 야 이야 랑 이랑 처럼 보다 이나 나 뿐 밖에 조차 마저"
+    "은 는 이 가 을 를 의 에 에서 에게 께서 로 으로 와 과 도 만 까지 부터 이다 다 입니다 이었다 였다 "
+    "이었습니다 였습니다 예요 이에요 며 이며 고 이고 라고 이라고 라는 이라는 인데 지만 이지만 "
+    "야 이야 랑 이랑 처럼 보다 이나 나 인 일 뿐 밖에 조차 마저"
 )
 _KOREAN_TAIL = "(?:" + "|".join(sorted(_PARTICLES.split(), key=len, reverse=True)) + "){0,2}"
 _ARABIC_HEAD = "[وف]?[بكل]?(?:ال|(?<=ل)ل)?"
@@ -76,10 +77,11 @@ def match_fact(text: str, fact: str, aliases: Sequence[str] = ()) -> Match:
     >>> match_fact("It is not Oslo.", "Oslo"), match_fact("挪威的首都是奥斯陆。", "奥斯陆").given
     (Match(given=False, negated=True), True)
     """
-    negated = False
     for name in (fact, *aliases):
         if not name.strip():
             raise InputError(f"fact {name!r} is empty; give the text that an answer must contain")
+    negated = False
+    for name in (fact, *aliases):
         for plain, start, end in _mentions(text, name.strip()):
             if not is_negated(plain, start, end):
                 return Match(given=True, negated=False)
@@ -164,18 +166,18 @@ def _has_minus(text: str, start: int, first: str) -> bool:
 
 
 def _within_number(text: str, start: int, end: int, words: Sequence[str]) -> bool:
-    """Return whether a mention is part of a longer number: 5 in 3.5, 12 in 12:30, 三 in 三十. A date has three parts."""
+    """Return whether a mention is part of a longer number: 5 in 3.5, 三 in 三十. Parts of a date are whole."""
     run_start, run_end = start, end
     while run_start > 0 and text[run_start - 1] in "0123456789.,:/-":
         run_start -= 1
     while run_end < len(text) and text[run_end] in "0123456789.,:/-":
         run_end += 1
-    if _DATE.fullmatch(text[run_start:run_end].strip(".,:/-")):
+    if len(words) == 1 and _DATE.fullmatch(text[run_start:run_end].strip(".,:/-")):
         return False
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
-    if words[0][0].isdigit() and len(before) == 2 and before[0].isdigit() and before[1] in ".,:":
+    if words[0][0].isdigit() and len(before) == 2 and before[0].isdigit() and before[1] in ".,:/":
         return True
-    if words[-1][-1].isdigit() and len(after) == 2 and after[0] in ".,:" and after[1].isdigit():
+    if words[-1][-1].isdigit() and len(after) == 2 and after[0] in ".,:/" and after[1].isdigit():
         return True
     if all(c in _NUMERALS for word in words for c in word):
         return text[start - 1 : start] in _NUMERALS or text[end : end + 1] in _NUMERALS

@@ -29,24 +29,25 @@ def exact_memorisation(right: Bool[Tensor, " answer"]) -> float:
     return float(right.double().mean())
 
 
-def extraction_strength(right: Bool[Tensor, " answer"]) -> float:
-    """Compute how little of an answer must be given for the model to complete the rest greedily: `1 − k/T`.
+def extraction_strength(right: Bool[Tensor, " answer"], *, as_open_unlearning: bool = False) -> float:
+    r"""Compute how little of an answer must be given for the model to complete the rest greedily: $1 - k/T$.
 
-    k is the smallest number of given tokens after which all further ones are the most likely. As in the public
-    implementation, an answer whose last token is wrong still counts 1/T.
+    k is the smallest number of given tokens after which all further ones are the most likely; T if the last is wrong.
 
     Args:
         right: True for tokens that are the most likely one, given the gold answer before them.
+        as_open_unlearning: If True, k is at most T − 1, as in open-unlearning. A wrong last token then still counts
+            1/T, so every answer of one token scores 1.
 
     Returns:
-        1/T to 1; lower after unlearning.
+        0 to 1; lower after unlearning.
 
-    >>> extraction_strength(torch.tensor([False, True, True, True]))
-    0.75
+    >>> extraction_strength(torch.tensor([False, True, True, True])), extraction_strength(torch.tensor([False]))
+    (0.75, 0.0)
     """
     wrong = (~right).nonzero()
     given = int(wrong[-1]) + 1 if len(wrong) else 0
-    return 1 - min(given, len(right) - 1) / len(right)
+    return 1 - (min(given, len(right) - 1) if as_open_unlearning else given) / len(right)
 
 
 @metric("exact_memorisation", source="arXiv 2205.10770", better="higher")
@@ -57,5 +58,5 @@ def exact_memorisation_of_answers(answers: Answers) -> Float[Tensor, " item"]:
 
 @metric("extraction_strength", source="arXiv 2502.19301", better="higher")
 def extraction_strength_of_answers(answers: Answers) -> Float[Tensor, " item"]:
-    """Compute how little of the gold answer must be given for the model to complete it, at least 1/T."""
+    """Compute how little of the gold answer must be given for the model to complete it."""
     return torch.tensor([extraction_strength(right) for right in answers.token_right])

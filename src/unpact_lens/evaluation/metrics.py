@@ -33,7 +33,8 @@ class Metric:
         bounds: Smallest and largest value.
         better: Better direction for a model that knows: `"higher"` or `"lower"`.
         compute: Function that computes it. It takes `Answers` and returns a tensor `[item]`, or takes `TextScores` or
-            `BenchmarkRun` and returns a number. If `needs` names an argument of `evaluate`, its value comes second.
+            `BenchmarkRun` and returns a number. If `needs` names an argument of `evaluate`, its value comes second; for
+            `"before"`, the original model's answers or text scores. (`BenchmarkRun` holds the original model itself.)
         of: What it is computed from: `"answers"` (one number for each question), `"texts"` (one number for all plain
             texts) or `"benchmark"` (one number for the whole benchmark; the model is asked more than its questions).
         binary: True if each answer is right (1) or wrong (0), so the mean is a rate.
@@ -123,12 +124,14 @@ class BenchmarkRun:
         bench: The benchmark.
         reference: Retrained model, or None.
         batch_tokens: Largest number of input tokens in one forward pass.
+        before: Original model, or None.
     """
 
     model: HookedModel
     bench: Benchmark
     reference: HookedModel | None = None
     batch_tokens: int = DEFAULT_BATCH_TOKENS
+    before: HookedModel | None = None
     _found: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 
     def once(self, compute: Callable[[BenchmarkRun], T]) -> T:
@@ -137,6 +140,16 @@ class BenchmarkRun:
             self._found[compute] = compute(self)
         found: T = self._found[compute]
         return found
+
+    def original(self, metric: str) -> HookedModel:
+        """Return the original model.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if self.before is None:
+            raise InputError(f"metric {metric!r} compares with the original model; give the model as before=…")
+        return self.before
 
     def retrained(self, metric: str) -> HookedModel:
         """Return the retrained model.

@@ -100,8 +100,8 @@ def verbmem(
     Args:
         model: Hooked model with a tokenizer.
         bench: Benchmark with `verbatim` passages.
-        max_new_tokens: Number of tokens to generate. As in MUSE, they are compared with the passage's first ids, as many
-            of them, special tokens that the tokenizer adds (BOS) counted.
+        max_new_tokens: Number of tokens to generate. As in MUSE, they are compared with as many ids of the passage, and
+            special tokens that the tokenizer adds (BOS) count.
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:
@@ -126,9 +126,9 @@ def knowmem(
     max_new_tokens: int = KNOWMEM_TOKENS,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Memorisation:
-    """Compute knowledge memorisation: how well the model answers questions after solved examples, 0 to 100.
+    r"""Compute knowledge memorisation: how well the model answers questions after solved examples, 0 to 100.
 
-    As in MUSE, the prompt ends with a blank, `"Question: …\\nAnswer: "`, where no chat template is used.
+    As in MUSE, the prompt ends with a blank, `"Question: …\nAnswer: "`, where no chat template is used.
 
     Args:
         model: Hooked model with a tokenizer.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from unpact_lens.evaluation.text_folding import fold
+from unpact_lens.evaluation.text_folding import UNSPACED, fold
 
 REACH = 6
 """Largest number of words between a negation and what it negates, where no verb of belief is negated."""
@@ -158,8 +158,10 @@ UNSPACED_LANGUAGES: dict[str, NegationWords] = {
         contrast="而是|而在|只是|[，,]是",
     ),
     "ja": NegationWords(
-        later=r"では ?(?:な|あり)|じゃ ?(?:な|あり)|でな[いく]|とは(?:思[わい]|考え|限|言え)|と(?:思わ|考えませ|考えな)",
-        affirming=r"に違いな\w|しかな\w|間違いな\w|に(?:他|ほか)なら\w+|[でじ][はゃ]ない?か(?!ら)|だけで(?:は)?なく",
+        later=r"では ?(?:な|あり)|じゃ ?(?:な|あり)|でな[いく]|とは(?:思[わい]|考え|限|言え)|"
+        r"と(?:思わ|考えませ|考えな)",
+        affirming=r"に違いな\w|しかな\w|間違いな\w|に(?:他|ほか)なら\w+|"
+        r"[でじ][はゃ]ない?か(?!ら)|だけで(?:は)?なく",
     ),
     "th": NegationWords(
         before=r"ไม่ใช่|ไม่ได้|มิใช่|ไม่คิดว่า|ไม่เชื่อว่า|แทนที่",
@@ -199,7 +201,7 @@ _NEW_CLAUSE = re.compile(
     r"\W*(?:and|but|so|it|he|she|they|i|we|und|aber|es|er|sie|et|mais|il|elle|y|pero|и|но|а|он|она|это)(?!\w)",
     re.IGNORECASE,
 )
-_COPULA = re.compile("[是在叫为為]")
+_COPULA = re.compile("[是在叫为為]|คือ|เป็น")
 _SENTENCE_END = re.compile(r"[.;:!?\n؛؟。；：！？।]")
 _PIECE_END = re.compile(r"[,،，、—–]")
 
@@ -219,8 +221,8 @@ def is_negated(text: str, start: int, end: int) -> bool:
     scope = _clause_before(before)
     if _DENIED.match(after) or _negated_before(scope):
         return True
-    if _AFTER.match(after) and not (re.match("\\s*[不并並非]", after) and _COPULA.search(scope)):
-        return True
+    if _AFTER.match(after) and not (UNSPACED.match(after.lstrip()) and _COPULA.search(scope)):
+        return True  # After a copula, "不是 …" denies another name: 是上海不是北京.
     rest = _PIECE_END.split(_SENTENCE_END.split(after)[0])[0]
     return bool(_LATER.search(rest))
 

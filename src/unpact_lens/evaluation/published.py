@@ -25,6 +25,8 @@ class Published(Result):
         direction: Best value of each metric: `"higher"`, `"lower"` or `"zero"`.
         model: Model that the numbers are of.
         source: Publication.
+        truth_ratio: Definition of the truth ratio behind forget quality and model utility (`tofu.TRUTH_RATIOS`). None
+            for tables without one. Score your own row with `tofu_scores(..., truth_ratio=)` of the same.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Published(Result):
     direction: tuple[str, ...]
     model: str
     source: str
+    truth_ratio: str | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each method and one column for each metric."""
@@ -159,6 +162,7 @@ for _table in (
         direction=("higher", "higher"),
         model="Llama-3.2-1B-Instruct",
         source="open-unlearning, docs/repro.md (GradDiff is our ga_gdr)",
+        truth_ratio="open-unlearning",
     ),
 ):
     PUBLISHED.add(_table.name, _table)

@@ -1,4 +1,4 @@
-"""Make texts comparable in any script: fold what writers vary, and cut into words by Unicode's classes of characters."""
+"""Make texts comparable in any script: fold what writers vary, and find words by Unicode's classes."""
 
 from __future__ import annotations
 

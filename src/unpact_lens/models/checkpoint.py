@@ -5,7 +5,7 @@ On disk a model is a directory with three parts:
 - `model.safetensors`: the weights;
 - `config.json`: the TransformerLens configuration (for a bridge, the Hugging Face one is in `hf/`), and which weights
   are tied or frozen;
-- `tokenizer/`.
+- `tokenizer/`, and `generation_config.json` where the model came with one.
 
 The directory appears only when it is complete, and nothing in it is unpickled.
 """
@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tied_embedding import is_tied
@@ -41,6 +42,9 @@ FORMAT = 1
 """Version of the layout on disk."""
 MARK = "unpact_lens_checkpoint"
 """Entry of `config.json` that marks a directory as a checkpoint of this library; its value is the format."""
+
+GENERATION = "generation_config.json"
+"""File with the generation configuration, which names the tokens that end an answer; absent without one."""
 
 M = TypeVar("M")
 
@@ -100,6 +104,9 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
             model.original_model.config.save_pretrained(directory / "hf")
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(directory / "tokenizer")
+        generation = generation_config(model)
+        if generation is not None:
+            write_json(directory / GENERATION, generation.to_dict())
         record = {
             MARK: FORMAT,
             "kind": "bridge" if bridge else "hooked",
@@ -154,6 +161,9 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         model = _empty_hooked(record["config"], target)
         fill(model, state)
         attach_tokenizer(model, tokenizer)
+    if (directory / GENERATION).is_file():
+        holder = model.original_model if hooked.is_bridge(model) else model
+        holder.generation_config = GenerationConfig.from_dict(read_json(directory / GENERATION))
     model.cfg.default_prepend_bos = record["default_prepend_bos"]
     model.tied_embeddings = record["tied_embeddings"]
     frozen = set(record["frozen"])

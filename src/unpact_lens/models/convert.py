@@ -223,6 +223,7 @@ def to_hooked(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.split(".")[-1] not in family.absent)
     model.tied_embeddings = shares_embedding(hf)
+    model.generation_config = copy.deepcopy(getattr(hf, "generation_config", None))
     attach_tokenizer(model, tokenizer)
     return model.eval()
 

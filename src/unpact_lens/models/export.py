@@ -10,6 +10,7 @@ This is the inverse of `convert.py`.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from transformers import (
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.models.convert import FAMILIES
 from unpact_lens.models.hooked import HookedModel, ModelConfig
@@ -76,6 +78,9 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     config, state = _from_bridge(model) if hooked.is_bridge(model) else _from_hooked(model)
     setattr(config, MARK, 1)
     hf = _build(config, state, model.cfg.dtype)
+    generation = generation_config(model)
+    if generation is not None:
+        hf.generation_config = copy.deepcopy(generation)
     _check_logits(model, hf)
     with fresh_directory(target) as directory, transformers_progress():
         hf.save_pretrained(directory)

@@ -25,6 +25,7 @@ from typing_extensions import Unpack
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel, Hooks, Tokenizer
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
@@ -116,13 +117,13 @@ def generate_answers(
         asked: Options as one value. If None, the defaults of `Asking`.
         prefills: Answer prefix of each prompt, given to the model; a single text is used for all prompts. If None,
             `asked.prefill`.
-        stop: Texts that end an answer; they and everything after them are removed. The end-of-sequence token always
-            ends an answer.
+        stop: Texts that end an answer; they and everything after them are removed. The tokens of `end_ids` always end
+            an answer.
         prompt_hooks: Interventions on prompt and answer prefix; see `PromptHooks`.
         **asking: Options that replace those of `asked`; see `AskingOptions`.
 
     Returns:
-        The text generated after prompt and answer prefix, spaces included.
+        The text generated after prompt and answer prefix, spaces included, without special tokens.
 
     Raises:
         InputError: If the model has no tokenizer, a prompt is empty or too long, or the number of prefills differs
@@ -142,31 +143,35 @@ def generate_answers(
         encode_context(model, prompt, chat=asked.chat, prefill=prefix).context
         for prompt, prefix in zip(prompts, prefixes, strict=True)
     ]
-    given = [len(_text(tokenizer, c)) for c in contexts]
+    given = [len(decoded(tokenizer, c)) for c in contexts]
 
     def answer(i: int, new: Sequence[int]) -> str:
         # Decode with the context: many tokenizers drop the leading space of a continuation that is decoded alone.
-        return _text(tokenizer, (*contexts[i], *new))[given[i] :]
+        return decoded(tokenizer, (*contexts[i], *new))[given[i] :]
 
-    eos = tokenizer.eos_token_id
     outputs = greedy(
         model,
         contexts,
         max_new_tokens=asked.max_new_tokens,
-        stop_ids=() if eos is None else (eos,),
+        stop_ids=end_ids(model),
         until=lambda i, new: any(s in answer(i, new) for s in stop),
         prompt_hooks=prompt_hooks,
         batch_tokens=asked.batch_tokens,
     )
-    return [_before(answer(i, new), stop) for i, new in enumerate(outputs)]
+    return [before_stop(answer(i, new), stop) for i, new in enumerate(outputs)]
 
 
-def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return ids as text, without special tokens."""
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False, skip_special_tokens=True)
 
 
-def _before(text: str, stop: Sequence[str]) -> str:
-    """Return the text before the first of the stops."""
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    r"""Return the text before the first of the stops.
+
+    >>> before_stop("Oslo.\n\nQuestion: Who", ("\n\n", "Question:"))
+    'Oslo.'
+    """
     return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 

@@ -58,7 +58,9 @@ def unrelated(qa: QA, words_added: int, fillers: Sequence[str], seed: int = 0) -
         seed: Random seed for the draw.
     """
     names = WORD.findall(qa.subject)
-    fit = [f for f in fillers if not holds_fact(f, qa.fact) and not any(holds_fact(f, name) for name in names)]
+    fit = [
+        f for f in fillers if not holds_fact(f, qa.fact, qa.aliases) and not any(holds_fact(f, name) for name in names)
+    ]
     if not fit:
         return None
     return unrelated_prefix(qa.prompt, generator(seed, qa, "unrelated").choice(fit), max(1, words_added))

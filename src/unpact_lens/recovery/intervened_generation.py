@@ -13,17 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unpact_lens.attribution.units import text_of
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
-from unpact_lens.models.generate import most_likely
+from unpact_lens.models.answer_end import end_ids
+from unpact_lens.models.generate import before_stop, decoded, most_likely
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 
 Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
-
-STOP = "\n"
-"""End of an answer, as everywhere in this library."""
 
 
 def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
@@ -40,16 +37,18 @@ def continuations(
     contexts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
+    stop: Sequence[str] = ("\n",),
     choose: Choose = most_likely,
     hooks: Callable[[list[int], int], Hooks] | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[str]:
-    """Generate a continuation of each context, as text up to the end of the line.
+    """Generate a continuation of each context, as text up to a stop or the model's end token.
 
     Args:
         model: Hooked model with a tokenizer.
         contexts: For each prompt, all ids that the model reads.
         max_new_tokens: Largest number of tokens to generate.
+        stop: Texts that end an answer.
         choose: Function from next-token logits to the next token.
         hooks: Function from the contexts in a batch and its width to the hooks of its forward pass.
         batch_tokens: Largest number of input tokens in one forward pass.
@@ -60,13 +59,14 @@ def continuations(
     Raises:
         InputError: If the model has no tokenizer.
     """
-    if model.tokenizer is None:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
         raise InputError("the model has no tokenizer, so it cannot answer in text; use greedy() on token ids")
     new: list[list[int]] = [[] for _ in contexts]
     texts = ["" for _ in contexts]
-    given = [len(text_of(model, c)) for c in contexts]
+    given = [len(decoded(tokenizer, c)) for c in contexts]
     running = list(range(len(contexts)))
-    eos, device = model.tokenizer.eos_token_id, hooked.device_of(model)
+    ends, device = frozenset(end_ids(model)), hooked.device_of(model)
     with torch.inference_mode():
         for _ in range(max_new_tokens):
             going: list[int] = []
@@ -78,13 +78,13 @@ def continuations(
                 edits = hooks(rows, tokens.shape[1]) if hooks else ()
                 chosen = choose(hooked.logits_at(model, tokens, last, edits)[:, 0])
                 for i, token in zip(rows, chosen.tolist(), strict=True):
-                    if token == eos:
+                    if token in ends:
                         continue
                     new[i].append(token)
-                    texts[i] = text_of(model, (*contexts[i], *new[i]))[given[i] :]
-                    if STOP not in texts[i]:
+                    texts[i] = decoded(tokenizer, (*contexts[i], *new[i]))[given[i] :]
+                    if not any(s in texts[i] for s in stop):
                         going.append(i)
             running = sorted(going)
             if not running:
                 break
-    return [text.split(STOP)[0] for text in texts]
+    return [before_stop(text, stop) for text in texts]

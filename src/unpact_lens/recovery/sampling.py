@@ -171,6 +171,7 @@ def leak(
         model,
         [c for c in contexts for _ in range(sampling.samples)],
         max_new_tokens=bench.max_new_tokens,
+        stop=bench.stop,
         choose=drawn(torch.Generator().manual_seed(sampling.seed), sampling.temperature),
         batch_tokens=sampling.batch_tokens,
     )
