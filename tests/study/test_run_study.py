@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import unpact_lens as ul
 from unpact_lens import recovery
 from unpact_lens.data.load import load_benchmark
+from unpact_lens.data.splits import RetainSplit
 from unpact_lens.errors import InputError
 from unpact_lens.models import generate
 from unpact_lens.models.tokens import length_batches
@@ -35,13 +37,17 @@ CONFIG = {
 }
 
 
+PARTS = ("retain", "validation", "unseen")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_benchmark():
     """The embedded world, cut to what a test can afford."""
 
     def small(name, **options):
         bench = load_benchmark(name, **options)
-        kept = {"retain": (*bench.near[:6], *bench.far[:6]), "general": bench.general[:4], "unknown": bench.unknown[:4]}
+        kept = {name: (*part.near[:6], *part.far[:6]) for name in PARTS if (part := getattr(bench, name))}
+        kept |= {"general": bench.general[:4], "unknown": bench.unknown[:4]}
         return dataclasses.replace(bench, forget=bench.forget[:12], **kept)
 
     patch = pytest.MonkeyPatch()
@@ -72,8 +78,52 @@ def test_a_study_writes_results_table_and_report(finished):
     for cell, (_, row) in zip(study.cells, table.iterrows(), strict=True):
         assert row["F"] == cell.scores.forgetting.value
         assert row["D"] == pytest.approx((row["D_near"] + row["D_far"]) / 2)
+        assert row["memorised_retention"] == pytest.approx(row["D"] - row["D_trained"])
+        assert cell.scores.parts.count("unseen") == cell.scores.parts.count("trained") == 12
+        assert cell.scores.settings["retain_split"] == RetainSplit()
         assert row["F_low"] <= row["F"] <= row["F_high"]
         assert row["verdict"] == str(cell.verdict)
+
+
+def test_a_study_without_control_and_stand_ins_ends_and_saves_everything(tmp_path, monkeypatch):
+    small = workspace.load_benchmark
+
+    def bare(name, **options):
+        bench = small(name, **options)
+        forget = tuple(dataclasses.replace(q, wrong_subject=None) for q in bench.forget[:6])
+        return dataclasses.replace(bench, forget=forget, unknown=())
+
+    monkeypatch.setattr(workspace, "load_benchmark", bare)
+    config = load_config({**CONFIG, "control": None, "methods": CONFIG["methods"][:1], "split_seed": 5})
+    study = run_study(config, tmp_path, progress=False)
+    assert ul.load(tmp_path) == study
+    assert "nothing, so the excess is undefined" in (tmp_path / "report.html").read_text()
+    row = study.to_frame().iloc[0]
+    assert math.isnan(row["excess"])
+    assert math.isnan(row["distance"])
+    assert row["F"] == study.cells[0].scores.forgetting.value
+    assert not math.isnan(row["R"])
+    assert not {"hid", "erased"} & set(study.cells[0].verdict.labels)
+    assert any("seed 5" in note for note in study.notes)
+    assert study.cells[0].scores.settings["retain_split"].seed == 5
+    bench = bare("builtin")
+    found = ul.recover(
+        ul.load_model("builtin-retrain"), bench, before=ul.load_model("builtin"), probes=(), progress=False
+    )
+    assert found.n_common
+    assert all(e.n == 0 for e in found.excesses.values())
+
+
+def test_an_unsplit_study_has_no_destruction_and_says_so(tmp_path):
+    space = workspace.Workspace(load_config({**CONFIG, "retain_split": None}), tmp_path, lambda text: None)
+    assert space.loaded.unseen == ()
+    assert any("Destruction D is therefore undefined" in note for note in space.notes)
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5, 0.5], "half", [1, 0]])
+def test_shares_of_a_configuration_are_checked(shares):
+    with pytest.raises(InputError, match="retain_split"):
+        load_config({**CONFIG, "retain_split": shares})
 
 
 def test_the_components_of_each_diff_sum_to_the_logit_change(finished):
@@ -136,9 +186,7 @@ def test_a_changed_configuration_never_reads_old_cells(finished, tmp_path, monke
     shutil.copytree(finished[0], tmp_path / "copy")
     calls = []
     unlearn = cells.unlearning.unlearn
-    monkeypatch.setattr(
-        cells.unlearning, "unlearn", lambda *a, **k: (calls.append(k["method"]), unlearn(*a, **k))[1]
-    )
+    monkeypatch.setattr(cells.unlearning, "unlearn", lambda *a, **k: (calls.append(k["method"]), unlearn(*a, **k))[1])
     changed = {**CONFIG, "methods": [{**CONFIG["methods"][0], "settings": {"lr": 1e-4, "steps": 2, "batch_size": 8}}]}
     run_study(load_config(changed), tmp_path / "copy", progress=False)
     assert calls == ["ga"]
