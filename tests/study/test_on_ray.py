@@ -1,4 +1,4 @@
-"""A study on a real local Ray cluster with several nodes equals a serial one, also when nodes are killed in mid-cell."""
+"""A study on a local Ray cluster of several nodes equals a serial one, also when nodes are killed in mid-cell."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ def test_without_a_cluster_the_message_says_how_to_start_one(tmp_path, monkeypat
     import ray
 
     monkeypatch.setattr(ray, "init", lambda **options: (_ for _ in ()).throw(ConnectionError("nobody listens")))
-    with pytest.raises(InputError, match="no Ray cluster can be reached .nobody listens.; run `ray start --head`"):
+    with pytest.raises(InputError, match=r"no Ray cluster can be reached \(nobody listens\); run `ray start --head`"):
         run_study(load_config(small_config(tmp_path)), tmp_path / "out", on="ray", progress=False)
 
 

@@ -2,8 +2,8 @@
 
 Results are printed on stdout, progress, notes and errors on stderr. A result is saved before it is printed.
 
-Exit status: 0 success, 2 wrong input or environment, 1 internal error, 130 interrupted, 143 terminated, 141 stdout was
-closed by its reader.
+Exit status: 0 success, 2 wrong input or environment, 1 internal error, 3 some cells of a study failed, 130 interrupted,
+143 terminated, 141 stdout was closed by its reader.
 """
 
 from unpact_lens.cli import explain, lists, measure, models, studies, train

@@ -116,11 +116,10 @@ def weights_bytes(spec: str, dtype: str | None = None) -> float | None:
 
     folder = Path(spec).expanduser()
     if spec in builtin.MODELS:
-        folder = Path(builtin.ASSETS)
+        folder = builtin.builtin_directory(spec)
     elif spec in pip_models.PACKAGED:
         folder = pip_models.cache_dir() / pip_models.PACKAGED[spec].directory
-    pattern = f"{spec}.safetensors" if spec in builtin.MODELS else "*.safetensors"
-    files = [*folder.glob(pattern), *folder.glob(f"*/{pattern}")] if folder.is_dir() else []
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not files:
         return None
     return float(sum(_numbers(file) for file in files) * (4 if dtype in (None, "float32") else 2))

@@ -1,6 +1,6 @@
 """Run the cells of a study as tasks of a Ray cluster that is running already.
 
-Each task declares its CPUs, GPUs and memory. Ray starts a task again if its worker or its node dies, on another node. The
+Each task declares its CPUs, GPUs and memory. Ray starts a task again, on another node, if its node or worker dies. The
 cell then goes on from its checkpoint. All nodes must see the directory of the study under the same path. The process
 that starts the tasks loads no model.
 """

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
@@ -43,7 +42,7 @@ def run_study(
     out: str | os.PathLike[str],
     *,
     jobs: int = 1,
-    on: Literal["ray"] | None = None,
+    on: str | None = None,
     share: tuple[int, int] = (0, 1),
     retry: bool = False,
     progress: bool = True,
