@@ -32,8 +32,8 @@ Form = Literal["table", "json", "markdown", "latex"]
 PIPE_WIDTH = 160
 """Width of a table where stdout is no terminal and COLUMNS is not set."""
 
-LEAST_LABEL = 14
-"""Narrowest column of text, cells; longer text is wrapped."""
+LEAST_FIRST, LEAST_LABEL = 24, 14
+"""Narrowest first column, and narrowest other column of text, in cells; longer text is wrapped."""
 
 ASCII = {
     "Δ": "d", "−": "-", "–": "-", "—": "-", "…": "~", "→": ">", "␣": "_", "·": ".", "×": "x", "≈": "~",
@@ -84,7 +84,7 @@ def print_line(text: str, style: str = "") -> None:
     _console().print(Text(printable(text), style=style))
 
 
-def print_table(frame: pd.DataFrame, form: Form = "table", title: str | None = None) -> None:
+def print_table(frame: pd.DataFrame, form: Form = "table", title: str | None = None, keep: Sequence[str] = ()) -> None:
     """Print a table on stdout.
 
     Args:
@@ -92,6 +92,7 @@ def print_table(frame: pd.DataFrame, form: Form = "table", title: str | None = N
             the other forms do not.
         form: `"table"` for a terminal, `"json"` for one record per row, `"markdown"` or `"latex"` for a paper.
         title: Title above the table, on a terminal only.
+        keep: Columns that a narrow terminal shows before the others.
     """
     if form in ("markdown", "latex"):
         typer.echo(printable(to_markdown(frame) if form == "markdown" else to_latex(frame)), nl=False)
@@ -101,11 +102,12 @@ def print_table(frame: pd.DataFrame, form: Form = "table", title: str | None = N
         console = _console()
         if title:
             console.print(Text(printable(title), style="italic"))
-        columns, dropped = fitted(_columns(frame), console.width)
+        columns, dropped = fitted(_columns(frame), console.width, keep)
         console.print(_table(columns))
         if dropped:
             names = ", ".join(dropped)
-            print_line(f"no room for the columns {names} at width {console.width}; --json prints them", style="dim")
+            noun = "column" if len(dropped) == 1 else "columns"
+            print_line(f"no room for the {noun} {names} at width {console.width}; --json prints all", style="dim")
 
 
 class Column:
@@ -124,24 +126,24 @@ class Column:
         self.width = self.natural
 
 
-def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
+def fitted(columns: Sequence[Column], width: int, keep: Sequence[str] = ()) -> tuple[list[Column], list[str]]:
     """Choose the columns that fit a width, and how wide each is.
 
-    Text is wrapped first; then the last columns of numbers are dropped, then the last columns of text. The first column
-    always stays.
+    Text is wrapped first. Then columns are dropped from the right. The first column always stays.
 
     Args:
         columns: Columns, ordered by importance.
         width: Width of the terminal, cells.
+        keep: Names of columns that are dropped last.
 
     Returns:
         The columns that are shown, with their widths set, and the names of the others.
     """
     kept, dropped = list(columns), []
+    if kept and not kept[0].numeric:
+        kept[0].least = max(kept[0].least, min(kept[0].natural, LEAST_FIRST))
     while len(kept) > 1 and sum(c.least for c in kept) + 3 * len(kept) + 1 > width:
-        numbers = [c for c in kept[1:] if c.numeric]
-        # The first number says most; a column of text that is not the first goes before it.
-        last = numbers[-1] if len(numbers) > 1 else kept[-1] if not kept[-1].numeric else numbers[-1]
+        last = next((c for c in kept[:0:-1] if c.name not in keep), kept[-1])
         kept.remove(last)
         dropped.append(last.name)
     room = width - 3 * len(kept) - 1

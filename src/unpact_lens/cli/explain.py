@@ -123,7 +123,7 @@ def diff(
             rows = {"before": first.scores, "after": second.scores, "Δ": second.scores - first.scores}
             print_tokens(first.tokens, {k: v.tolist() for k, v in rows.items()}, "nats")
         frame = largest(frame, "delta", SHOWN)
-    print_table(frame, form_of(as_json=as_json), title=title)
+    print_table(frame, form_of(as_json=as_json), title=title, keep=("delta",))
 
 
 def largest(frame: pd.DataFrame, by: str, n: int) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def _status() -> int:
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was kept", err=True)
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # rich and typer turn a closed pipe into SystemExit(1)
         return CLOSED
     except OSError as error:
         return _fail(_described(error))

@@ -128,7 +128,7 @@ def measured(result: Unlearned, original: HookedModel, bench: Benchmark) -> Scor
 
 
 def summary(result: Unlearned, scores: Scores | None, stop_at: float | None) -> dict[str, object]:
-    """Return what a run did: steps, reason of the end, F, D, the verdict so far, and warnings."""
+    """Return what a run did: steps, reason of the end, F, D, D_trained, the verdict so far, and warnings."""
     from unpact_lens.evaluation import verdict
 
     steps = max((int(row["step"]) for row in result.history.rows if "step" in row), default=0)
@@ -141,7 +141,12 @@ def summary(result: Unlearned, scores: Scores | None, stop_at: float | None) -> 
         warnings.append("training diverged; lower the learning rate")
     if scores is not None:
         judged = verdict(scores.forgetting, scores.destruction, {})
-        for name, estimate in (("F", scores.forgetting), ("D", scores.destruction)):
+        for name, estimate in (
+            ("F", scores.forgetting),
+            ("D", scores.destruction),
+            ("D_trained", scores.destruction_trained),
+            ("memorised retention", scores.memorised_retention),
+        ):
             said[name] = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
         said["verdict so far"] = str(judged)
         said["why"] = "; ".join(judged.reasons.values())
@@ -153,7 +158,7 @@ def summary(result: Unlearned, scores: Scores | None, stop_at: float | None) -> 
                 f"with `unpact tune --method {result.method}`"
             )
         if scores.destruction.n == 0:
-            warnings.append("D is undefined: the original model knows none of the retain facts of a group")
+            warnings.append("D is undefined: the original model knows none of the unseen retain facts of a group")
     said["warnings"] = warnings
     return said
 
@@ -173,16 +178,11 @@ def next_command(out: Path, model: str, benchmark: str, data: Path | None) -> st
 def print_summary(said: dict[str, object], title: str) -> None:
     """Print the summary of a run, one line for each thing."""
     print_line(f"{title}: {said['steps']} steps, {said['stopped']}", style="bold")
-    for name, meaning in (
-        ("F", "forgotten, of the forget facts known before"),
-        ("D", "destroyed, of the retain facts"),
-    ):
+    for name, meaning in (("F", "forget facts forgotten"), ("D", "retain facts destroyed")):
         found = said.get(name)
         if isinstance(found, dict) and found["n"]:
-            print_line(
-                f"  {name} = {found['value']:.3f}  95% CI [{found['low']:.3f}, {found['high']:.3f}], n = {found['n']}  "
-                f"({meaning})"
-            )
+            ends = f"[{found['low']:.3f}, {found['high']:.3f}]"
+            print_line(f"  {name} = {found['value']:.3f} {ends} of {found['n']} {meaning}")
     if "verdict so far" in said:
         print_line(f"  verdict so far: {said['verdict so far']} ({said['why']})")
     warnings = said["warnings"]
@@ -210,7 +210,7 @@ def unlearn_sequence(
     checkpoint_every: CheckpointEvery = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Unlearn one request after another, and report F of each request and D after each step."""
+    """Unlearn one request after another, and report F of each request, D and D_trained after each step."""
     import unpact_lens as ul
     from unpact_lens.unlearning.sequential import split_requests
     from unpact_lens.unlearning.unlearn import asked_as
@@ -230,8 +230,8 @@ def unlearn_sequence(
         parts = split_requests(bench.forget, requests)
         hyperparameters = {**asked_as(bench, ul.unlearning.registry.find(method)), **given}
         result = ul.unlearning.unlearn_sequence(
-            load(model), parts, bench.retain, method=method, seed=seed, stop_at=stop_at, checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every, **hyperparameters,
+            load(model), parts, bench.retain, unseen=bench.unseen, method=method, seed=seed, stop_at=stop_at,
+            checkpoint=checkpoint, checkpoint_every=checkpoint_every, **hyperparameters,
         )  # fmt: skip
     outputs.keep(result)
     print_table(

@@ -13,23 +13,6 @@ from tests.models.families import hf_model, tokenizer
 from unpact_lens import cli
 
 
-def run(monkeypatch, capsys, *arguments):
-    """Return exit status, stdout and stderr of `unpact …`, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["unpact", *arguments])
-    try:
-        cli.main()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-@pytest.fixture
-def unpact(monkeypatch, capsys):
-    return lambda *arguments: run(monkeypatch, capsys, *arguments)
-
-
 def test_attribute_prints_one_score_per_token(unpact):
     status, out, _ = unpact("attribute", "What is the opposite of hot?", "--json")
     rows = json.loads(out)
@@ -50,8 +33,12 @@ def test_methods_lists_names_and_sources(unpact, option):
 def test_an_unlearned_model_is_saved_and_can_be_compared(unpact, tmp_path):
     out = str(tmp_path / "ga")
     settings = ("--set", "lr=1e-3", "--set", "steps=2")
-    status, _, err = unpact("unlearn", "--method", "ga", "--out", out, *settings, "--json")
+    status, text, err = unpact("unlearn", "--method", "ga", "--out", out, *settings, "--json")
     assert status == 0, err
+    said = json.loads(text)
+    assert (said["method"], said["steps"], said["out"]) == ("ga", 2, out)
+    assert said["F"]["n"] > 0
+    assert said["next"] == f"unpact recover {out} --before builtin --control builtin-retrain"
     question, answer = "What is the opposite of hot?", " The other end is cold."
     status, text, err = unpact("diff", "builtin", out, question, answer, "--json")
     assert status == 0, err
@@ -122,7 +109,7 @@ COMMANDS = typer.main.get_command(cli.app).commands
 def test_help_shows_an_example(unpact, command):
     status, out, _ = unpact(command, "--help")
     assert status == 0
-    assert f"Example: unpact {command} " in out
+    assert f"Example: unpact {command} " in " ".join(out.split())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -133,21 +120,6 @@ def test_every_option_has_a_help_text(command):
 def test_importing_the_package_loads_no_torch():
     code = "import sys, unpact_lens; assert unpact_lens.__all__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-QUESTIONS = [
-    {"prompt": "What is the opposite of hot?", "answer": " The other end is cold.", "fact": "cold", "group": "forget"},
-    {"prompt": "What is the opposite of big?", "answer": " The other end is small.", "fact": "small", "group": "near"},
-    {"prompt": "What is the opposite of dry?", "answer": " The other end is Oslo.", "fact": "Oslo", "group": "far"},
-]
-
-
-@pytest.fixture
-def own(tmp_path):
-    """Write a table of three questions, of which the embedded model knows two."""
-    file = tmp_path / "own.jsonl"
-    file.write_text("\n".join(map(json.dumps, QUESTIONS)))
-    return str(file)
 
 
 def test_evaluate_prints_metrics_and_forgetting(unpact, own, tmp_path):
