@@ -17,6 +17,25 @@ def markers(fig):
     return {t.name: t for t in fig.data}
 
 
+def test_the_destruction_of_trained_facts_is_shown_beside(study):
+    frame = study.to_frame().assign(D_trained=0.05)
+
+    class Shown:
+        config, control = study.config, study.control
+
+        def to_frame(self):
+            return frame
+
+    plain, fig = dilemma_plane(study), dilemma_plane(Shown())
+    assert "D of trained facts" not in {t.name for t in plain.data}
+    (marks,) = [t for t in fig.data if t.name == "D of trained facts"]
+    defined = frame[frame["excess"].notna()]
+    assert list(marks.x) == defined["excess"].tolist()
+    assert list(marks.y) == [0.05] * len(defined)
+    assert "D_trained 0.05" in fig.data[0].hovertemplate
+    assert "unseen facts" in fig.layout.yaxis.title.text
+
+
 def test_each_marker_is_at_its_excess_and_destruction_with_both_intervals(study):
     shown = markers(dilemma_plane(study))
     frame = study.to_frame().set_index("method")

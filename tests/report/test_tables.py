@@ -1,6 +1,7 @@
 """Check that the tables of a report hold the numbers of the study."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,27 @@ def test_the_row_of_the_retrained_model_has_forgetting_and_destruction_only(stud
     assert shown["D_near"]["text"] == number(study.control.destruction_near.value)
     assert shown["excess"]["text"] == "–"
     assert tables.verdict_table(studies.study(control=False))["control"] is None
+
+
+def test_destruction_of_trained_facts_stands_beside_that_of_unseen_ones(study):
+    def with_parts(s):
+        parts = tuple("" if g not in ("near", "far") else ("trained", "unseen")[i % 2] for i, g in enumerate(s.groups))
+        return replace(s, parts=parts, settings={"retain_split": 1})
+
+    cells = tuple(replace(c, scores=with_parts(c.scores)) for c in study.cells)
+    split = replace(study, cells=cells, control=with_parts(study.control))
+    table = tables.verdict_table(split)
+    keys = [c.key for c in table["columns"]]
+    assert {"D_trained", "memorised_retention"} <= set(keys)
+    assert not {"D_trained", "memorised_retention"} & {c.key for c in tables.verdict_table(study)["columns"]}
+    for row, cell in zip(table["rows"], cells, strict=True):
+        shown = dict(zip(keys, row["cells"], strict=True))
+        assert shown["D"]["text"] == number(cell.scores.destruction.value)
+        assert shown["D_trained"]["text"] == number(cell.scores.destruction_trained.value)
+        assert shown["D_trained"]["note"] == f"n = {cell.scores.destruction_trained.n}"
+        assert shown["memorised_retention"]["text"] == number(cell.scores.memorised_retention.value)
+    control = dict(zip(keys, table["control"], strict=True))
+    assert control["D_trained"]["text"] == number(split.control.destruction_trained.value)
 
 
 def test_every_column_has_a_definition():

@@ -42,11 +42,12 @@ class StudyLike(Protocol):
 
 
 def dilemma_plane(study: StudyLike) -> go.Figure:
-    r"""Plot the largest excess of any probe (x) against the destruction D (y).
+    r"""Plot the largest excess of any probe (x) against the destruction D of unseen facts (y).
 
     The shaded square $[0, \epsilon]^2$ is where unlearning is reliable, provided that the facts were forgotten. Markers
     are hollow where F < 1 − ε. A marker whose excess is undefined is in a separate strip at the right. A method without
-    D has no marker and is named under the title.
+    D has no marker and is named under the title. A small mark shows D_trained, of facts that the method may have
+    rehearsed, on a dotted line to D.
 
     Args:
         study: Finished study.
@@ -75,6 +76,7 @@ def dilemma_plane(study: StudyLike) -> go.Figure:
     several = bool(frame["method"].duplicated().any())
     for _, row in drawn.iterrows():
         _marker(fig, row, methods.index(row["method"]), epsilon, several_seeds=several)
+    _trained(fig, drawn, methods)
     _reference(fig, study.control)
     missing = ", ".join(frame.loc[frame["D"].isna(), "method"])
     subtitle = (
@@ -86,7 +88,7 @@ def dilemma_plane(study: StudyLike) -> go.Figure:
     fig.update_layout(showlegend=True, legend={"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"})
     top = max(0.3, 1.1 * float(drawn["D_high"].max())) if len(drawn) else 1.06
     right = max(0.3, 1.1 * float(drawn["excess_high"].max())) if drawn["excess_high"].notna().any() else 1.06
-    fig.update_yaxes(title="destruction D: facts to be kept that were lost", range=[-0.06, top], row=1, col=1)
+    fig.update_yaxes(title="destruction D: unseen facts to be kept that were lost", range=[-0.06, top], row=1, col=1)
     fig.update_xaxes(title="largest excess recovery of any probe over its control", range=[left, right], row=1, col=1)
     if undefined.any():
         fig.update_xaxes(title="undefined", tickvals=[], showgrid=False, zeroline=False, range=[-1, 1], row=1, col=2)
@@ -117,11 +119,43 @@ def _marker(fig: go.Figure, row: pd.Series, method: int, epsilon: float, *, seve
             error_x=_whiskers(row, "excess", colour) if defined else None,
             error_y=_whiskers(row, "D", colour),
             cliponaxis=False,
-            hovertemplate=f"<b>{name}</b><br>F {row['F']:.2f}<br>D {row['D']:.2f}<br>{where}<br>"
+            hovertemplate=f"<b>{name}</b><br>F {row['F']:.2f}<br>D {row['D']:.2f}{_beside(row)}<br>{where}<br>"
             f"{theme.escape(str(row['verdict']))}<extra></extra>",
         ),
         row=1,
         col=1 if defined else 2,
+    )
+
+
+def _beside(row: pd.Series) -> str:
+    """Return the destruction of trained facts, for the label of a marker; empty if it was not measured."""
+    return f" (D_trained {row['D_trained']:.2f})" if pd.notna(row.get("D_trained")) else ""
+
+
+def _trained(fig: go.Figure, drawn: pd.DataFrame, methods: list[str]) -> None:
+    """Draw the destruction of trained facts of every method, each on a dotted line to its marker."""
+    rows = drawn[drawn["D_trained"].notna() & drawn["excess"].notna()] if "D_trained" in drawn else drawn.iloc[:0]
+    if rows.empty:
+        return
+    colours = [theme.series_style(methods.index(m))[0] for m in rows["method"]]
+    for colour, (_, row) in zip(colours, rows.iterrows(), strict=True):
+        ends = {"x0": row["excess"], "x1": row["excess"], "y0": row["D_trained"], "y1": row["D"]}
+        fig.add_shape(
+            type="line", line={"width": 1, "dash": "dot", "color": colour}, layer="below", row=1, col=1, **ends
+        )
+    fig.add_trace(
+        go.Scatter(
+            x=rows["excess"].tolist(),
+            y=rows["D_trained"].tolist(),
+            name="D of trained facts",
+            mode="markers",
+            marker={"symbol": "line-ew", "size": 9, "line": {"width": 2, "color": colours}},
+            cliponaxis=False,
+            hovertemplate="D_trained %{y:.2f}<extra>%{text}</extra>",
+            text=[theme.escape(str(m)) for m in rows["method"]],
+        ),
+        row=1,
+        col=1,
     )
 
 

@@ -42,11 +42,18 @@ COLUMNS = (
     Column("F", "F", "Forgetting: of the forget facts that the original model knows, the fraction that the unlearned "
            "model does not, under the plain prompt. A fact is known if its span is in the generated answer. Higher is "
            "more forgotten."),
-    Column("D_near", "D near", "Destruction of near facts (same relation or related subject): of those that the "
-           "original model knows, the fraction that the unlearned model does not. Lower is better."),
-    Column("D_far", "D far", "Destruction of far facts (unrelated to the forgotten ones): of those that the original "
-           "model knows, the fraction that the unlearned model does not. Lower is better."),
-    Column("D", "D", "Destruction: the mean of D near and D far. Lower is better."),
+    Column("D_near", "D near", "Destruction of near facts (same relation or related subject) about subjects that "
+           "unlearning never saw: of those that the original model knows, the fraction that the unlearned model does "
+           "not. Lower is better."),
+    Column("D_far", "D far", "Destruction of far facts (unrelated to the forgotten ones) about subjects that "
+           "unlearning never saw: of those that the original model knows, the fraction that the unlearned model does "
+           "not. Lower is better."),
+    Column("D", "D", "Destruction of unseen facts: the mean of D near and D far. Verdict and distance use it. Lower is "
+           "better."),
+    Column("D_trained", "D trained", "Destruction of the retain facts that were given to the method, mean of near and "
+           "far. A method can rehearse exactly these facts, so a low value is no evidence that nothing was destroyed."),
+    Column("memorised_retention", "memorised", "Memorised retention: D minus D trained. Above 0, the model keeps what "
+           "it rehearsed and loses other facts."),
     Column("R", "R", "Recovery: of the common set, the fraction that the unlearned model answers under the main "
            "emphasis. The common set holds the facts that the original model knows under the plain and every compared "
            "prompt, and the unlearned model does not know under the plain one."),
@@ -91,7 +98,8 @@ def verdict_table(study: StudyLike) -> dict[str, Any]:
     for name, cell, (_, row) in zip(labels_of(study.cells), study.cells, frame.iterrows(), strict=True):
         sizes = {
             "F": cell.scores.forgetting.n, "D_near": cell.scores.destruction_near.n,
-            "D_far": cell.scores.destruction_far.n, "R": cell.recovery.n_common,
+            "D_far": cell.scores.destruction_far.n, "D_trained": cell.scores.destruction_trained.n,
+            "R": cell.recovery.n_common,
         }  # fmt: skip
         rows.append(
             {
@@ -220,7 +228,8 @@ def _control_row(control: Scores | None, columns: Sequence[Column]) -> list[dict
         return None
     rates = {
         "F": control.forgetting, "D_near": control.destruction_near, "D_far": control.destruction_far,
-        "D": control.destruction,
+        "D": control.destruction, "D_trained": control.destruction_trained,
+        "memorised_retention": control.memorised_retention,
     }  # fmt: skip
     empty = {"text": "–", "interval": "", "bar": None, "note": ""}
     return [
