@@ -98,5 +98,13 @@ def test_adapter_of_a_linear_module_multiplies_its_input():
 def test_unknown_lora_methods_are_refused():
     with pytest.raises(InputError, match="unknown unlearning method 'lora_gaa'"):
         unlearn(untrained(), *world(), method="lora_gaa", **SETTINGS)
-    with pytest.raises(InputError, match="unknown unlearning method 'lora_task_vector'"):
-        unlearn(untrained(), *world(), method="lora_task_vector", **SETTINGS)
+    with pytest.raises(InputError, match="unknown unlearning method 'lora_o3'"):
+        unlearn(untrained(), *world(), method="lora_o3", **SETTINGS)
+
+
+@pytest.mark.parametrize("method", ["sparsity_aware", "whp_inference"])
+def test_methods_on_which_adapters_would_do_nothing_refuse_them(method):
+    with pytest.raises(InputError, match=f"'lora_{method}': method '{method}' cannot train low-rank adapters: it "):
+        unlearn(untrained(), *world(), method=f"lora_{method}", **SETTINGS)
+    with pytest.raises(InputError, match=f"rank=4: method '{method}' cannot train low-rank adapters: .*leave rank out"):
+        unlearn(untrained(), *world(), method=method, rank=4, **SETTINGS)

@@ -296,4 +296,4 @@ def test_references_carry_no_gradient(logits, ref_logits, labels, mask, lp):
 def test_losses_import_torch_and_shapes_only():
     lines = inspect.getsource(losses).splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported == {"__future__", "torch", "jaxtyping"}
+    assert imported == {"__future__", "typing", "torch", "jaxtyping"}

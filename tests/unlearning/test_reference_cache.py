@@ -74,5 +74,5 @@ def test_training_from_disk_is_bitwise_the_same(method, learned, facts, tmp_path
 
 
 def test_bad_input_is_refused_with_its_value(learned, facts):
-    with pytest.raises(InputError, match=r"reference_mb=-1; give megabytes, 0 or more, or None"):
+    with pytest.raises(InputError, match=r"reference_mb=-1; give a finite number of at least 0, or None"):
         unlearn(learned, *facts, reference_mb=-1, progress=False)

@@ -25,15 +25,17 @@ def test_f_and_d_of_every_request_are_measured_after_each_run(learned, facts):
     forget, retain = facts
     requests = [forget[:2], forget[2:4], forget[4:]]
     assert all(share_wrong(learned, items) == 0 for items in (*requests, retain))
-    s = unlearn_sequence(learned, requests, retain, method="ga", stop_at=0.0, **QUICK)
+    trained, unseen = retain[: len(retain) // 2], retain[len(retain) // 2 :]
+    s = unlearn_sequence(learned, requests, trained, unseen=unseen, method="ga", stop_at=0.0, **QUICK)
     assert s.forgotten.shape == (3, 3)
     for i, run in enumerate(s.runs):
         assert s.forgotten[i].tolist() == pytest.approx([share_wrong(run.model, items) for items in requests])
-        assert s.destroyed[i] == pytest.approx(share_wrong(run.model, retain))
+        assert s.destroyed[i] == pytest.approx(share_wrong(run.model, unseen))
+        assert s.destroyed_trained[i] == pytest.approx(share_wrong(run.model, trained))
     assert s.forgotten[0, 0] == 1
     assert s.forgotten[0, 2] < 1  # otherwise the columns could not be distinguished
     frame = s.to_frame()
-    assert frame.columns.tolist() == ["F_0", "F_1", "F_2", "D", "stopped"]
+    assert frame.columns.tolist() == ["F_0", "F_1", "F_2", "D", "D_trained", "stopped"]
     assert frame.F_0.tolist() == pytest.approx(s.forgotten[:, 0].tolist())
 
 
@@ -52,6 +54,7 @@ def test_o3_adds_one_adapter_for_each_request(learned, facts, tmp_path):
     forget, retain = facts
     s = unlearn_sequence(learned, [forget[:2], forget[2:4]], retain, method="o3", rank=3, **{**QUICK, "steps": 10})
     assert [len(u.model.members) for u in s.runs] == [2, 3]
+    assert s.destroyed.isnan().all()
     assert {b.shape[1] for b in s.model.bases.values()} == {6}
     again = load(s.save(tmp_path / "sequence"))
     assert again == s

@@ -1,6 +1,8 @@
 """A search keeps all trials, takes the best of those that reach the level, and repeats with equal seeds."""
 
+import importlib
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,21 +13,25 @@ from unpact_lens.models.generate import generate_answers
 from unpact_lens.results import load
 from unpact_lens.unlearning import StopRule, tune, unlearn
 
+early_stopping = importlib.import_module("unpact_lens.unlearning.early_stopping")
+unlearn_module = importlib.import_module("unpact_lens.unlearning.unlearn")
+
 FIXED = {"steps": 16, "check_every": 2, "batch_size": 6}
 
 
 @pytest.fixture
 def bench(facts):
-    return Benchmark("toy", tuple(facts[0]), tuple(facts[1]), max_new_tokens=8)
+    retain, validation, unseen = facts[1][:6], facts[1][6:10], facts[1][10:]
+    return Benchmark("toy", facts[0], retain, validation=validation, unseen=unseen, max_new_tokens=8)
 
 
 def test_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
     before = model_hash(learned)
-    space = {"lr": (1e-4, 1e-2), "alpha": (0.1, 3.0)}
+    space = {"lr": (1e-5, 1e-2), "alpha": (0.1, 3.0)}
     t = tune("ga_gdr", learned, bench, budget=6, level=0.34, space=space, seed=0, **FIXED)
     assert model_hash(learned) == before
     assert len(t.trials) == 6
-    assert all(1e-4 <= r["lr"] <= 1e-2 and 0.1 <= r["alpha"] <= 3 for r in t.trials)
+    assert all(1e-5 <= r["lr"] <= 1e-2 and 0.1 <= r["alpha"] <= 3 for r in t.trials)
     assert {r["reached"] for r in t.trials} == {True, False}  # otherwise the test would be trivial
     for r in t.trials:
         assert r["reached"] == (r["forget_score"] <= 0.34)
@@ -34,8 +40,8 @@ def test_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
     reached = [r for r in t.trials if r["reached"]]
     assert t.value == min(r["value"] for r in reached)
     u = unlearn(learned, bench, method="ga_gdr", seed=0, stop_at=StopRule(0.34), progress=False, **FIXED, **t.best)
-    answers = generate_answers(u.model, [q.prompt for q in bench.retain], max_new_tokens=8)
-    wrong = [q.fact not in a.split() for a, q in zip(answers, bench.retain, strict=True)]
+    answers = generate_answers(u.model, [q.prompt for q in bench.validation], max_new_tokens=8)
+    wrong = [q.fact not in a.split() for a, q in zip(answers, bench.validation, strict=True)]
     assert t.value == pytest.approx(sum(wrong) / len(wrong))
     assert max(r["step"] for r in u.history.rows) == next(r["steps_run"] for r in reached if r["lr"] == t.best["lr"])
     frame = t.to_frame()
@@ -57,6 +63,44 @@ def test_the_objective_is_minimised_among_runs_that_reach_the_level(learned, ben
     assert t.best == {"lr": max(seen)}
     assert t.value == 100 - max(seen)
     assert t.to_frame().lr[0] == max(seen)
+
+
+def test_a_search_never_touches_unseen_facts(learned, bench, monkeypatch):
+    asked, taught = set(), set()
+    generate, tokenised = early_stopping.generate_answers, unlearn_module.examples
+
+    def answers(model, prompts, **options):
+        asked.update(prompts)
+        return generate(model, prompts, **options)
+
+    def examples(model, source, *rest):
+        taught.update(q.prompt for q in source)
+        return tokenised(model, source, *rest)
+
+    monkeypatch.setattr(early_stopping, "generate_answers", answers)
+    monkeypatch.setattr(unlearn_module, "examples", examples)
+    tune("ga_gdr", learned, bench, budget=2, level=1.0, **FIXED)
+    prompts = {name: {q.prompt for q in getattr(bench, name)} for name in ("forget", "retain", "validation", "unseen")}
+    assert asked == prompts["forget"] | prompts["validation"]
+    assert taught == prompts["forget"] | prompts["retain"]
+    assert not (asked | taught) & prompts["unseen"]
+    whole = replace(bench, validation=())
+    with pytest.raises(InputError, match=r"benchmark 'toy' has no validation facts to tune on; split its retain facts"):
+        tune("ga_gdr", learned, whole, budget=1, **FIXED)
+    assert tune("ga_gdr", learned, whole, budget=1, level=1.0, objective=lambda u: 0.5, **FIXED).value == 0.5
+
+
+def test_a_retain_floor_watches_validation_facts(learned, bench, monkeypatch):
+    watched = []
+    monkeypatch.setattr(
+        unlearn_module, "FactsKnown", lambda model, items, settings: watched.append(tuple(items)) or (lambda m: 1.0)
+    )
+    rule = StopRule(retain=0.5)
+    unlearn(learned, bench, method="ga_gdr", stop_at=rule, progress=False, steps=1, batch_size=4)
+    unlearn(
+        learned, replace(bench, validation=()), method="ga_gdr", stop_at=rule, progress=False, steps=1, batch_size=4
+    )
+    assert watched[:2] == [tuple(bench.validation), tuple(bench.retain)]
 
 
 def test_equal_seeds_repeat_the_search_and_whole_numbers_stay_whole(learned, bench):
@@ -81,7 +125,7 @@ def test_alpha_is_searched_only_where_there_is_a_retain_term(learned, bench):
         ({"space": {"lrr": (1e-5, 1e-3)}}, "unknown setting 'lrr'"),
         ({"space": {"lr": (1e-3, 1e-5)}}, r"space\['lr'\]=\(0.001, 1e-05\); give \(low, high\) with 0 < low < high"),
         ({"space": {"alpha": (0.0, 1.0)}}, "give .low, high. with 0 < low < high"),
-        ({"level": 2.0}, "forget level 2.0 is not a share"),
+        ({"level": 2.0}, "forget level=2.0; give a number from 0 to 1"),
     ],
 )
 def test_bad_input_is_refused_before_any_run(learned, bench, change, message):
@@ -97,7 +141,7 @@ def test_missing_optuna_is_reported_with_the_install_command(learned, bench, mon
 
 
 def test_a_killed_search_goes_on_after_its_finished_runs(learned, bench, tmp_path, monkeypatch):
-    space = {"lr": (1e-4, 1e-2), "alpha": (0.1, 3.0)}
+    space = {"lr": (1e-5, 1e-2), "alpha": (0.1, 3.0)}
     whole = tune("ga_gdr", learned, bench, budget=4, level=0.34, space=space, seed=0, **FIXED)
     ran = []
 

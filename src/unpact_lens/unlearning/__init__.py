@@ -8,6 +8,7 @@ from unpact_lens.unlearning.ensembles import Ensemble
 from unpact_lens.unlearning.methods.o3 import Gated
 from unpact_lens.unlearning.methods.offset import offset
 from unpact_lens.unlearning.methods.whp_inference import whp
+from unpact_lens.unlearning.option import Number, OneOf, Option
 from unpact_lens.unlearning.registry import METHODS, Method
 from unpact_lens.unlearning.result import History, Unlearned
 from unpact_lens.unlearning.sequential import UnlearnedSequence, unlearn_sequence
@@ -20,6 +21,9 @@ __all__ = [
     "Gated",
     "History",
     "Method",
+    "Number",
+    "OneOf",
+    "Option",
     "StopRule",
     "Tuning",
     "Unlearned",

@@ -6,6 +6,7 @@ is: three-dimensional attention weights of a `HookedTransformer`, `Linear` and `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -48,8 +49,10 @@ class LowRank(nn.Module):
         self.heads_last, self.scale = heads_last and weight.ndim == 3, alpha / rank
         rows, columns = self.matrix(weight).shape
         draw = torch.randn(rows, rank, generator=generator) / rows**0.5
-        self.A = nn.Parameter(draw.to(weight.device, weight.dtype))
-        self.B = nn.Parameter(torch.zeros(rank, columns, dtype=weight.dtype, device=weight.device))
+        # Adapters of half-precision weights are fp32: they are small, and their updates would be lost in rounding.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.A = nn.Parameter(draw.to(weight.device, dtype))
+        self.B = nn.Parameter(torch.zeros(rank, columns, dtype=dtype, device=weight.device))
 
     def matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
         """Return the weight as a matrix `[input, output]`."""
@@ -61,7 +64,7 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight plus the low-rank matrix."""
-        added = self.scale * self.A @ self.B  # [rows, columns]
+        added = (self.scale * self.A @ self.B).to(weight.dtype)  # [rows, columns]
         if self.transposed:
             return weight + added.T
         if self.heads_last:
@@ -134,5 +137,5 @@ def is_matrix(name: str, weight: Tensor, *, in_blocks: bool = True) -> bool:
     return (
         weight.ndim >= 2
         and (leaf.startswith("W_") or leaf == "weight")
-        and (not in_blocks or name.startswith("blocks."))
+        and (not in_blocks or re.match(r"(parts\.\d+\.)?blocks\.", name) is not None)
     )

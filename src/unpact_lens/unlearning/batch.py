@@ -48,7 +48,7 @@ class Examples:
         self.before = before
         self.owners = list(owners)
         self.store = store or Store()
-        self._acts: dict[int, Sequence[Tensor]] = {}
+        self._acts: dict[tuple[int, str], Sequence[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,18 +77,19 @@ class Examples:
         assert self.reinforced is not None
         return self._kept(self.reinforced, "final residual", final_residuals(self.reinforced, self.rows))
 
-    def acts(self, layer: int) -> Sequence[Float[Tensor, "answer d_model"]]:
-        """Return the original model's residual stream after block `layer`, where answer tokens are predicted."""
-        if layer not in self._acts:
-            self._acts[layer] = self._kept(self.before, f"residual after block {layer}", self._each_act(layer))
-        return self._acts[layer]
+    def acts(self, layer: int, at: str = "predicting") -> Sequence[Float[Tensor, "answer d_model"]]:
+        """Return the original model's residual stream after block `layer`, at the positions of `View.acts`."""
+        if (layer, at) not in self._acts:
+            what = f"residual after block {layer}" + f" at {at}" * (at != "predicting")
+            self._acts[layer, at] = self._kept(self.before, what, self._each_act(layer, at))
+        return self._acts[layer, at]
 
-    def _each_act(self, layer: int) -> Iterator[tuple[int, Float[Tensor, "answer d_model"]]]:
+    def _each_act(self, layer: int, at: str) -> Iterator[tuple[int, Float[Tensor, "answer d_model"]]]:
         """Yield each row's number and its activations after block `layer`."""
         for start in range(0, len(self.rows), 32):
             view = View(self.before, self, range(start, min(start + 32, len(self.rows))))
             with torch.no_grad():
-                acts = view.acts(layer)
+                acts = view.acts(layer, at)
             for i, row, values in zip(view.index, view.rows, acts, strict=True):
                 yield i, values[: len(row.answer)].clone()
 
@@ -200,21 +201,31 @@ class View:
         assert self.data.weights is not None
         return self._padded(self.data.weights)
 
-    def acts(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
-        """Compute the residual stream after block `layer`, with gradient. The blocks above are not run."""
+    def acts(self, layer: int, at: str = "predicting") -> Float[Tensor, "batch pos d_model"]:
+        """Compute the residual stream after block `layer`, with gradient. The blocks above are not run.
+
+        Args:
+            layer: Index of the block.
+            at: `"predicting"` takes the positions that predict answer tokens, `"answer"` the answer tokens' own.
+        """
         taken: list[Tensor] = []
 
         def take(resid: Tensor, hook: object) -> None:
             taken.append(resid)
 
         hooks = [(f"blocks.{layer}.hook_resid_post", take)]
-        self.model.run_with_hooks(self.tokens, fwd_hooks=hooks, stop_at_layer=layer + 1)
-        index = self.positions[..., None].expand(-1, -1, taken[0].shape[-1])  # [batch, pos, d_model]
+        if at == "predicting":
+            tokens, positions = self.tokens, self.positions
+        else:
+            tokens = pad_right([r.ids for r in self.rows], self.device)
+            positions = (self.positions + 1).clamp(max=tokens.shape[1] - 1)  # [batch, pos]
+        self.model.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=layer + 1)
+        index = positions[..., None].expand(-1, -1, taken[0].shape[-1])  # [batch, pos, d_model]
         return taken[0].gather(1, index)
 
-    def ref_acts(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    def ref_acts(self, layer: int, at: str = "predicting") -> Float[Tensor, "batch pos d_model"]:
         """Return the original model's residual stream at the same positions."""
-        return self._padded(self.data.acts(layer))
+        return self._padded(self.data.acts(layer, at))
 
     def _padded(self, rows: Sequence[Tensor]) -> Tensor:
         """Stack the batch's rows to `[batch, pos, ...]`, with 0 after each answer."""

@@ -7,6 +7,7 @@ the data.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,12 +21,53 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from unpact_lens.errors import InputError
-from unpact_lens.results import read_json, write_json
+from unpact_lens.models.fingerprint import model_fingerprint
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import digest, read_json, write_json
+from unpact_lens.unlearning.ensembles import CombinedModel
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Return a hash of all that decides a run, to recognise the checkpoint of another run."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    """Return a hash of all that decides a run, to recognise the checkpoint of another run.
+
+    Models count with weights, configuration and tokenizer, questions with all their fields.
+
+    Raises:
+        TypeError: If a value is of a type whose content is not known.
+    """
+    return hashlib.sha256(json.dumps(plain(facts), sort_keys=True).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON that differs where the value differs.
+
+    Raises:
+        TypeError: If the content of a value is not known.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        return digest({"": value.detach().cpu().contiguous()})
+    if isinstance(value, CombinedModel):
+        rest = {
+            k: v for k, v in vars(value).items() if k in ("kind", "weight", "keys", "thresholds", "centre", "bases")
+        }
+        return [type(value).__name__, [model_fingerprint(m) for m in value.members], plain(rest)]
+    if isinstance(value, HookedModel):
+        return model_fingerprint(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}]
+    if isinstance(value, Mapping):
+        return {"mapping": [[plain(k), plain(v)] for k, v in value.items()]}
+    if isinstance(value, (set, frozenset)):
+        return sorted(json.dumps(plain(v), sort_keys=True) for v in value)
+    if isinstance(value, Sequence):
+        return [plain(v) for v in value]
+    if isinstance(value, (os.PathLike, torch.dtype, torch.device)):
+        return str(value)
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+    raise TypeError(f"the content of a {type(value).__name__} is not known")
 
 
 class Checkpoints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.models.answer_end import end_of_answer
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded, bos_ids, encode, text_ids
 from unpact_lens.unlearning.settings import Settings
@@ -24,7 +26,7 @@ def examples(model: HookedModel, source: Source, settings: Settings, what: str) 
 
     Args:
         model: Model whose tokenizer and context length are used.
-        source: Questions (the loss is on answers only) or raw text (the loss is on every token).
+        source: Questions (the loss is on answers and their end token only) or raw text (the loss is on every token).
         settings: Phrasings, chat template, prefill and length of a chunk.
         what: Name of the data set in error messages: `"forget"` or `"retain"`.
 
@@ -44,10 +46,25 @@ def examples(model: HookedModel, source: Source, settings: Settings, what: str) 
         prefill = settings.prefill.replace("{subject}", qa.subject)
         for prompt in prompts:
             try:
-                rows.append(encode(model, prompt, qa.answer, chat=settings.chat, prefill=prefill))
+                row = encode(model, prompt, qa.answer, chat=settings.chat, prefill=prefill)
+                rows.append(dataclasses.replace(row, answer=ended(model, row.answer, settings)))
             except InputError as error:
                 raise InputError(f"{what} item {qa.id or i}: {error}") from None
     return rows
+
+
+def ended(model: HookedModel, answer: Sequence[int], settings: Settings) -> tuple[int, ...]:
+    """Return an answer's ids with the token that ends it, once, where `settings.end_token` is True.
+
+    Without that label, training changes where answers end although no loss says so, and answers run on.
+
+    Args:
+        model: Model whose end token is used. Without one, the answer is unchanged.
+        answer: Ids of the answer.
+        settings: `end_token`, and `chat`, because a chat template may end answers with a token of its own.
+    """
+    end = end_of_answer(model, chat=settings.chat) if settings.end_token else None
+    return tuple(answer) if end is None or tuple(answer[-1:]) == (end,) else (*answer, end)
 
 
 def owners(source: Source, settings: Settings) -> list[int]:

@@ -11,11 +11,12 @@ import torch
 from unpact_lens.attribution import Attribution, attribute_many
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
-from unpact_lens.evaluation.answers import fact_right
+from unpact_lens.evaluation.answers import fact_right, room_for
 from unpact_lens.models import hooked
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import load, save, storable
+from unpact_lens.unlearning.option import Number
 from unpact_lens.unlearning.result import History
 from unpact_lens.unlearning.settings import Settings
 
@@ -40,9 +41,9 @@ class StopRule:
     retain: float | None = None
 
     def __post_init__(self) -> None:
-        for name, level in (("forget", self.forget), ("retain", self.retain)):
-            if level is not None and not 0 <= level <= 1:
-                raise InputError(f"stop_at: {name} level {level} is not a share; give a number from 0 to 1")
+        for name in ("forget", "retain"):
+            level = Number(0, 1, optional=True).read(f"stop_at: {name} level", getattr(self, name))
+            object.__setattr__(self, name, level)
 
 
 class FactsKnown:
@@ -62,6 +63,7 @@ class FactsKnown:
     def __init__(self, before: HookedModel, items: Sequence[QA], settings: Settings) -> None:
         self.settings = settings
         self.items = tuple(items)
+        self.max_new_tokens = room_for(before, self.items, settings.max_new_tokens)
         right = self._right(before)
         self.items = tuple(q for q, known in zip(self.items, right, strict=True) if known)
         if not self.items:
@@ -81,7 +83,8 @@ class FactsKnown:
             [q.prompt for q in self.items],
             chat=self.settings.chat,
             prefills=[self.settings.prefill.replace("{subject}", q.subject) for q in self.items],
-            max_new_tokens=self.settings.max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.settings.stop,
         )
         return [fact_right(a, q) for a, q in zip(answers, self.items, strict=True)]
 
@@ -151,10 +154,11 @@ class Checks:
 
     def due(self, step: int, steps: int) -> bool:
         """Return whether anything is taken after `step`; 0 is before the first step."""
-        return step == steps or self._scores_due(step) or self._tracker_due(step)
+        return step == steps or self.scores_due(step, steps) or self._tracker_due(step)
 
-    def _scores_due(self, step: int) -> bool:
-        return bool(self.scores) and step % self.every == 0
+    def scores_due(self, step: int, steps: int) -> bool:
+        """Return whether the model is scored after `step` of `steps`."""
+        return bool(self.scores) and (step == steps or step % self.every == 0)
 
     def _tracker_due(self, step: int) -> bool:
         return self.tracker is not None and step % self.tracker.every == 0
@@ -168,7 +172,7 @@ class Checks:
         with torch.autocast(hooked.device_of(model).type, enabled=False):
             if self.tracker is not None and (last or self._tracker_due(step)):
                 self.tracker.take(model, step)
-            if not (last or self._scores_due(step)):
+            if not last and step % self.every:
                 return {}
             return {name: float(score(model)) for name, score in self.scores.items()}
 

@@ -7,6 +7,8 @@ mask, NaN included, have no effect. Everything is computed in fp32 or wider.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -254,6 +256,7 @@ def ce_u(
     logits: Float[Tensor, "batch pos d_vocab"],
     labels: Int[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
+    ignore_first: int = 0,
 ) -> Float[Tensor, ""]:
     r"""Compute CE-U: cross-entropy to the model's own distribution with the answer token's logit at −∞.
 
@@ -263,12 +266,14 @@ def ce_u(
         logits: Logits of the model being trained.
         labels: Answer tokens.
         mask: True on answer tokens.
+        ignore_first: Number of tokens at the start of each answer that are left out. Every row needs more.
 
     Returns:
         Scalar to minimise, nats a token.
 
-    Source: Yang 2025, arXiv 2503.01224.
+    Source: Yang 2025, arXiv 2503.01224; the first token is left out in a footnote of its training settings.
     """
+    mask = mask & (mask.cumsum(-1) > ignore_first)
     return soft_cross_entropy(logits, _shift_label(logits, labels, mask, -torch.inf), mask)
 
 
@@ -304,29 +309,32 @@ def rmu_forget(
     direction: Float[Tensor, " d_model"],
     c: float,
     mask: Bool[Tensor, "batch pos"],
+    mean: Literal["token", "example"] = "token",
 ) -> Float[Tensor, ""]:
     r"""Compute the distance of the residual stream on forget text from $c \cdot u$: representation misdirection.
 
-    It is a mean of squares over the mask's tokens and over d_model, as in the public code of the source.
+    It is a mean of squares over d_model and over the mask's tokens, as in the public code of the source.
 
     Args:
         acts: Residual stream at the chosen layer.
         direction: Unit vector u, drawn once.
         c: Norm of the target.
         mask: True on the tokens that count.
+        mean: `"token"` averages over all tokens, `"example"` over each example's tokens and then over examples.
 
     Returns:
         Scalar to minimise.
 
     Source: Li et al. 2024, arXiv 2403.03218.
     """
-    return (_wide(acts[mask]) - c * _wide(direction).detach()).square().mean()
+    return _mean_square(_wide(acts) - c * _wide(direction).detach(), mask, mean)
 
 
 def rmu_retain(
     acts: Float[Tensor, "batch pos d_model"],
     ref_acts: Float[Tensor, "batch pos d_model"],
     mask: Bool[Tensor, "batch pos"],
+    mean: Literal["token", "example"] = "token",
 ) -> Float[Tensor, ""]:
     """Compute the distance of the residual stream on retain text from the reference model's, as a mean of squares.
 
@@ -334,10 +342,21 @@ def rmu_retain(
         acts: Residual stream at the chosen layer.
         ref_acts: Residual stream of the reference model; no gradient flows here.
         mask: True on the tokens that count.
+        mean: `"token"` averages over all tokens, `"example"` over each example's tokens and then over examples.
 
     Returns:
         Scalar to minimise.
 
     Source: Li et al. 2024, arXiv 2403.03218.
     """
-    return (_wide(acts[mask]) - _wide(ref_acts[mask]).detach()).square().mean()
+    return _mean_square(_wide(acts) - _wide(ref_acts).detach(), mask, mean)
+
+
+def _mean_square(
+    gap: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"], mean: Literal["token", "example"]
+) -> Float[Tensor, ""]:
+    """Average squares over d_model and over the mask's tokens, or over each example's tokens and then over examples."""
+    if mean == "token":
+        return gap[mask].square().mean()
+    squares = torch.where(mask[..., None], gap, 0.0).square().mean(-1)  # [batch, pos]
+    return (squares.sum(-1) / mask.sum(-1)).mean()

@@ -10,10 +10,12 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Encoded, text_ids
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import View
+from unpact_lens.unlearning.dataset import ended
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.trainer import Options
 
-PREFERENCE: Options = {"beta": 0.1, "scale": 1.0}
+PREFERENCE: Options = {"beta": Option(0.1, Number(0, above=True)), "scale": Option(1.0, Number(0, above=True))}
 """Hyperparameters of `preference_loss`."""
 
 
@@ -31,7 +33,7 @@ def preference_loss(view: View, options: Options) -> Tensor:
 
 
 def with_answer(job: Job, row: Encoded, answer: str, what: str) -> Encoded:
-    """Return the same prompt with another answer.
+    """Return the same prompt with another answer and its end token.
 
     Args:
         job: Run whose model tokenises the answer.
@@ -49,4 +51,4 @@ def with_answer(job: Job, row: Encoded, answer: str, what: str) -> Encoded:
             f"{what} {answer!r} has {len(ids)} tokens; it needs at least 1, and with its prompt of "
             f"{len(row.context)} at most {job.before.cfg.n_ctx}"
         )
-    return changed
+    return dataclasses.replace(changed, answer=ended(job.before, ids, job.settings))

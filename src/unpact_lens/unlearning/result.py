@@ -80,6 +80,9 @@ class Unlearned(Result):
         hash_before: SHA-256 of the original model's weights.
         versions: Versions of Python and of the libraries that the numbers depend on.
         threads: Number of torch threads; bitwise equality is promised for equal threads.
+        forgotten: F, the share of the forget facts known to the original model that this model does not know. None if
+            it cannot be measured, e.g. of raw text without questions.
+        warnings: What went wrong, a sentence each: F is about 0 or misses the level asked for, or training diverged.
     """
 
     figure: ClassVar[str | None] = "unlearning:history"
@@ -94,6 +97,16 @@ class Unlearned(Result):
     hash_before: str
     versions: dict[str, str]
     threads: int
+    forgotten: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Show method, F and steps, or the first warning, in one line of at most 100 characters."""
+        f = "F unknown" if self.forgotten is None else f"F = {self.forgotten:.2f}"
+        steps = max((int(row["step"]) for row in self.history.rows if "step" in row), default=0)
+        said = f"WARNING: {self.warnings[0]}" if self.warnings else self.stopped
+        text = f"Unlearned({self.method}, {f}, {steps} steps: {said}"
+        return (text if len(text) < 100 else text[:98] + "…") + ")"
 
     def to_frame(self) -> pd.DataFrame:
         """Return the history, one row for each step."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,14 +29,15 @@ from unpact_lens.models.tokens import Encoded
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import View
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.trainer import Loss, Options
 
-NPO: Options = {"beta": 0.1, "length_scale": True}
-"""Hyperparameters of the NPO base loss."""
+KEYS: Options = {"key_tokens": Option(3, Number(1, whole=True))}
+"""Hyperparameter of the KeyTokens."""
 
-SIMNPO: Options = {"beta": 4.5, "delta": 0.0}
-"""Hyperparameters of the SimNPO base loss."""
+KEEP_REST: Options = {"keep_rest": Option(1.0, Number(0))}
+"""Hyperparameter of the likelihood of the tokens that are not penalised."""
 
 
 def largest_1(raw: Float[Tensor, " answer"]) -> Float[Tensor, " answer"]:
@@ -109,9 +111,17 @@ def attributed_questions(job: Job) -> tuple[list[QA], list[Attribution]]:
 
 
 def contributions(job: Job) -> list[tuple[Float[Tensor, "prompt answer"], list[int]]]:
-    """Return, for each row of the forget set, its contributions under the original model and its KeyTokens' rows."""
+    """Return, for each row of the forget set, its contributions under the original model and its KeyTokens' rows.
+
+    The end token of an answer is not attributed; its contributions are 0.
+    """
     rule = TopK(job.options["key_tokens"])
-    return [(a.per_answer_token, list(a.key_tokens(rule).indices)) for a in attributed_questions(job)[1]]
+    found = []
+    for row, a in zip(job.data.rows, attributed_questions(job)[1], strict=True):
+        c = a.per_answer_token  # [prompt, answer]
+        c = torch.nn.functional.pad(c, (0, len(row.answer) - c.shape[1]))  # [prompt, answer + end]
+        found.append((c, list(a.key_tokens(rule).indices)))
+    return found
 
 
 def without_tokens(row: Encoded, keys: Sequence[int]) -> Encoded:

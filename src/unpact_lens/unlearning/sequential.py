@@ -18,10 +18,10 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result
 from unpact_lens.unlearning.early_stopping import FactsKnown
-from unpact_lens.unlearning.registry import find
+from unpact_lens.unlearning.registry import default_settings, find
 from unpact_lens.unlearning.result import Unlearned
 from unpact_lens.unlearning.settings import split
-from unpact_lens.unlearning.unlearn import unlearn
+from unpact_lens.unlearning.unlearn import trained_model, unlearn
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,15 @@ class UnlearnedSequence(Result):
     Attributes:
         runs: One run for each request. Each starts from the model of the run before.
         forgotten: Share of request j's facts that is wrong after request i, among those right at the start.
-        destroyed: The same share of the retain set, after request i.
+        destroyed: D after request i: the same share of the unseen facts. NaN if none were given. Sequences of version
+            0.1 hold the share of the trained facts.
+        destroyed_trained: D_trained after request i: the same share of the retain set. None in version 0.1.
     """
 
     runs: tuple[Unlearned, ...]
     forgotten: Float[Tensor, "after request"]
     destroyed: Float[Tensor, " after"]
+    destroyed_trained: Float[Tensor, " after"] | None = None
 
     @property
     def model(self) -> HookedModel:
@@ -44,9 +47,12 @@ class UnlearnedSequence(Result):
         return self.runs[-1].model
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row for each finished request: F of every request, and D."""
+        """Return one row for each finished request: F of every request, D and D_trained."""
         frame = pd.DataFrame(self.forgotten.numpy(), columns=[f"F_{j}" for j in range(self.forgotten.shape[1])])
-        return frame.assign(D=self.destroyed.numpy(), stopped=[u.stopped for u in self.runs])
+        frame = frame.assign(D=self.destroyed.numpy())
+        if self.destroyed_trained is not None:
+            frame = frame.assign(D_trained=self.destroyed_trained.numpy())
+        return frame.assign(stopped=[u.stopped for u in self.runs])
 
 
 def unlearn_sequence(
@@ -54,6 +60,7 @@ def unlearn_sequence(
     requests: Sequence[Sequence[QA]],
     retain: Sequence[QA],
     *,
+    unseen: Sequence[QA] = (),
     method: str = "npo_gdr",
     checkpoint: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -63,14 +70,15 @@ def unlearn_sequence(
     Args:
         model: Hooked causal model; it is not changed.
         requests: Forget sets, in order.
-        retain: Questions to keep throughout.
+        retain: Questions to keep throughout; a retain term trains on them.
+        unseen: Questions to keep that no training sees, e.g. `bench.unseen`; D is measured on them.
         method: Name of a method, see `methods()`; `"o3"` keeps an adapter for each request.
         checkpoint: Directory for the states of the runs, one directory for each request in it. If the call was killed,
             the same call resumes it and ends with the same weights.
         **options: All other arguments of `unlearn`, the same for each request.
 
     Returns:
-        Every run, with F of each request and D after it.
+        Every run, with F of each request, D and D_trained after it.
 
     Raises:
         InputError: If there is no request, the model knows no fact of one, or the method cannot start from its own
@@ -85,9 +93,9 @@ def unlearn_sequence(
             "use 'o3' or a method that trains the model"
         )
     shared = {k: v for k, v in options.items() if k not in _CALL}
-    settings, _ = split(shared, chosen.defaults, chosen.options)
+    settings, _ = split(shared, default_settings(chosen, trained_model(model, shared), shared), chosen.options)
     known = [FactsKnown(model, items, settings) for items in requests]
-    kept = FactsKnown(model, retain, settings)
+    kept = [FactsKnown(model, items, settings) if items else None for items in (unseen, retain)]
     runs: list[Unlearned] = []
     forgotten, destroyed = [], []
     for k, items in enumerate(requests):
@@ -95,8 +103,9 @@ def unlearn_sequence(
         start = runs[-1].model if runs else model
         runs.append(unlearn(start, items, retain, method=method, checkpoint=state, **options))
         forgotten.append([1 - score(runs[-1].model) for score in known])
-        destroyed.append(1 - kept(runs[-1].model))
-    return UnlearnedSequence(tuple(runs), torch.tensor(forgotten), torch.tensor(destroyed))
+        destroyed.append([float("nan") if score is None else 1 - score(runs[-1].model) for score in kept])
+    lost = torch.tensor(destroyed)  # [after, part]
+    return UnlearnedSequence(tuple(runs), torch.tensor(forgotten), lost[:, 0], lost[:, 1])
 
 
 def split_requests(items: Sequence[QA], n: int) -> list[list[QA]]:

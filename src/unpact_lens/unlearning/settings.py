@@ -5,13 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import storable
+from unpact_lens.unlearning.option import Accepts, Flag, Number, OneOf, Stops, Text, Texts, read_options
 
 SCHEDULES = ("constant", "linear", "cosine")
+
+PASSES, LEAST_STEPS = 5, 60
+"""Default length of a run: this many passes over the forget set, and at least this many optimiser steps."""
+
+
+def setting(default: Any, accepts: Accepts) -> Any:
+    """Declare a field of `Settings`: its default and the values that it accepts."""
+    return field(default=default, metadata={"accepts": accepts})
+
+
+COUNT, MAYBE_COUNT = Number(1, whole=True), Number(1, whole=True, optional=True)
+POSITIVE, NOT_NEGATIVE, DECAY = Number(0, above=True), Number(0), Number(0, 1, below=True)
 
 
 @storable
@@ -19,10 +32,14 @@ SCHEDULES = ("constant", "linear", "cosine")
 class Settings:
     """Hold the hyperparameters that all trained methods share.
 
+    Numbers may be given as text, e.g. `"1e-5"`.
+
     Attributes:
-        lr: Peak learning rate of AdamW.
-        steps: Number of optimiser steps. If None, trains for `epochs` passes over the forget set.
-        epochs: Number of passes over the forget set, where `steps` is None.
+        lr: Peak learning rate of AdamW. `unlearn` has a default of its own for each method and size of model; see
+            `default_settings`.
+        steps: Number of optimiser steps. If None, `epochs` decides.
+        epochs: Number of passes over the forget set, where `steps` is None. If both are None, trains for 5 passes and
+            at least 60 steps.
         batch_size: Number of forget examples, and of retain examples, in one optimiser step.
         micro_batch: Number of examples in one forward pass. If None, the whole batch. The result is the same.
         schedule: Learning rate after the warm-up: `"constant"`, or `"linear"` or `"cosine"` decay to 0.
@@ -40,97 +57,88 @@ class Settings:
         chunk_tokens: Length of the chunks that raw text is cut into, tokens (2048 in MUSE); at most the model's context
             length.
         max_new_tokens: Largest number of tokens generated when facts are checked.
+        stop: Texts that end an answer when facts are checked.
+        end_token: Whether the token that ends an answer is among the trained labels of every answer. False trains as
+            version 0.1 did; answers may then run on.
         check_every: Number of optimiser steps between two checks of the stop rule.
         modules: Names or patterns of the parameters to train, e.g. `"blocks.*.mlp"`. If None, all are trained. With a
             rank, the matrices that get an adapter; if None, all of attention and MLPs.
         rank: Rank of the low-rank adapters that are trained and merged afterwards. If None, trains the weights.
         lora_alpha: Scale of the adapters; what they add is multiplied by lora_alpha / rank.
         precision: `"full"` computes in the weights' own type, `"bf16"` under autocast. Weights keep their type.
+            Half-precision weights are trained by fp32 copies in both cases; see `MasterWeights`.
         recompute: Gradient checkpointing: run all blocks but the last again in the backward pass, to save memory.
         reference_mb: Largest size in memory of one kind of reference (what the original model computes for the data),
             megabytes; larger ones go to disk. If None, a quarter of the free memory. It never changes the result.
 
     Raises:
-        InputError: If a value is unknown or out of range. The message names it.
+        InputError: If a value is not accepted. The message names it and what would be accepted.
     """
 
-    lr: float = 1e-5
-    steps: int | None = None
-    epochs: int = 5
-    batch_size: int = 32
-    micro_batch: int | None = None
-    schedule: str = "constant"
-    warmup: int = 0
-    clip: float | None = 1.0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    gamma: float = 1.0
-    alpha: float = 1.0
-    phrasings: str = "headline"
-    chat: bool = False
-    prefill: str = ""
-    chunk_tokens: int = 2048
-    max_new_tokens: int = 24
-    check_every: int = 5
-    modules: tuple[str, ...] | None = None
-    rank: int | None = None
-    lora_alpha: float = 16.0
-    precision: str = "full"
-    recompute: bool = False
-    reference_mb: int | None = None
+    lr: float = setting(1e-5, POSITIVE)
+    steps: int | None = setting(None, MAYBE_COUNT)
+    epochs: int | None = setting(None, MAYBE_COUNT)
+    batch_size: int = setting(32, COUNT)
+    micro_batch: int | None = setting(None, MAYBE_COUNT)
+    schedule: str = setting("constant", OneOf(SCHEDULES))
+    warmup: int = setting(0, Number(0, whole=True))
+    clip: float | None = setting(1.0, Number(0, above=True, optional=True))
+    weight_decay: float = setting(0.0, NOT_NEGATIVE)
+    beta1: float = setting(0.9, DECAY)
+    beta2: float = setting(0.999, DECAY)
+    eps: float = setting(1e-8, POSITIVE)
+    gamma: float = setting(1.0, NOT_NEGATIVE)
+    alpha: float = setting(1.0, NOT_NEGATIVE)
+    phrasings: str = setting("headline", OneOf(("headline", "all")))
+    chat: bool = setting(False, Flag())
+    prefill: str = setting("", Text())
+    chunk_tokens: int = setting(2048, Number(2, whole=True))
+    max_new_tokens: int = setting(24, COUNT)
+    stop: tuple[str, ...] = setting(("\n",), Stops())
+    end_token: bool = setting(True, Flag())
+    check_every: int = setting(5, COUNT)
+    modules: tuple[str, ...] | None = setting(None, Texts(optional=True, one=True))
+    rank: int | None = setting(None, MAYBE_COUNT)
+    lora_alpha: float = setting(16.0, POSITIVE)
+    precision: str = setting("full", OneOf(("full", "bf16")))
+    recompute: bool = setting(False, Flag())
+    reference_mb: float | None = setting(None, Number(0, optional=True))
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"unknown schedule {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}")
-        if self.phrasings not in ("headline", "all"):
-            raise InputError(f"phrasings={self.phrasings!r}; use 'headline' or 'all'")
-        if self.precision not in ("full", "bf16"):
-            raise InputError(f"precision={self.precision!r}; use 'full' or 'bf16'")
-        counts = ("rank", "steps", "epochs", "batch_size", "micro_batch", "max_new_tokens", "check_every")
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"{name}={value!r}; give a whole number of at least 1")
-        if self.reference_mb is not None and self.reference_mb < 0:
-            raise InputError(f"reference_mb={self.reference_mb!r}; give megabytes, 0 or more, or None")
-        if not isinstance(self.chunk_tokens, int) or self.chunk_tokens < 2:
-            raise InputError(f"chunk_tokens={self.chunk_tokens!r}; give a whole number of at least 2")
-        for name in ("lr", "weight_decay", "gamma", "alpha"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-                raise InputError(f"{name}={value!r}; give a finite number of at least 0")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"clip={self.clip!r}; give a positive norm, or None for no limit")
+        for declaration in dataclasses.fields(self):
+            accepts: Accepts = declaration.metadata["accepts"]
+            object.__setattr__(self, declaration.name, accepts.read(declaration.name, getattr(self, declaration.name)))
+
+    def length(self, examples: int) -> int:
+        """Return the number of optimiser steps for a forget set of this many examples."""
+        a_pass = -(-examples // self.batch_size)
+        if self.steps is not None:
+            return self.steps
+        return max(PASSES * a_pass, LEAST_STEPS) if self.epochs is None else self.epochs * a_pass
 
 
 def split(
     given: Mapping[str, Any], defaults: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[Settings, dict[str, Any]]:
-    """Sort keyword arguments into the shared hyperparameters and those of the method.
+    """Sort keyword arguments into the shared hyperparameters and those of the method, and check each of them.
 
     Args:
         given: Keyword arguments of `unlearn`.
         defaults: The method's defaults of shared hyperparameters.
-        options: The method's own hyperparameters, with their defaults.
+        options: The method's own hyperparameters: an `Option`, or a plain default.
 
     Returns:
         Both, complete.
 
     Raises:
-        InputError: If a name is neither. The message offers the nearest names.
+        InputError: If a name is neither, or a value is not accepted. The message names what would be accepted.
     """
     shared = {f.name for f in dataclasses.fields(Settings)}
     for name in given:
         if name not in shared and name not in options:
             raise InputError(f"unknown setting {name!r}; {nearest(name, shared | set(options))}")
     mine = {**defaults, **{k: v for k, v in given.items() if k in shared}}
-    if isinstance(mine.get("modules"), str):
-        mine["modules"] = (mine["modules"],)
-    elif mine.get("modules") is not None:
-        mine["modules"] = tuple(mine["modules"])
-    return Settings(**mine), {**options, **{k: v for k, v in given.items() if k in options}}
+    return Settings(**mine), read_options(options, given)
 
 
 def schedule_factor(step: int, steps: int, warmup: int, schedule: str) -> float:

@@ -3,13 +3,13 @@
 A step, in the order of the code: set the learning rate; for each term (forget, retain), accumulate the gradient over
 micro-batches; let the method edit the gradient; clip it; take an AdamW step; score the model and save the state where
 these are due. Token losses are means over all answer tokens of the step's batch, sequence losses means over its
-examples.
+examples. Half-precision weights are updated through fp32 copies (`MasterWeights`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -26,6 +26,7 @@ from unpact_lens.models.tied_embedding import TiedEmbedding
 from unpact_lens.unlearning.batch import Examples, View
 from unpact_lens.unlearning.checkpointing import Checkpoints
 from unpact_lens.unlearning.early_stopping import Checks
+from unpact_lens.unlearning.master_weights import MasterWeights
 from unpact_lens.unlearning.precision import economical
 from unpact_lens.unlearning.settings import Settings, schedule_factor
 from unpact_lens.unlearning.trainable import only_these_train, trainable
@@ -82,11 +83,13 @@ class Run:
         rows: History so far, one row for each step.
         stopped: Reason why training ended.
         model: Resulting model, where it is not the copy that was trained.
+        diverged: Whether a value was not finite, so that earlier weights were restored.
     """
 
     rows: list[Row] = field(default_factory=list)
     stopped: str = "step budget used up"
     model: HookedModel | None = None
+    diverged: bool = False
 
 
 def train(
@@ -121,8 +124,10 @@ def train(
     steps = len(terms[0].order)
     params = trainable(model, settings.modules)
     tied = TiedEmbedding(model, params)
+    weights = MasterWeights(model, params)
+    tied.pairs = [(weights.of(embed), weights.of(unembed)) for embed, unembed in tied.pairs]
     optimiser = torch.optim.AdamW(
-        tied.distinct(params),
+        tied.distinct(weights.params),
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
@@ -130,12 +135,13 @@ def train(
         # On a CPU the fused update is several times faster; on CUDA torch's own choice is the fastest.
         fused=True if hooked.device_of(model).type == "cpu" else None,
     )
-    last_good = [p.detach().clone() for p in params.values()]
+    last_good = [p.detach().clone() for p in weights.params.values()]
     run, done = Run(), 0
 
     # resume from a saved state, or score the model before the first step
     if checkpoints is not None:
-        done, run.rows = checkpoints.load(params, last_good, optimiser)
+        done, run.rows = checkpoints.load(weights.params, last_good, optimiser)
+        weights.write()
     if done:
         checks.resume(done)
     elif checks.due(0, steps):
@@ -153,25 +159,24 @@ def train(
             row: Row = {"step": step + 1, "lr": lr}
 
             # forward and backward passes, accumulated over micro-batches
-            optimiser.zero_grad(set_to_none=True)
-            for term in terms:
-                row[term.name] = accumulate(model, term, step, settings.micro_batch)
+            row.update(gradient(model, terms, step, settings.micro_batch, weights))
             row["loss"] = sum(term.weight * row[term.name] for term in terms)
             tied.fold_gradient()
             if rule is not None:
-                rule.edit(params)
+                rule.edit(weights.params)
 
             # clip the gradient
-            norm = torch.nn.utils.clip_grad_norm_(tied.distinct(params), settings.clip or float("inf"))
+            norm = torch.nn.utils.clip_grad_norm_(tied.distinct(weights.params), settings.clip or float("inf"))
             row["grad_norm"] = float(norm)
             if broken := not_finite({name: row[name] for name in (*(t.name for t in terms), "grad_norm")}):
-                run.stopped = restore(params, last_good, broken, step, row[broken])
+                run.stopped, run.diverged = restore(weights, last_good, broken, step, row[broken]), True
                 break
 
             # update the weights
-            torch._foreach_copy_(last_good, [p.detach() for p in params.values()])
+            torch._foreach_copy_(last_good, [p.detach() for p in weights.params.values()])
             optimiser.step()
             tied.copy_weight()
+            weights.write()
             if rule is not None:
                 rule.settle()
             # Autocast caches half-precision weights; clear the cache so the next forward pass sees this update.
@@ -181,10 +186,11 @@ def train(
 
             # score the model, and stop if the rule says so
             if checks.due(step + 1, steps):
-                after = {term.name: value_after(model, term, step) for term in terms}
-                if broken := not_finite(after):
-                    run.stopped = restore(params, last_good, broken, step + 1, after[broken])
-                    break
+                if checks.scores_due(step + 1, steps):
+                    after = {term.name: value_after(model, term, step, settings.micro_batch) for term in terms}
+                    if broken := not_finite(after):
+                        run.stopped, run.diverged = restore(weights, last_good, broken, step + 1, after[broken]), True
+                        break
                 row.update(checks.take(model, step + 1, last=step + 1 == steps))
                 if reason := checks.verdict(row):
                     run.stopped = reason
@@ -192,39 +198,67 @@ def train(
 
             # save the state
             if checkpoints is not None and checkpoints.due(step + 1, steps):
-                checkpoints.save(step + 1, run.rows, params, last_good, optimiser)
-    optimiser.zero_grad(set_to_none=True)
+                checkpoints.save(step + 1, run.rows, weights.params, last_good, optimiser)
+    weights.clear()
     return run
 
 
-def accumulate(model: HookedModel, term: Term, step: int, micro_batch: int | None) -> float:
-    """Add the gradient of one term over the batch of one step.
+def gradient(
+    model: HookedModel, terms: Sequence[Term], step: int, micro_batch: int | None, weights: MasterWeights
+) -> dict[str, float]:
+    """Leave the gradient of the objective on the batch of one step in the weights to be updated.
 
-    Micro-batches are weighted by their share of the batch, so the sum equals the gradient of the whole batch.
+    Returns:
+        The unweighted value of each term, by name.
+    """
+    for scale in weights.scales:
+        weights.clear()
+        values = {term.name: accumulate(model, term, step, micro_batch, weights, scale) for term in terms}
+        if scale == weights.scales[-1] or weights.finite():
+            break
+    weights.unscale(scale)
+    return values
+
+
+def accumulate(
+    model: HookedModel, term: Term, step: int, micro_batch: int | None, weights: MasterWeights, scale: float
+) -> float:
+    """Add the gradient of one term over the batch of one step, times a factor.
 
     Returns:
         The unweighted value of the term on the whole batch.
     """
-    index = term.order[step].tolist()
-    size = micro_batch or len(index)
-
-    def count(part: Sequence[int]) -> int:
-        return sum(len(term.data.rows[i].answer) for i in part) if term.per == "token" else len(part)
-
     total = 0.0
-    for start in range(0, len(index), size):
-        part = index[start : start + size]
-        share = count(part) / count(index)
+    for part, share in micro_batches(term, step, micro_batch):
         loss = term.loss(View(model, term.data, part), term.options)
-        (term.weight * share * loss).backward()
+        (scale * term.weight * share * loss).backward()
+        weights.collect()
         total += share * float(loss.detach())
     return total
 
 
-def value_after(model: HookedModel, term: Term, step: int) -> float:
+def micro_batches(term: Term, step: int, size: int | None) -> Iterator[tuple[list[int], float]]:
+    """Yield the micro-batches of one step: indices of examples, and the share of the batch.
+
+    The losses of the micro-batches, weighted by their shares, sum to the loss of the whole batch.
+    """
+    index = term.order[step].tolist()
+
+    def count(part: Sequence[int]) -> int:
+        return sum(len(term.data.rows[i].answer) for i in part) if term.per == "token" else len(part)
+
+    for start in range(0, len(index), size or len(index)):
+        part = index[start : start + (size or len(index))]
+        yield part, count(part) / count(index)
+
+
+def value_after(model: HookedModel, term: Term, step: int, micro_batch: int | None) -> float:
     """Return the term on the batch just trained on, after the update: not finite if the update broke the weights."""
     with torch.no_grad():
-        return float(term.loss(View(model, term.data, term.order[step].tolist()), term.options))
+        return sum(
+            share * float(term.loss(View(model, term.data, part), term.options))
+            for part, share in micro_batches(term, step, micro_batch)
+        )
 
 
 def not_finite(values: Mapping[str, float | int]) -> str | None:
@@ -232,11 +266,11 @@ def not_finite(values: Mapping[str, float | int]) -> str | None:
     return next((name for name, value in values.items() if not isfinite(value)), None)
 
 
-def restore(params: Mapping[str, Parameter], last_good: Sequence[Tensor], term: str, step: int, value: float) -> str:
+def restore(weights: MasterWeights, last_good: Sequence[Tensor], term: str, step: int, value: float) -> str:
     """Put the last good weights back, and warn.
 
     Args:
-        params: Trained parameters.
+        weights: Trained weights.
         last_good: Their values before the last update.
         term: Name of the value that is not finite.
         step: Number of updates made so far.
@@ -252,8 +286,9 @@ def restore(params: Mapping[str, Parameter], last_good: Sequence[Tensor], term: 
     if step == 0:
         raise InputError(f"the {what} is {value} before the first step; load a sound model")
     with torch.no_grad():
-        for p, good in zip(params.values(), last_good, strict=True):
+        for p, good in zip(weights.params.values(), last_good, strict=True):
             p.copy_(good)
+    weights.write()
     message = f"the {what} was {value} after step {step}; the weights of step {step - 1} are kept"
     warnings.warn(message + "; lower the lr", RuntimeWarning, stacklevel=4)
     return message

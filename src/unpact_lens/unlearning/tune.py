@@ -17,10 +17,10 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result, read_json, write_json
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.early_stopping import FactsKnown, StopRule
-from unpact_lens.unlearning.registry import find
+from unpact_lens.unlearning.registry import default_settings, find
 from unpact_lens.unlearning.result import Unlearned
 from unpact_lens.unlearning.settings import Settings, split
-from unpact_lens.unlearning.unlearn import asked_as, unlearn
+from unpact_lens.unlearning.unlearn import asked_as, trained_model, unlearn
 
 Objective = Callable[[Unlearned], float]
 """Function of a run to a number to minimise."""
@@ -82,10 +82,10 @@ def tune(
     Args:
         method: Name of a method, see `methods()`.
         model: Hooked causal model; it is not changed.
-        bench: Forget and retain set.
+        bench: Forget and retain set. Its `validation` facts are scored; its unseen facts are not touched.
         budget: Number of runs.
         level: Share of forget facts still known at which a run stops.
-        objective: Function of a run to a number to minimise. Default: the share of retain facts that was destroyed.
+        objective: Function of a run to a number to minimise. Default: the share of validation facts that was destroyed.
             Runs that miss the level rank after all that reach it, the nearest first. The sampler sees them as 1 +
             forget score, so an objective of at most 1 guides it best.
         space: Range of each hyperparameter to search, in whole numbers if both ends are `int`. Default: `SPACE`.
@@ -98,8 +98,9 @@ def tune(
         The best hyperparameters and all trials.
 
     Raises:
-        InputError: If Optuna is not installed, the budget is below 1, the space has an unknown hyperparameter or a
-            range that is not 0 < low < high, or the checkpoint is of another search.
+        InputError: If Optuna is not installed, the benchmark has no validation facts for the default objective, the
+            budget is below 1, the space has an unknown hyperparameter or a range that is not 0 < low < high, or the
+            checkpoint is of another search.
     """
     try:
         import optuna
@@ -113,7 +114,7 @@ def tune(
         if not 0 < low < high:
             raise InputError(f"space[{name!r}]={(low, high)}; give (low, high) with 0 < low < high")
     given = {**asked_as(bench, chosen), **{k: low for k, (low, _) in ranges.items()}, **fixed}
-    settings, _ = split(given, chosen.defaults, chosen.options)
+    settings, _ = split(given, default_settings(chosen, trained_model(model, given), given), chosen.options)
     run = {"method": method, "seed": seed, "stop_at": StopRule(level), "progress": False, **fixed}
     record = None if checkpoint is None else Path(checkpoint) / "trials.json"
     facts = {**run, "stop_at": level, "before": model_hash(model), "bench": repr(bench.forget), "ranges": ranges}
@@ -214,6 +215,16 @@ def draw(trial: Trial, name: str, ends: Range) -> float | int:
 
 
 def destruction(model: HookedModel, bench: Benchmark, settings: Settings) -> Objective:
-    """Return the default objective: the share of retain facts known to the original model that a run destroyed."""
-    kept = FactsKnown(model, bench.retain, settings)
+    """Return the default objective: the share of the validation facts known to the original model that a run destroyed.
+
+    Raises:
+        InputError: If there are no validation facts. Trained ones would favour runs that memorise them, and unseen ones
+            must not choose what is reported on them.
+    """
+    if not bench.validation:
+        raise InputError(
+            f"benchmark {bench.name!r} has no validation facts to tune on; split its retain facts with bench.split() "
+            "or load_benchmark(retain_split=...), or give objective="
+        )
+    kept = FactsKnown(model, bench.validation, settings)
     return lambda u: 1 - kept(u.model)

@@ -27,9 +27,11 @@ from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
 from unpact_lens.unlearning.dataset import Source, check_overlap, draw_order, examples, owners
 from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, Score, StopRule, Tracker
 from unpact_lens.unlearning.ensembles import CombinedModel
+from unpact_lens.unlearning.examine import Asked, examine
 from unpact_lens.unlearning.job import Job, Plan
+from unpact_lens.unlearning.option import whole
 from unpact_lens.unlearning.reference_cache import Store
-from unpact_lens.unlearning.registry import METHODS, Method, find
+from unpact_lens.unlearning.registry import METHODS, Method, cannot_adapt, default_settings, find
 from unpact_lens.unlearning.result import History, Unlearned
 from unpact_lens.unlearning.settings import Settings, split
 from unpact_lens.unlearning.trainable import trainable
@@ -57,61 +59,72 @@ def unlearn(
 
     Args:
         model: Hooked causal model; it is not changed.
-        forget: Questions, raw text, or a benchmark, which also gives the retain set, chat template and prefill.
+        forget: Questions, raw text, or a benchmark, which also gives the retain set, chat template and prefill. Of a
+            benchmark with `unlearn_from="corpus"` (MUSE, WMDP) its corpora are unlearned and kept, and its questions
+            only decide when to stop.
         retain: Questions or raw text to keep. Methods without a retain term use it for a retain floor only.
         method: Name of a method, see `methods()`. With `lora_` before it, low-rank adapters are trained and merged.
-        seed: Random seed of the data order and of all else that is random. On one CPU, equal seeds give bitwise equal
-            weights.
+        seed: Random seed of the data order and of all else that is random, a whole number of at least 0. On one CPU,
+            equal seeds give bitwise equal weights.
         stop_at: Forgetting level (share of forget facts still known) or `StopRule` at which training stops. If None,
             trains for the full step budget. A task vector takes the smallest coefficient that reaches the level.
         forget_score: Function of a model to the share of the forget set still known. Default: the share of the facts
             known to the original model that greedy answers still contain.
-        retain_score: The same for the retain set, used with a retain floor.
+        retain_score: The same for the retain set, used with a retain floor. Default: the validation facts of a
+            benchmark, else the retain set.
         track: Facts whose contributions are attributed during training (`history.trajectory`).
         track_every: Number of steps between two such attributions.
         checkpoint: Directory for the run's state, and for references that do not fit in memory. If the run was killed,
             the same call resumes it and ends with the same weights.
         checkpoint_every: Number of steps between two states.
         progress: Show a progress bar on stderr, where that is a terminal.
-        **settings: Hyperparameters, those of `Settings` or of the method.
+        **settings: Hyperparameters, those of `Settings` or of the method. Numbers may be text, e.g. `lr="1e-5"`.
+            Defaults were searched on `builtin`; the default `lr` follows the model's size (`default_settings`).
 
     Returns:
-        The new model, its history, and every hyperparameter in force.
+        The new model, its history, every hyperparameter in force, F (`forgotten`), and what went wrong (`warnings`).
 
     Raises:
-        InputError: If the method or a hyperparameter is unknown, the forget set is empty, a needed retain set is
-            missing, the forget set is part of the retain set, an example is longer than the context, a module does not
-            exist, or the checkpoint is of another run.
+        InputError: If the method or a hyperparameter is unknown or not accepted, the forget set is empty, a needed
+            retain set is missing, the forget set is part of the retain set, an example is longer than the context, a
+            module does not exist, the checkpoint is of another run, or the method changed nothing.
     """
     chosen = find(method)
+    seed = whole("seed", seed, 0)
+    track_every, checkpoint_every = whole("track_every", track_every, 1), whole("checkpoint_every", checkpoint_every, 1)
+    rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
+    data = sources(forget, retain)
     if isinstance(forget, Benchmark):
         settings = {**asked_as(forget, chosen), **settings}
-        retain = forget.retain if retain is None else retain
-        forget = forget.forget
-    config, options = split(settings, chosen.defaults, chosen.options)
-    request = Request(chosen, model, forget, retain, config, options, seed)
-    rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
+    defaults = default_settings(chosen, trained_model(model, settings), settings)
+    config, options = split(settings, defaults, chosen.options)
+    request = Request(chosen, model, data.forget, data.retain, config, options, seed)
     folder = None if checkpoint is None else Path(checkpoint)
 
     before = model_hash(model)
+    inputs: dict[str, Any] = {"settings": config, "options": dict(options)} if folder is not None else {}
     job, kept = request.job(folder)
-    checks = Watched(rule, forget_score, retain_score, tuple(track), track_every).checks(job, retain, folder)
+    rows = list(job.data.rows)
+    watched = Watched(rule, forget_score, retain_score, tuple(track), track_every)
+    checks = watched.checks(job, data, folder)
+    checkpoints = None
+    if folder is not None:
+        inputs |= {"method": method, "seed": seed, "model": model, "data": data, "watched": watched}
+        checkpoints = Checkpoints(folder, checkpoint_every, fingerprint({**inputs, "versions": versions()}))
     if chosen.prepare is not None:
         chosen.prepare(job)
     terms = objective(chosen, job, kept)
     described = description(job, rule, steps=len(terms[0].order))
-    checkpoints = None
-    if folder is not None:
-        rows = [[r.ids for r in term.data.rows] for term in terms]
-        facts = {**described, "method": method, "seed": seed, "before": before, "rows": rows}
-        checkpoints = Checkpoints(folder, checkpoint_every, fingerprint(facts))
 
     after = clone(job.before)
     with progress_bar(f"unlearning by {method}", len(terms[0].order), shown=progress) as bar:
         run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, checkpoints, bar.at))
+    result = after if run.model is None else run.model
     scored = [row["forget_score"] for row in run.rows if "forget_score" in row]
+    score = scored[-1] if scored else None
+    forgotten, warnings = examine(method, result, run, Asked(model, rows, data.facts, job.settings, rule, score))
     return Unlearned(
-        model=after if run.model is None else run.model,
+        model=result,
         history=History(
             rows=tuple(run.rows),
             forget_order=terms[0].order,
@@ -122,16 +135,75 @@ def unlearn(
         method=method,
         seed=seed,
         stopped=run.stopped,
-        forget_score=scored[-1] if scored else None,
+        forget_score=score,
         hash_before=before,
         versions=versions(),
         threads=torch.get_num_threads(),
+        forgotten=forgotten,
+        warnings=warnings,
     )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Hold the data of a run.
+
+    Attributes:
+        forget: Data to forget.
+        retain: Data to keep, or None.
+        facts: Questions on what is to be forgotten, which decide when to stop. Empty where there are none.
+        kept: The same for what is to be kept: those that a retain floor watches.
+    """
+
+    forget: Source
+    retain: Source | None
+    facts: tuple[QA, ...]
+    kept: tuple[QA, ...]
+
+
+def sources(forget: Source | Benchmark, retain: Source | None) -> Sources:
+    """Return the data of a run, from its own arguments or from a benchmark.
+
+    Raises:
+        InputError: If a benchmark is unlearned from its corpus and has none.
+    """
+    if not isinstance(forget, Benchmark):
+        return Sources(forget, retain, questions(forget), questions(retain))
+    bench = forget
+    if bench.unlearn_from == "questions":
+        kept = bench.retain if retain is None else retain
+        # A floor on facts that are trained on would never be reached.
+        watched = bench.validation or kept if retain is None else kept
+        return Sources(bench.forget, kept, questions(bench.forget), questions(watched))
+    if bench.forget_corpus is None:
+        raise InputError(
+            f"benchmark {bench.name!r} is unlearned from its corpus, which is not loaded; give load_benchmark() path= "
+            "or corpora=, or give unlearn() the questions themselves, bench.forget"
+        )
+    return Sources(
+        bench.forget_corpus, bench.retain_corpus if retain is None else retain,
+        questions(bench.forget), questions(bench.validation or bench.retain) if retain is None else questions(retain),
+    )  # fmt: skip
+
+
+def questions(source: Source | None) -> tuple[QA, ...]:
+    """Return a source's questions; raw text has none."""
+    return () if source is None or isinstance(source, Corpus) else tuple(source)
+
+
+def trained_model(model: HookedModel, settings: Mapping[str, Any]) -> HookedModel:
+    """Return the model whose size decides the default lr: the small one of offset unlearning, or O3's base."""
+    small = settings.get("small")
+    if isinstance(small, HookedModel):
+        return small
+    return model.members[0] if isinstance(model, CombinedModel) else model
 
 
 def asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
     """Return the hyperparameters that a benchmark brings: how it is asked, and its refusals where they are used."""
-    asked = {"chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": bench.max_new_tokens}
+    asked: dict[str, Any] = {
+        "chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": bench.max_new_tokens, "stop": bench.stop,
+    }  # fmt: skip
     return asked | ({"refusals": bench.refusals} if bench.refusals and "refusals" in method.options else {})
 
 
@@ -149,7 +221,8 @@ class Request:
         seed: Random seed.
 
     Raises:
-        InputError: If the method needs a retain set and there is none, or cannot start from this model.
+        InputError: If the method needs a retain set and there is none, cannot start from this model, or cannot train
+        adapters and a rank is given.
     """
 
     method: Method
@@ -168,6 +241,8 @@ class Request:
             raise InputError(
                 f"method {name!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
             )
+        if self.method.adapts is not True and self.settings.rank is not None:
+            raise InputError(f"rank={self.settings.rank}: {cannot_adapt(self.method)}; leave rank out")
         if isinstance(self.model, CombinedModel) and not continues(self.method, self.model):
             able = [m.name for m in METHODS.values() if continues(m, self.model)]
             raise InputError(
@@ -187,7 +262,7 @@ class Request:
         config, retain = self.settings, self.retain
         model = self.model if self.method.start is None else self.method.start(self.model, self.options)
         trainable(model, config.modules)
-        limit = None if config.reference_mb is None else config.reference_mb * 2**20
+        limit = None if config.reference_mb is None else int(config.reference_mb * 2**20)
         store = Store(limit, folder and folder / "references")
         data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
         kept = None
@@ -221,23 +296,23 @@ class Watched:
     track: tuple[QA, ...]
     track_every: int
 
-    def checks(self, job: Job, retain: Source | None, folder: Path | None) -> Checks:
+    def checks(self, job: Job, data: Sources, folder: Path | None) -> Checks:
         """Return the checks of a run: the caller's scores, those that the stop rule needs, and the tracked facts.
 
         Raises:
             InputError: If the stop rule needs a score and there are no questions, or the model knows none of the facts.
         """
         scores: dict[str, Score] = {}
-        for name, given, level, source in (
-            ("forget_score", self.forget_score, self.rule.forget, job.forget),
-            ("retain_score", self.retain_score, self.rule.retain, retain),
+        for name, given, level, facts in (
+            ("forget_score", self.forget_score, self.rule.forget, data.facts),
+            ("retain_score", self.retain_score, self.rule.retain, data.kept),
         ):
             if given is not None:
                 scores[name] = given
             elif level is not None:
-                if source is None or isinstance(source, Corpus):
+                if not facts:
                     raise InputError(f"stop_at watches {name}, but there are no questions to score; give {name}=")
-                scores[name] = FactsKnown(job.before, source, job.settings)
+                scores[name] = FactsKnown(job.before, facts, job.settings)
         tracker = None
         if self.track:
             tracker = Tracker(self.track, self.track_every, job.settings, folder and folder / "trajectory")
@@ -255,14 +330,21 @@ def objective(method: Method, job: Job, kept: Examples | None) -> list[Term]:
         kept: Retain set, if the method has a retain term.
     """
     settings, options = job.settings, job.options
-    steps = settings.steps or settings.epochs * -(-len(job.data) // settings.batch_size)
+    steps = settings.length(len(job.data))
+    each = options.get("mean") == "example"
     generator = torch.Generator().manual_seed(job.seed)
     scale = 1 / job.data.mean_answer_length if method.sums and options["length_scale"] else 1.0
     order = draw_order(len(job.data), steps, settings.batch_size, generator)
-    terms = [Term("forget", method.forget, method.per, settings.gamma * scale, job.data, order, options)]
+    terms = [
+        Term(
+            "forget", method.forget, "example" if each else method.per, settings.gamma * scale, job.data, order, options
+        )
+    ]
     if method.retain is not None and kept is not None:
         order = draw_order(len(kept), steps, settings.batch_size, generator)
-        terms.append(Term("retain", method.retain, "token", settings.alpha, kept, order, options))
+        terms.append(
+            Term("retain", method.retain, "example" if each else "token", settings.alpha, kept, order, options)
+        )
     return terms
 
 

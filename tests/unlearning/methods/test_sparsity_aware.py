@@ -33,5 +33,5 @@ def test_redirected_gradients_keep_their_norm_and_favour_importance():
     importance = (weight * grad).abs()[mask]
     expected = 1 + 2.0 * importance / importance.mean()
     torch.testing.assert_close(factor / factor[0], expected / expected[0])
-    with pytest.raises(InputError, match=r"sparsity=1\.0; give a share"):
+    with pytest.raises(InputError, match=r"sparsity=1\.0; give a number from 0 to below 1"):
         unlearn(untrained(), *world(), method="sparsity_aware", sparsity=1.0, **ONE)

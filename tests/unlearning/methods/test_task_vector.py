@@ -19,12 +19,11 @@ def test_coefficient_is_the_smallest_that_reaches_the_level(learned, facts):
     assert max(a for a, s in tried if s > 0.2) > taken / 1.06
 
 
-def test_change_is_linear_in_the_coefficient_and_0_is_the_identity(learned, facts):
-    once, twice, zero = (
+def test_change_is_linear_in_the_coefficient(learned, facts):
+    once, twice = (
         unlearn(learned, facts[0], method="task_vector", coefficient=a, lr=1e-3, steps=3, progress=False).model
-        for a in (1.0, 2.0, 0.0)
+        for a in (1.0, 2.0)
     )
-    assert model_hash(zero) == model_hash(learned)
     start = dict(learned.named_parameters())
     for (name, a), (_, b) in zip(once.named_parameters(), twice.named_parameters(), strict=True):
         torch.testing.assert_close(b - start[name], 2 * (a - start[name]), atol=1e-6, rtol=0)
@@ -36,6 +35,8 @@ def test_negated_vector_mirrors_the_fine_tuned_model():
     mirrored = untrained(seed=2)
     set_negated(mirrored, before, task_vector(before, after), 1.0)
     torch.testing.assert_close(mirrored.embed.W_E, 2 * before.embed.W_E - after.embed.W_E, atol=1e-12, rtol=0)
+    set_negated(mirrored, before, task_vector(before, after), 0.0)
+    assert model_hash(mirrored) == model_hash(before)
 
 
 @pytest.mark.parametrize("threshold", [0.003, 0.4, 1.0, 7.7, 200.0])

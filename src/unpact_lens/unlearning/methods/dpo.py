@@ -9,14 +9,22 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.option import Number, Option, Texts
 from unpact_lens.unlearning.preference import PREFERENCE, preference_loss, with_answer
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
+from unpact_lens.unlearning.trainer import Options
+
+ALTERNATIVES: Options = {
+    "alternatives": Option(None, Texts(optional=True, nested=True)),
+    "n_alternatives": Option(1, Number(1, whole=True)),
+}
+"""Hyperparameters of the other answers."""
 
 
 def pair_with_alternatives(job: Job) -> None:
     """Put `n_alternatives` other answers beside every answer. A question then counts once for each of them."""
-    items, wanted = job.questions(), int(job.options["n_alternatives"])
+    items, wanted = job.questions(), job.options["n_alternatives"]
     given = job.options["alternatives"]
     if given is not None and len(given) != len(items):
         raise InputError(f"{len(given)} alternatives for {len(items)} forget items; give one (or several) for each")
@@ -59,7 +67,7 @@ add_with_retain_terms(
         "Rafailov et al. 2023, arXiv 2305.18290",
         forget=preference_loss,
         per="example",
-        options={**PREFERENCE, "alternatives": None, "n_alternatives": 1},
+        options={**PREFERENCE, **ALTERNATIVES},
         prepare=pair_with_alternatives,
         note="alternatives: those given, else the item's perturbed answers, else answers of other items of its kind.",
     )
@@ -72,7 +80,7 @@ add_with_retain_terms(
         "Mekala et al. 2024, arXiv 2409.13474",
         forget=preference_loss,
         per="example",
-        options={**PREFERENCE, "alternatives": None, "n_alternatives": 5},
+        options={**PREFERENCE, **ALTERNATIVES, "n_alternatives": Option(5, Number(1, whole=True))},
         prepare=pair_with_alternatives,
         note="the source lets an instruction-tuned model write the alternatives; here they are given, or the item's "
         "perturbed answers, or answers of other items of its kind. The source adds a retain term: altpo_gdr.",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.option import Option, Texts
 from unpact_lens.unlearning.preference import PREFERENCE, preference_loss, with_answer
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
@@ -35,9 +35,7 @@ def pair_with_refusals(job: Job) -> None:
 
 def _refusing(job: Job) -> list[Encoded]:
     """Return each prompt with a refusal drawn at random."""
-    refusals = tuple(job.options["refusals"])
-    if not refusals:
-        raise InputError("refusals is empty; give at least one text that declines, leading space included")
+    refusals = job.options["refusals"]
     rng = random.Random(f"refusals/{job.seed}")
     job.questions()
     return [with_answer(job, row, rng.choice(refusals), "refusal") for row in job.data.rows]
@@ -50,7 +48,7 @@ add_with_retain_terms(
         "−mean log p of a refusal",
         "TOFU, Maini et al. 2024, arXiv 2401.06121",
         forget=lambda view, options: losses.nll(view.log_probs, view.mask),
-        options={"refusals": REFUSALS},
+        options={"refusals": Option(REFUSALS, Texts(one=True))},
         prepare=train_on_refusals,
         note="each example keeps the refusal that was drawn for it.",
     )
@@ -63,7 +61,7 @@ add_with_retain_terms(
         "TOFU, Maini et al. 2024, arXiv 2401.06121; loss of arXiv 2305.18290",
         forget=preference_loss,
         per="example",
-        options={**PREFERENCE, "refusals": REFUSALS},
+        options={**PREFERENCE, "refusals": Option(REFUSALS, Texts(one=True))},
         prepare=pair_with_refusals,
         note="public toolkits multiply by 2/β: scale=2/beta.",
     )

@@ -7,6 +7,7 @@ from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.ensembles import Ensemble
+from unpact_lens.unlearning.option import Model, Number, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
 from unpact_lens.unlearning.trainer import Options
@@ -45,7 +46,7 @@ add_with_retain_terms(
         "mean log p under z_big + w(z_small' − z_small), small' trained",
         "Huang et al. 2024, arXiv 2404.11045",
         forget=lambda view, options: losses.gradient_ascent(view.log_probs, view.mask),
-        options={"small": None, "weight": 1.0},
+        options={"small": Option(None, Model()), "weight": Option(1.0, Number(0, above=True))},
         start=with_small_model,
         combines=True,
         note="small= is a HookedTransformer with the same tokenizer. The result is three models that predict together.",

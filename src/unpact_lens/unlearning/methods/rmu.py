@@ -12,8 +12,12 @@ from unpact_lens.models import hooked
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import View
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.option import Number, OneOf, Option
 from unpact_lens.unlearning.registry import METHODS, Method
 from unpact_lens.unlearning.trainer import Options
+
+POSITIONS = ("predicting", "answer")
+"""Positions whose residual is moved: those that predict answer tokens, or those of the answer tokens themselves."""
 
 
 def choose_direction(job: Job) -> None:
@@ -21,7 +25,7 @@ def choose_direction(job: Job) -> None:
     n_layers = job.before.cfg.n_layers
     layer = job.options["layer"]
     layer = round(7 / 32 * n_layers) if layer is None else layer
-    if not 0 <= layer < n_layers:
+    if layer >= n_layers:
         raise InputError(f"layer={layer}; the model has layers 0 to {n_layers - 1}")
     job.options["layer"] = layer
     # Uniform on [0, 1), as in the source: all coordinates are positive before normalisation.
@@ -37,12 +41,15 @@ def choose_direction(job: Job) -> None:
 def rmu_forget_loss(view: View, options: Options) -> Tensor:
     """Compute the distance of the residual stream from the drawn direction."""
     assert view.data.direction is not None
-    return losses.rmu_forget(view.acts(options["layer"]), view.data.direction, options["c"], view.mask)
+    return losses.rmu_forget(
+        view.acts(options["layer"], options["positions"]), view.data.direction, options["c"], view.mask, options["mean"]
+    )
 
 
 def rmu_retain_loss(view: View, options: Options) -> Tensor:
     """Compute the distance of the residual stream from that of the original model."""
-    return losses.rmu_retain(view.acts(options["layer"]), view.ref_acts(options["layer"]), view.mask)
+    layer, at = options["layer"], options["positions"]
+    return losses.rmu_retain(view.acts(layer, at), view.ref_acts(layer, at), view.mask, options["mean"])
 
 
 METHODS.add(
@@ -55,9 +62,16 @@ METHODS.add(
         forget=rmu_forget_loss,
         retain=rmu_retain_loss,
         defaults={"lr": 5e-5, "batch_size": 4, "steps": 150, "alpha": 1200.0},
-        options={"layer": None, "c": 6.5},
+        options={
+            "layer": Option(None, Number(0, whole=True, optional=True)),
+            "c": Option(6.5, Number(0)),
+            "positions": Option("predicting", OneOf(POSITIONS)),
+            "mean": Option("token", OneOf(("token", "example"))),
+        },
         prepare=choose_direction,
         note="layer None is 7/32 of the depth, as 7 in Zephyr; trains mlp.W_out of that layer and the two below only "
-        "(modules= changes it). On questions, the positions that predict answer tokens count.",
+        "(modules= changes it). On questions, the positions that predict answer tokens count, and every token alike. "
+        "Public toolkits count the answer tokens' own positions (positions='answer') and average over each example "
+        "first (mean='example').",
     ),
 )

@@ -1,6 +1,7 @@
 """Register SatImp: gradient ascent weighted by saturation and importance."""
 
 from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
 
@@ -14,7 +15,7 @@ add_with_retain_terms(
             view.log_probs, view.mask, options["beta1_weight"], options["beta2_weight"]
         ),
         defaults={"gamma": 0.1},
-        options={"beta1_weight": 5.0, "beta2_weight": 1.0},
+        options={"beta1_weight": Option(5.0, Number(0)), "beta2_weight": Option(1.0, Number(0))},
         note="the exponents are beta1_weight and beta2_weight: beta1 and beta2 are AdamW's.",
     )
 )

@@ -1,8 +1,13 @@
 """Register SimNPO: NPO without a reference model, normalised by length."""
 
 from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
+from unpact_lens.unlearning.trainer import Options
+
+SIMNPO: Options = {"beta": Option(4.5, Number(0, above=True)), "delta": Option(0.0, Number())}
+"""Hyperparameters of the SimNPO loss."""
 
 add_with_retain_terms(
     Method(
@@ -13,7 +18,7 @@ add_with_retain_terms(
         forget=lambda view, options: losses.simnpo(view.log_probs, view.mask, options["beta"], options["delta"]),
         per="example",
         defaults={"gamma": 0.125},
-        options={"beta": 4.5, "delta": 0.0},
+        options=SIMNPO,
         note="the source always adds a retain term: simnpo_gdr.",
     )
 )

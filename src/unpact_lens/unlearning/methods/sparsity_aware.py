@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.adapters import is_matrix
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import METHODS, Method
 from unpact_lens.unlearning.retain_terms import retain_nll
 from unpact_lens.unlearning.trainable import readable_names
@@ -60,29 +60,23 @@ class SparseUpdate:
     Args:
         model: Copy to be trained.
         options: `sparsity`, from 0 to below 1, and `strength`, λ.
-
-    Raises:
-        InputError: If `sparsity` is not a share from 0 to below 1.
     """
 
     def __init__(self, model: HookedModel, options: Options) -> None:
-        self.strength = float(options["strength"])
-        sparsity = options["sparsity"]
-        if not 0 <= sparsity < 1:
-            raise InputError(f"sparsity={sparsity}; give a share from 0 to below 1")
-        self.masks: dict[int, Tensor] = {}
+        self.strength, sparsity = options["strength"], options["sparsity"]
+        self.masks: dict[str, Tensor] = {}
         with torch.no_grad():
             names = readable_names(model)
             for name, p in model.named_parameters():
                 if is_matrix(names[name], p):
-                    self.masks[id(p)] = survivors(p, sparsity)
-                    p.mul_(self.masks[id(p)])
+                    self.masks[name] = survivors(p, sparsity)
+                    p.mul_(self.masks[name])
 
     def edit(self, params: Mapping[str, Parameter]) -> None:
         """Replace the gradient of every pruned matrix."""
-        for p in params.values():
-            if id(p) in self.masks and p.grad is not None:
-                p.grad = redirected(p.grad, p.detach(), self.masks[id(p)], self.strength)
+        for name, p in params.items():
+            if name in self.masks and p.grad is not None:
+                p.grad = redirected(p.grad, p.detach(), self.masks[name], self.strength)
 
     def settle(self) -> None:
         """Do nothing: a weight at 0 whose gradient is always 0 stays at 0."""
@@ -97,8 +91,9 @@ METHODS.add(
         "Wang 2026: our reading, its exact form is not known to us (no arXiv id)",
         forget=lambda view, options: losses.gradient_ascent(view.log_probs, view.mask),
         retain=retain_nll,
-        options={"sparsity": 0.3, "strength": 1.0},
+        options={"sparsity": Option(0.3, Number(0, 1, below=True)), "strength": Option(1.0, Number(0))},
         rule=SparseUpdate,
+        adapts="it prunes the weights themselves, and adapters leave these as they are",
         note="magnitude pruning, matrix by matrix; embeddings are left whole. Pruned weights stay exactly 0.",
     ),
 )

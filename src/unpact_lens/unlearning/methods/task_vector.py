@@ -8,12 +8,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from unpact_lens.data.benchmark import Corpus
+from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.unlearning import losses
-from unpact_lens.unlearning.early_stopping import Checks
+from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, StopRule
 from unpact_lens.unlearning.job import Plan, train_copy
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import METHODS, Method
 from unpact_lens.unlearning.trainer import Run
+
+LEVEL = 0.05
+"""Share of forget facts still known that decides the coefficient where no level is asked for."""
 
 
 def task_vector(before: HookedModel, after: HookedModel) -> dict[str, Tensor]:
@@ -82,30 +88,49 @@ def smallest_coefficient(
 
 
 def subtract_task_vector(plan: Plan) -> Run:
-    """Train the copy on the forget set, then subtract the task vector with the smallest coefficient that is enough."""
-    run = train_copy(dataclasses.replace(plan, checks=Checks()))
-    before, after, checks, options = plan.job.before, plan.after, plan.checks, plan.job.options
-    vector = task_vector(before, after)
-    level = checks.rule.forget
+    """Train the copy on the forget set, then subtract the task vector with the smallest coefficient that is enough.
 
-    def score(coefficient: float) -> float | None:
+    A coefficient is enough if the stop rule would stop a training run there: the forget level is reached, or the retain
+    score is below its floor. Without a rule, the forget level is `LEVEL` where the original model knows forget facts.
+    """
+    run = train_copy(dataclasses.replace(plan, checks=Checks()))
+    before, after, options = plan.job.before, plan.after, plan.job.options
+    checks = plan.checks if options["coefficient"] is not None else with_level(plan)
+    vector = task_vector(before, after)
+
+    def reason(coefficient: float) -> str | None:
         set_negated(after, before, vector, coefficient)
         run.rows.append({"coefficient": coefficient, **checks.take(after, 0, last=True)})
-        return run.rows[-1].get("forget_score")
-
-    def reaches(coefficient: float) -> bool:
-        known = score(coefficient)
-        return known is not None and level is not None and known <= level
+        return checks.verdict(run.rows[-1])
 
     coefficient = options["coefficient"]
-    if coefficient is None and level is not None:
+    if coefficient is None and checks.rule != StopRule():
         coefficient = smallest_coefficient(
-            reaches, largest=float(options["max_coefficient"]), tolerance=options["tolerance"]
+            lambda a: reason(a) is not None,
+            start=min(1.0, options["max_coefficient"]),
+            largest=options["max_coefficient"],
+            tolerance=options["tolerance"],
         )
-        run.stopped = "forget level reached" if coefficient is not None else "no coefficient reaches the forget level"
-        coefficient = options["max_coefficient"] if coefficient is None else coefficient
-    score(1.0 if coefficient is None else float(coefficient))
+        if coefficient is None:
+            wanted = "forget level" if checks.rule.forget is not None else "retain floor"
+            coefficient, run.stopped = options["max_coefficient"], f"no coefficient reaches the {wanted}"
+            reason(coefficient)
+        else:
+            run.stopped = reason(coefficient) or run.stopped
+        return run
+    reason(1.0 if coefficient is None else coefficient)
     return run
+
+
+def with_level(plan: Plan) -> Checks:
+    """Return the checks of a run, with the forget level `LEVEL` if no level is asked for and there are known facts."""
+    if plan.checks.rule != StopRule() or isinstance(plan.job.forget, Corpus):
+        return plan.checks
+    try:
+        known = FactsKnown(plan.job.before, plan.job.forget, plan.job.settings)
+    except InputError:
+        return plan.checks
+    return Checks(StopRule(LEVEL), {"forget_score": known, **plan.checks.scores})
 
 
 METHODS.add(
@@ -116,8 +141,13 @@ METHODS.add(
         "θ_0 − a(θ_ft − θ_0), θ_ft trained on −mean log p of D_f",
         "Ilharco et al. 2022, arXiv 2212.04089; MUSE, arXiv 2407.06460",
         forget=lambda view, options: losses.nll(view.log_probs, view.mask),
-        options={"coefficient": None, "max_coefficient": 256.0, "tolerance": 0.05},
+        options={
+            "coefficient": Option(None, Number(0, above=True, optional=True)),
+            "max_coefficient": Option(256.0, Number(0, above=True)),
+            "tolerance": Option(0.05, Number(0, above=True)),
+        },
         carry_out=subtract_task_vector,
-        note="a is the smallest that reaches the forget level, found by doubling and bisection; with no level, 1.",
+        note="a is the smallest at which the stop rule holds, found by doubling and bisection. With no rule, the "
+        "forget level is 0.05; where no forget fact is known, a is 1.",
     ),
 )

@@ -1,6 +1,7 @@
 """Register UNDIAL: self-distillation with the memorised token's logit lowered."""
 
 from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
 
@@ -14,7 +15,7 @@ add_with_retain_terms(
             view.logits, view.ref_logits, view.labels, view.mask, options["beta"]
         ),
         defaults={"lr": 1e-4},
-        options={"beta": 10.0},
+        options={"beta": Option(10.0, Number(0, above=True))},
         note="padding is masked; the public code leaves it in.",
     )
 )

@@ -9,7 +9,7 @@ from unpact_lens.unlearning.batch import Examples, View
 from unpact_lens.unlearning.job import Job
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
-from unpact_lens.unlearning.selective import contributions, without_tokens
+from unpact_lens.unlearning.selective import KEYS, contributions, without_tokens
 from unpact_lens.unlearning.trainer import Options
 
 
@@ -35,7 +35,7 @@ add_with_retain_terms(
         "mean KL(p_θ0(· | x without Key, y<k) ‖ p_θ(· | x, y<k))",
         "this toolkit, from the first and third findings of arXiv 2509.24675",
         forget=blind,
-        options={"key_tokens": 3},
+        options=KEYS,
         prepare=hide_keys,
         note="KeyTokens are taken once, from the original model, and deleted as ids; key_tokens is the k of TopK.",
     )

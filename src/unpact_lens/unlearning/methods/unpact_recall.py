@@ -11,12 +11,15 @@ from torch import Tensor
 
 from unpact_lens.attribution import TopK
 from unpact_lens.attribution.units import character_spans
+from unpact_lens.models.tokens import text_ids
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.methods.npo import NPO
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
 from unpact_lens.unlearning.selective import (
-    NPO,
+    KEEP_REST,
+    KEYS,
     attributed_questions,
     largest_1,
     on_base_loss,
@@ -75,14 +78,16 @@ def weigh_recalled(job: Job) -> None:
     rule = TopK(job.options["key_tokens"], words=True)
     rows, seen, copies = [], [], []
     for row, item, a in zip(job.data.rows, items, found, strict=True):
-        spans = character_spans(job.before, row.answer, item.answer)
+        answer = text_ids(job.before, item.answer, "answer")  # The end token, if any, gets weight 0.
+        spans = character_spans(job.before, answer, item.answer)
         keys = a.key_tokens(rule)
         echo = copied(spans, item.answer, keys.words)
-        answer = tuple(t for t, gone in zip(row.answer, echo.tolist(), strict=True) if not gone)
-        rows.append(dataclasses.replace(without_tokens(row, keys.indices), answer=answer))
+        heard = tuple(t for t, gone in zip(answer, echo.tolist(), strict=True) if not gone)
+        rows.append(dataclasses.replace(without_tokens(row, keys.indices), answer=heard))
         seen.append(~echo)
         copies.append(copied(spans, item.answer, WORD.findall(item.prompt)))
-    parts = zip(job.data.log_probs, score_rows(job.before, rows), seen, copies, strict=True)
+    read = [log_probs[: len(kept)] for log_probs, kept in zip(job.data.log_probs, seen, strict=True)]
+    parts = zip(read, score_rows(job.before, rows), seen, copies, strict=True)
     job.data.weights = [recalled_weights(*part).float() for part in parts]
 
 
@@ -93,7 +98,7 @@ RECALL = Method(
     "copied from x, − keep_rest·mean [w_k = 0]·log p",
     "this toolkit, from the first and third findings of arXiv 2509.24675",
     forget=selective_ascent,
-    options={"key_tokens": 3, "keep_rest": 1.0},
+    options={**KEYS, **KEEP_REST},
     prepare=weigh_recalled,
     note="x' and y' lack the key_tokens words that contribute most, which are found once, with the original model. For "
     "answers that are sentences and repeat the question; on bare facts it is much like unpact_select.",

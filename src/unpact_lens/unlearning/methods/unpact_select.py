@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.errors import InputError, nearest
+from unpact_lens.errors import InputError
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.methods.npo import NPO
+from unpact_lens.unlearning.methods.simnpo import SIMNPO
+from unpact_lens.unlearning.option import Flag, Number, OneOf, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
 from unpact_lens.unlearning.selective import (
-    NPO,
-    SIMNPO,
+    KEEP_REST,
+    KEYS,
     contributions,
     largest_1,
     on_base_loss,
@@ -60,13 +63,9 @@ def weigh_tokens(job: Job) -> None:
     """Give every answer token of the forget set its weight, and every sequence one if `weigh_sequences`.
 
     Raises:
-        InputError: If `share` or `pick` is unknown or out of range, or the forget set is raw text.
+        InputError: If random tokens are to be picked without a share, or the forget set is raw text.
     """
     share, pick = job.options["share"], job.options["pick"]
-    if share is not None and not 0 < share <= 1:
-        raise InputError(f"share={share}; give a share of each answer's tokens above 0 and at most 1, or None")
-    if pick not in PICKS:
-        raise InputError(f"pick={pick!r}; {nearest(str(pick), PICKS)}")
     if pick == "chance" and share is None:
         raise InputError("pick='chance' needs a share of each answer's tokens; give share=, above 0 and at most 1")
     found = contributions(job)
@@ -89,7 +88,13 @@ SELECT = Method(
     "base loss with token weights w_k ∝ max(0, Σ_{i∈Key} C_ik), at most 1, − keep_rest·mean [w_k = 0]·log p",
     "this toolkit, from the third finding of arXiv 2509.24675",
     forget=selective_ascent,
-    options={"key_tokens": 3, "weigh_sequences": False, "keep_rest": 1.0, "share": None, "pick": "key"},
+    options={
+        **KEYS,
+        "weigh_sequences": Option(False, Flag()),
+        **KEEP_REST,
+        "share": Option(None, Number(0, 1, above=True, optional=True)),
+        "pick": Option("key", OneOf(PICKS)),
+    },
     prepare=weigh_tokens,
     note="contributions are taken once, from the original model; key_tokens is the k of TopK. "
     "share= penalises that share of each answer's tokens alike, those that depend most first, or random ones with "

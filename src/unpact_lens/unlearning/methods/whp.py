@@ -12,17 +12,24 @@ from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import View
 from unpact_lens.unlearning.dataset import draw_order
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.retain_terms import add_with_retain_terms
 from unpact_lens.unlearning.trainer import Options, Term, train
 
-REINFORCEMENT: Options = {"strength": 5.0, "reinforce_steps": 50, "reinforce_lr": 1e-5}
+REINFORCEMENT: Options = {
+    "strength": Option(5.0, Number(0, above=True)),
+    "reinforce_steps": Option(50, Number(1, whole=True)),
+    "reinforce_lr": Option(None, Number(0, above=True, optional=True)),
+}
 """Hyperparameters of the generic predictions."""
 
 
 def reinforce(job: Job) -> None:
     """Train a copy further on the forget set. The tokens that it prefers more than before are those to avoid."""
-    steps = int(job.options["reinforce_steps"])
+    steps = job.options["reinforce_steps"]
+    if job.options["reinforce_lr"] is None:
+        job.options["reinforce_lr"] = job.settings.lr
     settings = dataclasses.replace(job.settings, lr=job.options["reinforce_lr"], schedule="constant", warmup=0)
     generator = torch.Generator().manual_seed(job.seed)
     order = draw_order(len(job.data), steps, settings.batch_size, generator)

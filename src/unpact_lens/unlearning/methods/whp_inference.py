@@ -47,6 +47,7 @@ METHODS.add(
         prepare=reinforce,
         carry_out=predict_together,
         combines=True,
+        adapts="it trains nothing but the reinforced model",
         note="the result is two models that predict together; it can be scored, asked and attributed, not decomposed.",
     ),
 )
