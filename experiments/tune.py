@@ -5,9 +5,10 @@
     python -m experiments.tune smollm2 ga npo    # only these methods
 
 Methods that are already in the file are not searched again. The stand-in forget set holds facts about other subjects,
-taken from the retain set: authors of the embedded world, or countries that the real model knows. For the real model,
-the facts that the experiments forget join the facts to keep. No experiment uses the seed of the search. Every search is
-kept in `tuning/` with its trials.
+taken from the trained part of the retain set: authors of the embedded world, or countries that the real model knows.
+Destruction is scored on the validation part; no search touches the unseen part. For the real model, the facts that the
+experiments forget join the facts to keep. No experiment uses the seed of the search. Every search is kept in `tuning/`
+with its trials.
 """
 
 import sys
@@ -79,12 +80,13 @@ model = ul.load_model(which, **plan["load"])
 bench = ul.load_benchmark(**plan["benchmark"])
 if which != "builtin":
     bench = ul.evaluation.known_facts(model, bench)
-pool = getattr(bench, plan["pool"])
+pool = getattr(bench.retain, plan["pool"])
 subjects = list(dict.fromkeys(q.subject for q in pool))[: len({q.subject for q in bench.forget})]
 stand_in = replace(
     bench,
     forget=tuple(q for q in pool if q.subject in subjects),
     retain=(*(q for q in bench.retain if q.subject not in subjects), *(bench.forget if plan["swap"] else ())),
+    unseen=(),
 )
 for method in given[1:] or plan["methods"]:
     if method in found:

@@ -106,7 +106,7 @@ def test_configuration_runs_on_a_tiny_model_of_its_family(path, tmp_path):
     {"muse": muse, "tofu": tofu, "wmdp": wmdp}[kind](data)
     options = {**config.benchmark_options, "path": data}
     bench = load_benchmark(config.benchmark, **options)
-    words, model = taught(FAMILY.get(kind, "llama"), [*bench.forget, *bench.retain][:24], bench.chat)
+    words, model = taught(FAMILY.get(kind, "llama"), [*bench.forget, *bench.kept][:24], bench.chat)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     methods = tuple(
@@ -139,7 +139,7 @@ def test_tofu_script_runs_and_resumes(tmp_path, monkeypatch):
     config["study"] |= {"seeds": [0], "benchmark_options": {"split": "forget01", "retain_authors": 2}}
     (home / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     bench = load_benchmark("tofu", split="forget01", retain_authors=2, path=data)
-    words, model = taught("llama", [*bench.forget, *bench.retain], bench.chat)
+    words, model = taught("llama", [*bench.forget, *bench.kept], bench.chat)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     asked = []

@@ -210,13 +210,13 @@ def _trained(unlearned: Unlearned) -> dict[str, Any]:
 
 
 def measured_facts(space: Workspace) -> dict[str, list[QA]]:
-    """Select the facts of each group: forget facts, held-out paraphrases of them, retain facts."""
+    """Select the facts of each group: forget facts, held-out paraphrases of them, unseen retain facts."""
     wanted = space.config.contributions
     forget = spread(space.bench.forget, wanted.forget)
     return {
         "forget": forget,
         "paraphrase": [replace(q, prompt=q.paraphrases[0]) for q in forget],
-        "retain": spread(space.bench.retain, wanted.retain),
+        "retain": spread(space.bench.unseen or space.bench.retain, wanted.retain),
     }
 
 

@@ -1,4 +1,4 @@
-"""Measure the near facts lost as more is forgotten, along training; see README.md beside this file.
+"""Measure the unseen near facts lost as more is forgotten, along training; see README.md beside this file.
 
     python -m experiments.forgetting.frontier smollm2 npo_gdr unpact_blind_gdr    # methods of ../settings-smollm2.yaml
 
@@ -34,7 +34,7 @@ missing = [method for method in methods if not kept[method].is_file()]
 if missing:
     model = ul.load_model(name, wrap="bridge")
     bench = ul.evaluation.known_facts(model, ul.load_benchmark("facts", relations="all"))
-    near = FactsKnown(model, bench.near, Settings(max_new_tokens=bench.max_new_tokens))
+    near = FactsKnown(model, bench.unseen.near, Settings(max_new_tokens=bench.max_new_tokens))
 for method in missing:
     heavier = {"alpha": 2 * settings[method]["alpha"]}
     given = settings[method] | heavier | {"steps": STEPS, "check_every": EVERY, "precision": "full"}

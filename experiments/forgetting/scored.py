@@ -9,7 +9,7 @@ from unpact_lens.models.hooked import HookedModel
 
 
 def scored(kept: Path, model: HookedModel, bench: ul.Benchmark, method: str, **given: Any) -> Scores:
-    """Unlearn and score, or load the scores of a finished run.
+    """Unlearn and score, or load the scores of a finished run with the same split of the retain facts.
 
     Args:
         kept: Directory of the scores.
@@ -19,7 +19,9 @@ def scored(kept: Path, model: HookedModel, bench: ul.Benchmark, method: str, **g
         **given: Hyperparameters, `seed` and `stop_at` of `ul.unlearn`.
     """
     if (kept / "result.json").is_file():
-        return ul.load(kept)
+        found: Scores = ul.load(kept)
+        if found.parts and found.settings.get("retain_split") == bench.retain_split:
+            return found
     u = ul.unlearn(model, bench, method=method, progress=False, **given)
     found = ul.evaluate(u.model, bench, before=model)
     found.save(kept)

@@ -21,6 +21,6 @@ arguments(__doc__)
 torch.set_num_threads(1)
 here = Path(__file__).parent
 bench = ul.load_benchmark("builtin")
-found = token_gradients(ul.load_model("builtin"), bench.forget, bench.retain)
+found = token_gradients(ul.load_model("builtin"), bench.forget, bench.kept)
 write_text(here / "tokens.csv", found.to_csv(index=False, float_format="%.6g"))
 fill_block(here / "README.md", "tokens", to_markdown(found.set_index("class")))

@@ -53,7 +53,7 @@ def sensitivity_study(
             ]
             for m in config.methods
         }
-        retain = spread(space.bench.retain, config.contributions.retain)
+        retain = spread(space.bench.unseen or space.bench.retain, config.contributions.retain)
         evidence = Evidence(space.model, afters, space.bench, forget, retain, config.batch_tokens)
         weights = {m: [model_hash(model) for model in found] for m, found in afters.items()}
         kept = Workspace(config, Path(out), step)

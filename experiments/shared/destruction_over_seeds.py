@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from unpact_lens.data.splits import UNSEEN
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.result import kept_groups
-from unpact_lens.stats.estimate import Difference
+from unpact_lens.stats.estimate import Difference, Rate
 from unpact_lens.stats.paired import paired_difference
 from unpact_lens.stats.tests import holm
 from unpact_lens.study.result import HasCells
@@ -20,9 +21,10 @@ from unpact_lens.study.result import HasCells
 def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.DataFrame:
     """Compute forgetting and destruction of each method, and how much less it destroys than its baseline.
 
-    Rates are over facts that the original model has right. Each is the mean over seeds, with a 95% CI from a bootstrap
-    over subjects and seeds. `D` is the mean of near and far, or the one that exists. `spared` is the baseline's share
-    of lost retain facts minus the method's, on the same near and far facts. `p` is McNemar's, Holm-adjusted over the
+    Rates are over facts that the original model has right; near and far ones are about subjects that no training saw.
+    Each is the mean over seeds, with a cluster-aware 95% CI.
+    `D` is the mean of near and far, or the one that exists. `spared` is the baseline's share of lost retain facts minus
+    the method's, on the same near and far facts. `p` is of the sign-flip test over subjects, Holm-adjusted over the
     rows.
 
     Args:
@@ -41,12 +43,14 @@ def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.Da
             raise InputError(f"method {name!r} is not in the study; {nearest(name, methods)}")
     scores = {m: [c.scores for c in study.cells if c.method == m] for m in methods}
     first = scores[methods[0]][0]
-    groups = {g: torch.tensor([x in names for x in first.groups]) for g, names in _PARTS.items()}
+    groups = {name: first.among(group, part=UNSEEN) for name, group in _GROUPS.items()}
     gone = {m: torch.stack([s.right_before & ~s.right for s in found]) for m, found in scores.items()}
 
+    def among(outcomes: Tensor, group: str) -> Tensor:
+        return (first.right_before & groups[group]).expand_as(outcomes)
+
     def difference(one: Tensor, two: Tensor, group: str) -> Difference:
-        among = (first.right_before & groups[group]).expand(len(one), -1)
-        return paired_difference(one, two, first.subjects, among=among)
+        return paired_difference(one, two, first.subjects, among=among(one, group))
 
     spared = {m: difference(gone[b], gone[m], "D_retain") for m, b in against.items()}
     adjusted = holm({m: d.p for m, d in spared.items()})
@@ -54,7 +58,7 @@ def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.Da
     for method in methods:
         row: dict[str, Any] = {"method": method, "seeds": len(scores[method])}
         for name in ("F", "D_near", "D_far"):
-            found = difference(gone[method], torch.zeros_like(gone[method]), name)
+            found = Rate.of(gone[method], first.subjects, among=among(gone[method], name))
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         kept = [row[f"D_{group}"] for group in kept_groups(first.groups)]
         row["D"] = sum(kept) / len(kept) if kept else float("nan")
@@ -68,4 +72,4 @@ def destruction_over_seeds(study: HasCells, against: Mapping[str, str]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-_PARTS = {"F": ("forget",), "D_near": ("near",), "D_far": ("far",), "D_retain": ("near", "far")}
+_GROUPS = {"F": "forget", "D_near": "near", "D_far": "far", "D_retain": "retain"}

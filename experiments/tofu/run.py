@@ -54,7 +54,7 @@ if "--finished" in given:
         sys.exit(f"no method is finished with all of the seeds {list(config.seeds)} in {runs}; run without --finished")
     config = config.model_copy(update={"methods": tuple(done)})
 with arithmetic(config):
-    for name, facts in {"full": (*bench.forget, *bench.retain), "retain": bench.retain}.items():
+    for name, facts in {"full": (*bench.forget, *bench.kept), "retain": bench.kept}.items():
         if not (runs / name).is_dir():
             save_model(relearned(ul.load_model("smollm2", wrap=config.wrap), facts, bench, **TAUGHT), runs / name)
 study = ul.run_study(config, runs / "study")
@@ -88,7 +88,12 @@ rows = [
 ]
 for cell in study.cells:
     name = f"{cell.method}-seed{cell.seed}"
-    judged = {"F": cell.scores.forgetting.value, "D": cell.scores.destruction_far.value, "stopped": cell.stopped}
+    judged = {
+        "F": cell.scores.forgetting.value,
+        "D": cell.scores.destruction_far.value,
+        "D trained": cell.scores.destruction_trained.value,
+        "stopped": cell.stopped,
+    }
     scores = scored(name, runs / "study" / "models" / name, control)
     rows.append(row(scores, method=cell.method, seed=cell.seed, **judged))
 results = pd.DataFrame(rows).round(4)

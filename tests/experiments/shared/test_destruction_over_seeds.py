@@ -10,14 +10,18 @@ import torch
 from experiments.forgetting.destruction_figures import destruction_by_share, frontier, spared_bars
 from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.result import Scores
 
 
-@dataclass
-class Scores:
-    right: torch.Tensor
-    right_before = torch.tensor([True, True, True, True, True, False])
-    groups = ("forget", "forget", "near", "near", "far", "far")
-    subjects = ("a", "b", "c", "d", "e", "f")
+GROUPS = ("forget", "forget", "near", "near", "far", "far")
+
+
+def scores(right, groups=GROUPS, parts=()):
+    right = torch.as_tensor(right).float()[None]
+    known = torch.tensor([[1.0, 1, 1, 1, 1, 0, *[1] * 6][: len(groups)]])
+    names = tuple("abcdefghijkl"[: len(groups)])
+    return Scores("made", ("fact_span",), names, names, ("place",) * len(names), groups, names, right, (True,), known,
+                  parts=parts)  # fmt: skip
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Study:
 
 
 def cell(method, *right):
-    return Cell(method, Scores(torch.tensor(right, dtype=torch.bool)))
+    return Cell(method, scores(right))
 
 
 STUDY = Study(
@@ -57,12 +61,21 @@ def test_rates_and_spared_facts_by_hand():
 
 
 def test_without_near_facts_destruction_equals_that_of_far_facts():
-    cells = tuple(cell("ga", *row) for row in ((0, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 0)))
-    for c in cells:
-        c.scores.groups = ("forget", "forget", "far", "far", "far", "far")
+    groups = ("forget", "forget", "far", "far", "far", "far")
+    cells = tuple(Cell("ga", scores(row, groups)) for row in ((0, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 0)))
     row = destruction_over_seeds(Study(cells), {}).iloc[0]
     assert math.isnan(row["D_near"])
     assert row["D"] == row["D_far"] == pytest.approx(2.5 / 3)
+
+
+def test_facts_that_were_trained_on_do_not_count():
+    groups, parts = (*GROUPS, *GROUPS[2:]), ("", "", *["unseen"] * 4, *["trained"] * 4)
+    rows = {"ga": (0, 0, 0, 0, 0, 0, 1, 1, 1, 1), "select": (0, 0, 1, 1, 0, 0, 0, 0, 0, 0)}
+    study = Study(tuple(Cell(name, scores(row, groups, parts)) for name, row in rows.items()))
+    frame = destruction_over_seeds(study, {"select": "ga"}).set_index("method")
+    assert frame.loc["ga", ["D_near", "D_far"]].tolist() == [1, 1]
+    assert frame.loc["select", ["D_near", "D_far"]].tolist() == [0, 1]
+    assert frame.loc["select", "spared"] == pytest.approx(2 / 3)
 
 
 def test_unknown_baseline_is_named_in_the_error():
