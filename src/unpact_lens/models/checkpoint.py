@@ -32,10 +32,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.tied_embedding import is_tied
+from unpact_lens.models.weights import fill_weights, named_weights
 from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
 
 FORMAT = 1
@@ -49,10 +52,18 @@ GENERATION = "generation_config.json"
 M = TypeVar("M")
 
 
+INDEPENDENT: dict[str, bool] = {}
+"""Whether copies of a kind of model were found to be independent, by the name of its class and of what it wraps."""
+
+
 def clone(model: M) -> M:
     """Return an independent copy with the same weights, configuration and `requires_grad` flags.
 
-    The tokenizer is shared. Gradients are not copied.
+    The tokenizer is shared. Gradients are not copied. The first copy of each kind of model runs on a few tokens, to
+    check that it reads no memory of its original.
+
+    Raises:
+        InputError: If the copy would read, and so train, the original's weights.
     """
     source = cast(torch.nn.Module, model)
     memo: dict[int, object] = {id(t): t for t in [getattr(model, "tokenizer", None)] if t}
@@ -60,19 +71,19 @@ def clone(model: M) -> M:
     for module in source.modules():
         memo |= {id(v): v.detach() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf}
     copied = copy.deepcopy(source, memo)
+    rebind(copied, memo)
     for parameter in copied.parameters():
         parameter.grad = None
+    if isinstance(model, (HookedTransformer, TransformerBridge)):
+        kind = f"{type(model).__name__}/{architecture(model)}"
+        if kind not in INDEPENDENT:
+            INDEPENDENT[kind] = not reads_memory_of(cast(HookedModel, copied), model)
+        if not INDEPENDENT[kind]:
+            raise InputError(
+                f"a copy of this {architecture(model)} would read and train the original's weights; "
+                "load the model again from its directory in place of the copy"
+            )
     return cast(M, copied)
-
-
-def named_weights(model: HookedModel) -> dict[str, Tensor]:
-    """Return all weights of a model by name, detached; these are saved, hashed and compared.
-
-    A bridge of a model with a fused query-key-value matrix uses its three parts, and only these are returned.
-    """
-    if hooked.is_bridge(model):
-        return {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return {name: tensor.detach() for name, tensor in model.named_parameters()}
 
 
 def model_hash(model: HookedModel) -> str:
@@ -156,7 +167,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
     model: HookedTransformer | TransformerBridge
     if record["kind"] == "bridge":
         model = _empty_bridge(directory / "hf", record, tokenizer, target)
-        model.load_state_dict(state)
+        fill_weights(model, state)
     else:
         model = _empty_hooked(record["config"], target)
         fill(model, state)

@@ -26,6 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.tied_embedding import shares_embedding
+from unpact_lens.models.weights import fused_weights
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ def to_bridge(
         raise InputError('wrap="bridge" needs a tokenizer; pass tokenizer=')
     check_sound(hf.named_parameters())
     model = copy.deepcopy(hf)
+    model.config.architectures = [type(hf).__name__]  # a model that was made in memory may name none
     model.to(device=device, dtype=dtype)
     known = copy.deepcopy(tokenizer)
     # With these entries TransformerLens uses the tokenizer as it is. Otherwise it would load another one by its name.
@@ -269,13 +271,13 @@ def to_bridge(
             device=str(target),
             dtype=dtype,
         )
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise InputError(f"TransformerLens cannot bridge a {type(hf).__name__}: {error}") from error
-    if not unembedding_bias:
+    except (ValueError, KeyError, NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0].split(" Available architectures:")[0]
+        raise InputError(f"TransformerLens cannot bridge a {type(hf).__name__}: {reason}") from error
+    if not unembedding_bias and getattr(bridge.original_model.get_output_embeddings(), "bias", None) is not None:
         bridge.original_model.get_output_embeddings().bias.requires_grad_(False)
-    for name, parameter in bridge.named_parameters():
-        if ".qkv." in name:
-            parameter.requires_grad_(False)
+    for fused in fused_weights(bridge):
+        fused.weight.requires_grad_(False)
     bridge.tied_embeddings = tied
     attach_tokenizer(bridge, tokenizer)
     return bridge.eval()

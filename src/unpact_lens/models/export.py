@@ -36,8 +36,9 @@ from unpact_lens.models import hooked
 from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.models.convert import FAMILIES
-from unpact_lens.models.hooked import HookedModel, ModelConfig
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tied_embedding import is_tied
+from unpact_lens.models.weights import source_state
 from unpact_lens.progress import transformers_progress
 from unpact_lens.results import read_json
 
@@ -346,43 +347,23 @@ _LAYOUTS: dict[str, Callable[[State, HookedTransformerConfig], State]] = {
 }
 
 
-_WRAP = "._original_component"
-
-
 def _from_bridge(model: HookedModel) -> tuple[PretrainedConfig, State]:
     """Return the configuration and the weights of a bridge's own architecture.
 
-    A bridge wraps each Hugging Face module, so names of weights contain `_original_component`. A bridge uses and trains
-    the three parts of a fused query-key-value matrix. The fused matrix itself is out of date.
+    A bridge uses and trains the parts of a fused matrix. The fused matrix itself is out of date and is put together.
     """
     hf = model.original_model
     config = AutoConfig.for_model(**hf.config.to_dict())
-    held: State = {}
-    for name, tensor in hf.state_dict().items():
-        held.setdefault(name.replace(_WRAP, ""), tensor.detach().cpu())
+    held = source_state(model)
     with torch.device("meta"):
         expected = AutoModelForCausalLM.from_config(config).state_dict()
     bias = held.get("lm_head.bias")
     if bias is not None and "lm_head.bias" not in expected and bias.count_nonzero():
         raise InputError(f"the unembedding bias is not zero, and {type(hf).__name__} has no place for it")
-    parts = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     state = {}
     for name, like in expected.items():
-        fused = _fused(name, parts, model.cfg)
-        tensor = held.get(name) if fused is None else fused
+        tensor = held.get(name)
         if tensor is None or tensor.shape != like.shape:
             raise InputError(f"a bridged {config.model_type} cannot be exported: {name} is not found in it")
-        state[name] = tensor.contiguous().clone()
+        state[name] = tensor.cpu().contiguous().clone()
     return config, state
-
-
-def _fused(name: str, parts: State, c: ModelConfig) -> Tensor | None:
-    """Join the query-key-value weight or bias of GPT-2 and GPT-NeoX from its parts; None for every other name."""
-    module, kind = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1]
-    if not module.endswith((".c_attn", ".query_key_value")):
-        return None
-    layer = next(piece for piece in module.split(".") if piece.isdigit())
-    three = [parts[f"blocks.{layer}.attn.{x}.{kind}"] for x in "qkv"]
-    if module.endswith(".c_attn"):
-        return torch.cat([t.T for t in three], dim=1) if kind == "weight" else torch.cat(three)
-    return rearrange(three, "qkv (n h) ... -> (n qkv h) ...", n=c.n_heads)

@@ -1,0 +1,189 @@
+"""Name every weight of a hooked model once: what is hashed, saved, compared, grafted and exported.
+
+A `TransformerBridge` wraps the modules of a Hugging Face model, the *source model*. Its own `state_dict` lists the
+weights that TransformerLens knows by name. It leaves out experts, state-space parameters and per-head norms, and it
+holds the parts of a fused matrix (query, key and value in one) beside the fused matrix, which it no longer uses.
+Here the source model's `state_dict` decides:
+
+1. Take what the bridge names, by its TransformerLens name.
+2. Add every other tensor of the source model, by its own name with `blocks.{layer}` in front.
+3. Leave out fused matrices. `source_state` puts them together from their parts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unpact_lens.errors import InputError
+from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
+
+WRAPPED = "._original_component"
+"""Part of a bridge's raw names that says that a module is wrapped."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Hold a matrix (or bias) of the source model whose parts the bridge uses in its place.
+
+    Attributes:
+        weight: Fused parameter; it is out of date once a part has changed.
+        parts: Parameters that the bridge uses.
+        places: For each part, the index of each of its numbers in the flattened fused parameter.
+    """
+
+    weight: nn.Parameter
+    parts: tuple[nn.Parameter, ...]
+    places: tuple[Tensor, ...]
+
+    def joined(self) -> Tensor:
+        """Return the fused parameter with the present numbers of its parts."""
+        whole = self.weight.detach().flatten().clone()
+        for part, place in zip(self.parts, self.places, strict=True):
+            whole[place] = part.detach().flatten().to(whole)
+        return whole.reshape(self.weight.shape)
+
+
+def named_weights(model: HookedModel) -> dict[str, Tensor]:
+    """Return all weights of a model by name, detached; these are hashed, saved and compared.
+
+    Of a bridge, these are all parameters and buffers of the source model's `state_dict`, each once.
+    """
+    if not hooked.is_bridge(model):
+        return {name: tensor.detach() for name, tensor in model.named_parameters()}
+    named = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    seen = {_place(tensor) for tensor in named.values()}
+    unused = {id(weight) for weight, *_ in _fused_modules(model)}
+    blocks = _blocks_prefix(model)
+    others: dict[tuple[int, int], tuple[str, Tensor]] = {}
+    for raw, tensor in model.original_model.state_dict(keep_vars=True).items():
+        if id(tensor) in unused or _place(tensor) in seen or not tensor.numel():
+            continue
+        known = others.get(_place(tensor))
+        # One tensor has several raw names. The one with the fewest wrappers uses the bridge's names of modules.
+        if known is None or raw.count(WRAPPED) <= known[0].count(WRAPPED):
+            others[_place(tensor)] = (raw, tensor.detach())
+    for raw, tensor in others.values():
+        clean = raw.replace(WRAPPED, "")
+        name = f"blocks.{clean[len(blocks) :]}" if blocks and clean.startswith(blocks) else clean
+        if name in named:
+            raise InputError(f"two weights of this {type(model.original_model).__name__} are called {name}")
+        named[name] = tensor
+    return named
+
+
+def fill_weights(model: HookedModel, state: dict[str, Tensor]) -> None:
+    """Copy named weights into a bridge.
+
+    Raises:
+        InputError: If a weight is missing, unknown or of another shape. No weight is copied then.
+    """
+    named = named_weights(model)
+    for name in sorted(named.keys() | state.keys()):
+        if name not in state:
+            raise InputError(f"weight {name} is missing")
+        if name not in named:
+            raise InputError(f"weight {name} is not part of this model")
+        if named[name].shape != state[name].shape:
+            raise InputError(f"weight {name} has shape {tuple(state[name].shape)}, expected {tuple(named[name].shape)}")
+    with torch.no_grad():
+        for name, tensor in named.items():
+            tensor.copy_(state[name])
+
+
+def source_state(model: HookedModel) -> dict[str, Tensor]:
+    """Return the weights of a bridge as its source model names and stores them, fused matrices included.
+
+    The result has further entries for what the bridge added, such as an unembedding bias and parts of fused matrices.
+    """
+    hf = model.original_model
+    joined = {id(fused.weight): fused for fused in fused_weights(model)}
+    state: dict[str, Tensor] = {}
+    for raw, tensor in hf.state_dict(keep_vars=True).items():
+        clean = raw.replace(WRAPPED, "")
+        if clean not in state:
+            state[clean] = joined[id(tensor)].joined() if id(tensor) in joined else tensor.detach()
+    return state
+
+
+def fused_weights(model: HookedModel) -> list[Fused]:
+    """List the fused matrices and biases of a bridge, with where each number of their parts belongs.
+
+    The bridge's own function that splits a matrix is applied to the matrix of its indices.
+
+    Raises:
+        InputError: If parts and whole do not match one to one.
+    """
+    found = []
+    for weight, holder, name, split, parts in _fused_modules(model):
+        index = torch.arange(weight.numel(), dtype=torch.float64, device=weight.device).reshape(weight.shape)
+        others = {n: p for n, p in holder._parameters.items() if p is not None}
+        try:
+            for other, p in others.items():
+                value = index if other == name else torch.zeros_like(p, dtype=torch.float64)
+                holder._parameters[other] = nn.Parameter(value, requires_grad=False)
+            pieces = split()
+        finally:
+            holder._parameters.update(others)
+        places = tuple(getattr(piece, name).detach().flatten().long() for piece in pieces)
+        own = tuple(getattr(part, name) for part in parts)
+        if torch.cat(places).unique().numel() != weight.numel() or sum(p.numel() for p in own) != weight.numel():
+            raise InputError(
+                f"the parts of a fused {name} of this {type(model.original_model).__name__} are not all of it"
+            )
+        found.append(Fused(weight, own, places))
+    return found
+
+
+Split = tuple[nn.Parameter, nn.Module, str, Callable[[], tuple[nn.Module, ...]], tuple[nn.Module, ...]]
+"""A fused parameter, its module, its name there, the function that splits it, and the modules of its parts."""
+
+
+def _fused_modules(model: HookedModel) -> Iterator[Split]:
+    """Yield each fused parameter of a bridge."""
+    seen: set[int] = set()
+    for component in model.original_model.modules():
+        held = vars(component)
+        if "split_qkv_matrix" in held:
+            inside = component.original_component
+            qkv = component.submodules.get("qkv")
+            fused = None if qkv is None or inside is None else getattr(inside, qkv.name, None)
+            parts: tuple[nn.Module, ...] = (component.q, component.k, component.v)
+            split = held["split_qkv_matrix"]
+        elif "split_gate_up_matrix" in held:
+            inside = component.original_component
+            fused = getattr(inside, component.fused_attr, None)
+            parts = (component.gate, getattr(component, "in"))
+            split = held["split_gate_up_matrix"]
+        else:
+            continue
+        if fused is None:
+            continue
+        module, own = _unwrapped(fused), tuple(_unwrapped(part) for part in parts)
+        for name, weight in module._parameters.items():
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                yield weight, module, name, functools.partial(split, inside), own
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module that a bridge's component wraps, or the module itself."""
+    while (inner := module._modules.get("_original_component")) is not None:
+        module = inner
+    return module
+
+
+def _blocks_prefix(model: HookedModel) -> str:
+    """Return the beginning of the source model's names of block weights, e.g. `model.layers.`; empty if not known."""
+    blocks = getattr(model.adapter, "component_mapping", {}).get("blocks")
+    return "" if blocks is None else f"{blocks.name}."
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Return what identifies the memory of a tensor."""
+    return tensor.data_ptr(), tensor.numel()
