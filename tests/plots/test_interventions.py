@@ -68,6 +68,7 @@ def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:
         scalars={"log_prob": torch.tensor([-1.0, -2.0, -0.5, 9])}, heads=heads, items=noise(9, 3),
         components=torch.cat([centre, centre - 0.3, centre + 0.2, torch.full((3, 1), 9.0)], 1),
         labels=(("embed", "L0H0", "L0.mlp"), ("L0", "L1"), ("H0", "H1")), ids=tuple("abcdefghi"), floor=floor,
+        adjusted_p={"heads": torch.tensor([[0.05, 0.051], [0.001, 1.0]])},
     )  # fmt: skip
 
 
@@ -81,4 +82,6 @@ def test_an_average_shows_means_intervals_baseline_and_significant_heads():
     np.testing.assert_allclose(floor.y, summary.floor.components[:, 0])
     np.testing.assert_allclose(heads.z, summary.heads[..., 0])
     assert list(zip(sure.y, sure.x, strict=True)) == [(0, 0), (1, 0)]
+    assert any("significant at 5%, corrected for all cells" in a.text for a in fig.layout.annotations)
+    assert len(replace(summary, adjusted_p={}).plot().data[3].x) == 0  # results of version 0.1 hold no such p-values
     assert "9 questions; Δ log-prob -1.00 [-2.00, -0.50] nats; 95% intervals" in fig.layout.title.subtitle.text

@@ -34,6 +34,8 @@ class DecompositionSummary(Result):
         by: View: `"component"`, `"head"` or `"neuron"`.
         ids: Ids of the items.
         level: Confidence level of the intervals.
+        adjusted_p: P-value of each entry of `values`, adjusted for all entries of that map. Empty in results of version
+            0.1.
         settings: Resamples and seed of the bootstrap over subjects.
     """
 
@@ -46,17 +48,20 @@ class DecompositionSummary(Result):
     ids: tuple[str, ...]
     level: float = 0.95
     settings: dict[str, Any] = field(default_factory=dict)
+    adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "decomposition_summary:decomposition_summary"
 
     def to_frame(self) -> pd.DataFrame:
-        """Make a table with one row per part, the remainder's last: mean and interval, logits."""
+        """Make a table with one row per part, the remainder's last: mean, interval (logits), adjusted p-value."""
         axes = AXES[self.by]
         rows = [*product(*self.labels), *((name, *[""] * (len(axes) - 1)) for name in self.remainder_labels)]
         table = torch.cat([self.values.flatten(0, -2), self.remainder])  # [part, 4]
         frame = pd.DataFrame({axis: [row[i] for row in rows] for i, axis in enumerate(axes)})
         for name, column in zip(("mean", "low", "high"), table.T, strict=False):
             frame[name] = column.tolist()
+        if "values" in self.adjusted_p:
+            frame["p"] = [*self.adjusted_p["values"].flatten().tolist(), *[float("nan")] * len(self.remainder)]
         return frame
 
 
@@ -83,5 +88,6 @@ def summary_of_decompositions(rows: Sequence[Row], sample: Sample) -> Decomposit
         ids=sample.ids,
         level=sample.level,
         settings=sample.settings,
+        adjusted_p={"values": sample.adjusted_p(numbers["values"])},
         **about,
     )

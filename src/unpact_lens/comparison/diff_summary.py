@@ -50,6 +50,8 @@ class DiffSummary(Result):
         focus: Contributions before and after, and how they moved; None if the diffs hold no contributions.
         floor: The same for the noise baseline, or None.
         level: Confidence level of the intervals.
+        adjusted_p: P-value of each entry of `components`, `heads` and `split`, adjusted for all entries of that map.
+            Empty in results of version 0.1.
         settings: Resamples and seed of the bootstrap.
     """
 
@@ -69,6 +71,7 @@ class DiffSummary(Result):
     floor: DiffSummary | None = None
     level: float = 0.95
     settings: dict[str, Any] = field(default_factory=dict)
+    adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     def above_floor(self) -> Float[Tensor, "layer head"]:
         """Divide |mean Δ| of each head by that of the noise baseline; infinite if only the baseline is 0, NaN if both.
@@ -84,14 +87,15 @@ class DiffSummary(Result):
         """Make a table with one row per scalar and component: mean, interval, and mean of the noise baseline."""
         names = [*(name if name in KL else f"Δ {name}" for name in self.scalars), *self.labels[0]]
         table = torch.cat([torch.stack(list(self.scalars.values())), self.components])
-        return self._table({"what": names}, table, None if self.floor is None else self.floor.to_frame())
+        p = self.adjusted_p.get("components")
+        p = None if p is None else torch.cat([torch.full((len(self.scalars),), float("nan")).to(p), p])
+        return self._table({"what": names}, table, None if self.floor is None else self.floor.to_frame(), p)
 
     def heads_frame(self) -> pd.DataFrame:
         """Make a table with one row per head."""
         names = [l + h for l, h in product(*self.labels[1:])]
-        return self._table(
-            {"head": names}, self.heads.flatten(0, 1), None if self.floor is None else self.floor.heads_frame()
-        )
+        noise = None if self.floor is None else self.floor.heads_frame()
+        return self._table({"head": names}, self.heads.flatten(0, 1), noise, self.adjusted_p.get("heads"))
 
     def split_frame(self) -> pd.DataFrame:
         """Make a table with one row per player and head.
@@ -103,7 +107,8 @@ class DiffSummary(Result):
             raise InputError("the heads of this summary were not split; average diff(..., split=True)")
         rows = list(product(self.players, *self.labels[1:]))
         names = {"player": [p for p, _, _ in rows], "head": [l + h for _, l, h in rows]}
-        return self._table(names, self.split.flatten(0, 2), None if self.floor is None else self.floor.split_frame())
+        noise = None if self.floor is None else self.floor.split_frame()
+        return self._table(names, self.split.flatten(0, 2), noise, self.adjusted_p.get("split"))
 
     def activations_frame(self) -> pd.DataFrame:
         """Make a table with one row per measure and hook.
@@ -118,9 +123,13 @@ class DiffSummary(Result):
         table = torch.cat(list(self.activations.values()))
         return self._table(names, table, None if self.floor is None else self.floor.activations_frame())
 
-    def _table(self, names: dict[str, Any], table: Tensor, floor: pd.DataFrame | None) -> pd.DataFrame:
-        """Make a table of names, mean and interval of each row, and the mean of the noise baseline."""
+    def _table(
+        self, names: dict[str, Any], table: Tensor, floor: pd.DataFrame | None, adjusted_p: Tensor | None = None
+    ) -> pd.DataFrame:
+        """Make a table of names, mean, interval and adjusted p-value of each row, and the mean of the baseline."""
         frame = pd.DataFrame({**names, **dict(zip(("mean", "low", "high"), table.T.tolist(), strict=False))})
+        if adjusted_p is not None:
+            frame["p"] = adjusted_p.flatten().tolist()
         if floor is not None:
             frame["floor"] = floor["mean"]
         return frame
@@ -182,6 +191,9 @@ def summary_of_diffs(rows: Sequence[Row], sample: Sample) -> DiffSummary:
         focus=_focus(rows, sample),
         level=sample.level,
         settings=sample.settings,
+        adjusted_p={
+            name: sample.adjusted_p(numbers[name]) for name in ("components", "heads", "split") if name in numbers
+        },
     )
 
 

@@ -38,6 +38,8 @@ class KeyPathSummary(Result):
         restore: `"moved"` or `"pattern"`.
         ids: Ids of the items.
         level: Confidence level of the intervals.
+        adjusted_p: P-value of each entry of `change` and `by_head`, adjusted for all entries of that map. Empty in
+            results of version 0.1.
         settings: Draws, and resamples and seed of the bootstrap over subjects.
         floor: The same for the noise baseline with the same KeyTokens, or None.
     """
@@ -52,19 +54,23 @@ class KeyPathSummary(Result):
     level: float = 0.95
     settings: dict[str, Any] = field(default_factory=dict)
     floor: KeyPathSummary | None = None
+    adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "key_path:key_path_summary"
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per way: mean change (nats) and share of the loss, with intervals."""
         noise = None if self.floor is None else self.floor.change
-        return with_intervals(pd.DataFrame({"path": WAYS}), self.change, self.share, noise)
+        frame = pd.DataFrame({"path": WAYS})
+        return with_intervals(frame, self.change, self.share, noise, self.adjusted_p.get("change"))
 
     def heads_frame(self) -> pd.DataFrame:
         """Make a table with one row per head: change by its reading of the KeyTokens alone, nats, with intervals."""
         frame = pd.DataFrame({"head": [l + h for l, h in product(*self.labels)]})
         for end, column in zip(("", "_low", "_high"), self.by_head.flatten(0, 1).T, strict=False):
             frame[f"change{end}"] = column.tolist()
+        if "by_head" in self.adjusted_p:
+            frame["change_p"] = self.adjusted_p["by_head"].flatten().tolist()
         if self.floor is not None:
             frame["change_floor"] = self.floor.by_head[..., 0].flatten().tolist()
         return frame
@@ -93,5 +99,6 @@ def summary_of_key_paths(rows: Sequence[Row], sample: Sample) -> KeyPathSummary:
         ids=sample.ids,
         level=sample.level,
         settings={"draws": int(numbers["draws"].max()), **sample.settings},
+        adjusted_p={name: sample.adjusted_p(numbers[name]) for name in ("change", "by_head")},
         **about,
     )

@@ -36,6 +36,8 @@ class PatchingSummary(Result):
         method: `"exact"` or `"gradient"`.
         ids: Ids of the items.
         level: Confidence level of the intervals.
+        adjusted_p: P-value of each entry of `change`, adjusted for all entries of that map. Empty in results of version
+            0.1.
         settings: Resamples and seed of the bootstrap over subjects.
         floor: The same for the noise baseline, or None.
     """
@@ -51,6 +53,7 @@ class PatchingSummary(Result):
     level: float = 0.95
     settings: dict[str, Any] = field(default_factory=dict)
     floor: PatchingSummary | None = None
+    adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "patching:patching_summary"
 
@@ -58,7 +61,8 @@ class PatchingSummary(Result):
         """Make a table with one row per patch: mean change (nats) and share of the gap, with intervals."""
         rows = list(product(*self.labels))
         frame = pd.DataFrame({"layer": [r for r, _ in rows], "place": [c for _, c in rows]})
-        return with_intervals(frame, self.change, self.share, None if self.floor is None else self.floor.change)
+        noise = None if self.floor is None else self.floor.change
+        return with_intervals(frame, self.change, self.share, noise, self.adjusted_p.get("change"))
 
 
 def patching_row(found: PatchingMap) -> Row:
@@ -83,5 +87,6 @@ def summary_of_patches(rows: Sequence[Row], sample: Sample) -> PatchingSummary:
         ids=sample.ids,
         level=sample.level,
         settings=sample.settings,
+        adjusted_p={"change": sample.adjusted_p(numbers["change"])},
         **about,
     )

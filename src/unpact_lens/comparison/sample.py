@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch import Tensor
 from unpact_lens.attribution import Attribution
 from unpact_lens.errors import InputError
 from unpact_lens.stats.bootstrap import clustered_means, clustered_ratios
+from unpact_lens.stats.sign_flip import max_sign_flip_p
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class Sample:
         flat = values.reshape(len(values), -1)  # [item, column]
         table = clustered_means(flat, self.subjects, self.level, self.resamples, self.seed)
         return table.reshape(*values.shape[1:], 4)
+
+    def adjusted_p(self, values: Float[Tensor, "item ..."]) -> Float[Tensor, ...]:
+        """Compute the p-value that the mean of each entry is 0, adjusted for all entries of the map.
+
+        Of many heads, some intervals exclude 0 by chance. The sign-flip test over subjects adjusts by the largest
+        statistic over the map; see `max_sign_flip_p`. Undefined values count as 0.
+        """
+        flat = values.reshape(len(values), -1).nan_to_num().double().cpu().numpy()  # [item, column]
+        groups = np.unique(self.subjects, return_inverse=True)[1]
+        sums = np.zeros((groups.max() + 1, flat.shape[1]))  # [subject, column]
+        np.add.at(sums, groups, flat)
+        return torch.from_numpy(max_sign_flip_p(sums, self.seed)).reshape(values.shape[1:])
 
     def ratios(self, parts: Float[Tensor, "item ..."], wholes: Float[Tensor, " item"]) -> Float[Tensor, "... 4"]:
         """Compute `[Σ part / Σ whole, low, high, n]` for each entry."""
@@ -106,11 +120,14 @@ def with_intervals(
     change: Float[Tensor, "... 4"],
     share: Float[Tensor, "... 4"],
     floor: Float[Tensor, "... 4"] | None,
+    adjusted_p: Float[Tensor, ...] | None = None,
 ) -> pd.DataFrame:
-    """Add columns of a change (nats) and a share with their ends, and the change of the noise baseline."""
+    """Add columns of a change (nats) and a share with their ends, its adjusted p-value, and the noise baseline."""
     for name, values in (("change", change), ("share", share)):
         for end, column in zip(("", "_low", "_high"), values.reshape(-1, 4).T, strict=False):
             frame[name + end] = column.tolist()
+        if name == "change" and adjusted_p is not None:
+            frame["change_p"] = adjusted_p.flatten().tolist()
         if name == "change" and floor is not None:
             frame["change_floor"] = floor[..., 0].flatten().tolist()
     return frame

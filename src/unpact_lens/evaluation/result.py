@@ -204,11 +204,13 @@ class Scores(Result):
 
     def estimate(self, metric: str, group: str | None = None, *, kind: str | None = None) -> Estimate:
         """Return the mean of a metric with its 95% CI: Wilson's for binary metrics, else a bootstrap over subjects."""
-        if self.binary[self._row(metric)]:
-            return self.rate(metric, group, kind=kind)
         chosen = self.among(group, kind=kind)
-        subjects = [s for s, kept in zip(self.subjects, chosen.tolist(), strict=True) if kept]
-        low, high = mean_interval(self.of(metric)[chosen], subjects)
+        if self.binary[self._row(metric)]:
+            rate = self.rate(metric, group, kind=kind)
+            low, high = rate.low, rate.high
+        else:
+            subjects = [s for s, kept in zip(self.subjects, chosen.tolist(), strict=True) if kept]
+            low, high = mean_interval(self.of(metric)[chosen], subjects)
         return PlainEstimate(self.mean(metric, group, kind=kind), low, high, int(chosen.sum()))
 
     def denied(self, group: str | None = None, *, kind: str | None = None) -> Rate:

@@ -45,11 +45,11 @@ def decomposition_summary(summary: DecompositionSummary) -> go.Figure:
     means = values[..., 0]  # [layer, head]
     fig = theme.figure(
         "What each head adds to the answer's logit, over the data set",
-        theme.escape(f"{line}; black dot: the interval excludes 0"),
+        theme.escape(f"{line}; {theme.dot_legend(summary.level)}"),
         coloraxis=theme.diverging_axis(theme.symmetric_limit([means]), "logits"),
         height=head_map_height(means),
     )
     fig.add_trace(head_heatmap(means))
-    fig.add_trace(theme.clear_of_zero(values))
+    fig.add_trace(theme.significant(summary.adjusted_p.get("values"), summary.level))
     head_axes(fig, means)
     return fig

@@ -13,7 +13,6 @@ from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
 
 if TYPE_CHECKING:
-
     from unpact_lens.comparison import DiffSummary
 
 
@@ -51,7 +50,8 @@ def _split(summary: DiffSummary) -> go.Figure:
     assert summary.split is not None
     rows = {"": summary} if summary.floor is None else {"": summary, "noise baseline: ": summary.floor}
     titles = ["Δ", *summary.players]
-    maps = [[theme.array(s.heads), *theme.array(s.split)] for s in rows.values() if s.split is not None]
+    shown = [s for s in rows.values() if s.split is not None]
+    maps = [[theme.array(s.heads), *theme.array(s.split)] for s in shown]
     fig = make_subplots(
         len(maps),
         len(titles),
@@ -60,15 +60,14 @@ def _split(summary: DiffSummary) -> go.Figure:
         vertical_spacing=0.22,
         subplot_titles=[f"{row}{title}" for row in rows for title in titles],
     )
-    for row, facets in enumerate(maps, start=1):
+    for row, (side, facets) in enumerate(zip(shown, maps, strict=True), start=1):
+        p = [side.adjusted_p.get("heads"), *side.adjusted_p.get("split", [None] * len(side.players))]
         for column, values in enumerate(facets, start=1):
             fig.add_trace(head_heatmap(values[..., 0]), row=row, col=column)
             if values is not maps[0][0]:
                 head_axes(fig, values[..., 0])
-            fig.add_trace(theme.clear_of_zero(values), row=row, col=column)
-    subtitle = (
-        f"mean Shapley shares of Δ [logits] over {len(summary.ids)} questions; black dot: the interval excludes 0"
-    )
+            fig.add_trace(theme.significant(p[column - 1], side.level), row=row, col=column)
+    subtitle = f"mean Shapley shares of Δ [logits] over {len(summary.ids)} questions; {theme.dot_legend(summary.level)}"
     theme.dress(fig, "Why heads changed, over the data set", theme.escape(subtitle))
     limit = theme.symmetric_limit([values[..., 0] for facets in maps for values in facets])
     height = head_map_height(maps[0][0][..., 0])
@@ -122,7 +121,7 @@ def _components(summary: DiffSummary) -> go.Figure:
     """Draw mean Δ of each component with its interval, beside the noise baseline, and Δ of each head."""
     table = theme.array(summary.components)
     labels = [theme.escape(label) for label in summary.labels[0]]
-    maps = {"heads (black dot: the interval excludes 0)": summary}
+    maps = {f"heads ({theme.dot_legend(summary.level)})": summary}
     if summary.floor is not None:
         maps["heads, noise baseline"] = summary.floor
     fig = make_subplots(
@@ -151,9 +150,9 @@ def _components(summary: DiffSummary) -> go.Figure:
             col=1,
         )
     heads = [theme.array(side.heads) for side in maps.values()]
-    for column, values in enumerate(heads, start=1):
+    for column, (side, values) in enumerate(zip(maps.values(), heads, strict=True), start=1):
         fig.add_trace(head_heatmap(values[..., 0]), row=2, col=column)
-        fig.add_trace(theme.clear_of_zero(values), row=2, col=column)
+        fig.add_trace(theme.significant(side.adjusted_p.get("heads"), side.level), row=2, col=column)
     theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=760)
     fig.update_layout(
         coloraxis=theme.diverging_axis(theme.symmetric_limit([values[..., 0] for values in heads]), "logits"),

@@ -97,7 +97,7 @@ def key_path_summary(summary: KeyPathSummary) -> go.Figure:
         col=1,
     )
     fig.add_trace(head_heatmap(heads[..., 0]), row=1, col=2)
-    fig.add_trace(theme.clear_of_zero(heads), row=1, col=2)
+    fig.add_trace(theme.significant(summary.adjusted_p.get("by_head"), summary.level), row=1, col=2)
     fig.update_traces(hovertemplate="%{customdata}<br>%{z:+.4f} nats<extra></extra>", selector={"type": "heatmap"})
     loss = float(summary.loss[0])
     if summary.floor is not None and loss:
@@ -107,7 +107,7 @@ def key_path_summary(summary: KeyPathSummary) -> go.Figure:
         "Does the loss run through attention to the KeyTokens?",
         theme.escape(
             f"{len(summary.ids)} questions, mean loss {loss:.2f} nats; restored: {summary.restore}; "
-            f"{summary.level:.0%} intervals over subjects; black dot: the interval excludes 0"
+            f"{summary.level:.0%} intervals over subjects; {theme.dot_legend(summary.level)}"
         ),
         height=max(380, head_map_height(heads[..., 0])),
         coloraxis=theme.diverging_axis(theme.symmetric_limit([heads[..., 0]]), "nats"),

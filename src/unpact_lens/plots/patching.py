@@ -55,7 +55,8 @@ def patching_map(patching: PatchingMap) -> go.Figure:
 def patching_summary(summary: PatchingSummary) -> go.Figure:
     """Draw the mean change of the answer's log-probability by each patch or graft, beside the noise baseline.
 
-    A black dot marks a mean whose interval excludes 0. Hovering shows the share of the gap between the models.
+    A black dot marks a mean that is significant after correction for the whole map. Hovering shows the share of the gap
+    between the models.
     """
     sides = {"": summary} if summary.floor is None else {"patched": summary, "noise baseline": summary.floor}
     fig = make_subplots(1, len(sides), subplot_titles=list(sides), shared_yaxes=True, horizontal_spacing=0.06)
@@ -68,7 +69,7 @@ def patching_summary(summary: PatchingSummary) -> go.Figure:
         ]
         heatmap.hovertemplate = "%{text}<br>%{z:+.3f} nats<extra></extra>"
         fig.add_trace(heatmap, row=1, col=column)
-        fig.add_trace(theme.clear_of_zero(change), row=1, col=column)
+        fig.add_trace(theme.significant(side.adjusted_p.get("change"), side.level), row=1, col=column)
     shown = [theme.array(side.change)[..., 0] for side in sides.values()]
     graft = summary.what.startswith("weights")
     theme.dress(
@@ -77,7 +78,7 @@ def patching_summary(summary: PatchingSummary) -> go.Figure:
         f"{theme.escape(summary.direction.replace('_', ' '))}",
         theme.escape(
             f"mean change of the answer's log-probability [nats] over {len(summary.ids)} questions; gap between the "
-            f"models {float(summary.gap[0]):.2f}; black dot: the {summary.level:.0%} interval excludes 0"
+            f"models {float(summary.gap[0]):.2f}; {theme.dot_legend(summary.level)}"
         ),
         coloraxis=theme.diverging_axis(theme.symmetric_limit(shown), "nats"),
         height=head_map_height(shown[0]),

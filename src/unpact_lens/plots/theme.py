@@ -255,8 +255,22 @@ def whiskers(values: NDArray[np.float64]) -> dict[str, object]:
     return {"type": "data", "symmetric": False, **ends, "color": INK, "thickness": 1, "width": 2}
 
 
-def clear_of_zero(heads: NDArray[np.float64]) -> go.Scatter:
-    """Draw a black dot on each cell of a `[layer, head, 4]` map whose interval excludes 0."""
-    layers, places = np.nonzero((heads[..., 1] > 0) | (heads[..., 2] < 0))
+def significant(adjusted_p: Any, level: float) -> go.Scatter:
+    """Draw a black dot on each cell of a `[layer, head]` map that is significant after correction for the whole map.
+
+    Args:
+        adjusted_p: Adjusted p-values, `[layer, head]`. None draws no dot: results of version 0.1 hold none.
+        level: Confidence level; a dot means p ≤ 1 − level.
+    """
+    rows, columns = np.nonzero(array(adjusted_p) <= 1 - level + 1e-6) if adjusted_p is not None else ((), ())
     dots = {"color": INK, "size": 7, "line": {"color": "#FFFFFF", "width": 1}}
-    return go.Scatter(x=places, y=layers, mode="markers", showlegend=False, hoverinfo="skip", marker=dots)
+    return go.Scatter(x=columns, y=rows, mode="markers", showlegend=False, hoverinfo="skip", marker=dots)
+
+
+def dot_legend(level: float) -> str:
+    """Explain the dots of `significant`.
+
+    >>> dot_legend(0.95)
+    'black dot: significant at 5%, corrected for all cells'
+    """
+    return f"black dot: significant at {100 * (1 - level):.3g}%, corrected for all cells"

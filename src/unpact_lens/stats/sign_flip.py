@@ -23,7 +23,11 @@ FLIPS = 9999
 EXACT = 13
 """Up to this many subjects with a difference, all 2^n flips are enumerated."""
 
+CELLS = 4_000_000
+"""Largest number of statistics that are held at once."""
+
 TOLERANCE = 1e-9
+"""Differences up to this are 0."""
 
 
 def sign_flip_p(differences: NDArray[np.float64]) -> float:
@@ -73,7 +77,8 @@ def max_sign_flip_p(differences: NDArray[np.float64], seed: int = 0) -> NDArray[
     seen = np.abs(unit.sum(0))
     reached = np.zeros(differences.shape[1])
     flips = _flips(len(kept), seed)
-    for part in np.array_split(flips, max(1, len(flips) // 1000)):
+    parts = -(-len(flips) * differences.shape[1] // CELLS)  # bounds the memory of one product
+    for part in np.array_split(flips, parts):
         largest = np.abs(part @ unit).max(1)  # [flip]
         reached += (largest[:, None] >= seen - TOLERANCE).sum(0)
     adjusted = reached / len(flips)
