@@ -45,7 +45,7 @@ def bench():
         ),
         retain=(),
         plain_text=Corpus(("seven small boats at sea", "the sea has the boats")),
-        max_new_tokens=3,
+        max_new_tokens=8,
     )
 
 

@@ -52,7 +52,7 @@ def test_bad_input_is_named():
         attend_to(trained(), bench.forget[:1], [[]], bench=bench, gain=0.0)
     with pytest.raises(InputError, match=r"gain=1\.0; give a positive number other than 1, which changes nothing"):
         attend_to(trained(), bench.forget[:1], [["where"]], bench=bench, gain=1.0)
-    with pytest.raises(InputError, match=r"attend_to would change nothing: no prompt holds its words, e\.g\. \['sea'\]"):
+    with pytest.raises(InputError, match=r"attend_to would change nothing: no prompt holds its words.*\['sea'\]"):
         attend_to(trained(), bench.forget[:1], [["sea"]], bench=bench)
     with pytest.raises(InputError, match="1 lists of words for 2 questions"):
         attend_to(trained(), bench.forget[:2], [[]], bench=bench)
