@@ -5,10 +5,13 @@ import torch
 
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
+from tests.models.zoo import zoo_model
 from unpact_lens.errors import InputError
 from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.convert import to_bridge, to_hooked
+from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.generate import generate_answers, greedy
+from unpact_lens.models.kv_cache import can_share
 
 LENGTHS = (3, 9, 1, 5, 20, 5, 17, 2)
 
@@ -171,3 +174,25 @@ def test_nan_weights_are_refused():
     model.unembed.W_U.data[0, 0] = float("nan")
     with pytest.raises(InputError, match="logits are NaN"):
         greedy(model, [[1, 2]], max_new_tokens=1)
+
+
+WITHOUT_CACHE = ("mpt", "falcon, ALiBi", "mamba")
+"""Architectures whose bridge returns no usable KV cache."""
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_CACHE, "falcon", "gemma2", "mixtral", "phi3", "jamba", "lfm2"])
+def test_generation_equals_that_of_the_source_model_one_by_one(name):
+    source = zoo_model(name)
+    model = to_bridge(source, tokenizer())
+    assert decodes_with_cache(model) is (name not in WITHOUT_CACHE)
+    given = contexts(320, seed=4)
+    assert greedy(model, given, max_new_tokens=7) == expected(lambda ids: source(ids).logits, given, 7)
+    assert greedy(model, given, max_new_tokens=7, batch_tokens=1) == greedy(model, given, max_new_tokens=7)
+    if name in WITHOUT_CACHE:
+        assert not can_share(model)
+
+
+def test_what_needs_a_cache_is_refused_without_one():
+    model = to_bridge(zoo_model("mpt"), tokenizer())
+    with pytest.raises(InputError, match="with an intervention on the prompt needs a KV cache, and that of this MptFor"):
+        greedy(model, [[3, 4]], max_new_tokens=2, prompt_hooks=lambda rows, width: ())

@@ -9,6 +9,9 @@
 Left padding is exact: the attention mask hides it, and both kinds of model count positions from the first token that
 the mask shows. One forward pass for each step then serves prompts of all lengths. The result equals generation of one
 prompt at a time, except for ties within rounding error.
+
+Some architectures return no usable cache (MPT, Falcon with ALiBi, Mamba). `decoding.py` finds that out before the first
+batch. Their texts are read again as a whole at each step, padded on the right.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ from typing_extensions import Unpack
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.hooked import HookedModel, Hooks, Tokenizer
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches, pad_right
 
 CACHED_PER_TOKEN = 4
 """Number of tokens with cached keys and values that count as one input token in a batch's budget."""
@@ -77,7 +82,7 @@ def greedy(
         room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]  # ceiling division
         for batch in length_batches(room, batch_tokens):
             rows = list(batch)  # index of the context in each row that is still running
-            stepper = _stepper(model, [contexts[i] for i in rows])
+            stepper = _stepper(model, [contexts[i] for i in rows], prompt_hooks is not None)
             width = max(len(contexts[i]) for i in rows)
             new = stepper.step(None, prompt_hooks(rows, width) if prompt_hooks else ())  # [row]
             for _ in range(max_new_tokens):
@@ -208,11 +213,18 @@ class Stepper(Protocol):
         """Drop all other rows."""
 
 
-def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]]) -> Stepper:
+def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]], with_hooks: bool) -> Stepper:
     members = hooked.members_of(model)
+    without = [m for m in members or (model,) if not decodes_with_cache(m)]
+    if without and (members or with_hooks):
+        asked = "an ensemble" if members else "an intervention on the prompt"
+        raise InputError(
+            f"generation with {asked} needs a KV cache, and that of this {architecture(without[0])} does not give the "
+            "logits of the whole text; generate without it"
+        )
     if members:
         return EnsembleStepper(model, [CachedBatch(member, contexts) for member in members])
-    return ModelStepper(CachedBatch(model, contexts))
+    return ModelStepper(UncachedBatch(model, contexts) if without else CachedBatch(model, contexts))
 
 
 class CachedBatch:
@@ -280,10 +292,35 @@ class CachedBatch:
         return logits[:, -1]  # [row, 1, d_vocab] -> [row, d_vocab]
 
 
+class UncachedBatch:
+    """Hold a batch of one model that is read again as a whole at each step, for models without a usable KV cache."""
+
+    def __init__(self, model: HookedModel, contexts: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.texts = [list(context) for context in contexts]
+
+    def read(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Float[Tensor, "batch d_vocab"]:
+        """Run the texts so far, padded on the right, and return the logits of each row's next token.
+
+        Args:
+            new: Last token of each row; None for the prompts.
+            hooks: Hooks on this forward pass.
+        """
+        for text, token in zip(self.texts, [] if new is None else new.tolist(), strict=new is not None):
+            text.append(token)
+        tokens = pad_right(self.texts, hooked.device_of(self.model))
+        last = torch.tensor([[len(text) - 1] for text in self.texts])
+        return hooked.logits_at(self.model, tokens, last, hooks)[:, 0]  # [row, 1, d_vocab] -> [row, d_vocab]
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all other rows."""
+        self.texts = [self.texts[row] for row in rows.tolist()]
+
+
 class ModelStepper:
     """Generate with one model."""
 
-    def __init__(self, batch: CachedBatch) -> None:
+    def __init__(self, batch: CachedBatch | UncachedBatch) -> None:
         self.batch = batch
 
     def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:

@@ -21,6 +21,7 @@ from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValue
 from transformers.cache_utils import Cache, DynamicLayer
 
 from unpact_lens.models import hooked
+from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.hooked import HookedModel, HookFunction
 
 PACKABLE = frozenset({"gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "qwen2"})
@@ -60,13 +61,15 @@ class Past:
 def can_share(model: HookedModel) -> bool:
     """Return whether continuations can share the keys and values of a prefix in this model.
 
-    False for ensembles, bidirectional attention, position schemes that a cached past does not support, and state-space
-    or sliding-window layers, whose cache cannot be cut at any length.
+    False for ensembles, bidirectional attention, position schemes that a cached past does not support, state-space
+    or sliding-window layers, whose cache cannot be cut at any length, and models whose cache does not work.
     """
     if hooked.members_of(model):
         return False
     if hooked.is_bridge(model):
-        config = model.original_model.config
+        if not decodes_with_cache(model):
+            return False
+        config = model.original_model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         return kinds == {"full_attention"} and getattr(config, "sliding_window", None) is None
     cfg = model.cfg
