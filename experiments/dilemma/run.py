@@ -3,6 +3,8 @@
     python -m experiments.dilemma.run                       # the embedded model
     python -m experiments.dilemma.run smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
+`--jobs N` runs the cells in N processes.
+
 Finished cells are kept in runs/ and are not run again. The command writes results.csv, kinds.csv, gaps.csv, figure.html
 and the tables of README.md; for another study, `-NAME` is added to these names.
 """
@@ -10,7 +12,7 @@ and the tables of README.md; for another study, `-NAME` is added to these names.
 from pathlib import Path
 
 import unpact_lens as ul
-from experiments.shared.command_line import arguments
+from experiments.shared.command_line import arguments, jobs
 from experiments.shared.experiment import load_experiment
 from experiments.shared.page_tables import fill_block
 from unpact_lens.results import write_text
@@ -23,7 +25,8 @@ name = f"-{given[0]}" if given else ""
 recovery = here.parent / "recovery"
 seeds = tuple(map(int, given[1:]))
 (config,) = load_experiment((recovery if name else here) / f"config{name}.yaml", seeds).values()
-study = ul.run_study(config, recovery / "runs" / f"one-phrasing{name}" if name else here / "runs")
+runs = recovery / "runs" / f"one-phrasing{name}" if name else here / "runs"
+study = ul.run_study(config, runs, jobs=jobs())
 found, kinds = dilemma(study), dilemma_by_kind(study).round(4)
 results = found.to_frame().sort_values("distance").round(4)
 nearest = results["method"].iloc[0]

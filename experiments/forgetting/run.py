@@ -3,6 +3,8 @@
     python -m experiments.forgetting.run                       # the embedded model: the study of ../dilemma
     python -m experiments.forgetting.run smollm2 [SEED ...]    # the study of ../recovery/config-smollm2.yaml
 
+`--jobs N` runs the cells in N processes.
+
 Finished cells are kept in the runs/ directory of that study and are not run again. The command writes results.csv,
 figure.html and the table of README.md; for another study, `-NAME` is added to these names.
 """
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import unpact_lens as ul
 from experiments.forgetting.destruction_figures import spared_bars
-from experiments.shared.command_line import arguments
+from experiments.shared.command_line import arguments, jobs
 from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import load_experiment
 from experiments.shared.page_tables import fill_block
@@ -30,7 +32,7 @@ for method in config.methods:
     if method.name.startswith("unpact_select"):
         rest = method.name.removeprefix("unpact_select").removeprefix("_")
         against[method.name] = "ga" if not rest else "ga_gdr" if rest == "gdr" else rest
-results = destruction_over_seeds(ul.run_study(config, runs), against).round(4)
+results = destruction_over_seeds(ul.run_study(config, runs, jobs=jobs()), against).round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
 fill_block(here / "README.md", f"spared{name}", to_markdown(results.set_index("method")))
 spared_bars(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
