@@ -194,5 +194,5 @@ def test_generation_equals_that_of_the_source_model_one_by_one(name):
 
 def test_what_needs_a_cache_is_refused_without_one():
     model = to_bridge(zoo_model("mpt"), tokenizer())
-    with pytest.raises(InputError, match="with an intervention on the prompt needs a KV cache, and that of this MptFor"):
+    with pytest.raises(InputError, match="an intervention on the prompt needs a KV cache, and that of this MptFor"):
         greedy(model, [[3, 4]], max_new_tokens=2, prompt_hooks=lambda rows, width: ())

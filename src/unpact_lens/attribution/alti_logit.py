@@ -83,6 +83,7 @@ def alti_matrices(model: HookedModel, tokens: Int[Tensor, "1 pos"]) -> list[Floa
     for layer in layers:
         # Shapes: pattern [head, query, key]; v [key, kv_head, d_head]; resid [pos, d_model].
         pattern, v, resid = (taken[f"blocks.{layer}.{part}"][0] for part in parts)
+        v = hooked.values_read(model, v)
         out = linear_parts.heads_out(model, layer)  # [head, d_head, d_model]
         # Each value head serves several query heads in a row.
         values = torch.einsum("she,hed->hsd", v.repeat_interleave(len(out) // v.shape[1], dim=1), out)

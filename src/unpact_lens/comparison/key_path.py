@@ -343,6 +343,7 @@ def _run(
     def put_back(z: Tensor, hook: Any, *, layer: int) -> Tensor:
         pattern, v = (now[f"blocks.{layer}.attn.{part}"] for part in ("hook_pattern", "hook_v"))
         old_pattern, old_v = (given[f"blocks.{layer}.attn.{part}"] for part in ("hook_pattern", "hook_v"))
+        v, old_v = hooked.values_read(model, v), hooked.values_read(model, old_v)
         mask = masks[:, layer, :, None].to(z)  # [row, head, 1, source]
         group = z.shape[2] // v.shape[2]
         values = v.repeat_interleave(group, dim=2)  # [row, source, head, d_head]

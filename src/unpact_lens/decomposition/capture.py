@@ -82,7 +82,7 @@ def capture(
         logits = logits if ids is None else logits[:, ids]
     total = direction.of_logits(logits) if ids is None else direction.of_own(logits)
 
-    along, _ = direction.direction(model.unembed.W_U, model.unembed.b_U)  # [T, d_model]
+    along, _ = direction.direction(*hooked.unembedding(model))  # [T, d_model]
     final = pull_back(
         linear_parts.final_norm(model), along, acts.get("ln_final.hook_scale", torch.ones_like(along[:, :1]))
     )
@@ -102,7 +102,8 @@ def run_and_keep(
     acts: dict[str, Tensor] = {}
 
     def take(act: Tensor, hook: Any, *, name: str) -> None:
-        acts[name] = _rows(name)(act, positions)
+        part = _rows(name)(act, positions)
+        acts[name] = hooked.values_read(model, part) if name.endswith("attn.hook_v") else part
 
     kept = dict.fromkeys([*names, hooked.final_hook(model)])
     hooks = [(name, functools.partial(take, name=name)) for name in kept]

@@ -64,7 +64,7 @@ def mlps(model: HookedModel, run: Captured) -> dict[str, Float[Tensor, " answer"
 
 def output_biases(model: HookedModel, direction: LogitDirection) -> dict[str, Float[Tensor, " answer"]]:
     """Compute `ln_final.bias`, the norm's β along the unembedding, and `unembed.bias`. Zero if the model has none."""
-    unembedding, constant = direction.direction(model.unembed.W_U, model.unembed.b_U)
+    unembedding, constant = direction.direction(*hooked.unembedding(model))
     return {"ln_final.bias": bias_along(linear_parts.final_norm(model), unembedding), "unembed.bias": constant}
 
 

@@ -190,6 +190,7 @@ def _without(
     """Return the edits that remove one head's reading of one source token and freeze what is frozen after it."""
     layer, h = head
     pattern, v = (acts[f"blocks.{layer}.attn.{part}"] for part in ("hook_pattern", "hook_v"))
+    v = hooked.values_read(model, v)
     group = model.cfg.n_heads // v.shape[1]  # query heads of one value head
     moved = pattern[h, :, source, None] * v[source, h // group]  # [pos, d_head]
     z = acts[f"blocks.{layer}.attn.hook_z"][:, h]

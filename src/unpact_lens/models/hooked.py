@@ -282,11 +282,43 @@ def project(
         ids: Tokens whose logits are wanted, one column each. If None, the whole vocabulary.
     """
     if not _copies_unembedding(model):
-        logits = model.unembed(normed)
+        logits, scale = model.unembed(normed), logit_scale(model)
+        logits = logits if scale == 1.0 else logits * scale
         return logits if ids is None else logits[..., ids]
     part = model.unembed
     weight, bias = (part.W_U, part.b_U) if ids is None else (part.W_U[:, ids], part.b_U[ids])  # [d_model, column]
     return part.hook_out(nn.functional.linear(part.hook_in(normed), weight.T, bias))
+
+
+LOGIT_SCALES = (("logits_scaling", -1), ("logit_scale", 1), ("lm_head_multiplier", 1))
+"""Entries of a Hugging Face configuration by which logits are multiplied (1) or divided (-1) after the unembedding."""
+
+
+def logit_scale(model: HookedModel) -> float:
+    """Return the factor between the unembedding and the logits: not 1 for Granite, Cohere and Falcon-H1."""
+    if not is_bridge(model):
+        return 1.0
+    config, scale = model.original_model.config.get_text_config(), 1.0
+    for name, power in LOGIT_SCALES:
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)):
+            scale *= float(value) ** power
+    return scale
+
+
+def values_read(model: HookedModel, values: Float[Tensor, "*batch d_head"]) -> Float[Tensor, "*batch d_head"]:
+    """Return the value vectors that attention reads, from those at `attn.hook_v`: OLMo limits them (`clip_qkv`)."""
+    config = model.original_model.config.get_text_config() if is_bridge(model) else model.cfg
+    limit = getattr(config, "clip_qkv", None)
+    return values if limit is None else values.clamp(min=-limit, max=limit)
+
+
+def unembedding(model: HookedModel) -> tuple[Float[Tensor, "d_model d_vocab"], Float[Tensor, " d_vocab"] | None]:
+    """Return the matrix and the bias that turn the output of `ln_final` into logits before a final soft-cap."""
+    weight, bias, scale = model.unembed.W_U, model.unembed.b_U, logit_scale(model)
+    if scale == 1.0:
+        return weight, bias
+    return weight * scale, None if bias is None else bias * scale
 
 
 def _soft_capped(model: HookedModel, logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
