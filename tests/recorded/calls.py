@@ -75,7 +75,8 @@ WHERE: dict[str, tuple[str, ...]] = {
     **_in("stats.intervals", "wilson", "paired_score_interval"),
     **_in("stats.estimate", "Rate", "MeanRate", "Contrast", "lost"),
     **_in("stats.tests", "mcnemar", "holm"),
-    **_in("stats.bootstrap", "mean_interval", "resampled_means", "quantiles", "paired_difference"),
+    **_in("stats.bootstrap", "mean_interval", "resampled_means", "quantiles"),
+    **_in("stats.paired", "paired_difference"),
     **_in("stats.ks", "ks_test"),
     **_in("evaluation.verdict", "verdict", "distance_to_reliable", "facts_to_decide"),
     **_in("evaluation.answers", "answer_all", "ask", "normalise", "holds_fact", "fact_right", "fact_tokens"),
@@ -1124,8 +1125,8 @@ def _() -> Any:
     estimates = {"rate": rate, "mean": use("MeanRate")((rate, other)), "contrast": use("Contrast")(rate, other)}
     first, second = (drawn(3, 12, seed=s) > 0.2 for s in (1, 2))
     subjects = [f"s{i // 2}" for i in range(12)]
-    difference = use("paired_difference")(first, second, subjects, draws=300, seed=0)
-    among = use("paired_difference")(first[:1], second[:1], subjects, among=drawn(1, 12, seed=3) > -0.5, draws=300)
+    difference = use("paired_difference")(first, second, subjects)
+    among = use("paired_difference")(first[:1], second[:1], subjects, among=drawn(1, 12, seed=3) > -0.5)
     return {
         **{
             n: [e.value, e.low, e.high, e.n] for n, e in {**estimates, "difference": difference, "among": among}.items()

@@ -44,6 +44,17 @@ EXACT = bool(os.environ.get("RECORDED_EXACT"))
 RENAMED: dict[str, str] = {}
 """Recorded path, as `call|path`, to the path where the same value stands now."""
 
+KNOWINGLY_CHANGED: tuple[tuple[str, str], ...] = (
+    (
+        r"evaluation\.rates\|(among|difference|p)"
+        r"|(recover|recovery)\.\w+\|.*(estimates/.*|frame/((excess |net )?(low|high)|p))"
+        r"|evaluate\.\w+\|.*frame/(low|high)"
+        r"|(run_study|study\.\w+)\|.*(_low|_high|_p|low|high|p)",
+        "Intervals and tests of version 0.1 took facts about one subject, and seeds, for independent facts.",
+    ),
+)
+"""Pattern of `call|path` whose values an issue wanted to change, and the reason. They must still exist."""
+
 SLOW_SECONDS = 10.0
 
 
@@ -98,6 +109,8 @@ def compare(name: str, found: dict[str, Any]) -> list[str]:
         now = RENAMED.get(f"{name}|{path}", path)
         if now not in found:
             wrong.append(f"{path}: missing")
+        elif any(re.fullmatch(pattern, f"{name}|{path}") for pattern, _ in KNOWINGLY_CHANGED):
+            continue
         elif said := difference(expected, found[now], *tolerances(f"{name}|{path}")):
             wrong.append(f"{path}: {said}")
     return wrong
