@@ -188,7 +188,7 @@ class Benchmark:
 
     name: str
     forget: tuple[QA, ...]
-    retain: tuple[QA, ...]
+    retain: Facts
     general: tuple[QA, ...] = ()
     unknown: tuple[QA, ...] = ()
     forget_corpus: Corpus | None = None
@@ -203,8 +203,8 @@ class Benchmark:
     holdout: Corpus | None = None
     few_shot: dict[str, str] = field(default_factory=dict)
     stop: tuple[str, ...] = ("\n",)
-    validation: tuple[QA, ...] = ()
-    unseen: tuple[QA, ...] = ()
+    validation: Facts = field(default_factory=Facts)
+    unseen: Facts = field(default_factory=Facts)
     validation_corpus: Corpus | None = None
     unseen_corpus: Corpus | None = None
     retain_split: RetainSplit | None = None
@@ -296,7 +296,7 @@ class Benchmark:
                 subjects=tuple(s for c in corpora for s in c.subjects),
             )
         return replace(
-            self, retain=self.kept, validation=(), unseen=(), retain_corpus=corpus, validation_corpus=None,
+            self, retain=self.kept, validation=Facts(), unseen=Facts(), retain_corpus=corpus, validation_corpus=None,
             unseen_corpus=None, retain_split=None,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark
+from unpact_lens.data.splits import Facts
 
 
 @dataclass(frozen=True)
@@ -317,7 +318,7 @@ def load_builtin(seed: int = 0) -> Benchmark:
     return Benchmark(
         name="builtin",
         forget=items(world.forget, "forget", world.retain),
-        retain=items(world.retain, None, world.retain),
+        retain=Facts(items(world.retain, None, world.retain)),
         general=items(world.general, "general", world.general),
         unknown=items(world.unknown, "unknown", world.retain),
         forget_corpus=_lives(world.forget, "biographies to forget"),

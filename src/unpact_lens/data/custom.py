@@ -11,7 +11,7 @@ import pandas as pd
 
 from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, benchmark, check_unique_ids
 from unpact_lens.data.question_kinds import kind_of
-from unpact_lens.data.splits import KEPT, SplitRequest
+from unpact_lens.data.splits import KEPT, Facts, SplitRequest
 from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, read_table
 from unpact_lens.errors import InputError
 
@@ -82,7 +82,7 @@ def from_pairs(
     whole = Benchmark(
         name=name,
         forget=tuple(q for q in items if q.group == "forget"),
-        retain=tuple(q for q in items if q.group in KEPT),
+        retain=Facts(q for q in items if q.group in KEPT),
         general=tuple(q for q in items if q.group == "general"),
         unknown=tuple(q for q in items if q.group == "unknown"),
         **{"refusals": REFUSALS, **options},
@@ -122,7 +122,9 @@ def load_pairs(
     """
     if path is None:
         raise InputError("benchmark 'pairs' is a table of your own; give path=<a csv, json, jsonl or parquet file>")
-    return from_pairs(path, name=name, retain_split=None, chat=chat, prefill=prefill, max_new_tokens=max_new_tokens, stop=stop)
+    return from_pairs(
+        path, name=name, retain_split=None, chat=chat, prefill=prefill, max_new_tokens=max_new_tokens, stop=stop
+    )
 
 
 def _rows(source: str | os.PathLike[str] | pd.DataFrame, where: str) -> Sequence[Row]:

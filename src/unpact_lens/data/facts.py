@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from unpact_lens.data import splits
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark, check_unique_ids
 from unpact_lens.data.fact_tables import (
     Facts,
@@ -250,9 +251,11 @@ def load_facts(
     bench = Benchmark(
         name="facts",
         forget=tuple(about("forget")),
-        retain=(
-            *about("near"),
-            *(_qa(name, fact, r.table(), r.group, rng) for name, r in chosen.items() if r.group for fact in r.table()),
+        retain=splits.Facts(
+            [
+                *about("near"),
+                *(_qa(name, f, r.table(), r.group, rng) for name, r in chosen.items() if r.group for f in r.table()),
+            ]
         ),
         general=tuple(
             QA(prompt, answer, kind=kind, id=f"general/{i}", subject=prompt, group="general")

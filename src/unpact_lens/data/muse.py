@@ -10,6 +10,7 @@ import os
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark
 from unpact_lens.data.custom import REFUSALS
 from unpact_lens.data.question_kinds import kind_of
+from unpact_lens.data.splits import Facts
 from unpact_lens.data.table_reader import Column, Source, source
 from unpact_lens.errors import InputError, nearest
 
@@ -62,7 +63,7 @@ def muse(corpus: str = "news", *, split: str = "raw", path: str | os.PathLike[st
     return Benchmark(
         name=f"muse-{corpus}" if split == "raw" else f"muse-{corpus}-{split}",
         forget=_questions(tables, "forget_qa", "forget"),
-        retain=_questions(tables, "retain_qa", "far"),
+        retain=Facts(_questions(tables, "retain_qa", "far")),
         forget_corpus=_corpus(tables, config, forget),
         retain_corpus=_corpus(tables, "raw", "retain1"),
         plain_text=_corpus(tables, "raw", "retain2"),

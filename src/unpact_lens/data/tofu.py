@@ -18,6 +18,7 @@ from unpact_lens.data.benchmark import QA, Benchmark, benchmark
 from unpact_lens.data.custom import REFUSALS
 from unpact_lens.data.fact_spans import fact_span_of
 from unpact_lens.data.question_kinds import kind_of
+from unpact_lens.data.splits import Facts
 from unpact_lens.data.table_reader import TEXTS, Column, Row, Source, source
 from unpact_lens.errors import InputError, nearest
 
@@ -99,7 +100,7 @@ def tofu(
     wrong = tables.table("retain_perturbed", "train", _PERTURBED)
     retain = _some_authors(join_perturbed(retain, wrong, "retain_perturbed", blank), retain_authors)
     names = {word for q in forget for word in _name_words(q.subject)}
-    near = tuple(replace(q, group="near") if names & _name_words(q.subject) else q for q in retain)
+    near = Facts(replace(q, group="near") if names & _name_words(q.subject) else q for q in retain)
     return Benchmark(
         name=f"tofu-{split}",
         forget=tuple(forget),

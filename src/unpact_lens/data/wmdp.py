@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus, benchmark
+from unpact_lens.data.splits import Facts
 from unpact_lens.data.table_reader import INTEGER, TEXTS, Column, source
 from unpact_lens.errors import InputError, nearest
 
@@ -70,7 +71,14 @@ def wmdp(domain: str = "bio", *, path: str | os.PathLike[str] | None = None, cor
         if corpora or (corpora is None and path is not None and tables.has(name, "train")):
             texts = tuple(row["text"] for row in tables.table(name, "train", _TEXT))
             found[i] = Corpus(texts, name, tuple(f"{name}/{number}" for number in range(len(texts))))
-    return Benchmark(name=config, forget=forget, retain=(), forget_corpus=found[0], retain_corpus=found[1], unlearn_from="corpus")
+    return Benchmark(
+        name=config,
+        forget=forget,
+        retain=Facts(),
+        forget_corpus=found[0],
+        retain_corpus=found[1],
+        unlearn_from="corpus",
+    )
 
 
 def _item(row: dict, number: int, domain: str, config: str, other: str | None) -> QA:

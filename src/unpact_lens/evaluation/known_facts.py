@@ -8,6 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, prefill_for, with_room
 from unpact_lens.models.hooked import HookedModel
@@ -45,9 +46,9 @@ def known_facts(
     kept = replace(
         bench,
         forget=keep(bench.forget),
-        retain=keep(bench.retain),
-        validation=keep(bench.validation),
-        unseen=keep(bench.unseen),
+        retain=Facts(keep(bench.retain)),
+        validation=Facts(keep(bench.validation)),
+        unseen=Facts(keep(bench.unseen)),
         general=keep(bench.general),
         unknown=(*(replace(q, group="unknown") for q in bench.forget if id(q) not in known), *bench.unknown),
     )
