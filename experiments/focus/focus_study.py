@@ -15,16 +15,18 @@ from typing import Any, ClassVar, TypeVar
 import pandas as pd
 
 from experiments.focus.focus_shift import Compared, FocusShift, ShiftOptions, focus_shift
+from experiments.shared.experiment_key import experiment_key
 from unpact_lens import unlearning
 from unpact_lens.attribution import TopK
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.asking import Asking
-from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.results import Result
 from unpact_lens.study.config import MethodConfig, StudyConfig
+from unpact_lens.study.folder import open_folder
 from unpact_lens.study.keys import hash_of
 from unpact_lens.study.run_study import arithmetic, step_bar
 from unpact_lens.study.workspace import Workspace
@@ -104,6 +106,7 @@ def focus_study(
     for group in by_head:
         if group not in GROUPS:
             raise InputError(f"by_head has {group!r}; {nearest(group, GROUPS)}")
+    config = config.model_copy(update={"threads": open_folder(out, config).threads})
     with arithmetic(config), step_bar(config, progress) as step:
         space = Workspace(config, Path(out), step)
         if not space.bench.general:
@@ -138,7 +141,7 @@ class Candidate:
         name: Name of the model.
         seed: Random seed of its training.
         model: Function that returns the model.
-        weights: Hash of the weights, or of all that they are made from.
+        weights: Fingerprint of the model, or the hash of all that it is made from.
     """
 
     name: str
@@ -149,7 +152,7 @@ class Candidate:
     @classmethod
     def of(cls, name: str, seed: int, model: HookedModel) -> Candidate:
         """Wrap a model that is already loaded."""
-        return cls(name, seed, lambda: model, model_hash(model))
+        return cls(name, seed, lambda: model, model_fingerprint(model))
 
 
 def _unrelated(space: Workspace, recipe: Mapping[str, Any]) -> Candidate:
@@ -160,7 +163,7 @@ def _unrelated(space: Workspace, recipe: Mapping[str, Any]) -> Candidate:
         space.step(f"{UNRELATED}: training further")
         return relearned(space.model, space.bench.general, space.bench, **recipe)
 
-    return Candidate(UNRELATED, recipe["seed"], made, hash_of(space.key("further", recipe=dict(recipe))))
+    return Candidate(UNRELATED, recipe["seed"], made, hash_of(experiment_key(space, "further", recipe=dict(recipe))))
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,8 @@ class Measuring:
             compared = Compared(candidate.name, candidate.seed, group)
             return focus_shift(space.model, candidate.model(), items, compared, options, asked)
 
-        key = space.key(
-            "focus", candidate=candidate.name, weights=candidate.weights, seed=candidate.seed, group=group,
+        key = experiment_key(
+            space, "focus", candidate=candidate.name, weights=candidate.weights, seed=candidate.seed, group=group,
             facts=[asdict(q) for q in items], draws=self.draws, by_head=by_head,
         )  # fmt: skip
         return space.kept(f"focus/{candidate.name}-seed{candidate.seed}-{group}", key, run)
@@ -243,8 +246,8 @@ def unlearned_model(
         track_every: Number of steps between two records.
     """
     level = space.config.forget_level
-    key = space.key(
-        "unlearned", method=method.model_dump(mode="json"), seed=seed, track=[asdict(q) for q in track],
+    key = experiment_key(
+        space, "unlearned", method=method.model_dump(mode="json"), seed=seed, track=[asdict(q) for q in track],
         track_every=track_every,
     )  # fmt: skip
 

@@ -4,17 +4,11 @@
 #SBATCH --mem=96G
 #SBATCH --time=24:00:00
 #SBATCH --array=0-11
-# Run one method per job: array.sh CONFIG OUT. Jobs beyond the last method end at once.
+# Run the cells of a study as a SLURM array: sbatch [--array=0-N] array.sh CONFIG OUT
+# Job i of n runs every n-th cell, from cell i on. All jobs share OUT: each shared part is computed once, by the job that
+# needs it first. The last job to end writes the complete table and report. A job that was killed goes on from its
+# checkpoint when it is submitted again.
 set -euo pipefail
-python - "$1" "$2" "${SLURM_ARRAY_TASK_ID:?run me by sbatch}" <<'PY'
-import sys
-
-import unpact_lens as ul
-
-source, out, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
-config = ul.load_config(source)
-if number < len(config.methods):
-    method = config.methods[number]
-    # Each job has its own folder. Jobs in one folder would compute its shared parts at the same time.
-    ul.run_study(config.model_copy(update={"methods": (method,)}), f"{out}/jobs/{method.name}")
-PY
+task="${SLURM_ARRAY_TASK_ID:?run me by sbatch}"
+first="${SLURM_ARRAY_TASK_MIN:-0}"
+exec unpact study run "$1" --out "$2" --share "$((task - first))/${SLURM_ARRAY_TASK_COUNT:?run me by sbatch}"

@@ -12,8 +12,10 @@ import pandas as pd
 from experiments.focus.focus_study import measured_facts, spread, unlearned_model
 from experiments.sensitivity.choices import CHOICES, Choice
 from experiments.sensitivity.conclusions import Conclusions, Evidence, conclusions
-from unpact_lens.models.checkpoint import model_hash
+from experiments.shared.experiment_key import experiment_key
+from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.study.config import StudyConfig
+from unpact_lens.study.folder import MARK, open_folder, read_folder
 from unpact_lens.study.run_study import arithmetic, step_bar
 from unpact_lens.study.workspace import Workspace
 
@@ -44,6 +46,10 @@ def sensitivity_study(
     Raises:
         InputError: As `conclusions`.
     """
+    marked = models is not None and (Path(models) / MARK).is_file()
+    threads = read_folder(models).threads if models is not None and marked else None
+    opened = open_folder(out, config, threads)
+    config = config.model_copy(update={"threads": threads or opened.threads})
     with arithmetic(config), step_bar(config, progress) as step:
         space = Workspace(config, Path(models or out), step)
         forget = measured_facts(space)["forget"]
@@ -55,7 +61,7 @@ def sensitivity_study(
         }
         retain = spread(space.bench.unseen or space.bench.retain, config.contributions.retain)
         evidence = Evidence(space.model, afters, space.bench, forget, retain, config.batch_tokens)
-        weights = {m: [model_hash(model) for model in found] for m, found in afters.items()}
+        weights = {m: [model_fingerprint(model) for model in found] for m, found in afters.items()}
         kept = Workspace(config, Path(out), step)
         found = []
         for number, choice in enumerate(choices):
@@ -64,6 +70,9 @@ def sensitivity_study(
                 step(f"{choice.dimension}: {choice.name}")
                 return conclusions(choice, evidence)
 
-            key = space.key("choice", choice=asdict(choice), rule=repr(choice.rule), weights=weights)
+            key = experiment_key(
+                space, "choice", choice=asdict(choice), rule=repr(choice.rule), weights=weights, seed=evidence.seed,
+                facts=[asdict(q) for q in (*evidence.forget, *evidence.retain)],
+            )  # fmt: skip
             found.append(kept.kept(f"choices/{number:02d}", key, run).to_frame())
         return pd.concat(found, ignore_index=True)

@@ -18,9 +18,11 @@ import unpact_lens as ul
 from experiments.shared.command_line import arguments
 from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import load_experiment
+from experiments.shared.experiment_key import experiment_key
 from experiments.shared.page_tables import fill_block
 from unpact_lens.evaluation.tofu import TofuScores, tofu_scores
-from unpact_lens.models.checkpoint import model_hash, save_model
+from unpact_lens.models.checkpoint import save_model
+from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.results import write_text
 from unpact_lens.study import by_probe, dilemma, estimates, probes_over_seeds
@@ -59,7 +61,6 @@ with arithmetic(config):
             save_model(relearned(ul.load_model("smollm2", wrap=config.wrap), facts, bench, **TAUGHT), runs / name)
 study = ul.run_study(config, runs / "study")
 space = Workspace(config, runs, print)
-retrained = model_hash(space.control)
 
 
 def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuScores:
@@ -70,9 +71,8 @@ def scored(name: str, folder: Path, control: TofuScores | None = None) -> TofuSc
         with arithmetic(config):
             return tofu_scores(model, bench, reference=control, limit=LIMIT)
 
-    return space.kept(
-        f"scores/{name}", space.key("tofu", weights=model_hash(model), retrained=retrained, limit=LIMIT), run
-    )
+    key = experiment_key(space, "tofu", scored=model_fingerprint(model), limit=LIMIT)
+    return space.kept(f"scores/{name}", key, run)
 
 
 def row(scores: TofuScores, **first: object) -> dict[str, object]:

@@ -23,7 +23,7 @@ UNHASHED: dict[str, str] = {
 
 
 @cache
-def source_hash(package: Path = PACKAGE, excluded: Collection[str] = tuple(UNHASHED)) -> str:
+def source_hash(package: Path = PACKAGE, excluded: Collection[str] = tuple(UNHASHED), pattern: str = "*") -> str:
     """Compute the SHA-256 of every file of a package: names and bytes, in the order of the names.
 
     Files that the package ships as data (weights, word lists, tables) count as source. The value is computed once a
@@ -32,9 +32,10 @@ def source_hash(package: Path = PACKAGE, excluded: Collection[str] = tuple(UNHAS
     Args:
         package: Directory of the package.
         excluded: Files and folders to leave out, relative to `package`, as a tuple.
+        pattern: Pattern of the names of the files.
     """
     hasher = hashlib.sha256()
-    for name, path in sorted((p.relative_to(package).as_posix(), p) for p in package.rglob("*") if p.is_file()):
+    for name, path in sorted((p.relative_to(package).as_posix(), p) for p in package.rglob(pattern) if p.is_file()):
         parts = name.split("/")
         if any(part.startswith((".", "__pycache__")) for part in parts):
             continue

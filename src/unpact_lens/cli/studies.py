@@ -13,7 +13,7 @@ import typer.core
 from unpact_lens.cli.app import app
 from unpact_lens.cli.completion import completer
 from unpact_lens.cli.interrupts import go_on, interruptible
-from unpact_lens.cli.options import AsJson, Html, Out, Png
+from unpact_lens.cli.options import AsJson, Html, Out, Png, path
 from unpact_lens.cli.outputs import Outputs, check_directory, check_file
 from unpact_lens.console import form_of, print_table
 from unpact_lens.errors import InputError
@@ -62,7 +62,9 @@ StudyName = Annotated[
     str,
     typer.Argument(help="YAML file or name of a shipped configuration, e.g. demo.", autocompletion=completer("study")),
 ]
-StudyFolder = Annotated[Path, typer.Argument(help="Directory of a study, e.g. runs/demo.")]
+StudyFolder = Annotated[
+    Path, typer.Argument(parser=path, metavar="DIRECTORY", help="Directory of a study, e.g. runs/demo.")
+]
 Jobs = Annotated[
     int, typer.Option("--jobs", "-j", min=1, max=1024, help="Number of processes, each with its share of the cores.")
 ]
@@ -158,9 +160,18 @@ def _share(text: str) -> tuple[int, int]:
 
 @app.command(epilog="Example: `unpact report runs/demo`")
 def report(
-    folder: Annotated[Path, typer.Argument(help="Directory of a finished study, e.g. runs/demo.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=path, metavar="DIRECTORY", help="Directory of a finished study, e.g. runs/demo.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="HTML file to write. Default: report.html in the directory.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=path,
+            metavar="FILE",
+            help="HTML file to write. Default: report.html in the directory.",
+        ),
     ] = None,
 ) -> None:
     """Write the HTML report of a finished study again."""
