@@ -6,7 +6,8 @@ import torch
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, tokenizer
 from unpact_lens.errors import InputError
-from unpact_lens.models.convert import attach_tokenizer, check_sound, check_supported, fill, to_bridge, to_hooked
+from unpact_lens.models.convert import attach_tokenizer, check_sound, fill, to_bridge, to_hooked
+from unpact_lens.models.hooked_families import check_supported
 
 IDS = torch.randint(0, 320, (2, 60), generator=torch.Generator().manual_seed(3))
 LLAMA3 = {
@@ -152,8 +153,8 @@ def test_errors_name_broken_and_unknown_models():
     for convert in (to_hooked, to_bridge):
         with pytest.raises(InputError, match=r"weight transformer.h.1.mlp.c_fc.weight holds NaN or infinity"):
             convert(hf, tokenizer())
-    with pytest.raises(InputError, match=r'OPTForCausalLM cannot become .* GPT2LMHeadModel.* wrap="bridge"'):
-        check_supported("OPTForCausalLM")
+    with pytest.raises(InputError, match=r'StableLmForCausalLM cannot become .* GPT2LMHeadModel.* wrap="bridge"'):
+        check_supported("StableLmForCausalLM")
     with pytest.raises(InputError, match=r'wrap="bridge" needs a tokenizer'):
         to_bridge(hf_model("gpt2"), None)
     with pytest.raises(InputError, match="weight a holds NaN or infinity"):

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, OPTConfig
 
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, save, tokenizer
+from tests.models.zoo import zoo_model
 from unpact_lens.errors import InputError
 from unpact_lens.models import load
 from unpact_lens.models.checkpoint import model_hash, save_model
@@ -218,12 +218,10 @@ def test_errors_name_nan_weights(tmp_path):
 
 
 def test_an_unsupported_architecture_can_be_bridged(tmp_path):
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48}
-    config = OPTConfig(vocab_size=320, max_position_embeddings=96, word_embed_proj_dim=32, **shape)
-    hf = AutoModelForCausalLM.from_config(config).eval()
+    hf = zoo_model("stablelm")
     hf.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    message = r"OPTForCausalLM cannot become a HookedTransformer; supported are GPT2LMHeadModel, .*wrap=\"bridge\""
+    message = r"StableLmForCausalLM cannot become a HookedTransformer; supported are GPT2LMHeadModel, .*wrap=\"bridge\""
     with pytest.raises(InputError, match=message):
         load_model(tmp_path)
     for wrap in ("bridge", "auto"):

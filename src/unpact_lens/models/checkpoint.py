@@ -37,7 +37,7 @@ from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
-from unpact_lens.models.tied_embedding import is_tied
+from unpact_lens.models.tied_embedding import embedding_scale, is_tied
 from unpact_lens.models.weights import fill_weights, named_weights
 from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
 
@@ -126,6 +126,8 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
             "attention": model.original_model.config._attn_implementation if bridge else None,
             "default_prepend_bos": bool(model.cfg.default_prepend_bos),
             "tied_embeddings": is_tied(model),
+            "embedding_scale": embedding_scale(model),
+            "shared": {} if bridge else shared_weights(model),
             "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         }
         write_json(directory / "config.json", record)
@@ -170,6 +172,9 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         fill_weights(model, state)
     else:
         model = _empty_hooked(record["config"], target)
+        for name, first in record.get("shared", {}).items():
+            module, _, kind = name.rpartition(".")
+            model.get_submodule(module).register_parameter(kind, model.get_parameter(first))
         fill(model, state)
         attach_tokenizer(model, tokenizer)
     if (directory / GENERATION).is_file():
@@ -177,10 +182,18 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         holder.generation_config = GenerationConfig.from_dict(read_json(directory / GENERATION))
     model.cfg.default_prepend_bos = record["default_prepend_bos"]
     model.tied_embeddings = record["tied_embeddings"]
+    model.embedding_scale = record.get("embedding_scale", 1.0)
     frozen = set(record["frozen"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return model.eval()
+
+
+def shared_weights(model: HookedModel) -> dict[str, str]:
+    """Return the names of parameters that are another one of the model, with the name of that one."""
+    named = cast(torch.nn.Module, model).named_parameters
+    first = {id(parameter): name for name, parameter in named()}
+    return {name: first[id(p)] for name, p in named(remove_duplicate=False) if first[id(p)] != name}
 
 
 @contextmanager

@@ -1,182 +1,24 @@
 """Convert a Hugging Face model to a hooked one with raw weights: no norm folded, no weight centred.
 
-`to_hooked` copies the weights into a `HookedTransformer`. Its configuration is derived here from the Hugging Face
-configuration alone, because TransformerLens derives its own partly from the model's name. `to_bridge` wraps the model.
+`to_hooked` copies the weights into a `HookedTransformer`; `hooked_families.py` says how. `to_bridge` wraps the model.
 Both give the logits of the original.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.pretrained.weight_conversions import (
-    convert_gpt2_weights,
-    convert_llama_weights,
-    convert_mistral_weights,
-    convert_neox_weights,
-    convert_qwen2_weights,
-)
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
 from unpact_lens.models.tied_embedding import shares_embedding
 from unpact_lens.models.weights import fused_weights
-
-
-@dataclass(frozen=True)
-class Family:
-    """Describe how a Hugging Face architecture is converted to a `HookedTransformer`.
-
-    Attributes:
-        config: Function from the Hugging Face configuration to fields of `HookedTransformerConfig`.
-        weights: Function that converts the weights.
-        absent: Last parts of the names of parameters that a `HookedTransformer` has and the architecture lacks. They
-            are zero and are not trained.
-    """
-
-    config: Callable[[PretrainedConfig], dict[str, object]]
-    weights: Callable[[PreTrainedModel, HookedTransformerConfig], dict[str, torch.Tensor]]
-    absent: frozenset[str]
-
-
-def _gpt2(c: PretrainedConfig) -> dict[str, object]:
-    _refuse(c, "cross-attention", c.add_cross_attention)
-    return {
-        "n_layers": c.n_layer,
-        "d_model": c.n_embd,
-        "n_heads": c.n_head,
-        "d_head": c.n_embd // c.n_head,
-        "d_mlp": c.n_inner or 4 * c.n_embd,
-        "n_ctx": c.n_positions,
-        "act_fn": c.activation_function,
-        "eps": c.layer_norm_epsilon,
-        "normalization_type": "LN",
-        "positional_embedding_type": "standard",
-        "use_attn_scale": c.scale_attn_weights,
-        "scale_attn_by_inverse_layer_idx": c.scale_attn_by_inverse_layer_idx,
-    }
-
-
-def _neox(c: PretrainedConfig) -> dict[str, object]:
-    _refuse(c, "attention without biases", not c.attention_bias)
-    return {
-        **_shape(c),
-        **_rotary(c, _d_head(c)),
-        "eps": c.layer_norm_eps,
-        "normalization_type": "LN",
-        "parallel_attn_mlp": c.use_parallel_residual,
-    }
-
-
-def _llama(c: PretrainedConfig) -> dict[str, object]:
-    _refuse(c, "attention biases", getattr(c, "attention_bias", False) and c.model_type != "qwen2")
-    _refuse(c, "MLP biases", getattr(c, "mlp_bias", False))
-    # The conversions of Mistral and Qwen2 use the names of grouped keys and values even if each head has its own.
-    grouped = c.num_key_value_heads != c.num_attention_heads or c.model_type != "llama"
-    return {
-        **_shape(c),
-        **_rotary(c, _d_head(c)),
-        **_windows(c),
-        "eps": c.rms_norm_eps,
-        "normalization_type": "RMS",
-        "final_rms": True,
-        "gated_mlp": True,
-        "n_key_value_heads": c.num_key_value_heads if grouped else None,
-    }
-
-
-def _d_head(c: PretrainedConfig) -> int:
-    return getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-
-
-def _shape(c: PretrainedConfig) -> dict[str, object]:
-    return {
-        "n_layers": c.num_hidden_layers,
-        "d_model": c.hidden_size,
-        "n_heads": c.num_attention_heads,
-        "d_head": _d_head(c),
-        "d_mlp": c.intermediate_size,
-        "n_ctx": c.max_position_embeddings,
-        "act_fn": c.hidden_act,
-    }
-
-
-def _rotary(c: PretrainedConfig, d_head: int) -> dict[str, object]:
-    """Return the fields of rotary positions: plain, with linear scaling, or scaled by parts as in Llama 3."""
-    rope = c.rope_parameters
-    kind = rope.get("rope_type", "default")
-    fields: dict[str, object] = {
-        "positional_embedding_type": "rotary",
-        "rotary_dim": int(d_head * rope.get("partial_rotary_factor", 1.0)),
-        "rotary_base": rope["rope_theta"],
-    }
-    if kind == "linear":
-        fields["rotary_scaling_factor"] = rope["factor"]
-    elif kind == "llama3":
-        fields |= {
-            "use_NTK_by_parts_rope": True,
-            "NTK_by_parts_factor": rope["factor"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-        }
-    else:
-        _refuse(c, f"rotary positions of type {kind!r}", kind != "default")
-    return fields
-
-
-def _windows(c: PretrainedConfig) -> dict[str, object]:
-    """Return the fields of sliding windows, for all layers (Mistral) or for the listed layers (Qwen2)."""
-    window = getattr(c, "sliding_window", None)
-    if not window:
-        return {}
-    kinds = getattr(c, "layer_types", None) or ["sliding_attention"] * c.num_hidden_layers
-    return {
-        "use_local_attn": True,
-        "window_size": window,
-        "attn_types": ["local" if k == "sliding_attention" else "global" for k in kinds],
-    }
-
-
-_NO_BIAS = frozenset({"b_Q", "b_K", "b_V", "_b_K", "_b_V", "b_O", "b_in", "b_out", "b_U"})
-FAMILIES = {
-    "GPT2LMHeadModel": Family(_gpt2, convert_gpt2_weights, frozenset({"b_U"})),
-    "GPTNeoXForCausalLM": Family(_neox, convert_neox_weights, frozenset({"b_U"})),
-    "LlamaForCausalLM": Family(_llama, convert_llama_weights, _NO_BIAS),
-    "MistralForCausalLM": Family(_llama, convert_mistral_weights, _NO_BIAS),
-    "Qwen2ForCausalLM": Family(_llama, convert_qwen2_weights, frozenset({"b_O", "b_in", "b_out", "b_U"})),
-}
-"""Convertible architectures, by the name of the Hugging Face class."""
-
-
-def _refuse(config: PretrainedConfig, what: str, present: bool) -> None:
-    if present:
-        raise InputError(
-            f"{config.model_type} model with {what} cannot become a HookedTransformer with equal logits; "
-            'load it with wrap="bridge"'
-        )
-
-
-def check_supported(architecture: str) -> None:
-    """Check that an architecture can be converted.
-
-    Args:
-        architecture: Name of the Hugging Face class, as in the configuration's `architectures`.
-
-    Raises:
-        InputError: If it cannot. The message lists the supported architectures.
-    """
-    if architecture not in FAMILIES:
-        raise InputError(
-            f"{architecture} cannot become a HookedTransformer; supported are {', '.join(FAMILIES)}. "
-            'Other causal models may load with wrap="bridge"'
-        )
 
 
 def to_hooked(
@@ -204,8 +46,10 @@ def to_hooked(
     architecture = type(hf).__name__
     check_supported(architecture)
     family = FAMILIES[architecture]
-    fields = family.config(hf.config)
-    _refuse(hf.config, f"the activation {fields['act_fn']!r}", fields["act_fn"] not in SUPPORTED_ACTIVATIONS)
+    source = copy.deepcopy(hf.config)
+    source.architectures = [architecture]  # a model that was made in memory may name none
+    fields = family.config(source)
+    refuse(hf.config, f"the activation {fields['act_fn']!r}", fields["act_fn"] not in SUPPORTED_ACTIVATIONS)
     check_sound(hf.named_parameters())
     target = torch.device(device) if device is not None else next(hf.parameters()).device
     config = HookedTransformerConfig(
@@ -219,14 +63,89 @@ def to_hooked(
         dtype=dtype,
     )
     model = HookedTransformer(config)
-    with torch.no_grad():
-        fill(model, {"unembed.b_U": torch.zeros(config.d_vocab), **family.weights(hf, config)})
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.split(".")[-1] not in family.absent)
+    parameters = dict(model.named_parameters())
+    flags = {name: p.requires_grad for name, p in hf.named_parameters()}
+    try:
+        # With gradients, autograd records which weight each converted tensor is made from.
+        hf.requires_grad_(True)
+        with torch.enable_grad():
+            converted = {n: t for n, t in family.weights(hf, config).items() if n in parameters}
+        from_source = _derived(hf, converted)
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"this {architecture} cannot become a HookedTransformer ({str(error).splitlines()[0]}); "
+            'load it with wrap="bridge"'
+        ) from error
+    finally:
+        for name, source_parameter in hf.named_parameters():
+            source_parameter.requires_grad_(flags[name])
+    for name, parameter in parameters.items():  # what the architecture lacks: no norm and no bias
+        if name not in converted:
+            converted[name] = torch.ones_like(parameter) if name.endswith(".w") else torch.zeros_like(parameter)
+        elif converted[name].numel() == parameter.numel():
+            converted[name] = converted[name].reshape(parameter.shape)
+    fill(model, converted)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in from_source)
+    share_equal_weights(model, converted)
     model.tied_embeddings = shares_embedding(hf)
+    model.embedding_scale = family.embedding_scale(hf.config)
     model.generation_config = copy.deepcopy(getattr(hf, "generation_config", None))
     attach_tokenizer(model, tokenizer)
     return model.eval()
+
+
+def _derived(hf: PreTrainedModel, converted: Mapping[str, torch.Tensor]) -> set[str]:
+    """Return which converted weights are made from weights of the source model; the others are constants.
+
+    Raises:
+        InputError: If a weight of the source model is in none of them.
+    """
+    owned = {p.untyped_storage().data_ptr(): n for n, p in hf.named_parameters()}
+    names = {id(p): n for n, p in hf.named_parameters()}
+    derived, used = set(), set()
+    for name, tensor in converted.items():
+        sources = {owned[p] for p in (tensor.untyped_storage().data_ptr(),) if p in owned}
+        sources |= {names[id(leaf)] for leaf in _leaves(tensor) if id(leaf) in names}
+        if sources:
+            derived.add(name)
+        used |= sources
+    if lost := [n for n in owned.values() if n not in used]:
+        raise InputError(
+            f"weight {lost[0]} has no place in a HookedTransformer of this {type(hf).__name__}; "
+            'load it with wrap="bridge"'
+        )
+    return derived
+
+
+def _leaves(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the parameters that a tensor was computed from, as autograd recorded it."""
+    found, waiting, seen = [], [tensor.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [before for before, _ in node.next_functions]
+    return found
+
+
+def share_equal_weights(model: HookedTransformer, converted: Mapping[str, torch.Tensor]) -> None:
+    """Let the two norms of a block share one weight where the architecture has one norm (GPT-J, Phi).
+
+    A `HookedTransformer` has two, and training would change one without the other.
+
+    Args:
+        model: Model whose parameters are filled.
+        converted: The weights it was filled with; two that are the same memory are one weight of the source.
+    """
+    for layer, block in enumerate(model.blocks):
+        for part in ("w", "b"):
+            first, second = (converted.get(f"blocks.{layer}.{norm}.{part}") for norm in ("ln1", "ln2"))
+            if first is not None and second is not None and first.data_ptr() == second.data_ptr():
+                block.ln2.register_parameter(part, getattr(block.ln1, part))
 
 
 def to_bridge(

@@ -35,8 +35,8 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.checkpoint import fresh_directory
-from unpact_lens.models.convert import FAMILIES
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.hooked_families import FAMILIES
 from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.models.weights import source_state
 from unpact_lens.progress import transformers_progress

@@ -24,8 +24,9 @@ from transformers import (
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
-from unpact_lens.models.convert import check_sound, check_supported, to_bridge, to_hooked
+from unpact_lens.models.convert import check_sound, to_bridge, to_hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.hooked_families import check_supported
 from unpact_lens.models.lora_checkpoint import check_adapter, merge_adapter
 from unpact_lens.models.pip_models import PACKAGED, packaged_directory
 from unpact_lens.progress import transformers_progress
