@@ -40,6 +40,10 @@ def tables(path, results):
         if kinds.is_file():
             shown["kinds"] = kinds_table(pd.read_csv(kinds))
         return {f"{n}{name}": table for n, table in shown.items()}
+    if folder == "unseen":
+        same = pd.read_csv(path.with_name("same-number.csv"))
+        shown = {"curve": results, "same-number": same}
+        return {n: estimates(f).set_index("method") for n, f in shown.items()}
     if folder == "sensitivity":
         return {f"survival{name}": survival_table(results).set_index("varied")}
     if folder == "tofu":

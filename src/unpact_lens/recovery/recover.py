@@ -17,7 +17,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from unpact_lens.data.benchmark import Benchmark, Corpus, check_unique_ids
+from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answers import with_room
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
 from unpact_lens.recovery.plan import RecoveryPlan, Sheet, ask_sheet, plain_sheet
@@ -106,6 +108,7 @@ def recovery_plan(
     if not items:
         raise InputError(f"benchmark {bench.name!r} has no forget facts to recover")
     check_unique_ids(items)
+    bench = with_room(before, bench, items)
     if probing.key_tokens == AFTER and after is None:
         raise InputError("key_tokens='after' are those of the unlearned model; give it: recovery_plan(after=…)")
     _check_probes(probing.probes, before, control, after)
@@ -289,8 +292,8 @@ def _planned(before: HookedModel, scene: Scene, unknown: Scene) -> RecoveryPlan:
     trained_on = any(NEEDS_TEXTS in PROBES[name].needs for name in added)
     texts = Corpus(unrelated_texts(bench), "unrelated text") if trained_on else None
     return RecoveryPlan(
-        bench=replace(bench, forget=scene.items, retain=(), validation=(), unseen=(), validation_corpus=None,
-                      unseen_corpus=None, general=(), unknown=never.items, forget_corpus=None,
+        bench=replace(bench, forget=scene.items, retain=Facts(), validation=Facts(), unseen=Facts(),
+                      validation_corpus=None, unseen_corpus=None, general=(), unknown=never.items, forget_corpus=None,
                       retain_corpus=None, plain_text=texts),
         sheet=sheet,
         never_sheet=never,
