@@ -45,6 +45,8 @@ RENAMED: dict[str, str] = {}
 """Recorded path, as `call|path`, to the path where the same value stands now."""
 
 KNOWINGLY_CHANGED: tuple[tuple[str, str], ...] = (
+    # In a `HookedTransformer`, an output of attention is one channel over all heads, as in the source's linear layer.
+    (r"recovery\.parts\|quantized/blocks\.\d\.attn\.W_O.*", "W_O is scaled by output, not by head and output"),
     (
         r"evaluation\.rates\|(among|difference|p)"
         r"|(recover|recovery)\.\w+\|.*(estimates/.*|frame/((excess |net )?(low|high)|p))"

@@ -66,7 +66,8 @@ def asked_of_copies(scene: Scene, name: str, changes: Sequence[Change], *, elsew
         scene: What the rows are built from.
         name: Name of the row.
         changes: Functions that make the copies, one after the other.
-        elsewhere: If True, add a control row: the questions about the wrong subject, asked of the same copies.
+        elsewhere: If True, add a control row: the questions about the wrong subject, asked of the same copies. The
+            unlearned model is then asked the facts that count only.
     """
     sheet = plain_and_elsewhere(scene, name) if elsewhere else plain_sheet(scene.items, scene.bench, name)
 
@@ -76,4 +77,4 @@ def asked_of_copies(scene: Scene, name: str, changes: Sequence[Change], *, elsew
             right |= ask_sheet(change(model), sheet, where & ~right, scene.bench, scene.probing.batch_tokens)[0]
         return right
 
-    return answered_together(scene, sheet, ask)
+    return answered_together(scene, sheet, ask, spare=elsewhere)

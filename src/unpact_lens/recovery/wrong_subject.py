@@ -99,18 +99,17 @@ def asked_in_variants(
     return answered_together(scene, sheets[0], ask)
 
 
-def answered_together(scene: Scene, sheet: Sheet, ask: Asker) -> list[AnswerRow]:
+def answered_together(scene: Scene, sheet: Sheet, ask: Asker, *, spare: bool = True) -> list[AnswerRow]:
     """Build one row for each row of a sheet, all asked of a model in one call.
-
-    The unlearned model is asked the facts that count only.
 
     Args:
         scene: What the rows are built from.
         sheet: Prompts.
         ask: Function that asks a model.
+        spare: If True, the unlearned model is asked the facts that count only.
     """
     where = sheet.asked
-    if scene.after is not None and scene.counted is not None:
+    if spare and scene.after is not None and scene.counted is not None:
         where = where & scene.counted
 
     last: list[tuple[HookedModel, Tensor]] = []
