@@ -76,7 +76,10 @@ def printable(text: str) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as JSON on stdout. Undefined numbers are null."""
-    typer.echo(printable(json.dumps(_plain(value), ensure_ascii=False, indent=1, allow_nan=False)))
+    plain = _plain(value)
+    text = json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False)
+    # What the terminal cannot show is escaped as JSON does it.
+    typer.echo(text if printable(text) == text else json.dumps(plain, indent=1, allow_nan=False))
 
 
 def print_line(text: str, style: str = "") -> None:

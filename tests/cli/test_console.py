@@ -64,6 +64,14 @@ def test_json_keeps_small_numbers_and_writes_undefined_ones_as_null(capsys):
     assert json.loads(capsys.readouterr().out) == [{"p": 1.25e-30, "q": None, "r": None, "s": "<NA>", "t": ["a", 1]}]
 
 
+def test_json_of_any_text_is_read_back(capsys):
+    for text in ("\x81", "\u202e", "\x1b[31m", "Δ", "😀", "\\x81"):
+        print_json([text])
+        out = capsys.readouterr().out
+        assert json.loads(out) == [text]
+        assert all(line.isprintable() for line in out.splitlines())
+
+
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_printable_and_in_one_line(text):

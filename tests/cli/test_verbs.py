@@ -61,7 +61,7 @@ def test_unlearn_sequence_reports_each_request(unpact, tmp_path):
     arguments = ("unlearn-sequence", "--method", "ga", "--requests", "2", "--out", str(tmp_path / "s"), *settings)
     status, out, err = unpact(*arguments, "--json")
     assert status == 0, err
-    assert [set(row) for row in json.loads(out)] == [{"F_0", "F_1", "D", "stopped"}] * 2
+    assert [{"F_0", "F_1", "D", "stopped"} <= set(row) for row in json.loads(out)] == [True] * 2
     assert len(ul.load(tmp_path / "s").runs) == 2
 
 

@@ -10,9 +10,10 @@ import typer
 from unpact_lens.cli.app import app
 from unpact_lens.cli.completion import completer
 from unpact_lens.cli.interrupts import interruptible
-from unpact_lens.cli.options import AsJson, load
+from unpact_lens.cli.options import AsJson, load, path
 from unpact_lens.cli.outputs import check_directory
 from unpact_lens.console import form_of, print_table
+from unpact_lens.errors import InputError
 from unpact_lens.progress import progress_bar
 
 
@@ -24,7 +25,9 @@ def export(
             help="Model to export, e.g. the directory from `unpact unlearn --out`.", autocompletion=completer("model")
         ),
     ],
-    directory: Annotated[Path, typer.Argument(help="Hugging Face directory to write, e.g. hf/npo.")],
+    directory: Annotated[
+        Path, typer.Argument(parser=path, metavar="DIRECTORY", help="Hugging Face directory to write, e.g. hf/npo.")
+    ],
 ) -> None:
     """Write a model as a Hugging Face directory that plain `transformers` loads (safetensors, tokenizer, config).
 
@@ -33,6 +36,8 @@ def export(
     import unpact_lens as ul
 
     check_directory(directory)
+    if directory.resolve() == Path.cwd():
+        raise InputError(f"{directory} is the working directory, which cannot be replaced; give another directory")
     with interruptible(f"{directory} may be incomplete; run the command again"):
         typer.echo(ul.export_hf(load(model), directory))
 

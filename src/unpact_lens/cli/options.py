@@ -22,6 +22,18 @@ MOST_SEED = 2**32 - 1
 
 _MODELS = completer("model")
 
+
+def path(text: str) -> Path:
+    """Read a path.
+
+    Raises:
+        InputError: If it is empty, which would mean the working directory.
+    """
+    if not text.strip():
+        raise InputError(f"{text!r} is no path; give a directory or a file, e.g. runs/mine")
+    return Path(text)
+
+
 Name = Annotated[
     str, typer.Argument(help="Model: builtin, smollm2, a local directory or a hub id.", autocompletion=_MODELS)
 ]
@@ -41,7 +53,10 @@ BenchmarkName = Annotated[
     ),
 ]
 DataPath = Annotated[
-    Path | None, typer.Option("--data", help="Directory or file with the benchmark's data. Default: hub.")
+    Path | None,
+    typer.Option(
+        "--data", parser=path, metavar="PATH", help="Directory or file with the benchmark's data. Default: hub."
+    ),
 ]
 Method = Annotated[
     str,
@@ -65,7 +80,10 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="Random 
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        "--checkpoint", help="Directory for the run's state. After an interruption, the same command goes on from it."
+        "--checkpoint",
+        parser=path,
+        metavar="DIRECTORY",
+        help="Directory for the run's state. After an interruption, the same command goes on from it.",
     ),
 ]
 Chat = Annotated[
@@ -85,10 +103,28 @@ MaxNewTokens = Annotated[
         help="Largest number of tokens of a generated answer. Default: the benchmark's, else 24.",
     ),
 ]  # fmt: skip
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Directory to save the result to, e.g. runs/mine.")]
-ModelOut = Annotated[Path, typer.Option("--out", "-o", help="Directory to save the unlearned model to, e.g. runs/npo.")]
-Html = Annotated[Path | None, typer.Option("--html", help="HTML file to write the figure to, e.g. figure.html.")]
-Png = Annotated[Path | None, typer.Option("--png", help="PNG file to write the figure to. Needs the [image] extra.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", parser=path, metavar="DIRECTORY", help="Directory to save the result to, e.g. runs/mine."
+    ),
+]
+ModelOut = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", parser=path, metavar="DIRECTORY", help="Directory to save the unlearned model to, e.g. runs/npo."
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", parser=path, metavar="FILE", help="HTML file to write the figure to, e.g. figure.html."),
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(
+        "--png", parser=path, metavar="FILE", help="PNG file to write the figure to. Needs the [image] extra."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -31,6 +31,7 @@ from unpact_lens.cli.options import (
     asking,
     load,
     load_benchmark,
+    path,
 )
 from unpact_lens.cli.outputs import Outputs
 from unpact_lens.cli.values import read_ranges, read_settings
@@ -193,7 +194,12 @@ def print_summary(said: dict[str, object], title: str) -> None:
 @app.command("unlearn-sequence", epilog="Example: `unpact unlearn-sequence --method o3 --requests 3 --out runs/o3`")
 def unlearn_sequence(
     method: Method,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to save the models and the record to.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", parser=path, metavar="DIRECTORY", help="Directory to save the models and the record to."
+        ),
+    ],
     requests: Annotated[
         int, typer.Option(min=1, help="Number of requests that the forget set is split into, by subject.")
     ] = 2,
