@@ -97,7 +97,7 @@ def weights_of_pair(pair: ModelPair, task_vector: Mapping[str, Tensor]) -> Weigh
         if name not in ours or ours[name].shape != tau.shape:
             raise InputError(f"task vector {name} {tuple(tau.shape)} fits no weight of the models")
     rows = [_changes(name, w.double(), theirs[name].double(), task_vector.get(name)) for name, w in ours.items()]
-    columns = {key: torch.stack([row[key] for row in rows]).cpu() for key in rows[0]}
+    columns = {key: torch.stack([row[key].cpu() for row in rows]) for key in rows[0]}
     noise = None if pair.noise is None else weights_of_pair(pair.noise, task_vector)
     return WeightChanges(names=tuple(ours), floor=noise, **columns)
 
