@@ -101,11 +101,9 @@ def table() -> pd.DataFrame:
 
 def exclusions() -> pd.DataFrame:
     """Return the table of the entries that keys leave out."""
-    named = [
-        ("all" if e.parts == PARTS else "shared parts" if e.parts == SHARED else ", ".join(e.parts)) for e in EXCLUDED
-    ]
+    groups = {PARTS: "all", SHARED: "shared parts"}
     rows = [
-        {"entry": e.entry, "left out of": parts, "reason": e.reason} for e, parts in zip(EXCLUDED, named, strict=True)
+        {"entry": e.entry, "left out of": groups.get(e.parts, ", ".join(e.parts)), "reason": e.reason} for e in EXCLUDED
     ]
     return pd.DataFrame(rows).set_index("entry")
 

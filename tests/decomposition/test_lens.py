@@ -81,6 +81,9 @@ def test_a_cached_lens_is_loaded_for_the_same_model_texts_and_hyperparameters_on
     ):
         assert train_tuned_lens(**other, cache=tmp_path) != lens
     assert len(list(tmp_path.iterdir())) == 4
+    model.cfg.eps *= 2
+    train_tuned_lens(model, TEXTS, steps=3, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5  # Equal weights in another configuration are another model.
 
 
 def test_decompose_by_layer_takes_a_tuned_lens():

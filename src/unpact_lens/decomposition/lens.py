@@ -24,10 +24,12 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Text, encode_context, token_strings
-from unpact_lens.results import Result, load
+from unpact_lens.results import Result, load, versions
 from unpact_lens.scoring import check_finite
+from unpact_lens.source_hash import source_hash
 
 ROWS = 128
 """Number of rows of the residual stream unembedded at a time; their logits take tens of MB."""
@@ -178,7 +180,8 @@ def train_tuned_lens(
         if len(ids) > wide.cfg.n_ctx:
             raise InputError(f"a text of {len(ids)} tokens is longer than the model's context of {wide.cfg.n_ctx}")
     settings = {"lr": lr, "steps": steps, "weight_decay": weight_decay, "seed": seed, "texts": len(texts)}
-    key = hashlib.sha256(json.dumps([model_hash(model), settings, examples]).encode()).hexdigest()[:16]
+    facts = [model_fingerprint(model), settings, examples, versions(), source_hash()]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     kept = None if cache is None else Path(cache) / f"tuned-lens-{key}"
     if kept is not None and (kept / "result.json").is_file():
         found: TunedLens = load(kept)

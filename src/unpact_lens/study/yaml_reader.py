@@ -66,7 +66,11 @@ def parse_yaml(text: str, where: str) -> YamlFile:
     if len(text) > LARGEST:
         raise InputError(f"{where} has {len(text)} characters; a configuration has at most {LARGEST}")
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # The parser's time grows with the square of the depth.
+                raise InputError(f"{where} nests entries too deep; at most {DEEPEST} levels are read")
             if isinstance(event, yaml.AliasEvent):
                 line = event.start_mark.line + 1 if event.start_mark else 0
                 raise InputError(f"{where}, line {line}: the alias *{event.anchor} is not read; write the entries out")
@@ -74,12 +78,10 @@ def parse_yaml(text: str, where: str) -> YamlFile:
         lines: dict[EntryPath, int] = {}
         twice: list[tuple[EntryPath, int]] = []
         if node is not None:
-            _note(node, (), lines, twice, where)
+            _note(node, (), lines, twice)
         content = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise InputError(f"{where} nests entries too deep; at most {DEEPEST} levels are read") from None
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -87,20 +89,16 @@ def parse_yaml(text: str, where: str) -> YamlFile:
     return YamlFile(content, lines, tuple(twice))
 
 
-def _note(
-    node: yaml.Node, at: EntryPath, lines: dict[EntryPath, int], twice: list[tuple[EntryPath, int]], where: str
-) -> None:
+def _note(node: yaml.Node, at: EntryPath, lines: dict[EntryPath, int], twice: list[tuple[EntryPath, int]]) -> None:
     """Note the line of each entry below a node."""
-    if len(at) > DEEPEST:
-        raise InputError(f"{where} nests entries too deep; at most {DEEPEST} levels are read")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*at, str(key.value))
             if path in lines:
                 twice.append((path, key.start_mark.line + 1))
             lines[path] = key.start_mark.line + 1
-            _note(value, path, lines, twice, where)
+            _note(value, path, lines, twice)
     elif isinstance(node, yaml.SequenceNode):
         for i, child in enumerate(node.value):
             lines[(*at, i)] = child.start_mark.line + 1
-            _note(child, (*at, i), lines, twice, where)
+            _note(child, (*at, i), lines, twice)

@@ -12,9 +12,9 @@ import pandas as pd
 
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.errors import InputError
-from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import Result, read_json, write_json
+from unpact_lens.results import Result, read_json, versions, write_json
+from unpact_lens.source_hash import source_hash
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.early_stopping import FactsKnown, StopRule
 from unpact_lens.unlearning.registry import default_settings, find
@@ -117,7 +117,8 @@ def tune(
     settings, _ = split(given, default_settings(chosen, trained_model(model, given), given), chosen.options)
     run = {"method": method, "seed": seed, "stop_at": StopRule(level), "progress": False, **fixed}
     record = None if checkpoint is None else Path(checkpoint) / "trials.json"
-    facts = {**run, "stop_at": level, "before": model_hash(model), "bench": repr(bench.forget), "ranges": ranges}
+    facts = {**run, "model": model, "bench": bench, "ranges": ranges, "objective": objective}
+    facts |= {"versions": versions(), "source": source_hash()}
     aim = objective or destruction(model, bench, settings)
     search = Search(model, bench, level, aim, ranges, run, record, fingerprint(facts))
 
