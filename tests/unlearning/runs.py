@@ -1,5 +1,7 @@
 """Run one short unlearning step and read its result."""
 
+import dataclasses
+
 import torch
 
 from unpact_lens.models.tokens import encode
@@ -13,9 +15,15 @@ def first(u, term="forget"):
     return u.history.rows[0][term]
 
 
+def row(model, prompt, answer):
+    """Return a prompt and its answer as training reads them: the token that ends the answer is a label."""
+    words = encode(model, prompt, answer)
+    return dataclasses.replace(words, answer=(*words.answer, model.tokenizer.eos_token_id))
+
+
 def sums(model, pairs):
-    """Return log p of each answer, summed over its tokens."""
-    return torch.tensor([float(s.sum()) for s in score_rows(model, [encode(model, p, a) for p, a in pairs])])
+    """Return log p of each answer, summed over its tokens and its end."""
+    return torch.tensor([float(s.sum()) for s in score_rows(model, [row(model, p, a) for p, a in pairs])])
 
 
 def moved(before, after):

@@ -6,6 +6,7 @@ import torch
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained
+from tests.unlearning.runs import row
 from tests.unlearning.test_trainer import FORGET, RETAIN
 from unpact_lens.attribution import attribute
 from unpact_lens.data.benchmark import QA
@@ -83,7 +84,7 @@ def test_offset_trains_the_small_model_only_and_lowers_the_answers(learned, fact
     big, after, before = u.model.members
     assert (model_hash(learned), model_hash(start)) == hashes == (model_hash(big), model_hash(before))
     assert model_hash(after) != model_hash(start)
-    rows = [encode(learned, q.prompt, q.answer) for q in facts[0]]
+    rows = [row(learned, q.prompt, q.answer) for q in facts[0]]
     was, now = (torch.cat(score_rows(m, rows)).mean() for m in (learned, u.model))
     assert u.history.rows[0]["forget"] == pytest.approx(float(was), abs=1e-5)  # at the start it is the big model
     assert now < was - 1
@@ -165,7 +166,7 @@ def test_ensemble_methods_unlearn_on_a_bridge(method, tmp_path):
     }[method]
     u = unlearn(bridge, forget, retain, method=method, progress=False, **own)
     assert (model_hash(bridge), model_hash(u.model.members[0])) == (start, start)
-    rows = [encode(bridge, q.prompt, q.answer) for q in forget]
+    rows = [row(bridge, q.prompt, q.answer) for q in forget]
     was, now = (torch.cat(score_rows(m, rows)).mean() for m in (bridge, u.model))
     assert now < was
     again = load(u.save(tmp_path / "run"))

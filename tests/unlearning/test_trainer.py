@@ -39,7 +39,9 @@ def naive_hf(hf, method, forget_order, retain_order, settings):
     optimiser = torch.optim.AdamW(hf.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
 
     def batch(items, index):
-        pairs = [(tok(items[i].prompt)["input_ids"], tok(items[i].answer)["input_ids"]) for i in index]
+        pairs = [
+            (tok(items[i].prompt)["input_ids"], [*tok(items[i].answer)["input_ids"], tok.eos_token_id]) for i in index
+        ]
         width = max(len(p) + len(a) for p, a in pairs)
         ids = torch.tensor([p + a + [0] * (width - len(p) - len(a)) for p, a in pairs])
         on = torch.tensor([[len(p) <= t < len(p) + len(a) for t in range(width)] for p, a in pairs])
@@ -51,7 +53,7 @@ def naive_hf(hf, method, forget_order, retain_order, settings):
     def picked(log_p, ids, on):
         return torch.where(on, log_p.gather(-1, ids[:, 1:, None])[..., 0], 0.0)
 
-    mean_length = sum(len(tok(q.answer)["input_ids"]) for q in FORGET) / len(FORGET)
+    mean_length = sum(len(tok(q.answer)["input_ids"]) + 1 for q in FORGET) / len(FORGET)
     for f_index, r_index in zip(forget_order.tolist(), retain_order.tolist(), strict=True):
         ids, on = batch(FORGET, f_index)
         values = picked(log_p(hf, ids), ids, on)
@@ -229,3 +231,24 @@ def test_training_does_not_change_its_input():
     copied = clone(model)
     unlearn(copied, world()[0], method="ga", **SETTINGS)
     assert model_hash(copied) == model_hash(model)
+
+
+def test_the_check_after_an_update_uses_micro_batches_and_only_runs_where_the_model_is_scored(monkeypatch):
+    from unpact_lens.unlearning import trainer
+
+    sizes, real = [], trainer.View
+
+    def counted(model, data, index):
+        if not torch.is_grad_enabled():
+            sizes.append(len(index))
+        return real(model, data, index)
+
+    monkeypatch.setattr(trainer, "View", counted)
+    given = {**SETTINGS, "batch_size": 3, "micro_batch": 1, "steps": 4, "check_every": 2}
+    plain = unlearn(untrained(), FORGET, method="ga", **given)
+    assert sizes == []  # nothing is scored without a stop rule
+    unlearn(untrained(), FORGET, method="ga", track=FORGET[:1], track_every=1, **given)
+    assert sizes == []
+    ruled = unlearn(untrained(), FORGET, method="ga", stop_at=0.0, forget_score=lambda m: 1.0, **given)
+    assert sizes == [1] * 6  # two checks of three micro-batches
+    assert model_hash(ruled.model) == model_hash(plain.model)

@@ -111,7 +111,9 @@ def test_npo_is_divided_by_the_mean_answer_length(learned, facts):
     u = unlearn(learned, forget, retain, method="npo_gdr", steps=1, batch_size=6, progress=False)
     row = u.history.rows[0]
     assert row["forget"] == pytest.approx(20 * 0.693147, abs=1e-4)  # (2/0.1) log 2 where the model is the reference
-    assert row["loss"] == pytest.approx(row["forget"] / 5 + row["retain"], abs=1e-5)  # answers are 5 tokens long
+    assert row["loss"] == pytest.approx(
+        row["forget"] / 6 + row["retain"], abs=1e-5
+    )  # answers are 5 tokens long, and end
     bare = unlearn(learned, forget, retain, method="npo_gdr", steps=1, batch_size=6, length_scale=False, progress=False)
     assert bare.history.rows[0]["loss"] == pytest.approx(row["forget"] + row["retain"], abs=1e-5)
 

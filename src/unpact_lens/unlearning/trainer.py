@@ -125,7 +125,7 @@ def train(
     params = trainable(model, settings.modules)
     tied = TiedEmbedding(model, params)
     weights = MasterWeights(model, params)
-    tied.pairs = [(weights.of(embed), weights.of(unembed)) for embed, unembed in tied.pairs]
+    tied.pairs = [(weights.of(trained), weights.of(copy), scale) for trained, copy, scale in tied.pairs]
     optimiser = torch.optim.AdamW(
         tied.distinct(weights.params),
         lr=settings.lr,

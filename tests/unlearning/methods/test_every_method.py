@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from tests.unlearning.runs import ONE, first
+from tests.unlearning.runs import ONE, first, row
 from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError
-from unpact_lens.models.tokens import encode
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning import unlearn
 
 
 def test_first_value_of_each_token_loss_equals_its_formula(learned, facts):
     forget, _ = facts
-    scores = torch.cat(score_rows(learned, [encode(learned, q.prompt, q.answer) for q in forget]))
+    scores = torch.cat(score_rows(learned, [row(learned, q.prompt, q.answer) for q in forget]))
     p = scores.exp()
     assert first(unlearn(learned, forget, method="ga", **ONE)) == pytest.approx(float(scores.mean()), abs=1e-6)
     assert first(unlearn(learned, forget, method="wga", beta=2.0, **ONE)) == pytest.approx(

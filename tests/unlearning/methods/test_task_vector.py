@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.unlearning.conftest import untrained
+from unpact_lens.data.benchmark import Corpus
 from unpact_lens.models.checkpoint import model_hash
-from unpact_lens.unlearning import unlearn
+from unpact_lens.unlearning import StopRule, unlearn
 from unpact_lens.unlearning.methods.task_vector import set_negated, smallest_coefficient, task_vector
 
 QUICK = {"lr": 1e-3, "steps": 60, "check_every": 2, "progress": False}
@@ -54,3 +55,30 @@ def test_unreachable_level_is_reported(learned, facts):
                 progress=False, max_coefficient=4.0)  # fmt: skip
     assert u.stopped == "no coefficient reaches the forget level"
     assert u.history.rows[-1]["coefficient"] == 4.0
+
+
+@pytest.mark.parametrize("rule", [StopRule(retain=0.9), StopRule(forget=0.2, retain=0.9), StopRule(forget=0.2)])
+def test_coefficient_is_the_smallest_at_which_the_rule_would_stop(learned, facts, rule):
+    u = unlearn(learned, *facts, method="task_vector", stop_at=rule, **QUICK)
+    tried = [r for r in u.history.rows if "coefficient" in r]
+
+    def stops(row):
+        forget = rule.forget is not None and row["forget_score"] <= rule.forget
+        return forget or (rule.retain is not None and row["retain_score"] < rule.retain)
+
+    taken = tried[-1]["coefficient"]
+    assert taken == min(r["coefficient"] for r in tried if stops(r))
+    assert max(r["coefficient"] for r in tried if not stops(r)) < taken
+    assert u.stopped in ("forget level reached", "retain floor reached")
+    if rule.forget is None:
+        assert u.stopped == "retain floor reached"
+
+
+def test_without_a_rule_the_level_is_5_percent_and_a_given_coefficient_is_taken(learned, facts):
+    u = unlearn(learned, facts[0], method="task_vector", **QUICK)
+    assert u.stopped == "forget level reached"
+    assert u.forget_score <= 0.05
+    fixed = unlearn(learned, facts[0], method="task_vector", coefficient=2.0, **QUICK)
+    assert [r["coefficient"] for r in fixed.history.rows if "coefficient" in r] == [2.0]
+    text = unlearn(learned, Corpus(("ann was born in rome",)), method="task_vector", **QUICK)
+    assert text.history.rows[-1]["coefficient"] == 1.0

@@ -3,23 +3,22 @@
 import pytest
 import torch
 
-from tests.unlearning.runs import ONE, first, sums
+from tests.unlearning.runs import ONE, first, row, sums
 from unpact_lens.attribution import TopK, attribute
-from unpact_lens.models.tokens import encode
 from unpact_lens.unlearning import unlearn
 
 
 def test_blind_target_is_the_original_models_answer_without_the_key_tokens(learned, facts):
     q = facts[0][0]
     key = attribute(learned, q.prompt, q.answer).key_tokens(TopK(2)).indices
-    row = encode(learned, q.prompt, q.answer)
+    asked = row(learned, q.prompt, q.answer)
 
     def log_probs(r):
         logits = learned(torch.tensor([r.ids]))[0]
         return logits[len(r.context) - 1 : -1].log_softmax(-1)
 
     with torch.no_grad():
-        aim, now = log_probs(row.without(key)), log_probs(row)
+        aim, now = log_probs(asked.without(key)), log_probs(asked)
     u = unlearn(learned, [q], method="unpact_blind", key_tokens=2, **ONE)
     assert first(u) == pytest.approx(float((aim.exp() * (aim - now)).sum(-1).mean()), abs=1e-5)
     assert first(u) > 0.1

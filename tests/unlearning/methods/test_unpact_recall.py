@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.unlearning.conftest import untrained
-from tests.unlearning.runs import ONE, first
+from tests.unlearning.runs import ONE, first, row
 from unpact_lens.attribution import TopK, attribute
 from unpact_lens.models.tokens import encode
 from unpact_lens.scoring import score_rows
@@ -33,14 +33,14 @@ def by_hand(model, q, k):
     keys = set(attribute(model, q.prompt, q.answer).key_tokens(TopK(k, words=True)).words)
     words = q.answer.split()
     shown = [w for w in words if w not in keys]
-    read = score_rows(model, [encode(model, q.prompt, q.answer)])[0]
+    read = score_rows(model, [row(model, q.prompt, q.answer)])[0]
     prompt = " ".join(w for w in q.prompt.split() if w not in keys)
     hidden = score_rows(model, [encode(model, prompt, " " + " ".join(shown))])[0]
     raw, at = [], iter(hidden)
-    for word, lp in zip(words, read, strict=True):
+    for word, lp in zip(words, read[:-1], strict=True):
         fall = 0.0 if word in keys else float(lp - next(at))
         raw.append(0.0 if word in q.prompt.split() else max(0.0, fall))
-    return torch.tensor(raw) / max(raw), read
+    return torch.tensor([*raw, 0.0]) / max(raw), read  # 0 for the end of the answer
 
 
 def test_recalled_weights_are_the_loss_of_log_probability_when_key_words_are_hidden(learned, facts):
@@ -53,7 +53,7 @@ def test_recalled_weights_are_the_loss_of_log_probability_when_key_words_are_hid
     r = rest_of(w[None])[0]
     assert first(rest) == pytest.approx(float((w * lp).mean() - 2 * (r * lp).mean()), abs=1e-5)
     npo = {"method": "unpact_recall_npo", "key_tokens": 2, "keep_rest": 0.0, "beta": 0.5, "lr": 1e-3, **ONE}
-    now = score_rows(unlearn(learned, [q], **npo).model, [encode(learned, q.prompt, q.answer)])[0]
+    now = score_rows(unlearn(learned, [q], **npo).model, [row(learned, q.prompt, q.answer)])[0]
     second = unlearn(learned, [q], **{**npo, "steps": 2}).history.rows[1]["forget"]
     assert second == pytest.approx(4 * math.log1p(math.exp(0.5 * float((w * (now - lp)).sum()))), abs=1e-5)
     assert second < 4 * math.log(2) - 0.01

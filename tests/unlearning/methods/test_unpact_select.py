@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.unlearning.runs import ONE, first
+from tests.unlearning.runs import ONE, first, row
 from unpact_lens.attribution import TopK, attribute
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import encode
@@ -25,7 +25,8 @@ def test_token_weights_are_the_contributions_of_the_key_tokens(learned, facts):
     torch.testing.assert_close(w, torch.tensor(raw) / max(raw), check_dtype=False, atol=1e-6, rtol=0)
     assert w.max() == pytest.approx(1)
     u = unlearn(learned, [q], method="unpact_select", key_tokens=2, keep_rest=0.0, **ONE)
-    lp = score_rows(learned, [encode(learned, q.prompt, q.answer)])[0]
+    lp = score_rows(learned, [row(learned, q.prompt, q.answer)])[0]
+    w = torch.cat([w, torch.zeros(1)])  # the end of an answer is not attributed
     assert first(u) == pytest.approx(float((w * lp).mean()), abs=1e-5)
     rest = unlearn(learned, [q], method="unpact_select", key_tokens=2, keep_rest=2.0, **ONE)
     r = rest_of(w[None])[0]
@@ -36,11 +37,11 @@ def test_token_weights_are_the_contributions_of_the_key_tokens(learned, facts):
 def test_share_penalises_the_tokens_that_depend_most(learned, facts, share):
     q = facts[0][0]
     a = attribute(learned, q.prompt, q.answer)
-    depends = a.per_answer_token[list(a.key_tokens(TopK(2)).indices)].sum(0).tolist()
+    depends = [*a.per_answer_token[list(a.key_tokens(TopK(2)).indices)].sum(0).tolist(), 0.0]  # 0 for the end
     wanted = sorted(range(len(depends)), key=lambda k: -depends[k])[: math.ceil(share * len(depends))]
     w = torch.tensor([float(k in wanted) for k in range(len(depends))])
     u = unlearn(learned, [q], method="unpact_select", key_tokens=2, keep_rest=0.0, share=share, **ONE)
-    lp = score_rows(learned, [encode(learned, q.prompt, q.answer)])[0]
+    lp = score_rows(learned, [row(learned, q.prompt, q.answer)])[0]
     assert first(u) == pytest.approx(float((w * lp).mean()), abs=1e-5)
 
 
@@ -53,7 +54,7 @@ def test_share_of_all_tokens_equals_the_base_loss(learned, facts, method, base):
 
 def test_share_by_chance_penalises_as_many_tokens_and_depends_on_the_seed(learned, facts):
     chance = {"method": "unpact_select", "share": 0.3, "pick": "chance", "keep_rest": 0.0, **ONE}
-    lp = score_rows(learned, [encode(learned, facts[0][0].prompt, facts[0][0].answer)])[0]
+    lp = score_rows(learned, [row(learned, facts[0][0].prompt, facts[0][0].answer)])[0]
     of_one = [float(lp[k] / len(lp)) for k in range(len(lp))]
     two = [one + other for i, one in enumerate(of_one) for other in of_one[i + 1 :]]
     assert math.ceil(0.3 * len(lp)) == 2
