@@ -204,10 +204,15 @@ def floor() -> tuple[Any, Any]:
     return builtin(), moved(builtin(), 0.05, 5)
 
 
+def all_unseen(made: Any) -> Any:
+    """Measure destruction on all retain facts, as version 0.1 did."""
+    return replace(made, retain=made.retain[:0], unseen=made.retain)
+
+
 @functools.cache
 def bench() -> Any:
     """Cut the built-in benchmark to a few facts of each group."""
-    whole = ul.load_benchmark("builtin")
+    whole = ul.load_benchmark("builtin", retain_split=None)
     return replace(
         whole,
         forget=tuple(whole.forget[i + k] for i in range(0, 60, 12) for k in (0, 1)),
@@ -337,18 +342,18 @@ def described(benchmark: Any) -> dict[str, Any]:
 
 @call("load_benchmark.builtin")
 def _() -> Any:
-    return described(ul.load_benchmark("builtin"))
+    return described(ul.load_benchmark("builtin", retain_split=None))
 
 
 @call("load_benchmark.facts")
 def _() -> Any:
-    return described(ul.load_benchmark("facts"))
+    return described(ul.load_benchmark("facts", retain_split=None))
 
 
 @functools.cache
 def table() -> pd.DataFrame:
     """Write a few built-in facts as a table of questions and answers."""
-    whole = ul.load_benchmark("builtin")
+    whole = ul.load_benchmark("builtin", retain_split=None)
     items = (*whole.forget[0:2], *whole.forget[12:14], *whole.forget[24:26], *whole.near[::40], *whole.far[::55],
              *whole.general[:2])  # fmt: skip
     return pd.DataFrame(
@@ -365,7 +370,7 @@ def table() -> pd.DataFrame:
 
 @call("from_pairs")
 def _() -> Any:
-    return described(ul.from_pairs(table(), max_new_tokens=12))
+    return described(ul.from_pairs(table(), max_new_tokens=12, retain_split=None))
 
 
 @call("QA")
@@ -843,7 +848,9 @@ def _() -> Any:
 
 # Unlearning.
 
-QUICK: dict[str, Any] = {"lr": 5e-4, "steps": 3, "batch_size": 4, "seed": 0, "progress": False}
+QUICK: dict[str, Any] = {"lr": 5e-4, "steps": 3, "batch_size": 4, "seed": 0, "progress": False, "end_token": False}
+"""A short run. Version 0.1 did not train the token that ends an answer."""
+
 OWN: dict[str, dict[str, Any]] = {
     "whp": {"reinforce_steps": 2, "reinforce_lr": 5e-4},
     "rmu": {"lr": 1e-3},
@@ -930,8 +937,10 @@ def _() -> Any:
 def _() -> Any:
     requests = use("unlearning.split_requests")(list(bench().forget), 2)
     settings = {**QUICK, "max_new_tokens": 10}
-    found = ul.unlearn_sequence(builtin(), requests, bench().retain, method="ga_gdr", **settings)
-    gated = ul.unlearn_sequence(builtin(), requests, bench().retain, method="o3", rank=2, **settings)
+    found = ul.unlearn_sequence(builtin(), requests, bench().retain, unseen=bench().retain, method="ga_gdr", **settings)
+    gated = ul.unlearn_sequence(
+        builtin(), requests, bench().retain, unseen=bench().retain, method="o3", rank=2, **settings
+    )
     return {
         **{n: {"f": s.forgotten, "d": s.destroyed} for n, s in (("ga", found), ("o3", gated))},
         "model": found.model,
@@ -947,8 +956,10 @@ def _() -> Any:
 
 @call("tune")
 def _() -> Any:
-    fixed = {"steps": 3, "check_every": 1, "batch_size": 4}
-    return framed(ul.tune("ga_gdr", builtin(), bench(), budget=2, level=0.5, seed=0, **fixed))
+    fixed = {"steps": 3, "check_every": 1, "batch_size": 4, "end_token": False}
+    return framed(
+        ul.tune("ga_gdr", builtin(), replace(bench(), validation=bench().retain), budget=2, level=0.5, seed=0, **fixed)
+    )
 
 
 @call("unlearning.losses")
@@ -1012,15 +1023,19 @@ def _() -> Any:
 @functools.cache
 def measured() -> dict[str, Any]:
     """Evaluate the damaged model beside the others."""
-    before, control = ul.evaluate(builtin(), bench()), ul.evaluate(retrain(), bench())
-    return {"before": before, "after": ul.evaluate(damaged(), bench(), before=before, reference=control)}
+    made = all_unseen(bench())
+    before, control = ul.evaluate(builtin(), made), ul.evaluate(retrain(), made)
+    return {"before": before, "after": ul.evaluate(damaged(), made, before=before, reference=control)}
 
 
 @call("evaluate.default")
 def _() -> Any:
     after = measured()["after"]
+    frame = after.to_frame()
+    known_to_0_1 = ~frame["metric"].isin(["destruction_trained", "memorised_retention"])
     return {
-        "before": measured()["before"], **framed(after), "items": after.items_frame(), "by_kind": after.by_kind(),
+        "before": measured()["before"], "result": after, "frame": frame[known_to_0_1], "items": after.items_frame(),
+        "by_kind": after.by_kind(),
         "estimates": {
             name: [e.value, e.low, e.high, e.n]
             for name in ("forgetting", "destruction", "destruction_near", "destruction_far", "destruction_general")
@@ -1236,7 +1251,7 @@ def _() -> Any:
 
 # Recovery.
 
-RELEARN = {"lr": 1e-3, "steps": 4, "share": 0.34}
+RELEARN = {"lr": 1e-3, "steps": 4, "share": 0.34, "end_token": False}
 
 
 @functools.cache
@@ -1338,7 +1353,7 @@ def _() -> Any:
 
 @call("recovery.relearned")
 def _() -> Any:
-    model = use("relearned")(damaged(), bench().forget[:2], bench(), seed=0, lr=1e-3, steps=3)
+    model = use("relearned")(damaged(), bench().forget[:2], bench(), seed=0, lr=1e-3, steps=3, end_token=False)
     return {"weights": model, "log_probs": [ul.log_prob(model, q.prompt, q.answer) for q in bench().forget]}
 
 
@@ -1356,8 +1371,11 @@ STUDY = {
     "threads": 1,
     "recovery": {"probes": ["prefill"], "templates": ["focus_list", "quotes"], "added": ["quantize_4", "logit_lens"]},
     "methods": [
-        {"name": "ga", "settings": {"lr": 5e-4, "steps": 4, "batch_size": 4, "check_every": 2}},
-        {"name": "npo_gdr", "settings": {"lr": 1e-3, "steps": 4, "batch_size": 4, "check_every": 2}},
+        {"name": "ga", "settings": {"lr": 5e-4, "steps": 4, "batch_size": 4, "check_every": 2, "end_token": False}},
+        {
+            "name": "npo_gdr",
+            "settings": {"lr": 1e-3, "steps": 4, "batch_size": 4, "check_every": 2, "end_token": False},
+        },
     ],
 }
 
@@ -1367,7 +1385,7 @@ def configured(at: Path, **changes: Any) -> Any:
     lists = {name: table()[name].map(json.dumps) for name in ("paraphrases", "perturbed")}
     table().assign(**lists).to_csv(at / "facts.csv", index=False)
     options = {"path": str(at / "facts.csv"), "max_new_tokens": 12}
-    return ul.load_config({**STUDY, "benchmark_options": options, **changes})
+    return ul.load_config({**STUDY, "benchmark_options": options, "retain_split": None, **changes})
 
 
 @functools.cache
