@@ -8,7 +8,7 @@ import torch
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.verdict import distance_to_reliable, facts_to_decide, side, verdict
 from unpact_lens.stats.estimate import MeanRate, Rate
-from unpact_lens.stats.paired import paired_difference
+from unpact_lens.stats.paired import Outcomes, paired_difference, simultaneous_differences
 
 
 def excess(recovered: int, control: int, n: int):
@@ -64,6 +64,7 @@ def test_open_quantities_say_how_many_facts_would_decide():
     judged = verdict(Rate(10, 10), destruction(0), {"p": excess(0, 0, 10), "q": excess(0, 0, 0)})
     assert judged.n_needed == {"forgetting": 35, "excess of p": 35, "excess of q": None}
     assert judged.open["forgetting"] == f"{Rate(10, 10)} contains 0.9"
+    assert "forgetting: 1.00 [0.72, 1.00] contains 0.9; 25 more facts would decide" in judged.reasons["undecided"]
     assert judged.open["excess of q"] == "undefined: no facts to measure it on"
     frame = judged.to_frame()
     assert frame["verdict"].tolist() == ["undecided", "open: forgetting", "open: excess of p", "open: excess of q"]
@@ -111,3 +112,37 @@ def test_epsilon_moves_the_thresholds():
     given = (Rate(80, 100), destruction(20), {"p": excess(20, 0, 100)})
     assert verdict(*given, epsilon=0.05).labels == ("insufficient", "destroyed", "hid")
     assert verdict(*given, epsilon=0.4).labels == ("erased",)
+
+
+def family(counts, n):
+    """Excesses of several probes on the same n facts, each of its own subject; the control recovers none."""
+    outcomes = {}
+    for i, count in enumerate(counts):
+        first = torch.zeros(n, dtype=torch.bool)
+        first[(torch.arange(count) * 7 + 3 * i) % n] = True
+        outcomes[f"p{i}"] = Outcomes(first, torch.zeros_like(first))
+    return simultaneous_differences(outcomes, [str(i) for i in range(n)])
+
+
+def test_hid_needs_the_interval_that_holds_for_all_probes():
+    alone, many = family([19], 100), family([19, *[0] * 11], 100)
+    assert alone["p0"].low > 0.1 > many["p0"].low
+    assert many["p0"].alone.low == alone["p0"].low
+    assert verdict(Rate(100, 100), destruction(0), alone).labels == ("hid",)
+    judged = verdict(Rate(100, 100), destruction(0), many)
+    assert judged.labels == ("undecided",)
+    assert set(judged.open) == {"excess of p0"}
+    assert judged.n_needed["excess of p0"] > 100
+
+
+def test_erased_judges_each_probe_by_its_own_interval():
+    probes = family([0] * 12, 35)
+    assert all(e.high > 0.1 >= e.alone.high for e in probes.values())
+    assert verdict(Rate(35, 35), destruction(0, 35), probes).labels == ("erased",)
+
+
+def test_clustered_facts_need_as_many_more_as_their_design_effect():
+    assert facts_to_decide(Rate(0, 20, design_effect=2.0), 0.1) == 2 * 35
+    assert facts_to_decide(Rate(0, 20), 0.1) == 35
+    # Seeds that differ set a limit that no number of facts lifts.
+    assert facts_to_decide(Rate(3, 20, seed_variance=0.05), 0.1) is None

@@ -234,4 +234,4 @@ def write_page(found: list[Measured], page: Path = PAGE) -> None:
 
 
 if __name__ == "__main__":
-    write_page(measure(runs=1000, runs_of_sets=300))
+    write_page(measure(runs=1000, runs_of_sets=400))

@@ -48,6 +48,19 @@ def test_the_whole_grid_covers_and_errs_as_it_claims(world):
             check(found, 400)
 
 
+@pytest.mark.parametrize("icc", simulation.ICCS)
+def test_a_rate_covers_the_mean_over_seeds_that_differ(icc):
+    world = World(icc, 3, 96, seed_spread=0.3)
+    assert min(simulation.rate_coverage(world, rate, runs=80) for rate in (0.1, 0.5)) >= least(COVERAGE, 80)
+
+
+@pytest.mark.parametrize("icc", simulation.ICCS)
+@pytest.mark.parametrize("seeds", simulation.SEEDS)
+def test_joint_resamples_cover_a_rate(icc, seeds):
+    world = World(icc, seeds, 96)
+    assert min(simulation.joint_coverage(world, rate, runs=60) for rate in (0.05, 0.3)) >= least(0.92, 60)
+
+
 def test_pooling_seeds_as_facts_errs_far_too_often():
     """The simulation sees the fault of version 0.1."""
     world = World(0.6, 3, 96)

@@ -100,7 +100,9 @@ def verdict(
     if not excesses:
         still_open["excess"], needed["excess"] = "no probe was run", None
     if not reasons:
-        reasons["undecided"] = [f"{name}: {why}" for name, why in still_open.items()]
+        reasons["undecided"] = [
+            f"{name}: {why}{_more_facts(measured.get(name), needed[name])}" for name, why in still_open.items()
+        ]
     return Verdict(
         labels=tuple(label for label in LABELS if label in reasons),
         reasons={label: "; ".join(reasons[label]) for label in LABELS if label in reasons},
@@ -166,6 +168,13 @@ def facts_to_decide(estimate: Estimate, threshold: float, *, at_least: bool = Fa
         else:
             undecided_n = middle
     return decided_n
+
+
+def _more_facts(estimate: Estimate | None, needed: int | None) -> str:
+    """Say how many more facts would decide an estimate; nothing if it is undefined."""
+    if estimate is None or not estimate.n:
+        return ""
+    return "; no number of facts would decide" if needed is None else f"; {needed - estimate.n} more facts would decide"
 
 
 def _why_open(estimate: Estimate, threshold: float) -> str:
