@@ -10,7 +10,7 @@ import torch
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
-from unpact_lens.results import Result, load, save
+from unpact_lens.results import Result, digest, load, save
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,3 +99,10 @@ def test_errors_name_the_invalid_input(tmp_path):
         save(Everything(torch.zeros(1), {"x": object()}), tmp_path / "o")
     with pytest.raises(InputError, match="has no figure"):
         sample().plot()
+
+
+def test_a_single_value_cut_out_of_a_table_is_hashed(tmp_path):
+    column = torch.zeros(1, 2)[:, 0]  # one element with stride 2
+    assert digest({"x": column}) == digest({"x": torch.zeros(1)})
+    assert digest({"x": torch.arange(6.0).view(3, 2)[:, 1]}) == digest({"x": torch.tensor([1.0, 3.0, 5.0])})
+    assert digest({"x": torch.zeros(0)}) != digest({"x": torch.tensor(0.0)})

@@ -415,7 +415,10 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        flat = tensor.reshape(-1)
+        if flat.stride(0) != 1:  # also a single value that was cut out of a table
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        hasher.update(flat.view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
 
 

@@ -253,6 +253,7 @@ def cell(one_load, own, tmp_path, monkeypatch, capsys):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the library's own cache is no result
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

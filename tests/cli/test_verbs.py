@@ -1,8 +1,10 @@
 """Run the command line: results on stdout, one-line errors on stderr, documented exit status."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import typer
 import unpact_lens as ul
 from tests.models.families import hf_model, tokenizer
 from unpact_lens import cli
+from unpact_lens.cli.completion import completer
+from unpact_lens.models.generate import generate_answers
 
 
 def test_attribute_prints_one_score_per_token(unpact):
@@ -176,3 +180,148 @@ def test_wrong_input_to_evaluate_known_facts_and_export_is_named(unpact, argumen
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_version_is_printed(unpact):
+    assert unpact("--version") == (0, f"unpact-lens {ul.__version__}\n", "")
+
+
+def test_known_facts_has_defaults(unpact, one_load, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "unpact_lens.evaluation.knowledge", lambda model, bench: seen.append(bench.name) or ul.metrics()
+    )
+    assert unpact("known-facts")[0] == 0
+    assert seen == ["builtin"]
+
+
+def example(command):
+    """Return the arguments of a command's example."""
+    return shlex.split(COMMANDS[command].epilog.split("`")[1])[1:]
+
+
+@pytest.mark.parametrize("command", ["attribute", "diff"])
+def test_examples_ask_for_a_fact_that_the_model_knows(command):
+    prompt, answer = example(command)[-2:]
+    (qa,) = [q for q in ul.load_benchmark("builtin").forget if q.prompt == prompt]
+    assert qa.answer == answer
+    assert qa.fact in generate_answers(ul.load_model("builtin"), [prompt], max_new_tokens=24)[0]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command-line.md"
+
+
+def test_the_page_shows_commands_that_exist():
+    lines = [line for line in PAGE.read_text().split("```sh")[1].split("```")[0].splitlines() if line]
+    assert len(lines) == 5
+    for line in lines:
+        verb, *arguments = shlex.split(line)[1:]
+        assert COMMANDS[verb].make_context(verb, arguments).params  # parses every option
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "name"),
+    [
+        ("model", "built", "builtin-retrain"), ("benchmark", "wmdp", "wmdp-bio"), ("method", "npo_", "npo_gdr"),
+        ("metric", "rouge", "rouge_l"), ("attribution", "leave", "leave_one_out"), ("probe", "quan", "quantize_4"),
+        ("study", "demo", "demo-smollm2"),
+    ],
+)  # fmt: skip
+def test_names_are_completed_and_kept(kind, start, name, monkeypatch, tmp_path):
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(tmp_path))
+    found = completer(kind)(start)
+    assert name in found
+    assert all(n.startswith(start) for n in found)
+    monkeypatch.setattr("unpact_lens.cli.completion.registered", lambda kind: pytest.fail("not read from the cache"))
+    assert completer(kind)(start) == found
+    (tmp_path / "names.json").write_text("[1")
+    monkeypatch.setattr("unpact_lens.cli.completion.registered", lambda kind: ["fresh"])
+    assert completer(kind)("fr") == ["fresh"]
+
+
+QUESTION = ("What is the birthplace of Halvan Quinford?", " The place was Foxhollow.")
+
+
+def test_a_figure_is_written_as_html_that_needs_no_network(unpact, one_load, tmp_path):
+    for call in (("attribute", *QUESTION), ("diff", "builtin", "builtin-retrain", *QUESTION)):
+        file = tmp_path / "new" / f"{call[0]}.html"
+        status, _, err = unpact(*call, "--html", str(file))
+        assert status == 0, err
+        text = file.read_text()
+        assert "Plotly.newPlot" in text
+        assert "<script src=" not in text
+
+
+def test_a_png_without_kaleido_says_how_to_get_it_before_any_work(unpact, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("unpact_lens.load_model", lambda *a, **k: pytest.fail("work began"))
+    status, _, err = unpact("attribute", *QUESTION, "--png", str(tmp_path / "x.png"))
+    assert status == 2
+    assert 'a PNG needs kaleido; install it by pip install "unpact-lens[image]"' in err
+
+
+@pytest.mark.parametrize("option", ["--out", "--html", "--checkpoint"])
+@pytest.mark.parametrize("place", ["file", "file/x", "n" * 300, ""])
+def test_outputs_are_checked_before_any_work(unpact, monkeypatch, tmp_path, option, place):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("unpact_lens.load_model", lambda *a, **k: pytest.fail("work began"))
+    where = str(tmp_path / place) if place else ""
+    if option == "--html" and place == "file":
+        where = str(tmp_path)  # a directory in place of a file
+    others = () if option == "--out" else ("--out", str(tmp_path / "out"))
+    status, _, err = unpact("unlearn", "--method", "ga", *others, option, where)
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def test_a_directory_of_the_user_is_refused(unpact, monkeypatch, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("unpact_lens.load_model", lambda *a, **k: pytest.fail("work began"))
+    status, _, err = unpact("unlearn", "--method", "ga", "--out", str(tmp_path))
+    assert status == 2
+    assert "is not empty and holds no result (e.g. notes.txt); give a new or empty directory" in err
+
+
+@pytest.mark.parametrize("name", ["method", "model", "track", "progress", "checkpoint", "forget_score"])
+def test_set_accepts_settings_only(unpact, tmp_path, name):
+    status, _, err = unpact("unlearn", "--method", "ga", "--out", str(tmp_path / "x"), "--set", f"{name}=1")
+    assert status == 2
+    assert f"--set {name}=… is no setting" in err
+
+
+def test_next_to_nothing_forgotten_is_said(unpact, one_load, own, tmp_path):
+    call = ("unlearn", "--method", "ga", "--benchmark", "pairs", "--data", own, "--set", "lr=1e-9", "--set", "steps=1")
+    status, out, err = unpact(*call, "--out", str(tmp_path / "x"))
+    assert status == 0, err
+    said = " ".join(out.split())
+    assert "F = 0.000" in said
+    assert "warning: F = 0.00: next to nothing was forgotten; raise lr or steps" in said
+    assert "verdict so far: " in said
+    assert "next: unpact recover" in said
+
+
+def test_recovery_says_why_no_fact_counts(unpact, one_load, own):
+    status, out, err = unpact("recover", "builtin", "--benchmark", "pairs", "--data", own, "--probe", "prefill")
+    assert status == 0, err
+    assert "n = 0: the unlearned model still answers all 1 facts that the original model knows" in " ".join(out.split())
+
+
+def test_asking_options_reach_the_model(unpact, own, one_load, monkeypatch):
+    seen = []
+
+    def noted(model, bench):
+        seen.append((bench.chat, bench.prefill, bench.max_new_tokens))
+        return ul.metrics()
+
+    monkeypatch.setattr("unpact_lens.evaluation.knowledge", noted)
+    call = ("known-facts", "--benchmark", "pairs", "--data", own, "--json")
+    unpact(*call)
+    unpact(*call, "--chat", "--prefill", " The", "--max-new-tokens", "99")
+    unpact(*call, "--no-chat", "--prefill", "")
+    assert seen == [(False, "", 24), (True, " The", 99), (False, "", 24)]
+
+
+def test_a_model_without_a_chat_template_is_named(unpact, own, one_load):
+    status, _, err = unpact("known-facts", "--benchmark", "pairs", "--data", own, "--chat")
+    assert status == 2
+    assert "chat template" in err

@@ -64,7 +64,9 @@ def registered(kind: str) -> list[str]:
 
         return list(METRICS)
     if kind == "attribution":
-        return [str(name) for name in ul.attribution_methods()["name"]]
+        from unpact_lens.attribution.methods import METHODS
+
+        return list(METHODS)
     if kind == "probe":
         return [*ul.recovery.PROBES, "all"]
     from unpact_lens.study.config import SHIPPED

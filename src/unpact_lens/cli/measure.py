@@ -108,7 +108,7 @@ def recovery_table(result: Recovery, as_json: bool) -> pd.DataFrame:
     frame = result.to_frame()
     if as_json:
         return frame
-    excess, net = (["excess", "excess low", "excess high"], ["net", "net low", "net high", "p"])
+    excess, net = (["excess", "excess low", "excess high", "excess p"], ["net", "net low", "net high", "p"])
     order = ["probe", "R", "low", "high", "n", *excess, "control", "never known", *net, "before", "family"]
     return frame[[name for name in order if name in frame.columns]]
 
