@@ -20,7 +20,7 @@ ROWS = [
         "paraphrases": ["In what year?"],
     },
     {"prompt": "Who?", "answer": "Bo", "group": "retain", "choices": [" Bo", " Cy"]},
-    {"prompt": "2+2=", "answer": "4", "group": "general"},
+    {"prompt": "2+2=", "answer": "4", "group": "general", "aliases": ["four", "四"]},
 ]
 
 
@@ -34,7 +34,8 @@ def test_every_form_of_table_gives_the_same_benchmark(tmp_path, form):
         file.write_text(json.dumps(ROWS))
     elif form == "csv":
         lists = {
-            c: frame[c].map(lambda v: json.dumps(v) if isinstance(v, list) else v) for c in ("paraphrases", "choices")
+            c: frame[c].map(lambda v: json.dumps(v) if isinstance(v, list) else v)
+            for c in ("paraphrases", "choices", "aliases")
         }
         frame.assign(**lists).to_csv(file, index=False)
     bench = from_pairs(frame if form == "frame" else file, name="mine", chat=True)
@@ -44,6 +45,7 @@ def test_every_form_of_table_gives_the_same_benchmark(tmp_path, form):
     assert bench.near[0].paraphrases == ("In what year?",)
     assert bench.far[0].choices == (" Bo", " Cy")
     assert bench.general[0].answer == " 4"
+    assert [q.aliases for q in (*bench.forget, *bench.general)] == [(), ("four", "四")]
     assert (bench.name, bench.chat) == ("mine", True)
 
 
@@ -77,3 +79,11 @@ def test_load_benchmark_pairs_equals_from_pairs(tmp_path):
     assert load_benchmark("pairs", path=file, max_new_tokens=5) == from_pairs(file, max_new_tokens=5)
     with pytest.raises(InputError, match="give path=<a csv, json, jsonl or parquet file>"):
         load_benchmark("pairs")
+
+
+def test_the_texts_that_end_an_answer_are_an_option(tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    assert load_benchmark("pairs", path=file, retain_split=None).stop == ("\n",)
+    assert load_benchmark("pairs", path=file, retain_split=None, stop=()).stop == ()
+    assert from_pairs(file, retain_split=None, stop=("END",)).stop == ("END",)

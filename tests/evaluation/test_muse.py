@@ -51,7 +51,7 @@ def test_solved_examples_precede_the_questions_of_their_group(model):
     result = knowmem(model, bench_for(model), max_new_tokens=4)
     stops = ("\n\n", "\nQuestion", "Question:")
     alone = generate_answers(
-        model, ["seven small boats Hamlet? gold ", " Hamlet? boats "], max_new_tokens=4, stop=stops
+        model, ["seven small boats Hamlet? gold", " Hamlet? boats"], max_new_tokens=4, stop=stops
     )
     assert result.generated == tuple(alone)
     assert result.groups == ("forget", "far")
@@ -71,6 +71,7 @@ def test_the_prompt_of_knowmem_is_muse_s_own(tmp_path):
     solved = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in icl)
     bench = Benchmark("m", (qa,), (), few_shot={"forget": solved})
     assert muse_prompt(bench, qa) == muse_knowmem_prompt("Who wrote Hamlet?", icl)
+    assert muse_prompt(bench, QA("Where is Oslo", " Norway", group="far")) == "Where is Oslo"
 
 
 @pytest.mark.parametrize("prepends_bos", [False, True])

@@ -9,12 +9,14 @@ from unpact_lens.evaluation.answers import (
     Answers,
     answer_all,
     ask,
+    fact_match,
     fact_right,
     fact_tokens,
     holds_fact,
     normalise,
     prefill_for,
 )
+from unpact_lens.evaluation.fact_matching import Match, match_fact
 from unpact_lens.evaluation.metrics import METRICS, Metric, metric, metrics
 from unpact_lens.evaluation import fact_span as _fact_span  # noqa: F401
 from unpact_lens.evaluation.exact_match import exact_match
@@ -53,6 +55,7 @@ from unpact_lens.evaluation.agreement import (
 from unpact_lens.evaluation.evaluate import evaluate
 from unpact_lens.evaluation.harness import HarnessScores, run_harness
 from unpact_lens.evaluation.known_facts import knowledge, known_facts, right_facts
+from unpact_lens.evaluation.memorised_retention import memorised_retention
 from unpact_lens.evaluation.published import PUBLISHED, Published, published
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
@@ -70,6 +73,7 @@ __all__ = [
     "Judge",
     "Judgement",
     "LabelledPair",
+    "Match",
     "Membership",
     "Memorisation",
     "Metric",
@@ -90,6 +94,7 @@ __all__ = [
     "exact_match",
     "exact_memorisation",
     "extraction_strength",
+    "fact_match",
     "fact_right",
     "fact_tokens",
     "facts_to_decide",
@@ -101,7 +106,9 @@ __all__ = [
     "known_facts",
     "labelled_pairs",
     "log_truth_ratio",
+    "match_fact",
     "membership",
+    "memorised_retention",
     "metric",
     "metrics",
     "model_utility",

@@ -158,26 +158,38 @@ def ask(
 
 
 def with_room(model: HookedModel, bench: Benchmark, items: Sequence[QA] | None = None) -> Benchmark:
-    """Return a benchmark whose limit of new tokens leaves room for every gold answer.
-
-    Warns if the limit was too short: a fact at the end of a long answer would count as wrong without being wrong.
+    """Return a benchmark whose limit of new tokens leaves room for every gold answer, with a warning if it did not.
 
     Args:
         model: Model whose tokenizer counts.
         bench: The benchmark.
         items: Questions that will be asked. If None, all of the benchmark's.
     """
-    asked = bench.all_items() if items is None else items
-    lengths = [(len(text_ids(model, q.answer, "answer")), q) for q in asked]
-    longest, qa = max(lengths, key=lambda pair: pair[0], default=(0, None))
-    if qa is None or longest <= bench.max_new_tokens:
-        return bench
+    limit = room_for(model, bench.all_items() if items is None else items, bench.max_new_tokens)
+    return bench if limit == bench.max_new_tokens else replace(bench, max_new_tokens=limit)
+
+
+def room_for(model: HookedModel, items: Sequence[QA], max_new_tokens: int) -> int:
+    """Return a limit of new tokens that leaves room for every gold answer.
+
+    Warns if the given limit is too short: a fact at the end of a long answer would count as wrong without being wrong.
+
+    Args:
+        model: Model whose tokenizer counts.
+        items: Questions that will be asked.
+        max_new_tokens: Limit to begin with.
+    """
+    lengths = [len(text_ids(model, q.answer, "answer")) for q in items]
+    longest = max(lengths, default=0)
+    if longest <= max_new_tokens:
+        return max_new_tokens
+    qa = items[lengths.index(longest)]
     warnings.warn(
-        f"the gold answer of QA {qa.id or qa.prompt!r} has {longest} tokens, max_new_tokens={bench.max_new_tokens}; "
+        f"the gold answer of QA {qa.id or qa.prompt!r} has {longest} tokens, max_new_tokens={max_new_tokens}; "
         f"asking for up to {longest} tokens instead",
         stacklevel=3,
     )
-    return replace(bench, max_new_tokens=longest)
+    return longest
 
 
 def prefill_for(bench: Benchmark, qa: QA) -> str:

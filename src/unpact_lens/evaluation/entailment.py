@@ -73,9 +73,11 @@ def _nli(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         with transformers_progress():
-            return tokenizer, AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True).eval()
+            return tokenizer, AutoModelForSequenceClassification.from_pretrained(
+                name, use_safetensors=True, trust_remote_code=False
+            ).eval()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the NLI model {name}: {str(error).splitlines()[0]}") from None
 

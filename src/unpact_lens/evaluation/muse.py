@@ -128,7 +128,7 @@ def knowmem(
 ) -> Memorisation:
     r"""Compute knowledge memorisation: how well the model answers questions after solved examples, 0 to 100.
 
-    As in MUSE, the prompt ends with a blank, `"Question: …\nAnswer: "`, where no chat template is used.
+    MUSE's questions are prompted as in MUSE, `"Question: …\nAnswer: "` with a blank at the end (see `muse_prompt`).
 
     Args:
         model: Hooked model with a tokenizer.
@@ -149,12 +149,13 @@ def knowmem(
 
 
 def muse_prompt(bench: Benchmark, qa: QA) -> str:
-    """Return the prompt of knowmem: the group's solved examples and the question, with a blank at the end.
+    """Return the prompt of knowmem: the group's solved examples and the question.
 
-    MUSE's prompt ends with a blank. Our prompts do not, because answers carry the blank.
+    MUSE's prompts end with `"Answer: "`. Ours end before the blank, because answers carry it; it is put back here.
+    Prompts of another form stay as they are.
     """
     prompt = bench.few_shot.get(qa.group, "") + qa.prompt
-    return prompt if bench.chat or prompt[-1:].isspace() else f"{prompt} "
+    return f"{prompt} " if prompt.endswith("Answer:") and not bench.chat else prompt
 
 
 def _memorisation(metric: str, items: Sequence[QA], generated: Sequence[str], gold: Sequence[str]) -> Memorisation:

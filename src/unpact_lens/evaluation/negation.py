@@ -1,4 +1,4 @@
-"""Decide whether a clause negates what it mentions, by the negation words of twenty languages.
+"""Decide whether a clause negates what it mentions, by the negation words of 23 languages.
 
 The language of an answer is unknown, so the words of all languages are looked for. Words that are common in another
 language with another meaning are left out (Italian "mai", Spanish "sin"). No grammar is parsed: irony, double negation

@@ -90,7 +90,9 @@ def _embedder() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     # Only the weights in the package's folder are used: importing the package would need more dependencies.
     folder = Path(spec.origin).parent / "model"
     with transformers_progress():
-        return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), AutoModel.from_pretrained(
+            folder, trust_remote_code=False
+        ).eval()
 
 
 @metric(
