@@ -171,7 +171,7 @@ def evaluate(
     png: Png = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on a benchmark: every metric by group, forgetting and destruction, beside published values."""
+    """Evaluate a model on a benchmark: metrics by group, forgetting, destruction of unseen facts, published values."""
     import unpact_lens as ul
 
     outputs = Outputs(out, html, png)

@@ -179,7 +179,12 @@ def next_command(out: Path, model: str, benchmark: str, data: Path | None) -> st
 def print_summary(said: dict[str, object], title: str) -> None:
     """Print the summary of a run, one line for each thing."""
     print_line(f"{title}: {said['steps']} steps, {said['stopped']}", style="bold")
-    for name, meaning in (("F", "forget facts forgotten"), ("D", "retain facts destroyed")):
+    for name, meaning in (
+        ("F", "forget facts forgotten"),
+        ("D", "unseen retain facts destroyed"),
+        ("D_trained", "retain facts destroyed that the method was given"),
+        ("memorised retention", "unseen retain facts: D minus D_trained"),
+    ):
         found = said.get(name)
         if isinstance(found, dict) and found["n"]:
             ends = f"[{found['low']:.3f}, {found['high']:.3f}]"
@@ -268,7 +273,7 @@ def tune(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search the hyperparameters with the least destruction at a matched forgetting level. Lists the best run first."""
+    """Search the hyperparameters that destroy the fewest validation facts at a matched forgetting level, best first."""
     import unpact_lens as ul
 
     outputs = Outputs(out, checkpoint=checkpoint)
