@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
+from tests.conftest import tiny
 from tests.models.families import hf_model, save, tokenizer
 from unpact_lens.errors import InputError
 from unpact_lens.models import lora_checkpoint as module
@@ -64,8 +65,8 @@ def test_errors_name_the_invalid_input(tmp_path, monkeypatch):
     adapted(hf, "llama", tmp_path / "adapter")
     with pytest.raises(InputError, match=r"adapter .*base has no adapter_config\.json; give the directory that PEFT"):
         load_model(base, adapter=base)
-    with pytest.raises(InputError, match="adapter= needs a Hugging Face model as its base; 'builtin' is a hooked one"):
-        load_model("builtin", adapter=tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"adapter= needs a Hugging Face model as its base; a live Hooked"):
+        load_model(tiny(), adapter=tmp_path / "adapter")
     with pytest.raises(InputError, match="does not fit this model"):
         load_model(save(tmp_path / "other", "gpt2")[0], adapter=tmp_path / "adapter")
     wider = save(tmp_path / "wider", "llama", intermediate_size=64)[0]
@@ -82,3 +83,59 @@ def test_errors_name_the_invalid_input(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"pickled weights only \(adapter_model\.bin\), which can run code when read"):
         load_model(base, adapter=tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 3
+
+
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_the_directory_of_an_adapter_is_a_model_whose_base_it_names(wrap, tmp_path):
+    base, hf = save(tmp_path / "base", "llama")
+    hf.name_or_path = hf.config._name_or_path = str(base)
+    expected = logits(adapted(hf, "llama", tmp_path / "adapter"))
+    torch.testing.assert_close(logits(load_model(tmp_path / "adapter", wrap=wrap)), expected, atol=1e-4, rtol=0)
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "../base"}))
+    torch.testing.assert_close(logits(load_model(tmp_path / "adapter", wrap=wrap)), expected, atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match="which is one itself"):
+        load_model(tmp_path / "adapter", adapter=tmp_path / "adapter")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "./nowhere"}))
+    with pytest.raises(InputError, match=r"adapter .*, base \./nowhere: no directory"):
+        load_model(tmp_path / "adapter")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": None}))
+    with pytest.raises(InputError, match=r"names no base model; load the base with adapter='"):
+        load_model(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_a_live_peft_model_is_merged_and_not_changed(wrap):
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=TARGETS["llama"], init_lora_weights=False)
+    peft = get_peft_model(hf_model("llama"), config).eval()
+    expected, before = logits(peft), {n: p.clone() for n, p in peft.named_parameters()}
+    model = load_model(peft, wrap=wrap, tokenizer=tokenizer())
+    torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
+    assert all(torch.equal(p, before[n]) for n, p in peft.named_parameters())
+    assert torch.equal(logits(peft), expected)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+def test_an_adapter_on_one_use_of_a_tied_embedding_leaves_the_other_use(target, wrap):
+    hf = hf_model("qwen2")
+    assert hf.config.tie_word_embeddings
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=[target, "q_proj"], init_lora_weights=False)
+    peft = get_peft_model(hf, config).eval()
+    expected = logits(peft)
+    model = load_model(peft, wrap=wrap, tokenizer=tokenizer())
+    assert model.tied_embeddings is False
+    torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
+
+
+def test_a_tied_model_whose_embedding_has_no_adapter_stays_tied():
+    config = LoraConfig(r=3, target_modules=["q_proj"], init_lora_weights=False)
+    model = load_model(get_peft_model(hf_model("qwen2"), config).eval(), tokenizer=tokenizer())
+    assert model.tied_embeddings is True
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused():
+    peft = get_peft_model(hf_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    with pytest.raises(InputError, match="the PeftModel cannot become a plain model: ") as caught:
+        load_model(peft, tokenizer=tokenizer())
+    assert "\n" not in str(caught.value)

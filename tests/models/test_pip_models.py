@@ -37,7 +37,7 @@ def package(request, tmp_path, monkeypatch):
         directory, model = save(tmp_path / "hf", "llama")
         return model, pip_models.AutoTokenizer.from_pretrained(directory)
 
-    monkeypatch.setattr(pip_models, "_read_gguf", conversion)
+    monkeypatch.setattr(pip_models, "read_gguf", conversion)
     expect(monkeypatch, name, parts)
     return name, parts, read
 

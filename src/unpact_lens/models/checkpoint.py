@@ -160,7 +160,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         raise InputError(f"{directory} has no {weights.name}; save the model again")
     tokenizer = None
     if (directory / "tokenizer").is_dir():
-        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", trust_remote_code=False)
     target = str(device or "cpu")
     try:
         state = load_file(weights, device=target)
@@ -227,10 +227,10 @@ def is_checkpoint(path: Path) -> bool:
 def _empty_bridge(
     hf_config: Path, record: dict[str, object], tokenizer: PreTrainedTokenizerBase | None, device: str
 ) -> TransformerBridge:
-    config = AutoConfig.from_pretrained(hf_config)
+    config = AutoConfig.from_pretrained(hf_config, trust_remote_code=False)
     # The random weights are overwritten; the caller's random state is not changed.
     with torch.random.fork_rng():
-        hf = AutoModelForCausalLM.from_config(config, attn_implementation=record["attention"])
+        hf = AutoModelForCausalLM.from_config(config, attn_implementation=record["attention"], trust_remote_code=False)
     return to_bridge(hf, tokenizer, device=device, dtype=getattr(torch, str(record["dtype"])))
 
 

@@ -13,7 +13,7 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
@@ -154,6 +154,7 @@ def to_bridge(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    own: bool = False,
 ) -> TransformerBridge:
     """Wrap a copy of a Hugging Face model in a `TransformerBridge`.
 
@@ -162,6 +163,7 @@ def to_bridge(
         tokenizer: Tokenizer of the model; a copy is attached.
         device: Device of the result. If None, the device of `hf`.
         dtype: Type of the result's weights.
+        own: Whether the model is used up by this call and need not be copied.
 
     Returns:
         The bridge in eval mode. Only the model's own weights require gradients. The unembedding bias that
@@ -173,7 +175,7 @@ def to_bridge(
     if tokenizer is None:
         raise InputError('wrap="bridge" needs a tokenizer; pass tokenizer=')
     check_sound(hf.named_parameters())
-    model = copy.deepcopy(hf)
+    model = hf if own else copy.deepcopy(hf)
     model.config.architectures = [type(hf).__name__]  # a model that was made in memory may name none
     model.to(device=device, dtype=dtype)
     known = copy.deepcopy(tokenizer)
@@ -198,8 +200,23 @@ def to_bridge(
     for fused in fused_weights(bridge):
         fused.weight.requires_grad_(False)
     bridge.tied_embeddings = tied
+    bridge.cfg.d_vocab = model.get_input_embeddings().weight.shape[0]
+    limit = _length_of_one_rule(model.config)
+    if limit is not None:
+        bridge.cfg.n_ctx = min(bridge.cfg.n_ctx, limit)
     attach_tokenizer(bridge, tokenizer)
     return bridge.eval()
+
+
+def _length_of_one_rule(config: PretrainedConfig) -> int | None:
+    """Return the length up to which LongRoPE uses one set of frequencies, or None without LongRoPE.
+
+    Beyond it, transformers chooses the frequencies by the longest text in a batch, so scores would depend on the batch.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    return int(rope.get("original_max_position_embeddings") or config.original_max_position_embeddings)
 
 
 def fill(model: HookedTransformer, state: dict[str, torch.Tensor]) -> None:

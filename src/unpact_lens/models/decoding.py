@@ -25,9 +25,12 @@ NEW = 4
 
 
 def tolerance(logits: Float[Tensor, "*shape"]) -> float:
-    """Return the largest difference of logits that rounding explains: it scales with their size."""
+    """Return the largest difference of logits that rounding explains: it scales with their size.
+
+    In double precision it is that of fp32, in which transformers computes rotary positions and the softmax.
+    """
     size = max(1.0, float(logits.abs().max()))
-    return size * {torch.float64: 1e-9, torch.float32: 1e-4}.get(logits.dtype, 0.05)
+    return size * (1e-4 if logits.dtype in (torch.float32, torch.float64) else 0.05)
 
 
 def decodes_with_cache(model: HookedModel) -> bool:

