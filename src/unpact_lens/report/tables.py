@@ -188,6 +188,7 @@ def recovery_rows(recovery: Recovery) -> list[dict[str, str]]:
                 "control": number(beside),
                 "excess": number(row.get("excess")),
                 "excess_interval": interval(row.get("excess low"), row.get("excess high")),
+                "excess_p": number(row.get("excess p"), 3),
                 "net": number(row.get("net")),
                 "net_interval": interval(row.get("net low"), row.get("net high")),
             }
