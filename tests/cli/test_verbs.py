@@ -325,3 +325,10 @@ def test_a_model_without_a_chat_template_is_named(unpact, own, one_load):
     status, _, err = unpact("known-facts", "--benchmark", "pairs", "--data", own, "--chat")
     assert status == 2
     assert "chat template" in err
+
+
+def test_without_a_command_the_help_is_shown_once(unpact):
+    status, out, err = unpact()
+    assert (status, err) == (2, "")
+    assert out.count("Usage: unpact") == 1
+    assert out.index(" demo ") < out.index(" unlearn ") < out.index(" recover ") < out.index(" builtin ")

@@ -5,8 +5,25 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+import typer.core
+
+ORDER = (
+    "demo", "attribute", "diff", "unlearn", "unlearn-sequence", "tune", "recover", "evaluate", "known-facts", "study",
+    "report", "methods", "export", "builtin",
+)  # fmt: skip
+"""Order of the commands in the help; others follow."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """List the commands in the order of use."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of the commands in the order of the help."""
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="unpact",
     help="Show why LLM unlearning works, fails or destroys, token by token and head by head, with controls.",
     no_args_is_help=True,

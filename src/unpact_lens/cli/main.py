@@ -107,7 +107,8 @@ def _usage(error: Exception) -> int:
     """Show an error of the option parser in one line, or the help where no command was given."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(context.get_help() if context is not None else str(error))
+        if str(error).strip():  # otherwise rich has printed the help already
+            typer.echo(str(error))
         return USAGE
     said = getattr(error, "format_message", lambda: str(error))()
     hint = f"; see `{context.command_path} --help`" if context is not None else ""

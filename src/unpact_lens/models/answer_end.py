@@ -6,6 +6,7 @@ from transformers import GenerationConfig
 
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import rendered
 
 _QUESTION, _ANSWER = "\u241fQUESTION\u241f", "\u241fANSWER\u241f"
 
@@ -43,7 +44,7 @@ def end_of_answer(model: HookedModel, *, chat: bool = False) -> int | None:
     tokenizer = model.tokenizer
     if chat and tokenizer is not None and getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False)
+        text = rendered(tokenizer, turn)
         after = tokenizer(text.split(_ANSWER)[-1], add_special_tokens=False)["input_ids"]
         if after and after[0] in ends:
             return int(after[0])

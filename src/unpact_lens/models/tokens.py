@@ -109,22 +109,42 @@ def bos_ids(model: HookedModel) -> tuple[int, ...]:
     return (int(bos),)
 
 
-_CONTENT = "\u241fCONTENT\u241f"
+def rendered(tokenizer: Tokenizer, turns: list[dict[str, str]], **options: object) -> str:
+    """Write a conversation with the tokenizer's chat template.
+
+    Raises:
+        InputError: If the template fails, or writes no text.
+    """
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    except Exception as error:  # a template is a program: it fails in any way
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the chat template of the tokenizer fails ({why}); mend it, or use chat=False") from None
+    if not isinstance(text, str):
+        raise InputError(f"the chat template of the tokenizer writes {type(text).__name__}, not text; use chat=False")
+    return text
+
+
+_CONTENT = "\u241fCoNtEnT\u241f"  # mixed case shows a template that changes the case
 
 
 def chat_wrapping(model: HookedModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the ids that the tokenizer's chat template puts before and after one user message.
 
     Raises:
-        InputError: If the tokenizer has no chat template.
+        InputError: If the tokenizer has no chat template, it fails, or it does not contain the message exactly once.
     """
     tokenizer = model.tokenizer
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise InputError("chat=True, but the model's tokenizer has no chat template; use chat=False")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
-    )
-    before, after = text.split(_CONTENT)
+    text = rendered(tokenizer, [{"role": "user", "content": _CONTENT}], add_generation_prompt=True)
+    before, *rest = text.split(_CONTENT)
+    if len(rest) != 1:
+        raise InputError(
+            f"the chat template contains the user's message {len(rest)} times unchanged, and must contain it once; "
+            "mend tokenizer.chat_template, or use chat=False"
+        )
+    after = rest[0]
     return text_ids(model, before, "chat template"), text_ids(model, after, "chat template")
 
 
