@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.data.splits import RetainSplit
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.generate import generate_answers
@@ -48,6 +49,10 @@ def test_best_trial_destroys_least_at_the_level(learned, bench, tmp_path):
     assert frame.iloc[0].lr == t.best["lr"]
     assert frame.reached.tolist() == sorted(frame.reached, reverse=True)
     assert load(t.save(tmp_path / "tuning")) == t
+    split = replace(bench, retain_split=RetainSplit((0.4, 0.3, 0.3), 7))
+    assert tune("ga_gdr", learned, split, budget=1, **FIXED).retain_split == split.retain_split
+    u = unlearn(learned, split, method="ga_gdr", progress=False, **{**FIXED, "steps": 1})
+    assert load(u.save(tmp_path / "unlearned")).config["retain_split"] == split.retain_split
 
 
 def test_the_objective_is_minimised_among_runs_that_reach_the_level(learned, bench):

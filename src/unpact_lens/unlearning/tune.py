@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import pandas as pd
 
 from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.data.splits import RetainSplit
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result, read_json, versions, write_json
@@ -44,6 +45,7 @@ class Tuning(Result):
             `steps_run`, and the reason why it `stopped`.
         level: Forgetting level to be reached.
         seed: Random seed of the search and of each run.
+        retain_split: Split of the retain facts; None if there is none, and in version 0.1.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Tuning(Result):
     trials: tuple[dict[str, Any], ...]
     level: float
     seed: int
+    retain_split: RetainSplit | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each trial, best first."""
@@ -126,7 +129,9 @@ def tune(
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.optimize(search.run, n_trials=budget)
     best = min(search.trials, key=_rank)
-    return Tuning(method, {k: best[k] for k in ranges}, best["value"], tuple(search.trials), level, seed)
+    return Tuning(
+        method, {k: best[k] for k in ranges}, best["value"], tuple(search.trials), level, seed, bench.retain_split
+    )
 
 
 @runtime_checkable

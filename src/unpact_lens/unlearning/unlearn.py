@@ -115,6 +115,8 @@ def unlearn(
         chosen.prepare(job)
     terms = objective(chosen, job, kept)
     described = description(job, rule, steps=len(terms[0].order))
+    if isinstance(forget, Benchmark):
+        described["retain_split"] = forget.retain_split
 
     after = clone(job.before)
     with progress_bar(f"unlearning by {method}", len(terms[0].order), shown=progress) as bar:
