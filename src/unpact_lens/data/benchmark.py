@@ -15,6 +15,7 @@ from unpact_lens.data.splits import (
     SHARES,
     UNSEEN,
     Facts,
+    FactsGiven,
     RetainParts,
     RetainSplit,
     SplitRequest,
@@ -188,7 +189,7 @@ class Benchmark:
 
     name: str
     forget: tuple[QA, ...]
-    retain: Facts
+    retain: FactsGiven
     general: tuple[QA, ...] = ()
     unknown: tuple[QA, ...] = ()
     forget_corpus: Corpus | None = None
@@ -203,8 +204,8 @@ class Benchmark:
     holdout: Corpus | None = None
     few_shot: dict[str, str] = field(default_factory=dict)
     stop: tuple[str, ...] = ("\n",)
-    validation: Facts = field(default_factory=Facts)
-    unseen: Facts = field(default_factory=Facts)
+    validation: FactsGiven = field(default_factory=Facts)
+    unseen: FactsGiven = field(default_factory=Facts)
     validation_corpus: Corpus | None = None
     unseen_corpus: Corpus | None = None
     retain_split: RetainSplit | None = None

@@ -35,9 +35,6 @@ Shares = tuple[float, float, float]
 SHARES: Shares = (0.5, 0.15, 0.35)
 """Default shares of the subjects: trained, validation, unseen."""
 
-SplitRequest = Shares | Sequence[float] | Literal["auto"] | None
-"""`"auto"` is `SHARES` where there are enough subjects, and else no split with a warning. None is no split."""
-
 
 class Facts(tuple["QA", ...]):
     """Hold a tuple of facts, with its near and far facts at hand.
@@ -64,6 +61,15 @@ class Facts(tuple["QA", ...]):
     def subjects(self) -> tuple[str, ...]:
         """Return each subject once, in the order of its first fact. A fact without a subject is its own."""
         return tuple(dict.fromkeys(subject_of(q) for q in self))
+
+
+# The code checks a request itself and makes `Facts` of any tuple; run-time type checkers leave both to it.
+if TYPE_CHECKING:
+    SplitRequest = Shares | Sequence[float] | Literal["auto"] | None
+    FactsGiven = Facts
+else:
+    SplitRequest, FactsGiven = object, tuple
+"""`"auto"` is `SHARES` where there are enough subjects, and else no split with a warning. None is no split."""
 
 
 @storable
@@ -126,7 +132,7 @@ def split_retain(items: Iterable[QA], shares: Sequence[float] = SHARES, seed: in
     return parts
 
 
-def deal_subjects(facts: Facts, shares: Sequence[float], seed: int) -> RetainParts:
+def deal_subjects(facts: FactsGiven, shares: Sequence[float], seed: int) -> RetainParts:
     """Split as `split_retain`, but let a part lack a group that has too few subjects; unseen gets the first of them.
 
     Args:

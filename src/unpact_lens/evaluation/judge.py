@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unpact_lens.checked_by_hand import Number, Text, Whole
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import Answers, normalise, require_pairs
 from unpact_lens.evaluation.metrics import metric
@@ -46,14 +47,14 @@ class Judge:
         InputError: If the URL or a number is invalid, or the prompt lacks one of its three places.
     """
 
-    url: str
+    url: Text
     model: str
     key_variable: str = "OPENAI_API_KEY"
     prompt: str = JUDGE_PROMPT
-    timeout: float = 60.0
-    retries: int = 4
-    deadline: float = 180.0
-    concurrency: int = 8
+    timeout: Number = 60.0
+    retries: Whole = 4
+    deadline: Number = 180.0
+    concurrency: Whole = 8
     _client: HttpClient = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import TypeVar
 
+from unpact_lens.checked_by_hand import Number, Text, Whole
 from unpact_lens.errors import InputError
 from unpact_lens.models.http_client import Address, HttpClient, Reply, RequestError
 from unpact_lens.models.tokens import Encoded
@@ -91,13 +92,13 @@ class Endpoint:
     Source: OpenAI completions API; `prompt_logprobs` of vLLM.
     """
 
-    url: str
+    url: Text
     model: str
     key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    retries: int = 4
-    timeout: float = 60.0
-    deadline: float = 180.0
+    concurrency: Whole = 8
+    retries: Whole = 4
+    timeout: Number = 60.0
+    deadline: Number = 180.0
     shift: int = 0
     _dialect: str | None = field(default=None, repr=False)
     _pieces: list[str] = field(default_factory=list, repr=False)

@@ -22,9 +22,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from unpact_lens.checked_by_hand import Number, Text, Whole
 from unpact_lens.errors import InputError
 
 MOST_BYTES = 64 * 2**20
@@ -66,7 +66,7 @@ class Address:
     authorization: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, url: str, what: str = "url") -> Address:
+    def of(cls, url: Text, what: str = "url") -> Address:
         """Check a base URL and take its user name and password off.
 
         Args:
@@ -116,10 +116,10 @@ class HttpClient:
 
     address: Address
     key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    retries: int = 4
-    timeout: float = 60.0
-    deadline: float = 180.0
+    concurrency: Whole = 8
+    retries: Whole = 4
+    timeout: Number = 60.0
+    deadline: Number = 180.0
 
     def __post_init__(self) -> None:
         for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001), ("deadline", 0.001)):
@@ -303,7 +303,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
-def _read(response: IO[bytes], ends: float) -> bytes:
+def _read(response: http.client.HTTPResponse | urllib.error.HTTPError, ends: float) -> bytes:
     """Read a whole reply.
 
     Raises:
@@ -320,7 +320,7 @@ def _read(response: IO[bytes], ends: float) -> bytes:
         if time.monotonic() > ends:
             raise TimeoutError
     if getattr(response, "length", None):
-        raise http.client.IncompleteRead(b"", response.length)  # type: ignore[attr-defined]
+        raise http.client.IncompleteRead(b"", response.length)
     return b"".join(chunks)
 
 
