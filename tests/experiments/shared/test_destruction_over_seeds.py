@@ -12,7 +12,6 @@ from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.result import Scores
 
-
 GROUPS = ("forget", "forget", "near", "near", "far", "far")
 
 
