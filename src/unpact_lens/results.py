@@ -58,6 +58,7 @@ _TYPES_AT: dict[str, str] = {
         "decomposition": "Ablation Decomposition LensCurves PathEffects TunedLens",
         "evaluation": "Agreement Answers Choices HarnessScores Judgement LabelledPair Membership Memorisation Published"
         " Scores TofuScores Verdict",
+        "models.self_test": "SelfTest",
         "recovery": "Example Leak Recovery RecoveryPlan Sheet",
         "stats.ks": "KSTest",
         "stats.estimate": "Contrast Difference MeanRate PlainEstimate Rate",

@@ -50,9 +50,7 @@ def test_recited_passages_score_100_and_others_0(model):
 def test_solved_examples_precede_the_questions_of_their_group(model):
     result = knowmem(model, bench_for(model), max_new_tokens=4)
     stops = ("\n\n", "\nQuestion", "Question:")
-    alone = generate_answers(
-        model, ["seven small boats Hamlet? gold", " Hamlet? boats"], max_new_tokens=4, stop=stops
-    )
+    alone = generate_answers(model, ["seven small boats Hamlet? gold", " Hamlet? boats"], max_new_tokens=4, stop=stops)
     assert result.generated == tuple(alone)
     assert result.groups == ("forget", "far")
 
