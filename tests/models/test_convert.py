@@ -6,8 +6,9 @@ import torch
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, tokenizer
 from unpact_lens.errors import InputError
-from unpact_lens.models.convert import attach_tokenizer, check_sound, fill, to_bridge, to_hooked
+from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge, to_hooked
 from unpact_lens.models.hooked_families import check_supported
+from unpact_lens.models.ready import check_sound
 
 IDS = torch.randint(0, 320, (2, 60), generator=torch.Generator().manual_seed(3))
 LLAMA3 = {

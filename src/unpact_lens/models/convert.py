@@ -7,7 +7,7 @@ Both give the logits of the original.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
+from unpact_lens.models.ready import check_sound
 from unpact_lens.models.tied_embedding import shares_embedding
 from unpact_lens.models.weights import fused_weights
 
@@ -238,17 +239,6 @@ def fill(model: HookedTransformer, state: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
-
-
-def check_sound(named: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Check that no weight contains NaN or infinity.
-
-    Raises:
-        InputError: If one does. The message names the first such tensor.
-    """
-    for name, tensor in named:
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"weight {name} holds NaN or infinity; load a sound checkpoint")
 
 
 def attach_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreTrainedTokenizerBase | None) -> None:

@@ -18,6 +18,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import alias_generation
 
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.ready import require_ready
 
 
 @runtime_checkable
@@ -157,6 +158,7 @@ def run_with_hooks(model: HookedModel, tokens: Int[Tensor, "batch pos"], fwd_hoo
         InputError: If a bridge has no hook of that name.
         ValueError: If a bridge's configuration turns the hook off.
     """
+    require_ready(model)
     if not is_bridge(model) or model.compatibility_mode or kwargs.get("stop_at_layer") is not None:
         return model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks), **kwargs)
     bridge: Any = model
@@ -249,6 +251,7 @@ def read_out_at(
 
         logits = run_with_hooks(model, tokens, [*hooks, (readout_hook(model), drop)], return_type="logits")
         return logits if ids is None else logits[..., ids]
+    require_ready(model)
     with model.hooks(fwd_hooks=list(hooks)):
         resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))  # [batch, keep, d_model]
         return _soft_capped(model, project(model, model.ln_final(resid), ids))
@@ -371,6 +374,7 @@ def collect(
         taken[name] = act if then is None else then(act)
 
     hooks: list[tuple[str, HookFunction]] = [(n, functools.partial(take, name=n)) for n in names]
+    require_ready(model)
     spared = not any(name.startswith("unembed.") for name in names)
     if spared and _copies_unembedding(model):
         model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # stops after `ln_final`

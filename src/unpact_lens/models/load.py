@@ -33,12 +33,13 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
 from unpact_lens.models.check_files import check_files, check_no_code, check_not_quantised, dequantiser
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
-from unpact_lens.models.convert import check_sound, to_bridge, to_hooked
+from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import check_supported
 from unpact_lens.models.lora_checkpoint import CONFIG as ADAPTER_CONFIG
 from unpact_lens.models.lora_checkpoint import check_adapter, is_peft_model, merge_adapter, merged_peft_model
 from unpact_lens.models.pip_models import PACKAGED, forget_quantisation, packaged_directory, read_gguf
+from unpact_lens.models.ready import check_sound
 from unpact_lens.models.self_test import Source, require, self_test
 from unpact_lens.progress import transformers_progress
 from unpact_lens.registry import Registry
