@@ -161,7 +161,7 @@ def gaps(parts: RetainParts, shares: Sequence[float]) -> dict[str, list[str]]:
     return found
 
 
-def checked_shares(shares: Sequence[float] | str) -> Shares:
+def checked_shares(shares: SplitRequest) -> Shares:
     """Return the shares as a tuple.
 
     Raises:
@@ -177,7 +177,7 @@ def checked_shares(shares: Sequence[float] | str) -> Shares:
     )
 
 
-def _strata(facts: Facts, seed: int) -> list[list[str]]:
+def _strata(facts: FactsGiven, seed: int) -> list[list[str]]:
     """Return the subjects of each stratum, in the order in which they are dealt."""
     groups: dict[str, list[str]] = {}
     for q in facts:

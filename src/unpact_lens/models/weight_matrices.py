@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 from transformer_lens.components.abstract_attention import AbstractAttention
@@ -18,6 +18,12 @@ from transformers.pytorch_utils import Conv1D
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+
+# Any module is accepted at run time; one without matrices is refused by name.
+if TYPE_CHECKING:
+    Wrapped = HookedModel
+else:
+    Wrapped = nn.Module
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class WeightMatrix:
     inputs: tuple[int, ...]
 
 
-def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
+def weight_matrices(model: Wrapped) -> list[WeightMatrix]:
     """List every matrix that attention, MLPs and experts multiply by, each once.
 
     These are all linear layers, `Conv1D` layers and stacks of expert matrices, and the parts of a `HookedTransformer`

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float
 from torch import Tensor
-from typing_extensions import Self
 
 from unpact_lens.errors import InputError
 from unpact_lens.results import storable
@@ -72,7 +71,7 @@ class Estimate:
         return self.value - (self.value - self.low) * scale, self.value + (self.high - self.value) * scale
 
     @property
-    def alone(self) -> Self:
+    def alone(self) -> Estimate:
         """Return this estimate with the interval that it has outside its family."""
         return self
 
@@ -287,7 +286,7 @@ class _InFamily(_FromCounts):
         return self.level if self.each_level is None else self.each_level
 
     @property
-    def alone(self) -> Self:
+    def alone(self) -> _InFamily:
         """Return this estimate with the interval that it has outside its family."""
         return replace(self, each_level=None, adjusted_p=None)  # type: ignore[type-var]
 
