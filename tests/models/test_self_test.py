@@ -1,7 +1,6 @@
 """The self-test finds what does not work, and the gate refuses exactly that."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from tests.models.zoo import zoo_model
 from unpact_lens.attribution import attribute
 from unpact_lens.errors import InputError
 from unpact_lens.models import self_test as module
-from unpact_lens.models.checkpoint import clone
+from unpact_lens.models import weights
+from unpact_lens.models.checkpoint import clone, save_model
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.decoding import DECODES
 from unpact_lens.models.load import load_model
@@ -107,10 +107,12 @@ def test_each_check_finds_what_it_is_for(check):
     assert found.outcome(check).detail
 
 
-def test_a_weight_that_would_not_be_saved_is_found(monkeypatch):
+def test_a_weight_that_would_not_be_saved_is_found(monkeypatch, tmp_path):
     source = zoo_model("mixtral")
     model = to_bridge(source, tokenizer())
-    monkeypatch.setattr(module, "named_weights", lambda model: model.state_dict())
+    monkeypatch.setattr(weights, "named_weights", lambda model: model.state_dict())
+    with pytest.raises(InputError, match=r"cannot be saved: weight model\.layers\.0\.mlp\.experts\.gate_up_proj would"):
+        save_model(model, tmp_path / "m")
     found = self_test(model, source, keep=False).outcome("weights")
     assert found.status == "failed"
     assert found.detail == "weight model.layers.0.mlp.experts.gate_up_proj would not be saved"
@@ -164,8 +166,10 @@ def test_a_clone_knows_what_its_original_was_found_to_be():
 def test_errors_name_unknown_checks_and_ensembles():
     with pytest.raises(InputError, match=r"unknown check 'patern'; did you mean 'pattern'\?"):
         require(tiny(), "patern", feature="x")
+    together = tiny()
+    together.members = (tiny(),)
     with pytest.raises(InputError, match="an ensemble has no self-test of its own; test its members"):
-        self_test(SimpleNamespace(members=(tiny(),)))
+        self_test(together)
 
 
 @pytest.mark.parametrize("wrap", ["hooked", "bridge"])

@@ -26,6 +26,7 @@ from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.self_test import require
 from unpact_lens.models.tokens import Text, encode_context, token_strings
 from unpact_lens.results import Result, load, versions
 from unpact_lens.scoring import check_finite
@@ -86,6 +87,7 @@ def lens_curves(
 
     Source: nostalgebraist 2020, Interpreting GPT: the logit lens; Belrose et al. 2023, arXiv 2303.08112 (tuned).
     """
+    require(model, "lens", feature="lens_curves")
     example = Asking(**asking).encode(model, prompt, answer)
     if lens is not None and lens.model != model_hash(model):
         raise InputError("the tuned lens was trained for another model (their hashes differ); train one for this model")
@@ -174,6 +176,7 @@ def train_tuned_lens(
         raise InputError("no texts to train the tuned lens on; give a list of texts, e.g. the retain corpus")
     if steps < 1:
         raise InputError(f"steps={steps}; the tuned lens needs at least one step of training")
+    require(model, "lens", feature="train_tuned_lens")
     wide, _ = linear_parts.in_full_precision(model)
     examples = [encode_context(wide, text).context for text in texts]
     for ids in examples:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from unpact_lens.decomposition.norm import Norm, norm_of
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
 
 NORMS_AFTER_SUBLAYER = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
@@ -48,7 +47,7 @@ def in_full_precision(model: HookedModel) -> tuple[HookedModel, tuple[str, ...]]
     dtype = next(iter(model.parameters())).dtype
     if dtype in (torch.float32, torch.float64):
         return model, ()
-    wide = copy.deepcopy(model).to(torch.float32)
+    wide = clone(model).to(torch.float32)
     wide.cfg.dtype = torch.float32
     return wide, (f"weights of {str(dtype).removeprefix('torch.')} were decomposed in float32",)
 

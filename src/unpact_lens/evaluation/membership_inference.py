@@ -21,6 +21,7 @@ from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.self_test import require
 from unpact_lens.models.tokens import bos_ids, text_ids
 from unpact_lens.results import Result
 
@@ -284,6 +285,7 @@ def _token_statistics(
     ids = torch.tensor([[*bos_ids(model), *text_ids(model, text, "text")][: model.cfg.n_ctx]], dtype=torch.long)
     if ids.shape[1] < 2:
         raise InputError(f"text {text!r:.60} has no token to predict; leave it out")
+    require(model, "lens", feature="membership inference by min-k++")
     ids = ids.to(hooked.device_of(model))
     with torch.inference_mode():
         resid = hooked.final_residual(model, ids)[0, :-1]  # [pos, d_model]

@@ -38,7 +38,7 @@ from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
-from unpact_lens.models.weights import fill_weights, named_weights
+from unpact_lens.models.weights import fill_weights, named_weights, uncovered_weight
 from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
 
 FORMAT = 1
@@ -102,11 +102,14 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
         The directory.
 
     Raises:
-        InputError: If `path` is a file, or a directory that contains something other than a saved model.
+        InputError: If `path` is a file, or a directory that contains something other than a saved model, or a weight of
+            the source model would not be saved.
     """
     target = Path(path)
     if target.exists() and not is_checkpoint(target) and (target.is_file() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not a saved model; give another directory")
+    if (lacking := uncovered_weight(model)) is not None:
+        raise InputError(f"this {architecture(model)} cannot be saved: {lacking}; export it with export_hf")
     bridge = hooked.is_bridge(model)
     with fresh_directory(target) as directory:
         tensors = {name: t.cpu().contiguous().clone() for name, t in named_weights(model).items()}

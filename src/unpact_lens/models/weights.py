@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
@@ -94,6 +95,32 @@ def fill_weights(model: HookedModel, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in named.items():
             tensor.copy_(state[name])
+
+
+def uncovered_weight(model: HookedModel) -> str | None:
+    """Return what the named weights of a bridge lack of its source model's `state_dict`, as a sentence, or None.
+
+    The source model is built again from its configuration, without memory for its weights.
+    """
+    if not hooked.is_bridge(model):
+        return None
+    config = AutoConfig.for_model(**model.original_model.config.to_dict())
+    with torch.device("meta"):
+        expected = AutoModelForCausalLM.from_config(config, trust_remote_code=False).state_dict()
+    state = source_state(model)
+    named = {_place(tensor) for tensor in named_weights(model).values()}
+    joined = {id(fused.weight) for fused in fused_weights(model)}
+    held = {
+        raw.replace(WRAPPED, "")
+        for raw, tensor in model.original_model.state_dict(keep_vars=True).items()
+        if _place(tensor) in named or id(tensor) in joined or not tensor.numel()
+    }
+    for name, like in expected.items():
+        if name not in state or name not in held:
+            return f"weight {name} would not be saved"
+        if state[name].shape != like.shape:
+            return f"weight {name} is {tuple(state[name].shape)}, not {tuple(like.shape)}"
+    return None
 
 
 def source_state(model: HookedModel) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.self_test import require
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs, score_rows
 from unpact_lens.unlearning.checkpointing import fingerprint
@@ -109,6 +110,7 @@ def final_residuals(
     model: HookedModel, rows: Sequence[Encoded]
 ) -> Iterator[tuple[int, Float[Tensor, "answer d_model"]]]:
     """Yield each row's number and the model's final residual where its answer is predicted, without gradient."""
+    require(model, "lens", feature="a loss over the whole vocabulary of a reference model")
     for batch in length_batches([len(r.ids) - 1 for r in rows], DEFAULT_BATCH_TOKENS):
         tokens = pad_right([rows[i].ids[:-1] for i in batch], hooked.device_of(model))
         with torch.no_grad():

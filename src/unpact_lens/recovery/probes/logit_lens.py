@@ -20,6 +20,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.self_test import require
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, length_batches, pad_right
 from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
 from unpact_lens.recovery.result import WRONG_SUBJECT
@@ -92,6 +93,7 @@ def lens_ranks(
     """
     if not items:
         raise InputError("no questions; give the facts that were to be forgotten, e.g. bench.forget")
+    require(model, "lens", feature="probe 'logit_lens'")
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
     starts = [fact_tokens(model, q)[0] for q in items]
     names = stream_hooks(model)[1:]  # without the embedding, which has read the last token only
