@@ -154,6 +154,7 @@ OTHER = {
     "reinforce_lr": 1e-3,
     "layer": 1,
     "share": 0.5,
+    "c": 1.0,
 }
 
 

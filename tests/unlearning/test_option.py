@@ -63,7 +63,7 @@ NEVER: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
     "reinforce_steps": ((0, None, 1.5, *NOT_NUMBERS), (1, "5")),
     "reinforce_lr": ((0, -1, *NOT_NUMBERS), (1e-3, "1e-3", None)),
     "layer": ((-1, 0.5, *NOT_NUMBERS), (0, "1", None)),
-    "c": ((-1, None, *NOT_NUMBERS), (0, "6.5")),
+    "c": ((-1, *NOT_NUMBERS), (0, "6.5", None)),
     "positions": (("last", None, 1), ("predicting", "answer")),
     "mean": (("batch", None, 1), ("token", "example")),
     "ignore_first": ((-1, 0.5, None, *NOT_NUMBERS), (0, "1")),

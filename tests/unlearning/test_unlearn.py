@@ -9,6 +9,7 @@ import torch
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answers import fact_right
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.tokens import encode
@@ -238,3 +239,43 @@ def test_unknown_facts_are_refused_as_a_level(learned, facts):
 def test_example_facts_have_the_expected_counts():
     forget, retain = world()
     assert (len(forget), len(retain)) == (6, 14)
+
+
+BUILTIN_METHODS = [*NAMES, "lora_ga_gdr", "lora_npo", "lora_npo_gdr"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("npo_gdr", "task_vector") else pytest.param(m, marks=pytest.mark.slow) for m in BUILTIN_METHODS],
+)
+def test_every_method_forgets_the_embedded_world_without_hyperparameters(method):
+    """By the answers of both models to the forget facts, asked here."""
+    import unpact_lens as ul
+
+    model, bench = ul.load_model("builtin"), ul.load_benchmark("builtin")
+    own = {"small": model} if method.startswith("offset") else {}
+    u = unlearn(model, bench, method=method, progress=False, **own)
+    prompts = [q.prompt for q in bench.forget]
+    before, after = (generate_answers(m, prompts, max_new_tokens=bench.max_new_tokens) for m in (model, u.model))
+    known = [(fact_right(a, q), fact_right(b, q)) for a, b, q in zip(after, before, bench.forget, strict=True)]
+    forgotten = 1 - sum(a for a, b in known if b) / sum(b for _, b in known)
+    assert u.forgotten == pytest.approx(forgotten)
+    assert forgotten >= 0.9
+    assert u.warnings == ()
+
+
+def test_default_learning_rate_follows_the_size_of_the_model():
+    from unpact_lens.unlearning.registry import LORA_LR, LR, METHODS, default_settings
+
+    small, large = (untrained(n_layers=n) for n in (1, 4))
+    one, four = (default_settings(METHODS["npo_gdr"], m, {})["lr"] for m in (small, large))
+    assert one == pytest.approx(4 * four)
+    assert one * 32 * 1 == pytest.approx(256 * LR)
+    assert default_settings(METHODS["npo_gdr"], small, {"rank": 2})["lr"] == pytest.approx(LORA_LR * one)
+    u = unlearn(large, *world(), method="npo_gdr", progress=False, batch_size=2)
+    assert (u.config["lr"], u.config["steps"]) == (four, 60)  # five passes would be 15 steps
+    assert unlearn(large, *world(), method="ga", epochs=2, batch_size=2, progress=False).config["steps"] == 6
+    assert (
+        unlearn(large, world()[0], method="ga", lr=1e-6, batch_size=1, epochs=None, progress=False).config["steps"]
+        == 60
+    )

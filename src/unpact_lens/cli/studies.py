@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 import typer.core
@@ -40,11 +40,11 @@ def demo(
 class _Studies(typer.core.TyperGroup):
     """Let `unpact study CONFIG` mean `unpact study run CONFIG`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: object, args: list[str]) -> list[str]:
         """Put `run` before the arguments unless they begin with a verb or ask for help."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
             args = ["run", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(cast(typer.Context, ctx), args)
 
 
 studies = typer.Typer(

@@ -65,7 +65,7 @@ def weight_matrices(model: Wrapped) -> list[WeightMatrix]:
     return list(found.values())
 
 
-def _of_modules(model: HookedModel) -> Iterator[WeightMatrix]:
+def _of_modules(model: Wrapped) -> Iterator[WeightMatrix]:
     """Yield the matrices of every module."""
     source = cast(nn.Module, model.original_model if hooked.is_bridge(model) else model)
     for prefix, module in source.named_modules():

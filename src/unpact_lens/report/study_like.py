@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # ruff: noqa: D102
 
 
+@runtime_checkable
 class CellLike(Protocol):
     """Hold the results of one method with one seed."""
 
@@ -57,6 +58,7 @@ class CellLike(Protocol):
     def seconds(self) -> float: ...
 
 
+@runtime_checkable
 class StudyLike(Protocol):
     """Hold the results of a finished study."""
 

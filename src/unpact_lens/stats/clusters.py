@@ -80,7 +80,7 @@ def design_effect(
     values: Float[Tensor, "*seeds item"] | Bool[Tensor, "*seeds item"],
     clusters: Sequence[str],
     *,
-    among: Bool[Tensor, "*seeds item"] | None = None,
+    among: Bool[Tensor, "*rows column"] | None = None,
 ) -> float:
     """Compute the factor by which clustering multiplies the variance of a rate; 1 if every subject has one fact.
 

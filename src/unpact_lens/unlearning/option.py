@@ -47,8 +47,8 @@ class Number:
         optional: Whether None is accepted.
     """
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | int = -math.inf
+    high: float | int = math.inf
     above: bool = False
     below: bool = False
     whole: bool = False

@@ -33,7 +33,7 @@ LORA_RANK = 8
 LORA_LR = 4.0
 """Factor of a method's default learning rate where adapters are trained."""
 
-LR = 4e-4
+LR = 1e-4
 """Default learning rate of a method that declares none, for a model of the size `MEASURED_SIZE`."""
 
 MEASURED_SIZE = 256

@@ -5,7 +5,9 @@ Sources: TOFU, arXiv 2401.06121; MUSE, arXiv 2407.06460.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -32,8 +34,13 @@ RETAIN_TERMS = {
 """Loss and formula of each retain term, by the suffix of the variants' names."""
 
 
-def add_with_retain_terms(method: Method) -> None:
-    """Register a method, and a variant of it with each retain term, e.g. `npo`, `npo_gdr` and `npo_klr`."""
+def add_with_retain_terms(method: Method, lr: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Register a method, and a variant of it with each retain term, e.g. `npo`, `npo_gdr` and `npo_klr`.
+
+    Args:
+        method: Method without a retain term.
+        lr: Default learning rate of each variant, by the name of its retain term. Default: that of the method.
+    """
     METHODS.add(method.name, method)
     for suffix, (loss, formula) in RETAIN_TERMS.items():
         variant = replace(
@@ -42,5 +49,6 @@ def add_with_retain_terms(method: Method) -> None:
             line=f"{method.line}; the retain set is held by {suffix.upper()}",
             formula=f"γ·[{method.formula}] + α·[{formula}]",
             retain=loss,
+            defaults={**method.defaults, **({"lr": lr[suffix]} if suffix in lr else {})},
         )
         METHODS.add(variant.name, variant)

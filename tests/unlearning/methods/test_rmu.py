@@ -20,7 +20,6 @@ def test_rmu_trains_the_output_weights_of_three_mlps_only(style):
     assert u.history.rows[1]["retain"] > 0
     step = u.history.rows[0]
     assert step["loss"] == pytest.approx(step["forget"])
-    assert u.config["alpha"] == 1200
 
 
 def test_first_rmu_loss_is_the_distance_from_the_drawn_direction():
@@ -95,3 +94,16 @@ def test_values_outside_the_mask_have_no_effect_on_the_mean_over_examples():
     loss.backward()
     assert float(loss) == 1
     assert acts.grad.isfinite().all()
+
+
+def test_default_target_is_twice_the_mean_norm_of_the_residual_at_7_of_32_layers():
+    model = untrained(n_layers=5)
+    forget, retain = world()
+    u = unlearn(model, forget, retain, method="rmu", **ONE)
+    assert u.config["layer"] == 2  # the first layer from 7/32 of 5 on
+    norms = []
+    for q in forget:
+        words = row(model, q.prompt, q.answer)
+        _, cache = model.run_with_cache(torch.tensor([words.ids]))
+        norms.append(cache["blocks.2.hook_resid_post"][0, len(words.context) - 1 : -1].norm(dim=-1))
+    assert u.config["c"] == pytest.approx(2 * float(torch.cat(norms).mean()), rel=1e-5)

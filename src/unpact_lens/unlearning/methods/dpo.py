@@ -67,6 +67,7 @@ add_with_retain_terms(
         "Rafailov et al. 2023, arXiv 2305.18290",
         forget=preference_loss,
         per="example",
+        defaults={"lr": 2e-4},
         options={**PREFERENCE, **ALTERNATIVES},
         prepare=pair_with_alternatives,
         note="alternatives: those given, else the item's perturbed answers, else answers of other items of its kind.",

@@ -209,7 +209,7 @@ METHODS.add(
         "Gao et al. 2024, arXiv 2407.10223",
         forget=lambda view, options: losses.gradient_ascent(view.log_probs, view.mask),
         retain=retain_nll,
-        defaults={"rank": RANK},
+        defaults={"rank": RANK, "lr": 1e-4},
         start=base_of,
         carry_out=train_behind_gate,
         combines=True,

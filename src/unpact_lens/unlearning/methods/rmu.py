@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -20,14 +21,21 @@ POSITIONS = ("predicting", "answer")
 """Positions whose residual is moved: those that predict answer tokens, or those of the answer tokens themselves."""
 
 
+NORMS = 2.0
+"""Default norm of the target, as a multiple of the mean norm of the residual there."""
+
+
 def choose_direction(job: Job) -> None:
-    """Choose the layer, draw the direction, and train only the MLP output weights of that layer and the two below."""
+    """Choose the layer and the target, and train only the MLP output weights of that layer and the two below."""
     n_layers = job.before.cfg.n_layers
     layer = job.options["layer"]
-    layer = round(7 / 32 * n_layers) if layer is None else layer
+    layer = math.ceil(7 / 32 * n_layers) if layer is None else layer
     if layer >= n_layers:
         raise InputError(f"layer={layer}; the model has layers 0 to {n_layers - 1}")
     job.options["layer"] = layer
+    if job.options["c"] is None:
+        acts = torch.cat(list(job.data.acts(layer, job.options["positions"])))  # [token, d_model]
+        job.options["c"] = NORMS * float(acts.float().norm(dim=-1).mean())
     # Uniform on [0, 1), as in the source: all coordinates are positive before normalisation.
     draw = torch.rand(job.before.cfg.d_model, generator=torch.Generator().manual_seed(job.seed))
     weight = next(iter(job.before.parameters()))
@@ -61,17 +69,20 @@ METHODS.add(
         "Li et al. 2024, arXiv 2403.03218",
         forget=rmu_forget_loss,
         retain=rmu_retain_loss,
-        defaults={"lr": 5e-5, "batch_size": 4, "steps": 150, "alpha": 1200.0},
+        defaults={"lr": 4e-3},
         options={
             "layer": Option(None, Number(0, whole=True, optional=True)),
-            "c": Option(6.5, Number(0)),
+            "c": Option(None, Number(0, optional=True)),
             "positions": Option("predicting", OneOf(POSITIONS)),
             "mean": Option("token", OneOf(("token", "example"))),
         },
         prepare=choose_direction,
-        note="layer None is 7/32 of the depth, as 7 in Zephyr; trains mlp.W_out of that layer and the two below only "
-        "(modules= changes it). On questions, the positions that predict answer tokens count, and every token alike. "
-        "Public toolkits count the answer tokens' own positions (positions='answer') and average over each example "
-        "first (mean='example').",
+        note="layer None is 7/32 of the depth, as 7 in Zephyr. c None is twice the mean norm of the residual "
+        "there, because no fixed c fits every model (adaptive RMU, arXiv 2408.06223, takes a multiple of each "
+        "token's norm). Published for Zephyr-7B: layer=7, c=6.5, alpha=1200, lr=5e-5, batch_size=4, "
+        "steps=150. Trains mlp.W_out of that layer and the two below only (modules= changes it). On "
+        "questions, the positions that predict answer tokens count, and every token alike. Public toolkits "
+        "count the answer tokens' own positions (positions='answer') and average over each example first "
+        "(mean='example').",
     ),
 )

@@ -91,6 +91,7 @@ METHODS.add(
         "Wang 2026: our reading, its exact form is not known to us (no arXiv id)",
         forget=lambda view, options: losses.gradient_ascent(view.log_probs, view.mask),
         retain=retain_nll,
+        defaults={"lr": 2e-4},
         options={"sparsity": Option(0.3, Number(0, 1, below=True)), "strength": Option(1.0, Number(0))},
         rule=SparseUpdate,
         adapts="it prunes the weights themselves, and adapters leave these as they are",

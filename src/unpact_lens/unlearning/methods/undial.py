@@ -14,7 +14,7 @@ add_with_retain_terms(
         forget=lambda view, options: losses.undial(
             view.logits, view.ref_logits, view.labels, view.mask, options["beta"]
         ),
-        defaults={"lr": 1e-4},
+        defaults={"lr": 8e-4},
         options={"beta": Option(10.0, Number(0, above=True))},
         note="padding is masked; the public code leaves it in.",
     )

@@ -52,6 +52,7 @@ add_with_retain_terms(
         "CE to softmax(z_b − a·ReLU(z_r − z_b)), z_r of a model trained further on D_f",
         "Eldan and Russinovich 2023, arXiv 2310.02238; MUSE, arXiv 2407.06460",
         forget=whp_loss,
+        defaults={"lr": 4e-4},
         options=REINFORCEMENT,
         prepare=reinforce,
         note="no replacement of names by generic words, as in MUSE. `whp_inference` predicts so without training.",

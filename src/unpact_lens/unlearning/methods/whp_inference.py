@@ -43,6 +43,7 @@ METHODS.add(
         "z_b − a·ReLU(z_r − z_b) at inference, z_r of a model trained further on D_f",
         "Eldan and Russinovich 2023, arXiv 2310.02238; MUSE, arXiv 2407.06460",
         forget=lambda view, options: losses.nll(view.log_probs, view.mask),
+        defaults={"lr": 2e-4},
         options=REINFORCEMENT,
         prepare=reinforce,
         carry_out=predict_together,
