@@ -5,7 +5,7 @@ SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench lock clean
+.PHONY: help experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench architectures lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ bench: .venv/.ready-dev  ## Measure speed and memory compared with named peers
 
 docs: .venv/.ready-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+architectures: .venv/.ready-dev  ## Test tiny models of many architectures and write docs/architectures.md
+	$(BIN)/python -m scripts.architectures
 
 lock: .venv/.ready-dev  ## Lock the newest versions that fit pyproject.toml; then run the tests
 	$(BIN)/pip install -q uv

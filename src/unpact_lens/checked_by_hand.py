@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     Number = float
     Text = str
+    Texts = tuple[str, ...]
     Whole = int
 else:
-    Number = Text = Whole = object
+    Number = Text = Texts = Whole = object

@@ -219,7 +219,7 @@ def test_noncausal_models_and_models_without_neurons_are_refused():
         decompose(tiny(attn_only=True), PROMPT, ANSWER, by="neuron")
     model = tiny()
     model.W_U.data[0, ANSWER[0]] = float("nan")
-    with pytest.raises(InputError, match="a logit of the answer is NaN"):
+    with pytest.raises(InputError, match=r"unembed\.W_U holds NaN or infinity"):
         decompose(model, PROMPT, ANSWER)
 
 

@@ -49,6 +49,13 @@ RENAMED: dict[str, str] = {
 """Recorded path, as `call|path`, to the path where the same value stands now."""
 
 KNOWINGLY_CHANGED: tuple[tuple[str, str], ...] = (
+    (
+        r"unlearn\.(rmu|tiny)\|(rmu.*|history/.*|weights/.*|.*)",
+        "RMU's default positions and mean are those of its source.",
+    ),
+    (r"unlearn\.task_vector\|.*", "The default hyperparameters of task_vector were searched anew."),
+    (r"load_config\|demo/unlearn_from", "The default is null: questions or corpus, as the benchmark trains on."),
+    (r"study\.focus_study\|frame/.*", "The retain term trains on the trained retain facts only."),
     # In a `HookedTransformer`, an output of attention is one channel over all heads, as in the source's linear layer.
     (r"recovery\.parts\|quantized/blocks\.\d\.attn\.W_O.*", "W_O is scaled by output, not by head and output"),
     (

@@ -32,14 +32,14 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> bool:
+def _print_version(asked: bool | None) -> bool:
     """Print the version and end if it was asked for; else return False."""
     if asked:
         import unpact_lens
 
         typer.echo(f"unpact-lens {unpact_lens.__version__}")
         raise typer.Exit
-    return asked
+    return bool(asked)
 
 
 @app.callback()

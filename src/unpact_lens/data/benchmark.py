@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from unpact_lens.checked_by_hand import Texts
 from unpact_lens.data.splits import (
     SHARES,
     UNSEEN,
@@ -69,7 +70,7 @@ class QA:
     perturbed: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
+    aliases: Texts = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -203,7 +204,7 @@ class Benchmark:
     members: Corpus | None = None
     holdout: Corpus | None = None
     few_shot: dict[str, str] = field(default_factory=dict)
-    stop: tuple[str, ...] = ("\n",)
+    stop: Texts = ("\n",)
     validation: FactsGiven = field(default_factory=Facts)
     unseen: FactsGiven = field(default_factory=Facts)
     validation_corpus: Corpus | None = None

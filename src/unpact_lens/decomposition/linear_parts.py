@@ -32,6 +32,18 @@ def require_decomposable(model: HookedModel) -> None:
     if direction != "causal":
         raise InputError(f"cfg.attention_dir is {direction!r}; only causal models have an answer to decompose")
     known = hooked.hook_points(model)
+    config = model.original_model.config.get_text_config() if hooked.is_bridge(model) else model.cfg
+    if getattr(config, "kv_lora_rank", None):
+        raise InputError(
+            "keys and values of this model are compressed (latent attention), and its heads are not decomposed; "
+            "attribute(method='leave_one_out') works on any model"
+        )
+    if model.unembed.W_U.shape[0] != model.cfg.d_model:
+        raise InputError(
+            f"the unembedding reads {model.unembed.W_U.shape[0]} numbers, the residual stream has {model.cfg.d_model}: "
+            "a projection lies between them, which is not decomposed; attribute(method='leave_one_out') works on any "
+            "model"
+        )
     for layer in range(model.cfg.n_layers):
         for part in ("attn.hook_z", "attn.hook_v", "attn.hook_pattern", "hook_attn_out", "hook_resid_pre"):
             if f"blocks.{layer}.{part}" not in known:

@@ -95,7 +95,7 @@ class Scores(Result):
     overall: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
-    negated: Bool[Tensor, " item"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    negated: Bool[Tensor, " _"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def beside(self, *, before: Scores | None = None, reference: Scores | None = None) -> Scores:
         """Return these scores together with those of the models to compare with.

@@ -36,11 +36,14 @@ def require_acting_hooks(model: HookedModel, names: Sequence[str], *, feature: s
         remedy: What to do instead.
 
     Raises:
-        InputError: If changing the activation at a named hook changes no output. The message names feature, hook,
-            architecture and remedy.
+        InputError: If changing the activation at a named hook changes no output, or there is no such hook. The message
+            names feature, hook, architecture and remedy.
     """
     members = hooked.members_of(model)
     for member in members or (model,):
+        lacking = [name for name in names if name not in hooked.hook_points(member)]
+        if lacking and not members:
+            raise InputError(f"{feature} needs {lacking[0]!r}, which this {architecture(member)} lacks; {remedy}")
         inert = inert_hooks(member, [n for n in names if n in hooked.hook_points(member)] if members else names)
         if inert:
             more = f" and {len(inert) - 1} more" if len(inert) > 1 else ""
@@ -56,7 +59,8 @@ def inert_hooks(model: HookedModel, names: Sequence[str]) -> tuple[str, ...]:
     Each activation is multiplied by random factors in a forward pass of its own, on a few tokens. The output is the
     residual stream that is unembedded. What a hook point does follows from the architecture, so the answer is kept with
     the model object and its copies, and training does not invalidate it. A hook in an attention layer whose output is
-    not read (its weights are 0) is not reported: there, doing nothing is right.
+    not read (its weights are 0) is not reported: there, doing nothing is right. A hook at which a changed activation
+    makes the model fail is reported.
 
     Args:
         model: Hooked model that is not an ensemble.
@@ -80,8 +84,13 @@ def inert_hooks(model: HookedModel, names: Sequence[str]) -> tuple[str, ...]:
             warnings.simplefilter("ignore")  # a bridge warns that a changed norm scale costs some precision
             plain = _final(model, tokens, ())
             for name in unknown:
-                acts = not torch.equal(_final(model, tokens, [(name, _scaled)]), plain)
-                kept[name] = acts or not _is_read(model, name, tokens, plain)
+                try:
+                    changed = _final(model, tokens, [(name, _scaled)])
+                except Exception:
+                    # A bridge may fail on a changed activation, e.g. of a norm without weights, with its own errors.
+                    kept[name] = False
+                    continue
+                kept[name] = not torch.equal(changed, plain) or not _is_read(model, name, tokens, plain)
     return tuple(name for name in asked if not kept[name])
 
 

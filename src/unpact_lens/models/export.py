@@ -59,9 +59,9 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     """Write a hooked model as a Hugging Face directory: config.json, model.safetensors, and its tokenizer.
 
     A `HookedTransformer` without a Hugging Face origin is exported in an architecture that computes the same: GPT-2
-    (learned positions), GPT-NeoX (LayerNorm, rotary) or Llama and Qwen2 (RMSNorm, gated, rotary). One that was made from
-    a Hugging Face model is exported in its architecture if that is GPT-2, GPT-NeoX, Llama, Mistral or Qwen2. A bridge is
-    exported in its own architecture, whatever that is.
+    (learned positions), GPT-NeoX (LayerNorm, rotary) or Llama and Qwen2 (RMSNorm, gated, rotary). One that was made
+    from a Hugging Face model is exported in its architecture if that is GPT-2, GPT-NeoX, Llama, Mistral or Qwen2. A
+    bridge is exported in its own architecture, whatever that is.
 
     Args:
         model: A `HookedTransformer` with raw (unfolded) weights, or a `TransformerBridge`.
@@ -152,8 +152,8 @@ def _architecture(model: HookedModel) -> str:
         return known
     if known is not None:
         raise InputError(
-            f"a HookedTransformer of a {known} cannot be exported (those of {', '.join(_LAYOUTS)} can); load the original "
-            'with wrap="bridge", which exports in its own architecture'
+            f"a HookedTransformer of a {known} cannot be exported (those of {', '.join(_LAYOUTS)} can); load the "
+            'original with wrap="bridge", which exports in its own architecture'
         )
     if cfg.normalization_type == "LN" and not cfg.gated_mlp and not cfg.attn_only:
         if cfg.positional_embedding_type == "standard" and not cfg.parallel_attn_mlp:

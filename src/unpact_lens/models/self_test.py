@@ -363,7 +363,7 @@ CHECKS: dict[str, Check] = {
     "logits": Check(
         "the logits equal those of transformers",
         "everything",
-        "load it with the other wrap=, or ask it as an Endpoint",
+        "load it with the other wrap= where there is one, or ask it as an Endpoint",
         _logits,
     ),
     "padding": Check(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool
@@ -24,6 +25,11 @@ from unpact_lens.recovery.result import WRONG_SUBJECT
 
 Asker = Callable[[HookedModel, Sheet, Bool[Tensor, "row item"]], Bool[Tensor, "row item"]]
 """Function from a model, a sheet and the cells to ask to whether each cell gives its fact."""
+
+if TYPE_CHECKING:
+    Asked = HookedModel
+else:
+    Asked = object  # tests ask with stand-ins
 
 
 def about_wrong_subject(qa: QA, bench: Benchmark) -> QA | None:
@@ -114,7 +120,7 @@ def answered_together(scene: Scene, sheet: Sheet, ask: Asker, *, spare: bool = T
 
     last: list[tuple[HookedModel, Tensor]] = []
 
-    def right(model: HookedModel) -> Bool[Tensor, "row item"]:
+    def right(model: Asked) -> Bool[Tensor, "row item"]:
         if not last or last[0][0] is not model:  # the rows of one model are asked one after the other
             last[:] = [(model, ask(model, sheet, where))]
         return last[0][1]

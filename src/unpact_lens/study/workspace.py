@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -39,6 +39,11 @@ from unpact_lens.unlearning.early_stopping import FactsKnown
 from unpact_lens.unlearning.settings import Settings
 
 R = TypeVar("R", bound="Result | Benchmark | Contributions")
+
+if TYPE_CHECKING:
+    ReadConfig = StudyConfig
+else:
+    ReadConfig = object  # tests record which entries are read
 
 
 @storable
@@ -309,7 +314,7 @@ class Workspace:
         return found if isinstance(found, dict) else None
 
 
-def probing_options(config: StudyConfig) -> ProbingOptions:
+def probing_options(config: ReadConfig) -> ProbingOptions:
     """Return the options of `recovery_plan` that a study asks for."""
     asked = config.recovery
     return {

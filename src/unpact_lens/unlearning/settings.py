@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unpact_lens.checked_by_hand import Texts as Names
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import storable
 from unpact_lens.unlearning.option import Accepts, Flag, Number, OneOf, Stops, Text, Texts, read_options
@@ -97,7 +98,7 @@ class Settings:
     stop: tuple[str, ...] = setting(("\n",), Stops())
     end_token: bool = setting(True, Flag())
     check_every: int = setting(5, COUNT)
-    modules: tuple[str, ...] | None = setting(None, Texts(optional=True, one=True))
+    modules: Names | None = setting(None, Texts(optional=True, one=True))  # noqa: RUF009
     rank: int | None = setting(None, MAYBE_COUNT)
     lora_alpha: float = setting(16.0, POSITIVE)
     precision: str = setting("full", OneOf(("full", "bf16")))
