@@ -96,7 +96,7 @@ def asked_in_variants(
     for sheet in sheets:
         require_changed_prompts(sheet, scene.bench)
 
-    def ask(model: HookedModel, first: Sheet, where: Bool[Tensor, "row item"]) -> Bool[Tensor, "row item"]:
+    def ask(model: Asked, first: Sheet, where: Bool[Tensor, "row item"]) -> Bool[Tensor, "row item"]:
         right = torch.zeros_like(where)
         for sheet in sheets:
             right |= ask_sheet(model, sheet, where & ~right, scene.bench, scene.probing.batch_tokens)[0]
