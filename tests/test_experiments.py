@@ -15,7 +15,7 @@ from unpact_lens.study import by_probe, estimates, kinds_table, load_config
 from unpact_lens.unlearning import METHODS
 
 ROOT = Path(__file__).parents[1] / "experiments"
-RESULTS = sorted(ROOT.glob("*/results*.csv"))
+RESULTS = sorted(p for p in ROOT.glob("*/results*.csv") if p.parent.name != "defaults")  # its page has no such table
 CONFIGS = sorted(ROOT.glob("*/config*.yaml"))
 
 
