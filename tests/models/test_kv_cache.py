@@ -1,7 +1,13 @@
 """Continuations are packed into rows with little padding."""
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
+from tests.models.families import tokenizer
+from unpact_lens.attribution import attribute
+from unpact_lens.models import kv_cache
+from unpact_lens.models.convert import to_bridge
 from unpact_lens.models.kv_cache import fewest_tokens, pack
 
 
@@ -26,3 +32,36 @@ def test_rows_are_shorter_for_narrow_models():
     sizes, past = sizes_of(200, 8)
     width = [max(sum(sizes[i] for i in row) for row in fewest_tokens(sizes, past, d)) for d in (16, 4096)]
     assert width[0] < width[1]
+
+
+def test_the_windows_of_a_multimodal_gemma_are_found_in_its_text_configuration():
+    """Past the sliding window, a shared prefix would give other scores than the whole text."""
+    text = {
+        "vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96, "sliding_window": 7,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=319,
+        boi_token_index=318,
+        eoi_token_index=317,
+    )
+    source = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = to_bridge(source, tokenizer())
+    assert not kv_cache.can_share(model)
+    ids = torch.randint(2, 300, (1, 30), generator=torch.Generator().manual_seed(2))
+    scores = attribute(model, ids[0, :24].tolist(), ids[0, 24:].tolist()).scores
+
+    def truth(prompt):
+        whole = torch.tensor([[*prompt, *ids[0, 24:].tolist()]])
+        log_probs = source(whole).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        return float(log_probs.gather(-1, ids[0, 24:, None]).mean())
+
+    prompt = ids[0, :24].tolist()
+    with torch.no_grad():
+        expected = [truth(prompt) - truth(prompt[:i] + prompt[i + 1 :]) for i in range(24)]
+    torch.testing.assert_close(scores, torch.tensor(expected), atol=1e-5, rtol=0)
