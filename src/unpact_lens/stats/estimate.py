@@ -146,7 +146,7 @@ class Rate(_FromCounts):
     proportions by Franco, Little, Louis & Slud 2019, J. Survey Stat. Methodol. 7:334.
 
     >>> str(Rate(3, 10)), str(Rate(3, 10, design_effect=2)), str(Rate(0, 0))
-    ('0.30 [0.11, 0.60]', '0.30 [0.07, 0.71]', 'undefined')
+    ('0.30 [0.11, 0.60]', '0.30 [0.07, 0.70]', 'undefined')
     """
 
     count: float
