@@ -2,10 +2,13 @@
 
 import copy
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 
+import experiments.defaults
+from experiments.defaults.search import ADAPTERS, ENOUGH, chosen
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
@@ -17,7 +20,7 @@ from unpact_lens.results import load
 from unpact_lens.scoring import log_prob, score_rows
 from unpact_lens.unlearning import StopRule, unlearn
 from unpact_lens.unlearning.ensembles import CombinedModel
-from unpact_lens.unlearning.registry import methods
+from unpact_lens.unlearning.registry import LORA_LR, LR, METHODS, default_settings, find, methods
 
 QUICK = {"lr": 1e-3, "steps": 60, "check_every": 2, "progress": False}
 NAMES = tuple(methods().name)
@@ -241,14 +244,13 @@ def test_example_facts_have_the_expected_counts():
     assert (len(forget), len(retain)) == (6, 14)
 
 
-BUILTIN_METHODS = [*NAMES, "lora_ga_gdr", "lora_npo", "lora_npo_gdr"]
+SEARCHED = {m: row for m, row in chosen().items() if float(row["F"]) >= ENOUGH}
 
 
 @pytest.mark.parametrize(
-    "method",
-    [m if m in ("npo_gdr", "task_vector") else pytest.param(m, marks=pytest.mark.slow) for m in BUILTIN_METHODS],
+    "method", [m if m in ("npo_gdr", "task_vector") else pytest.param(m, marks=pytest.mark.slow) for m in SEARCHED]
 )
-def test_every_method_forgets_the_embedded_world_without_hyperparameters(method):
+def test_every_searched_method_forgets_the_embedded_world_without_hyperparameters(method):
     """By the answers of both models to the forget facts, asked here."""
     import unpact_lens as ul
 
@@ -264,9 +266,20 @@ def test_every_method_forgets_the_embedded_world_without_hyperparameters(method)
     assert u.warnings == ()
 
 
-def test_default_learning_rate_follows_the_size_of_the_model():
-    from unpact_lens.unlearning.registry import LORA_LR, LR, METHODS, default_settings
+@pytest.mark.parametrize("method", [m for m in SEARCHED if m != "rmu"])  # RMU's rate was chosen with its target, by D
+def test_default_learning_rate_is_that_of_the_search(method):
+    chosen_method, builtin_like = find(method), untrained(n_layers=8)  # 8 layers of 32 are of the size of `builtin`
+    assert default_settings(chosen_method, builtin_like, {})["lr"] == pytest.approx(float(SEARCHED[method]["lr"]))
 
+
+def test_methods_without_a_search_are_listed_on_its_page():
+    page = Path(experiments.defaults.__file__).with_name("README.md").read_text(encoding="utf-8")
+    listed = page.partition("**Not searched.**")[2].partition("**What it shows.**")[0]
+    for method in (*NAMES, *ADAPTERS):
+        assert (f"`{method}`" in listed) == (method not in SEARCHED), method
+
+
+def test_default_learning_rate_follows_the_size_of_the_model():
     small, large = (untrained(n_layers=n) for n in (1, 4))
     one, four = (default_settings(METHODS["npo_gdr"], m, {})["lr"] for m in (small, large))
     assert one == pytest.approx(4 * four)

@@ -32,5 +32,6 @@ add_with_retain_terms(
         options={"ignore_first": Option(0, Number(0, whole=True))},
         prepare=leave_first_tokens_out,
         note="ignore_first= leaves out the first tokens of every answer, as a footnote of the source does with 1.",
-    )
+    ),
+    lr={"gdr": 4e-4, "klr": 4e-4},
 )

@@ -71,7 +71,8 @@ add_with_retain_terms(
         options={**PREFERENCE, **ALTERNATIVES},
         prepare=pair_with_alternatives,
         note="alternatives: those given, else the item's perturbed answers, else answers of other items of its kind.",
-    )
+    ),
+    lr={"gdr": 4e-4, "klr": 4e-4},
 )
 add_with_retain_terms(
     Method(
@@ -85,5 +86,6 @@ add_with_retain_terms(
         prepare=pair_with_alternatives,
         note="the source lets an instruction-tuned model write the alternatives; here they are given, or the item's "
         "perturbed answers, or answers of other items of its kind. The source adds a retain term: altpo_gdr.",
-    )
+    ),
+    lr={"gdr": 4e-4, "klr": 4e-4},
 )

@@ -51,7 +51,8 @@ add_with_retain_terms(
         options={"refusals": Option(REFUSALS, Texts(one=True))},
         prepare=train_on_refusals,
         note="each example keeps the refusal that was drawn for it.",
-    )
+    ),
+    lr={"gdr": 1.6e-3, "klr": 3.2e-3},
 )
 add_with_retain_terms(
     Method(
@@ -64,5 +65,6 @@ add_with_retain_terms(
         options={**PREFERENCE, "refusals": Option(REFUSALS, Texts(one=True))},
         prepare=pair_with_refusals,
         note="public toolkits multiply by 2/β: scale=2/beta.",
-    )
+    ),
+    lr={"gdr": 6.4e-3, "klr": 6.4e-3},
 )

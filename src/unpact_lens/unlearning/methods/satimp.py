@@ -17,5 +17,6 @@ add_with_retain_terms(
         defaults={"gamma": 0.1},
         options={"beta1_weight": Option(5.0, Number(0)), "beta2_weight": Option(1.0, Number(0))},
         note="the exponents are beta1_weight and beta2_weight: beta1 and beta2 are AdamW's.",
-    )
+    ),
+    lr={"gdr": 4e-4, "klr": 4e-4},
 )

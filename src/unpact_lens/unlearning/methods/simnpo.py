@@ -20,5 +20,6 @@ add_with_retain_terms(
         defaults={"gamma": 0.125},
         options=SIMNPO,
         note="the source always adds a retain term: simnpo_gdr.",
-    )
+    ),
+    lr={"gdr": 4e-4, "klr": 4e-4},
 )

@@ -17,5 +17,6 @@ add_with_retain_terms(
         defaults={"lr": 8e-4},
         options={"beta": Option(10.0, Number(0, above=True))},
         note="padding is masked; the public code leaves it in.",
-    )
+    ),
+    lr={"gdr": 1.6e-3, "klr": 1.6e-3},
 )

@@ -104,4 +104,4 @@ RECALL = Method(
     "answers that are sentences and repeat the question; on bare facts it is much like unpact_select.",
 )
 for _method in (RECALL, on_base_loss(RECALL, "NPO", selective_npo, NPO)):
-    add_with_retain_terms(_method)
+    add_with_retain_terms(_method, lr={"gdr": 4e-4, "klr": 4e-4})

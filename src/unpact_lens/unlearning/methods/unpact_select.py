@@ -105,4 +105,4 @@ for _method in (
     on_base_loss(SELECT, "NPO", selective_npo, NPO),
     on_base_loss(SELECT, "SimNPO", selective_simnpo, SIMNPO),
 ):
-    add_with_retain_terms(_method)
+    add_with_retain_terms(_method, lr={"gdr": 4e-4, "klr": 4e-4})

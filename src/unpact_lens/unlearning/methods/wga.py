@@ -14,5 +14,6 @@ add_with_retain_terms(
         forget=lambda view, options: losses.wga(view.log_probs, view.mask, options["beta"]),
         options={"beta": Option(1.0, Number(0))},
         note="the weight carries no gradient.",
-    )
+    ),
+    lr={"gdr": 4e-4, "klr": 4e-4},
 )

@@ -56,5 +56,6 @@ add_with_retain_terms(
         options=REINFORCEMENT,
         prepare=reinforce,
         note="no replacement of names by generic words, as in MUSE. `whp_inference` predicts so without training.",
-    )
+    ),
+    lr={"gdr": 8e-4, "klr": 8e-4},
 )
