@@ -38,8 +38,8 @@ def test_the_windows_of_a_multimodal_gemma_are_found_in_its_text_configuration()
     """Past the sliding window, a shared prefix would give other scores than the whole text."""
     text = {
         "vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96, "sliding_window": 7,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96,
+        "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"],
     }  # fmt: skip
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Gemma3Config(
