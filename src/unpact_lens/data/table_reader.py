@@ -129,13 +129,24 @@ def read_table(file: str | os.PathLike[str], schema: Schema) -> list[Row]:
     Raises:
         InputError: If a row is wrong. The message names file, row (counted from 1) and column.
     """
-    file = Path(file)
+    return check_rows(raw_rows(Path(file)), schema, str(file))
+
+
+def raw_rows(file: Path) -> list[Any]:
+    """Read the rows of one file with all their columns, unchecked.
+
+    Args:
+        file: A parquet, json, jsonl or csv file.
+
+    Raises:
+        InputError: If there is no such file, or it cannot be read.
+    """
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a file in one of the formats {', '.join(FORMATS)}")
     readers = {".jsonl": _read_json, ".json": _read_json, ".parquet": _read_parquet, ".csv": _read_csv}
     if file.suffix not in readers:
         raise InputError(f"{file} is in none of the formats {', '.join(FORMATS)}")
-    return check_rows(readers[file.suffix](file), schema, str(file))
+    return readers[file.suffix](file)
 
 
 def check_rows(rows: Sequence[Any], schema: Schema, where: str) -> list[Row]:
