@@ -388,6 +388,20 @@ def _check_report(name: str, report: Mapping[str, Collection[object]]) -> None:
         )
 
 
+def require_reachable(spec: str, revision: str | None = None) -> None:
+    """Refuse a hub id that is neither in the local cache nor on the hub, before anything is loaded.
+
+    Args:
+        spec: Hub id.
+        revision: Branch, tag or commit. If None, the main branch.
+
+    Raises:
+        InputError: If it is in neither, or the hub cannot be asked.
+    """
+    _check_hub_id(spec)
+    _find_on_hub(spec, Wanted("auto", "cpu", None, None, revision=revision))
+
+
 def _check_hub_id(spec: str) -> None:
     if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
         raise InputError(f"no directory {spec!r}; give one that exists, or a name: {', '.join(map(repr, NAMES))}")
