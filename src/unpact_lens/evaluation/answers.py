@@ -7,9 +7,11 @@ token of every sentence and keeps every fact would count as having forgotten eve
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -144,17 +146,55 @@ def ask(
     """
     pairs = list(zip(prompts, prefills, strict=True))
     distinct = list(dict.fromkeys(pairs))
-    texts = generate_answers(
-        model,
-        [prompt for prompt, _ in distinct],
-        chat=bench.chat,
-        prefills=[prefill for _, prefill in distinct],
-        max_new_tokens=bench.max_new_tokens,
-        stop=bench.stop,
-        batch_tokens=batch_tokens,
-    )
+
+    def generate(wanted: Sequence[tuple[str, str]]) -> list[str]:
+        return generate_answers(
+            model,
+            [prompt for prompt, _ in wanted],
+            chat=bench.chat,
+            prefills=[prefill for _, prefill in wanted],
+            max_new_tokens=bench.max_new_tokens,
+            stop=bench.stop,
+            batch_tokens=batch_tokens,
+        )
+
+    store = _STORE.get()
+    texts = generate(distinct) if store is None else store.answers(model, bench, distinct, generate)
     answered = dict(zip(distinct, texts, strict=True))
     return [answered[pair] for pair in pairs]
+
+
+class AnswerStore(Protocol):
+    """Keep greedy answers, so that a question is asked once of a model, also after an interruption."""
+
+    def answers(
+        self,
+        model: HookedModel,
+        bench: Benchmark,
+        wanted: Sequence[tuple[str, str]],
+        generate: Callable[[Sequence[tuple[str, str]]], list[str]],
+    ) -> list[str]:
+        """Return one answer for each pair of prompt and answer prefix, and generate those that are not kept.
+
+        Args:
+            model: Model that is asked. Copies of it with other weights are other models.
+            bench: Benchmark that says how to ask.
+            wanted: Pairs of prompt and answer prefix.
+            generate: Function that generates the answers to some of the pairs.
+        """
+
+
+_STORE: ContextVar[AnswerStore | None] = ContextVar("answer store", default=None)
+
+
+@contextmanager
+def answers_kept_in(store: AnswerStore) -> Iterator[None]:
+    """Keep every greedy answer within the block in a store, and read those that it has."""
+    token = _STORE.set(store)
+    try:
+        yield
+    finally:
+        _STORE.reset(token)
 
 
 def with_room(model: HookedModel, bench: Benchmark, items: Sequence[QA] | None = None) -> Benchmark:
