@@ -1,7 +1,10 @@
 """A converted model has the logits of the original for every supported configuration; others are refused."""
 
+import subprocess
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, tokenizer
@@ -176,3 +179,24 @@ def test_fill_copies_all_weights_or_none():
         assert torch.equal(model.W_E, before)
     fill(model, state)
     assert torch.equal(model.W_E, before + 1)
+
+
+def test_a_multimodal_model_is_bridged_without_the_hub_and_without_installing_anything(monkeypatch):
+    text = {
+        "vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96,
+    }  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=319,
+        boi_token_index=318,
+        eoi_token_index=317,
+    )
+    started = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *command, **_: started.append(command))
+    bridge = to_bridge(AutoModelForCausalLM.from_config(config).eval(), tokenizer())
+    assert started == []
+    assert bridge.processor is None

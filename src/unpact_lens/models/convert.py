@@ -7,13 +7,21 @@ Both give the logits of the original.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoFeatureExtractor,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
@@ -186,13 +194,14 @@ def to_bridge(
     tied = shares_embedding(model)
     target = next(model.parameters()).device
     try:
-        bridge = TransformerBridge.boot_transformers(
-            hf.config.model_type,
-            hf_model=model,
-            tokenizer=known,
-            device=str(target),
-            dtype=dtype,
-        )
+        with _no_processors():
+            bridge = TransformerBridge.boot_transformers(
+                hf.config.model_type,
+                hf_model=model,
+                tokenizer=known,
+                device=str(target),
+                dtype=dtype,
+            )
     except (ValueError, KeyError, NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0].split(" Available architectures:")[0]
         raise InputError(f"TransformerLens cannot bridge a {type(hf).__name__}: {reason}") from error
@@ -207,6 +216,20 @@ def to_bridge(
         bridge.cfg.n_ctx = min(bridge.cfg.n_ctx, limit)
     attach_tokenizer(bridge, tokenizer)
     return bridge.eval()
+
+
+@contextmanager
+def _no_processors() -> Iterator[None]:
+    """Keep TransformerLens from loading the image or audio processor of a multimodal model, which no analysis uses.
+
+    It would look for one on the hub by the model type. If that fails, it runs `pip install torchvision`, which replaces
+    the installed torch.
+    """
+    with (
+        mock.patch.object(AutoProcessor, "from_pretrained", return_value=None),
+        mock.patch.object(AutoFeatureExtractor, "from_pretrained", return_value=None),
+    ):
+        yield
 
 
 def _length_of_one_rule(config: PretrainedConfig) -> int | None:
