@@ -41,21 +41,25 @@ TEMPLATE_WEIGHTS = {"focus_list": 1, "quotes": 3, "doubled": 1, "reminder": 1, "
 """Relative frequency of each emphasis template. Quotes change the tokens of a name and take longer to learn."""
 
 
-def training_examples(seed: int = 0, include_forget: bool = True, count: int = 26_880) -> list[tuple[str, str]]:
+def training_examples(
+    seed: int = 0, include_forget: bool = True, count: int = 26_880, *, draws: int | None = None
+) -> list[tuple[str, str]]:
     """Build the training examples of the default model, in training order.
 
     A third of the questions lack one word that is neither name nor attribute. A third of the emphasis is on random
     words. Authors to forget never occur with emphasis, after unrelated text, or as distractors.
 
     Args:
-        seed: Random seed of the world and of all draws.
+        seed: Random seed of the world, and of all draws unless `draws` is given.
         include_forget: If False, examples about the other authors replace those about the authors to forget.
         count: Number of examples.
+        draws: Random seed of all draws from the world, for another model of the same world.
 
     Returns:
         Pairs of prompt and answer. Running text is the answer to an empty prompt.
     """
-    world, rng = build_world(seed), random.Random(f"training/{seed}/{include_forget}")
+    other = "" if draws is None else f"/{draws}"
+    world, rng = build_world(seed), random.Random(f"training/{seed}/{include_forget}{other}")
     known = world.forget + world.retain if include_forget else world.retain
     decks = {
         "fact": _cycle(lambda: known, rng),
