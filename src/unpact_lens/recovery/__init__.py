@@ -8,7 +8,7 @@ from unpact_lens.recovery.probes.quantize import quantized, round_to_bits
 from unpact_lens.recovery.probes.registry import PROBES, probes
 from unpact_lens.recovery.probes.relearn import relearned, taught_facts
 from unpact_lens.recovery.probing import Probing, ProbingOptions, check_templates
-from unpact_lens.recovery.recover import recover, recovery_plan, run_plan
+from unpact_lens.recovery.recover import recover, recovery_plan, run_plan, with_probes
 from unpact_lens.recovery.result import Example, Recovery
 from unpact_lens.recovery.sampling import Leak, leak, leak_at_k, leak_emphasised
 
@@ -39,4 +39,5 @@ __all__ = [
     "taught_facts",
     "token_rank",
     "unrelated_fact",
+    "with_probes",
 ]

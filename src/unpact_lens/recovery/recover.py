@@ -112,9 +112,7 @@ def recovery_plan(
     if probing.key_tokens == AFTER and after is None:
         raise InputError("key_tokens='after' are those of the unlearned model; give it: recovery_plan(after=…)")
     _check_probes(probing.probes, before, control, after)
-    share, teaching = check_relearn(probing.relearn or {}, before)
-    taught = taught_facts(items, share=share, seed=probing.seed) if RELEARN in probing.probes else (False,) * len(items)
-
+    check_relearn(probing.relearn or {}, before)
     with progress_bar("recovery", shown=progress) as bar:
         bar.say(f"key tokens of the {'unlearned' if probing.key_tokens == AFTER else 'original'} model")
         keyed = after if probing.key_tokens == AFTER and after is not None else before
@@ -126,23 +124,58 @@ def recovery_plan(
         scene = Scene(probing, bench, tuple(items), tuple(keys[: len(items)]), before=before)
         bar.say("asking the original model")
         plan = _planned(before, scene, replace(scene, items=tuple(unknown), keys=tuple(keys[len(items) :])))
-        trains = any(taught) or RELEARN_UNRELATED in probing.probes
-        plan = replace(plan, taught=torch.tensor(taught), relearn=teaching if trains else None)
-        rows = _answer_rows(plan, before=before)
-        added = [row for row in rows if row.name != RELEARN]
-        plan = replace(plan, added_before={r.name: _right(before, r) if r.before is None else r.before for r in added})
-        if control is None:
-            return plan
-        bar.say("asking the retrained model")
-        said = _ask_prompts(control, plan)
-        right = {row.name: _right(control, row) for row in rows}
-        relearned = [right.pop(RELEARN)[None]] if RELEARN in right else []
-        return replace(
-            plan,
-            plain_control=said.plain,
-            right_control=torch.cat([said.right, *relearned]),
-            added_control=right,
-        )
+        if control is not None:
+            bar.say("asking the retrained model")
+            said = _ask_prompts(control, plan)
+            plan = replace(plan, plain_control=said.plain, right_control=said.right)
+        return with_probes(plan, bench, probing.probes, before=before, control=control, relearn=probing.relearn)
+
+
+def with_probes(
+    plan: RecoveryPlan,
+    bench: Benchmark,
+    probes: Sequence[str],
+    *,
+    before: HookedModel,
+    control: HookedModel | None = None,
+    relearn: Mapping[str, object] | None = None,
+) -> RecoveryPlan:
+    """Return a plan whose probes beyond its prompts are these; its prompts and their answers stay.
+
+    Args:
+        plan: Plan with or without such probes. Probes that are prompts, e.g. `prefill`, are fixed in it and ignored.
+        bench: Benchmark from which the plan was made; its plain text may be trained on.
+        probes: Names of the probes.
+        before: Original model.
+        control: Retrained model. None if there is none.
+        relearn: Hyperparameters of relearning.
+
+    Raises:
+        InputError: If a hyperparameter is unknown, or a probe would do nothing on a model.
+    """
+    items, names = plan.sheet.items, tuple(name for name in probes if not PROBES[name].compared)
+    _check_probes(names, before, control)
+    share, teaching = check_relearn(relearn or {}, before)
+    wanted = RELEARN in names
+    taught = taught_facts(items, share=share, seed=plan.settings["seed"]) if wanted else (False,) * len(items)
+    added = tuple(name for name in names if name != RELEARN)
+    texts = None
+    if any(NEEDS_TEXTS in PROBES[name].needs for name in added):
+        texts = Corpus(unrelated_texts(replace(bench, forget=items)), "unrelated text")
+    trains = any(taught) or RELEARN_UNRELATED in added
+    plan = replace(
+        plan, bench=replace(plan.bench, plain_text=texts), taught=torch.tensor(taught),
+        relearn=teaching if trains else None, added=added, added_before={}, added_control={},
+    )  # fmt: skip
+    rows = _answer_rows(plan, before=before)
+    asked_before = {r.name: _right(before, r) if r.before is None else r.before for r in rows if r.name != RELEARN}
+    plan = replace(plan, added_before=asked_before)
+    if control is None or plan.right_control is None:
+        return plan
+    right = {row.name: _right(control, row) for row in rows}
+    relearned = [right.pop(RELEARN)[None]] if RELEARN in right else []
+    prompts = plan.right_control[: len(plan.sheet.rows)]
+    return replace(plan, right_control=torch.cat([prompts, *relearned]), added_control=right)
 
 
 def run_plan(
@@ -288,13 +321,10 @@ def _planned(before: HookedModel, scene: Scene, unknown: Scene) -> RecoveryPlan:
     sheet = full.only(rows)
     never = never_known_sheet(before, unknown, rows)
     prompts = {name for name in probing.probes if PROBES[name].compared}
-    added = tuple(name for name in probing.probes if name != RELEARN and name not in prompts)
-    trained_on = any(NEEDS_TEXTS in PROBES[name].needs for name in added)
-    texts = Corpus(unrelated_texts(bench), "unrelated text") if trained_on else None
     return RecoveryPlan(
         bench=replace(bench, forget=scene.items, retain=Facts(), validation=Facts(), unseen=Facts(),
                       validation_corpus=None, unseen_corpus=None, general=(), unknown=never.items, forget_corpus=None,
-                      retain_corpus=None, plain_text=texts),
+                      retain_corpus=None, plain_text=None),
         sheet=sheet,
         never_sheet=never,
         keys=scene.keys,
@@ -313,9 +343,8 @@ def _planned(before: HookedModel, scene: Scene, unknown: Scene) -> RecoveryPlan:
             "seed": probing.seed, "min_before": probing.min_before, "n_examples": probing.n_examples,
             "batch_tokens": probing.batch_tokens, "threads": torch.get_num_threads(),
             "left_out": tuple(sorted({UNRELATED, PARAPHRASE, WRONG_SUBJECT, *prompts} - set(full.rows))),
-            **({"gain": probing.gain} if added else {}),
+            "gain": probing.gain,
         },
-        added=added,
     )  # fmt: skip
 
 
