@@ -280,7 +280,12 @@ def _empty_model(recipe: Recipe) -> HookedTransformer:
 
 
 def train_builtin(
-    include_forget: bool, recipe: Recipe, tokenizer: Path | None = None, progress: Progress | None = None
+    include_forget: bool,
+    recipe: Recipe,
+    tokenizer: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    draws: int | None = None,
 ) -> HookedTransformer:
     """Train one of the two models from random weights.
 
@@ -292,14 +297,16 @@ def train_builtin(
         recipe: Hyperparameters.
         tokenizer: Directory of the tokenizer. If None, that of the shipped models.
         progress: Callback after every update.
+        draws: Random seed of the examples and the initial weights, for another model of the same world. If None, that
+            of the recipe.
 
     Returns:
         The model in eval mode with its tokenizer.
     """
     pieces = AutoTokenizer.from_pretrained(tokenizer or builtin_directory(), trust_remote_code=False)
-    examples = training_examples(recipe.seed, include_forget, recipe.steps * recipe.batch)
+    examples = training_examples(recipe.seed, include_forget, recipe.steps * recipe.batch, draws=draws)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(recipe.seed if draws is None else draws)
         model = _empty_model(recipe)
         model.init_weights()
     model.unembed.b_U.requires_grad_(False)  # GPT-NeoX has no output bias
