@@ -44,6 +44,7 @@ _PUBLIC = {
     "probes": "recovery",
     "evaluate": "evaluation",
     "metrics": "evaluation",
+    "audit": "auditing",
     "run_study": "study",
     "load_config": "study",
     "write_report": "report",
@@ -88,6 +89,7 @@ _MOVED = {
 
 _SUBPACKAGES = (
     "attribution",
+    "auditing",
     "comparison",
     "data",
     "decomposition",
@@ -108,6 +110,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from unpact_lens import (
         attribution,
+        auditing,
         comparison,
         data,
         decomposition,
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
         unlearning,
     )
     from unpact_lens.attribution import Share, Threshold, TopK, attribute, attribute_many, attribution_methods
+    from unpact_lens.auditing import audit
     from unpact_lens.comparison import average, diff
     from unpact_lens.data.benchmark import QA, Benchmark, Corpus
     from unpact_lens.data.custom import from_pairs
