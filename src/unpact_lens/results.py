@@ -2,11 +2,12 @@
 
 A result is a frozen dataclass that shows itself and becomes a table. On disk it is a directory with up to three parts:
 
-- `result.json`: every field that is not a tensor, and references to the tensors and models;
+- `result.json`: every field that is not a tensor, references to the tensors and models, and a manifest;
 - `tensors-<hash>.safetensors`: all tensors;
 - `model-<hash>`: a checkpoint directory for each model in the result.
 
-The JSON is written last and atomically, so a reader sees either the old result or the new one. Nothing is unpickled.
+The manifest holds the SHA-256 of every file, and the JSON a checksum of itself. The JSON is written last and
+atomically, so a reader sees either the old result or the new one (see `unpact_lens.writing`). Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,29 +18,55 @@ import importlib
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unpact_lens.display import Shown
 from unpact_lens.errors import InputError
+from unpact_lens.field_types import misfit
+from unpact_lens.json_files import (
+    MAX_DEPTH,
+    json_text,
+    read_json,
+    read_record,
+    sealed,
+    write_json,
+    write_record,
+    write_text,
+)
+from unpact_lens.manifest import MANIFEST, check_files_of, checked_files, sums_of
 from unpact_lens.text_tables import to_latex, to_markdown
+from unpact_lens.writing import SCRATCH, commit, scratch, steady
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
-FORMAT = 1
-"""Version of the layout on disk."""
+FORMAT = 2
+"""Version of the layout on disk. Version 2 has a manifest and a checksum."""
+
+RESULT = "result.json"
+"""File that holds a result and names all its other files; it is written last."""
+
+MODEL_FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer/*", "hf/*")
+"""Patterns of the files of a model that format 1 saved, which has no manifest."""
+
+REMEDY = "save the result again, or skip this check with verify=False"
+"""What to do about a damaged result."""
+
+__all__ = [
+    "ModelStorage", "Result", "digest", "load", "read_json", "read_record", "register_model_storage", "save",
+    "storable", "versions", "write_json", "write_record", "write_result", "write_text",
+]  # fmt: skip
 
 C = TypeVar("C", bound=type)
 
@@ -88,6 +115,13 @@ MIGRATED: dict[str, Migration] = {}
 """Classes whose name or fields changed since version 0.1, by their old name."""
 
 
+class LoadModel(Protocol):
+    """Define the function that reads a model."""
+
+    def __call__(self, path: Path, /, *, verify: bool) -> Any:
+        """Return the model in a directory, after checking the SHA-256 of its files if `verify` is True."""
+
+
 @dataclass(frozen=True)
 class ModelStorage:
     """Hold the functions that hash, write and read a model inside a result.
@@ -100,7 +134,7 @@ class ModelStorage:
 
     hash: Callable[[Any], str]
     save: Callable[[Any, Path], object]
-    load: Callable[[Path], Any]
+    load: LoadModel
 
 
 _STORAGE: list[ModelStorage] = []
@@ -133,22 +167,14 @@ def storable(cls: C) -> C:
     return cls
 
 
-class Result:
+class Result(Shown):
     """Base class of results.
 
     Subclasses are declared `@dataclass(frozen=True, eq=False)`. Equality is defined here: by value, tensors included.
     Fields may be tensors, numbers, strings, tuples, lists, dicts with string keys, `Path`s, models, other results, and
-    instances of classes marked with `storable`.
-
-    Class attributes:
-        figure: `"module:function"` in `unpact_lens.plots` that draws this result. It is imported when it is called. A
-            notebook shows the figure if there is no `view`.
-        view: `"module:function"` in `unpact_lens.plots` that returns the HTML for notebooks. Without view and figure, a
-            notebook shows the table.
+    instances of classes marked with `storable`. The class attributes `figure` and `view`
+    say how it is shown; see `Shown`.
     """
-
-    figure: ClassVar[str | None] = None
-    view: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -170,36 +196,6 @@ class Result:
         """Return `to_frame` as an escaped LaTeX table (`booktabs`) with the cells of `to_markdown`."""
         return to_latex(self.to_frame(), digits=digits)
 
-    def plot(self, **options: Any) -> go.Figure:
-        """Draw the result as a plotly figure.
-
-        Args:
-            **options: Keyword arguments of the function in `unpact_lens.plots` that draws this result.
-
-        Raises:
-            InputError: If this kind of result has no figure.
-        """
-        if self.figure is None:
-            raise InputError(f"{type(self).__name__} has no figure; use .to_frame()")
-        return _in_plots(self.figure)(self, **options)
-
-    def _repr_html_(self) -> str:
-        return self.to_frame().to_html() if self.view is None else _in_plots(self.view)(self)
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        """Return the figure for a notebook, in the form that plotly's renderer uses.
-
-        The bundle is empty if the result has a view, has no figure, or cannot be drawn. A notebook then shows
-        `_repr_html_`.
-        """
-        if self.figure is None or self.view is not None:
-            return {}
-        try:
-            bundle: dict[str, Any] = self.plot()._repr_mimebundle_()
-        except InputError:
-            return {}
-        return bundle
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write this result to the directory `path`; see `unpact_lens.save`."""
         return save(self, path)
@@ -215,15 +211,11 @@ class Result:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _in_plots(name: str) -> Callable[..., Any]:
-    """Import and return the function `"module:function"` of `unpact_lens.plots`."""
-    module, function = name.split(":")
-    draw: Callable[..., Any] = getattr(importlib.import_module(f"unpact_lens.plots.{module}"), function)
-    return draw
-
-
 def save(result: object, path: str | os.PathLike[str]) -> Path:
     """Write a result to a directory, atomically and without loss.
+
+    A kill at any moment leaves the old result or the new one. A reader beside the writer sees one of them. Files that
+    `save` did not write are never removed.
 
     Args:
         result: Any result of this library, or an instance of a class marked with `storable`.
@@ -233,104 +225,196 @@ def save(result: object, path: str | os.PathLike[str]) -> Path:
         The directory.
 
     Raises:
-        InputError: If `path` is a file, or the result contains something that cannot be stored.
+        InputError: If `path` is a file or a directory with other things than a result, a symbolic link is in the way,
+            or the result contains something that cannot be stored.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; a result is saved as a directory")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_result_folder(folder)
+    return write_result(result, folder)
+
+
+def check_result_folder(folder: Path, beside: Path | None = None) -> None:
+    """Refuse a directory that cannot hold a result.
+
+    Args:
+        folder: Directory. It need not exist.
+        beside: Directory that may be inside it, e.g. a checkpoint.
+
+    Raises:
+        InputError: If it is a file, holds other things than a result, or `result.json` is a link or a directory.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        kind = "a broken symbolic link" if folder.is_symlink() else "a file"
+        raise InputError(f"{folder} is {kind}; a result is saved as a directory")
+    mark = folder / RESULT
+    if mark.is_symlink() or mark.is_dir():
+        raise InputError(f"{mark} is a symbolic link or a directory, where a file is to be written; move it away")
+    if _is_ours(mark):
+        return
+    inside = None if beside is None else beside.absolute()
+    found = [p for p in sorted(folder.absolute().iterdir()) if not p.name.startswith(SCRATCH)]
+    foreign = [p.name for p in found if inside is None or p not in (inside, *inside.parents)]
+    if foreign:
+        raise InputError(
+            f"{folder} is not empty and holds no result (e.g. {foreign[0]}); give a new or empty directory"
+        )
+
+
+def _is_ours(mark: Path) -> bool:
+    """Return whether a `result.json` is one of ours, although it may be damaged."""
+    if not mark.is_file():
+        return False
+    try:
+        record = read_json(mark)
+    except InputError:
+        text = mark.read_text("utf-8", "replace")
+        return not text or all(f'"{name}"' in text for name in ("format", "versions", "tensors"))
+    return isinstance(record, dict) and {"format", "result"} <= record.keys()
+
+
+def write_result(result: object, folder: Path) -> Path:
+    """Write a result into a directory that may hold other things too; `save` checks the directory first.
+
+    Raises:
+        InputError: If `result.json` is a symbolic link or a directory, or the result cannot be stored.
+    """
+    mark = folder / RESULT
+    if mark.is_symlink() or mark.is_dir():
+        raise InputError(f"{mark} is a symbolic link or a directory, where a file is to be written; move it away")
     packer = _Packer()
+    if not dataclasses.is_dataclass(result):
+        raise InputError(f"a {type(result).__name__} is no result; give what an analysis of this library returned")
     body = packer.pack(result)
-    checksum = digest(packer.tensors)
-    name = f"tensors-{checksum[:16]}.safetensors"
-    if packer.tensors and not (folder / name).exists():
-        with _temporary(folder / name) as temporary:
-            save_file(packer.tensors, temporary)
-    for directory, model in packer.models.items():
-        _model_storage().save(model, folder / directory)
-    record = {"format": FORMAT, "versions": versions(), "tensors": name if packer.tensors else None, "result": body}
-    write_json(folder / "result.json", record)
-    for stale in folder.glob("tensors-*.safetensors"):
-        if stale.name != name:
-            stale.unlink()
-    for stale in folder.glob("model-*"):
-        if stale.name not in packer.models:
-            shutil.rmtree(stale)
+    tensors = f"tensors-{digest(packer.tensors)[:16]}.safetensors" if packer.tensors else None
+    with scratch(folder) as made:
+        if tensors is not None:
+            save_file(packer.tensors, made / tensors)
+        for name, model in packer.models.items():
+            _model_storage().save(model, made / name)
+        sums = {path.name: sums_of(path) for path in made.iterdir()}
+
+        def record(places: Mapping[str, str]) -> str:
+            files = {
+                f"{places[top]}/{name}" if name else places[top]: found
+                for top, below in sums.items()
+                for name, found in below.items()
+            }
+            made_record = {
+                "format": FORMAT,
+                "versions": versions(),
+                "tensors": tensors and places[tensors],
+                "models": {name: places[name] for name in packer.models},
+                "files": files,
+                "result": body,
+            }
+            return json_text(sealed(made_record))
+
+        commit(folder, made, RESULT, record, written_files(folder))
     return folder
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def written_files(folder: Path) -> list[str]:
+    """Return the relative paths of the files that the result in a directory names, without `result.json`.
+
+    A result that is missing or damaged names none.
+    """
+    try:
+        record = read_json(folder / RESULT)
+    except InputError:
+        return []
+    if not isinstance(record, dict) or "result" not in record:
+        return []
+    files, tensors = record.get("files"), record.get("tensors")
+    if isinstance(files, dict):
+        return sorted(map(str, files))
+    # Format 1 names the tensors and the directories of the models.
+    models = (folder / name for name in _model_names(record["result"]))
+    written = [p for model in models for pattern in MODEL_FILES for p in model.glob(pattern)]
+    return [*([tensors] if isinstance(tensors, str) else []), *(p.relative_to(folder).as_posix() for p in written)]
+
+
+def saved_models(folder: Path) -> list[Path]:
+    """Return the directories of the models in a saved result; none if the directory holds no result.
+
+    Raises:
+        InputError: If `result.json` is damaged.
+    """
+    mark = folder / RESULT
+    if not mark.is_file():
+        return []
+    record = read_record(mark, sealed_since=2)
+    models = record.get("models")
+    names = list(models.values()) if isinstance(models, dict) else sorted(_model_names(record.get("result")))
+    return [folder / str(name) for name in names]
+
+
+def _model_names(value: object) -> set[str]:
+    """Return the names of the models in packed JSON."""
+    if isinstance(value, dict):
+        if isinstance(name := value.get("__model__"), str) and Path(name).name == name:
+            return {name}
+        value = list(value.values())
+    return {name for v in value for name in _model_names(v)} if isinstance(value, list) else set()
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = True) -> Any:
     """Read a result that `save` wrote.
 
     Args:
         path: Directory of the result.
+        verify: If True, check the SHA-256 of every file. If False, skip this check, which reads each file once more.
 
     Returns:
         A result equal to the saved one.
 
     Raises:
-        InputError: If there is no result, its format is newer, or this version does not know its type or fields.
+        InputError: If there is no result, a file is missing or damaged, its format is newer, or this version does not
+            know its type or fields.
     """
     folder = Path(path)
-    file = folder / "result.json"
+    return steady(folder / RESULT, lambda: _load(folder, verify), checked=True)
+
+
+def _load(folder: Path, verify: bool) -> Any:
+    file = folder / RESULT
     if not file.is_file():
         raise InputError(f"no result at {folder}: {file.name} is missing; give the directory that save() wrote")
-    record = read_json(file)
-    if not isinstance(record, dict) or "result" not in record:
+    record = read_record(file, verify=False)
+    if "result" not in record:
         raise InputError(f"{file} is not a result of unpact-lens: it has no 'result' entry")
-    if record.get("format", 0) > FORMAT:
-        raise InputError(
-            f"{file} has format {record['format']}, this version reads up to {FORMAT}; upgrade unpact-lens"
-        )
-    tensors = load_file(folder / record["tensors"]) if record["tensors"] else {}
-    return _unpack(record["result"], tensors, file)
+    number = record.get("format")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InputError(f"{file} is damaged: its format is {number!r}; save the result again")
+    if number > FORMAT:
+        raise InputError(f"{file} has format {number}, this version reads up to {FORMAT}; upgrade unpact-lens")
+    record = read_record(file, verify=verify, sealed_since=2)
+    if not isinstance(record["result"], dict) or "__type__" not in record["result"]:
+        raise InputError(f"{file} is damaged: its entry 'result' is no result; {REMEDY}")
+    name = record.get("tensors")
+    if name is not None and (not isinstance(name, str) or Path(name).name != name):
+        raise InputError(f"{file} is damaged: {name!r} is no file of tensors; save the result again")
+    models = record.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(m, str) and Path(m).name == m for m in models.values()):
+        raise InputError(f"{file} is damaged: its entry 'models' names no directories; save the result again")
+    if verify and "files" in record:
+        files = checked_files(record["files"], file)
+        # Each model checks its own files against its manifest, so here the manifest is checked in their place.
+        own = {k: v for k, v in files.items() if "/" not in k or k.endswith(f"/{MANIFEST}")}
+        check_files_of(folder, own, REMEDY)
+    tensors = _read_tensors(folder / name) if name else {}
+    return _Unpacker(file, tensors, models, verify).unpack(record["result"])
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically: write a temporary file beside it, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
-
-
-def write_json(path: Path, value: object) -> Path:
-    """Write JSON atomically. NaN and infinities are written in the form that `read_json` reads."""
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: If the file is not valid JSON. The message names the file and the position.
-    """
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise InputError(f"{file} is missing; {REMEDY}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-
-
-class _temporary:
-    """Provide a temporary path that replaces `target` when the block succeeds, and is deleted when it fails."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=f".{self.target.name}.")
-        os.close(handle)
-        self.path = Path(name)
-        return self.path
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            umask = os.umask(0)
-            os.umask(umask)
-            self.path.chmod(0o666 & ~umask)
-            os.replace(self.path, self.target)
-        else:
-            self.path.unlink(missing_ok=True)
+        found: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); {REMEDY}") from None
+    return found
 
 
 class _Packer:
@@ -341,6 +425,8 @@ class _Packer:
         self.models: dict[str, nn.Module] = {}
 
     def pack(self, value: object, at: str = "result") -> Any:
+        if at.count(".") > MAX_DEPTH // 4:  # The JSON of an instance has up to four levels for each of its own.
+            raise InputError(f"{at}: values lie too deep inside each other to be saved")
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, Tensor):
@@ -371,37 +457,92 @@ class _Packer:
         raise InputError(f"{at}: a {type(value).__name__} cannot be saved; mark its class with `storable`")
 
 
-def _unpack(value: Any, tensors: dict[str, Tensor], file: Path) -> Any:
-    """Turn packed JSON back into the value that was packed."""
-    if isinstance(value, list):
-        return [_unpack(v, tensors, file) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "__tensor__" in value:
-        return tensors[value["__tensor__"]]
-    if "__model__" in value:
-        return _model_storage().load(file.parent / value["__model__"])
-    if "__array__" in value:
-        return tensors[value["__array__"]].numpy()
-    if "__path__" in value:
-        return Path(value["__path__"])
-    if "__tuple__" in value:
-        return tuple(_unpack(v, tensors, file) for v in value["__tuple__"])
-    if "__type__" in value:
-        migration = MIGRATED.get(value["__type__"]) or Migration(value["__type__"])
+@dataclass(frozen=True)
+class _Unpacker:
+    """Turn packed JSON back into the value that was packed.
+
+    Attributes:
+        file: The `result.json`, for messages.
+        tensors: Tensors by name.
+        models: Directory of each model, by the name that the JSON uses. Format 1 uses the directory itself.
+        verify: Whether models check the SHA-256 of their files.
+    """
+
+    file: Path
+    tensors: Mapping[str, Tensor]
+    models: Mapping[str, str]
+    verify: bool
+
+    def unpack(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.unpack(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        kind = next((k for k in value if k.startswith("__")), None)
+        if kind is None:
+            return {k: self.unpack(v) for k, v in value.items()}
+        if kind not in _PACKED or value.keys() != {kind, *(["fields"] if kind == "__type__" else [])}:
+            raise self.damaged(f"no value is written as {sorted(value)[:3]}")
+        held = value[kind]
+        if not isinstance(held, list if kind == "__tuple__" else str):
+            raise self.damaged(f"{kind} holds a {type(held).__name__}")
+        return _PACKED[kind](self, held, value.get("fields"))
+
+    def damaged(self, why: str) -> InputError:
+        return InputError(f"{self.file} is damaged: {why}; {REMEDY}")
+
+    def tensor(self, name: str, _: object) -> Tensor:
+        if name not in self.tensors:
+            raise self.damaged(f"tensor {name} is missing")
+        return self.tensors[name]
+
+    def array(self, name: str, _: object) -> np.ndarray:
+        return self.tensor(name, None).numpy()
+
+    def model(self, name: str, _: object) -> Any:
+        place = self.models.get(name, name)
+        if Path(place).name != place:
+            raise self.damaged(f"model {place!r} is outside the directory")
+        return _model_storage().load(self.file.parent / place, verify=self.verify)
+
+    def path(self, text: str, _: object) -> Path:
+        return Path(text)
+
+    def sequence(self, items: list[Any], _: object) -> tuple[Any, ...]:
+        return tuple(self.unpack(v) for v in items)
+
+    def instance(self, name: str, packed: Any) -> Any:
+        migration = MIGRATED.get(name) or Migration(name)
         cls = _find_type(migration.name)
         if cls is None:
             raise InputError(
-                f"{file} contains a {value['__type__']}, which this version of unpact-lens does not know; upgrade it, "
+                f"{self.file} contains a {name}, which this version of unpact-lens does not know; upgrade it, "
                 "or import the module that defines the class first"
             )
-        names = {k: migration.fields.get(k, k) for k in value["fields"]}
-        fields = {new: _unpack(value["fields"][old], tensors, file) for old, new in names.items() if new is not None}
+        if not isinstance(packed, dict):
+            raise self.damaged(f"the fields of a {name} are a {type(packed).__name__}")
+        names = {k: migration.fields.get(k, k) for k in packed}
+        fields = {new: self.unpack(packed[old]) for old, new in names.items() if new is not None}
+        for field_name, found in fields.items():
+            if (expected := misfit(cls, field_name, found)) is not None:
+                raise self.damaged(f"{name}.{field_name} is a {type(found).__name__}, not {expected}")
         try:
             return cls(**fields)
         except TypeError as error:
-            raise InputError(f"{file} contains a {value['__type__']} with other fields: {error}") from error
-    return {k: _unpack(v, tensors, file) for k, v in value.items()}
+            raise InputError(f"{self.file} contains a {name} with other fields: {error}") from error
+        except (ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError) as error:
+            raise self.damaged(f"the values of a {name} do not fit together ({error})") from error
+
+
+_PACKED: dict[str, Callable[[_Unpacker, Any, Any], Any]] = {
+    "__tensor__": _Unpacker.tensor,
+    "__array__": _Unpacker.array,
+    "__model__": _Unpacker.model,
+    "__path__": _Unpacker.path,
+    "__tuple__": _Unpacker.sequence,
+    "__type__": _Unpacker.instance,
+}
+"""Function that unpacks each kind of packed value, by the key that marks it."""
 
 
 def _find_type(name: str) -> type | None:

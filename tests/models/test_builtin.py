@@ -195,7 +195,9 @@ def test_an_interrupted_rebuild_keeps_the_old_files(copied: Path) -> None:
     assert files(copied) == old
 
 
-@pytest.mark.parametrize("step", ["os.replace", "unpact_lens.models.builtin.write_json", "shutil.rmtree"])
+@pytest.mark.parametrize(
+    "step", ["os.replace", "unpact_lens.writing.flush", "unpact_lens.writing.remove_named", "shutil.rmtree"]
+)
 def test_a_rebuild_killed_between_two_writes_leaves_both_models_old_or_both_new(
     copied: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

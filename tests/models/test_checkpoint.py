@@ -19,6 +19,7 @@ from unpact_lens.models.checkpoint import (
     save_model,
 )
 from unpact_lens.models.convert import to_bridge, to_hooked
+from unpact_lens.results import write_json
 
 IDS = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(3))
 
@@ -143,15 +144,22 @@ def test_errors_name_broken_files(tmp_path):
     config = path / "config.json"
     record = json.loads(config.read_text())
     config.write_text(json.dumps({**record, "unpact_lens_checkpoint": 99}))
-    with pytest.raises(InputError, match="has format 99, this version reads up to 1; upgrade unpact-lens"):
+    with pytest.raises(InputError, match="has format 99, this version reads up to 2; upgrade unpact-lens"):
         load_checkpoint(path)
-    config.write_text(json.dumps(record))
+    config.write_text(json.dumps({**record, "dtype": "float32"}))
+    with pytest.raises(InputError, match=r"config.json is damaged: it does not match its SHA-256; save"):
+        load_checkpoint(path)
+    write_json(config, record)
     (path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=r"model.safetensors is damaged: it does not match its SHA-256"):
+        load_checkpoint(path)
     with pytest.raises(InputError, match=r"model.safetensors cannot be read .*; save the model again"):
-        load_checkpoint(path)
+        load_checkpoint(path, verify=False)
     (path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"has no model.safetensors; save the model again"):
+    with pytest.raises(InputError, match=r"model.safetensors is missing; save the model again"):
         load_checkpoint(path)
+    with pytest.raises(InputError, match=r"has no model.safetensors; save the model again"):
+        load_checkpoint(path, verify=False)
     config.write_text("{")
     with pytest.raises(InputError, match=r"config.json is not valid JSON"):
         load_checkpoint(path)

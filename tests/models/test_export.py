@@ -136,3 +136,10 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     hf_model("llama").save_pretrained(tmp_path / "original")
     with pytest.raises(InputError, match="original exists and is not an exported model"):
         export_hf(model, tmp_path / "original")
+
+
+def test_heads_that_the_architecture_has_no_place_for_are_refused(tmp_path):
+    model = tiny("gpt2", d_head=4)  # GPT-2 has heads of d_model / n_heads
+    model.unembed.b_U.data.zero_()
+    with pytest.raises(InputError, match=r"as GPT2LMHeadModel this model cannot be exported: size mismatch"):
+        export_hf(model, tmp_path / "x")

@@ -57,7 +57,9 @@ class Outputs:
             InputError: If the figure cannot be drawn or written. The result is saved by then.
         """
         if self.out is not None:
-            typer.echo(result.save(self.out), err=True)
+            from unpact_lens.results import write_result
+
+            typer.echo(write_result(result, self.out), err=True)
         for file in (self.html, self.png):
             if file is not None:
                 typer.echo(write_figure(result.plot(), file), err=True)
@@ -73,16 +75,10 @@ def check_result_directory(path: Path, apart: Path | None = None) -> None:
     Raises:
         InputError: If it is a file, cannot be written, or holds files but no result.
     """
+    from unpact_lens.results import check_result_folder
+
     check_directory(path)
-    if not path.is_dir() or (path / "result.json").is_file():
-        return
-    inside = None if apart is None else apart.absolute()
-    # What a killed save() leaves begins like this.
-    ours = ("tensors-", "model-", ".")
-    found = [p for p in sorted(path.absolute().iterdir()) if not p.name.startswith(ours)]
-    foreign = [p.name for p in found if inside is None or p not in (inside, *inside.parents)]
-    if foreign:
-        raise InputError(f"{path} is not empty and holds no result (e.g. {foreign[0]}); give a new or empty directory")
+    check_result_folder(path, apart)
 
 
 def check_directory(path: Path) -> None:

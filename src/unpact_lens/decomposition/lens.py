@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.logit_direction import text_of
 from unpact_lens.decomposition.result import LensCurves
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.asking import Asking, AskingOptions
@@ -54,6 +56,16 @@ class TunedLens(Result):
     loss: Float[Tensor, "step layer"]
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.weight)} layers",
+                f"d_model {self.weight.shape[-1]}",
+                f"{len(self.loss)} steps",
+                f"loss {float(self.loss[-1].mean()):.3f}" if len(self.loss) else "",
+            ]
+        )
 
     def __call__(self, resid: Float[Tensor, "pos d_model"], layer: int) -> Float[Tensor, "pos d_model"]:
         """Translate the residual stream of a layer to the last layer's basis."""
@@ -91,7 +103,8 @@ def lens_curves(
     example = Asking(**asking).encode(model, prompt, answer)
     if lens is not None and lens.model != model_hash(model):
         raise InputError("the tuned lens was trained for another model (their hashes differ); train one for this model")
-    wide, notes = linear_parts.in_full_precision(model)
+    wide, precision = linear_parts.in_full_precision(model)
+    notes = (*example.notes, *precision)
     names = stream_hooks(wide)
     acts = activations(wide, example, names)
     answer_ids = torch.tensor(example.answer, device=hooked.device_of(wide))
@@ -121,7 +134,9 @@ def lens_curves(
         prompt=text_of(model, prompt),
         answer=text_of(model, answer),
         lens="logit" if lens is None else "tuned",
-        notes=notes if cap is None else (*notes, f"logits are those before the final soft-cap of {cap:g}"),
+        notes=(*example.notes, *notes)
+        if cap is None
+        else (*example.notes, *notes, f"logits are those before the final soft-cap of {cap:g}"),
     )
 
 
@@ -187,8 +202,9 @@ def train_tuned_lens(
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     kept = None if cache is None else Path(cache) / f"tuned-lens-{key}"
     if kept is not None and (kept / "result.json").is_file():
-        found: TunedLens = load(kept)
-        return found
+        with contextlib.suppress(InputError):  # One that is damaged is trained again.
+            found: TunedLens = load(kept)
+            return found
     generator = torch.Generator().manual_seed(seed)
     order = [
         i for _ in range(-(-steps // len(texts))) for i in torch.randperm(len(texts), generator=generator).tolist()

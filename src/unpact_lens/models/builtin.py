@@ -20,8 +20,6 @@ import json
 import math
 import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,17 +37,21 @@ from unpact_lens.data.builtin import load_builtin
 from unpact_lens.data.builtin_training import tokenizer_texts, training_examples
 from unpact_lens.data.emphasis import EMPHASIS, Template, unrelated_prefix
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.json_files import json_text, read_json
 from unpact_lens.models.convert import to_hooked
 from unpact_lens.models.export import export_hf
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import write_json
+from unpact_lens.writing import commit, contents, scratch, sha256, steady
 
 ASSETS = Path(__file__).parent / "assets" / "builtin"
 MODELS = ("builtin", "builtin-retrain")
 """Names of the shipped models: the original model and the retrained model."""
 
 PAD, BOS, EOS = "<|pad|>", "<|begin|>", "<|end|>"
+RECIPE = "recipe.json"
+"""File that holds the recipe and names the folder of the models, with the checksum of each file; it is written last."""
+
 WEIGHTS = "weights-"
 """Start of the name of the folder that holds both models; the rest is made from their checksums."""
 
@@ -116,11 +118,15 @@ def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> Hook
     Raises:
         InputError: If there is no such model, or a file is missing or differs from its recorded checksum.
     """
-    path = builtin_directory(which, directory)
-    hf = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, attn_implementation="eager", trust_remote_code=False
-    )
-    return to_hooked(hf, AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+
+    def read() -> HookedTransformer:
+        path = builtin_directory(which, directory)
+        hf = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, attn_implementation="eager", trust_remote_code=False
+        )
+        return to_hooked(hf, AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+
+    return steady(directory / RECIPE, read, checked=False)
 
 
 def builtin_directory(which: str = "builtin", directory: Path = ASSETS) -> Path:
@@ -147,11 +153,11 @@ def builtin_directory(which: str = "builtin", directory: Path = ASSETS) -> Path:
 
 def _read_notes(directory: Path) -> tuple[str, dict[str, str]]:
     """Read the name of the folder that holds the models, and the checksum of each of its files."""
-    path = directory / "recipe.json"
+    path = directory / RECIPE
     if not path.is_file():
         raise InputError(f"the built-in model's file {path} is missing; {_REMEDY}")
     try:
-        noted = json.loads(path.read_text())
+        noted = read_json(path)
         return str(noted["folder"]), dict(noted["sha256"])
     except (ValueError, TypeError, KeyError):
         raise InputError(f"the built-in model's file {path} is not a recipe; {_REMEDY}") from None
@@ -160,12 +166,8 @@ def _read_notes(directory: Path) -> tuple[str, dict[str, str]]:
 def _check_file(path: Path, expected: str | None) -> None:
     if not path.is_file():
         raise InputError(f"the built-in model's file {path} is missing; {_REMEDY}")
-    if (found := _sha256(path)) != expected:
+    if (found := sha256(path)) != expected:
         raise InputError(f"the built-in model's file {path} is damaged (sha256 {found[:12]}…); {_REMEDY}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rebuild(
@@ -185,17 +187,8 @@ def rebuild(
         InputError: If the directory cannot be written to.
     """
     recipe = recipe or Recipe()
-    try:
-        old: str | None = _read_notes(directory)[0]
-    except InputError:  # A missing or damaged recipe is what a rebuild repairs.
-        old = None
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=directory, prefix=".rebuild-")
-    except OSError as error:
-        raise InputError(f"cannot write to {directory} ({error.strerror}); give a directory of your own") from None
-    with scratch as made_in:
-        made, tokenizer = Path(made_in) / "models", Path(made_in) / "tokenizer"
+    with scratch(directory) as work:
+        made, tokenizer = work / "models", work / "tokenizer"
         made.mkdir()
         build_tokenizer(recipe, tokenizer)
         seconds = {}
@@ -204,7 +197,7 @@ def rebuild(
             model = train_builtin(which == "builtin", recipe, tokenizer, progress)
             seconds[which] = round(time.process_time() - start, 1)
             export_hf(model, made / which)
-        checksums = {p.relative_to(made).as_posix(): _sha256(p) for p in sorted(made.rglob("*")) if p.is_file()}
+        checksums = contents(made)
         folder = WEIGHTS + hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:12]
         notes = {
             "recipe": dataclasses.asdict(recipe),
@@ -212,15 +205,24 @@ def rebuild(
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "cpu_seconds": seconds,
             "torch": torch.__version__,
-            "folder": folder,
             "sha256": checksums,
         }
-        if not (directory / folder).is_dir():
-            os.replace(made, directory / folder)
-        write_json(directory / "recipe.json", notes)
-    if old not in (None, folder):
-        shutil.rmtree(directory / old, ignore_errors=True)
+        with scratch(directory) as ready:
+            os.replace(made, ready / folder)
+            commit(
+                directory, ready, RECIPE, lambda places: json_text({**notes, "folder": places[folder]}),
+                _written(directory),
+            )  # fmt: skip
     return load_builtin_model(MODELS[0], directory), load_builtin_model(MODELS[1], directory)
+
+
+def _written(directory: Path) -> list[str]:
+    """Return the relative paths of the files that the recipe in a directory names; none if it is damaged."""
+    try:
+        folder, checksums = _read_notes(directory)
+    except InputError:  # A missing or damaged recipe is what a rebuild repairs.
+        return []
+    return [f"{folder}/{name}" for name in checksums]
 
 
 def world_digest(seed: int = 0) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import FineGrainedFP8Config, Mxfp4Config
 
 from unpact_lens.errors import InputError
+from unpact_lens.manifest import check_manifest
 from unpact_lens.results import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -34,9 +35,10 @@ def check_files(folder: Path) -> None:
         folder: Directory that `save_pretrained` wrote.
 
     Raises:
-        InputError: If a file asks for code of its own, weights are pickled or missing, a shard lies elsewhere, or
-            weights are no plain numbers although the configuration does not say so.
+        InputError: If a file differs from the directory's manifest or asks for code of its own, weights are pickled or
+            missing, a shard lies elsewhere, or weights are no plain numbers although the configuration does not say so.
     """
+    check_manifest(folder, "copy it again, or delete manifest.json if you changed the file yourself")
     config = read_json(folder / "config.json")
     check_no_code(config, folder / "config.json")
     tokenizer = folder / "tokenizer_config.json"

@@ -5,7 +5,8 @@ On disk a model is a directory with three parts:
 - `model.safetensors`: the weights;
 - `config.json`: the TransformerLens configuration (for a bridge, the Hugging Face one is in `hf/`), and which weights
   are tied or frozen;
-- `tokenizer/`, and `generation_config.json` where the model came with one.
+- `tokenizer/`, and `generation_config.json` where the model came with one;
+- `manifest.json`: the SHA-256 of every file.
 
 The directory appears only when it is complete, and nothing in it is unpickled.
 """
@@ -15,12 +16,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +30,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
+from unpact_lens.manifest import MANIFEST, check_manifest, foreign_files, write_manifest
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import generation_config
@@ -39,18 +39,21 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
 from unpact_lens.models.weights import fill_weights, named_weights, uncovered_weight
-from unpact_lens.results import ModelStorage, digest, read_json, register_model_storage, write_json
+from unpact_lens.results import MODEL_FILES, ModelStorage, digest, read_json, register_model_storage, write_json
+from unpact_lens.writing import replaced_directory, steady
 
-FORMAT = 1
-"""Version of the layout on disk."""
+FORMAT = 2
+"""Version of the layout on disk. Version 2 has a manifest."""
 MARK = "unpact_lens_checkpoint"
 """Entry of `config.json` that marks a directory as a checkpoint of this library; its value is the format."""
 
 GENERATION = "generation_config.json"
 """File with the generation configuration, which names the tokens that end an answer; absent without one."""
 
-M = TypeVar("M")
+REMEDY = "save the model again, or skip this check with verify=False"
+"""What to do about a damaged model."""
 
+M = TypeVar("M")
 
 INDEPENDENT: dict[str, bool] = {}
 """Whether copies of a kind of model were found to be independent, by the name of its class and of what it wraps."""
@@ -102,16 +105,16 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
         The directory.
 
     Raises:
-        InputError: If `path` is a file, or a directory that contains something other than a saved model, or a weight of
-            the source model would not be saved.
+        InputError: If `path` is a file, a symbolic link, or a directory that contains something other than a saved
+            model, or a weight of the source model would not be saved.
     """
     target = Path(path)
-    if target.exists() and not is_checkpoint(target) and (target.is_file() or any(target.iterdir())):
+    if target.exists() and not has_mark(target, MARK) and (target.is_file() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not a saved model; give another directory")
     if (lacking := uncovered_weight(model)) is not None:
         raise InputError(f"this {architecture(model)} cannot be saved: {lacking}; export it with export_hf")
     bridge = hooked.is_bridge(model)
-    with fresh_directory(target) as directory:
+    with fresh_directory(target, MODEL_FILES) as directory:
         tensors = {name: t.cpu().contiguous().clone() for name, t in named_weights(model).items()}
         save_file(tensors, directory / "model.safetensors")
         if bridge:
@@ -137,44 +140,63 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> HookedModel:
+def load_checkpoint(
+    path: str | os.PathLike[str], *, device: torch.device | str | None = None, verify: bool = True
+) -> HookedModel:
     """Read a model that `save_model` wrote.
 
     Args:
         path: Directory of the model.
         device: Device of the result. If None, the CPU.
+        verify: If True, check the SHA-256 of every file. If False, skip this check, which reads each file once more.
 
     Returns:
         The model in eval mode, with its tokenizer, frozen parameters and `tied_embeddings`.
 
     Raises:
-        InputError: If there is no saved model, its format is newer, or one of its files is missing or broken.
+        InputError: If there is no saved model, its format is newer, or one of its files is missing or damaged.
     """
     directory = Path(path)
-    if not is_checkpoint(directory):
-        raise InputError(f"no saved model at {directory}; give a directory that save_model() wrote")
-    record = read_json(directory / "config.json")
-    if record[MARK] > FORMAT:
-        raise InputError(
-            f"{directory} has format {record[MARK]}, this version reads up to {FORMAT}; upgrade unpact-lens"
-        )
+
+    def read() -> HookedModel:
+        if not is_checkpoint(directory):
+            raise InputError(f"no saved model at {directory}; give a directory that save_model() wrote")
+        record = read_json(directory / "config.json")
+        if isinstance(number := record[MARK], bool) or not isinstance(number, int) or number < 1:
+            raise InputError(f"{directory / 'config.json'} is damaged: its format is {number!r}; {REMEDY}")
+        if number > FORMAT:
+            raise InputError(f"{directory} has format {number}, this version reads up to {FORMAT}; upgrade unpact-lens")
+        if verify:
+            check_manifest(directory, REMEDY, required=number >= 2)
+        try:
+            return _read(directory, record, str(device or "cpu"))
+        except InputError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+            raise InputError(f"{directory} is damaged ({' '.join(str(error).split())}); {REMEDY}") from error
+
+    return steady(directory / MANIFEST, read, checked=verify)
+
+
+def _read(directory: Path, record: dict[str, Any], device: str) -> HookedModel:
+    """Build the model of a checkpoint from its files."""
     weights = directory / "model.safetensors"
     if not weights.is_file():
-        raise InputError(f"{directory} has no {weights.name}; save the model again")
+        raise InputError(f"{directory} has no {weights.name}; {REMEDY}")
     tokenizer = None
     if (directory / "tokenizer").is_dir():
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", trust_remote_code=False)
-    target = str(device or "cpu")
     try:
-        state = load_file(weights, device=target)
+        state = load_file(weights, device=device)
     except SafetensorError as error:
-        raise InputError(f"{weights} cannot be read ({error}); save the model again") from None
+        raise InputError(f"{weights} cannot be read ({error}); {REMEDY}") from None
     model: HookedTransformer | TransformerBridge
     if record["kind"] == "bridge":
-        model = _empty_bridge(directory / "hf", record, tokenizer, target)
+        model = _empty_bridge(directory / "hf", record, tokenizer, device)
         fill_weights(model, state)
     else:
-        model = _empty_hooked(record["config"], target)
+        _check_sizes(record["config"], state, directory / "config.json")
+        model = _empty_hooked(record["config"], device)
         for name, first in record.get("shared", {}).items():
             module, _, kind = name.rpartition(".")
             model.get_submodule(module).register_parameter(kind, model.get_parameter(first))
@@ -192,6 +214,23 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
     return model.eval()
 
 
+def _check_sizes(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> None:
+    """Refuse a configuration of other sizes than the weights, before a model of these sizes is built.
+
+    Raises:
+        InputError: If the number of blocks, the width or the vocabulary differs.
+    """
+    embed = state.get("embed.W_E")
+    found = {
+        "n_layers": len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        "d_vocab": None if embed is None else embed.shape[0],
+        "d_model": None if embed is None else embed.shape[1],
+    }
+    for name, size in found.items():
+        if size is not None and config.get(name) != size:
+            raise InputError(f"{file} says {name}={config.get(name)!r}, and the weights have {size}; {REMEDY}")
+
+
 def shared_weights(model: HookedModel) -> dict[str, str]:
     """Return the names of parameters that are another one of the model, with the name of that one."""
     named = cast(torch.nn.Module, model).named_parameters
@@ -200,31 +239,48 @@ def shared_weights(model: HookedModel) -> dict[str, str]:
 
 
 @contextmanager
-def fresh_directory(target: Path) -> Iterator[Path]:
-    """Provide a directory that replaces `target` when the block succeeds, and is deleted when it fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        made.chmod(target.parent.stat().st_mode & 0o777)
-        yield made
-        if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, old)
-            os.replace(made, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(made, target)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+def fresh_directory(target: Path, known: Iterable[str] = ()) -> Iterator[Path]:
+    """Provide a directory that replaces `target` when the block succeeds, with a manifest of its files.
+
+    Args:
+        target: Directory. It need not exist.
+        known: Patterns of the files in an existing directory without a manifest that may be removed.
+
+    Raises:
+        InputError: If `target` is a symbolic link, the current directory or a mount, or holds files that this library
+            did not write.
+    """
+    with replaced_directory(target, lambda old: foreign_files(old, known)) as directory:
+        yield directory
+        write_manifest(directory)
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether `save_model` wrote this directory."""
+    """Return whether `save_model` wrote this directory.
+
+    Raises:
+        InputError: If its `config.json` is not valid JSON.
+    """
     file = path / "config.json"
     if not file.is_file():
         return False
     record = read_json(file)
     return isinstance(record, dict) and MARK in record
+
+
+def has_mark(path: Path, mark: str) -> bool:
+    """Return whether the `config.json` of a directory has an entry of ours, although it may be damaged."""
+    file = path / "config.json"
+    return file.is_file() and f'"{mark}"' in file.read_text("utf-8", "replace")
+
+
+def written_model_files(directory: Path) -> list[str]:
+    """Return the relative paths of the files of a saved model in a directory; none if it holds no saved model."""
+    if directory.is_symlink() or not directory.is_dir() or not has_mark(directory, MARK):
+        return []
+    foreign = set(foreign_files(directory, MODEL_FILES))
+    found = (p.relative_to(directory) for p in sorted(directory.rglob("*")) if p.is_file())
+    return [p.as_posix() for p in found if p not in foreign]
 
 
 def _empty_bridge(

@@ -34,16 +34,20 @@ from transformers import (
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.answer_end import generation_config
-from unpact_lens.models.checkpoint import fresh_directory
+from unpact_lens.models.checkpoint import fresh_directory, has_mark
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import FAMILIES
 from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.models.weights import source_state
 from unpact_lens.progress import transformers_progress
-from unpact_lens.results import read_json
 
 MARK = "unpact_lens_export"
 """Entry of `config.json` that marks an export of this library; only such directories are replaced."""
+
+EXPORTED = (
+    "*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "chat_templates/*", "additional_chat_templates/*",
+)  # fmt: skip
+"""Patterns of the files that exports without a manifest hold: what `save_pretrained` writes."""
 
 PROBE_TOKENS = 16
 """Length of the probe on which logits are compared."""
@@ -75,7 +79,7 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
             the architecture, or the logits of the exported model differ.
     """
     target = Path(path)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not _is_export(target)):
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not has_mark(target, MARK)):
         raise InputError(f"{target} exists and is not an exported model; give another directory")
     config, state = _from_bridge(model) if hooked.is_bridge(model) else _from_hooked(model)
     setattr(config, MARK, 1)
@@ -84,23 +88,22 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     if generation is not None:
         hf.generation_config = copy.deepcopy(generation)
     _check_logits(model, hf)
-    with fresh_directory(target) as directory, transformers_progress():
+    with fresh_directory(target, EXPORTED) as directory, transformers_progress():
         hf.save_pretrained(directory)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(directory)
     return target
 
 
-def _is_export(folder: Path) -> bool:
-    file = folder / "config.json"
-    return file.is_file() and MARK in read_json(file)
-
-
 def _build(config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTrainedModel:
     # The random weights are overwritten; the caller's random state is not changed.
     with torch.random.fork_rng():
         hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
-    missing, unexpected = hf.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = hf.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"as {type(hf).__name__} this model cannot be exported: {reason}") from None
     if unexpected or [m for m in missing if not (config.tie_word_embeddings and m == "lm_head.weight")]:
         raise InputError(f"{config.model_type} has no place for {[*missing, *unexpected][0]}; it cannot be exported")
     return hf.eval()

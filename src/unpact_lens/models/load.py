@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.manifest import MANIFEST
 from unpact_lens.models import hooked
 from unpact_lens.models.check_files import check_files, check_no_code, check_not_quantised, dequantiser
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
@@ -43,7 +44,8 @@ from unpact_lens.models.ready import check_sound
 from unpact_lens.models.self_test import Source, require, self_test
 from unpact_lens.progress import transformers_progress
 from unpact_lens.registry import Registry
-from unpact_lens.results import read_json
+from unpact_lens.results import RESULT, read_json, saved_models
+from unpact_lens.writing import steady
 
 WRAPS = ("hooked", "bridge", "auto")
 """Values of `wrap`; see `load_model`."""
@@ -162,7 +164,8 @@ def load_model(
     if path.is_dir():
         if revision is not None:
             raise InputError(f"revision={revision!r} is for hub ids; {spec} is a directory")
-        return _from_directory(path, wanted)
+        mark = path / (RESULT if (path / RESULT).is_file() else MANIFEST)
+        return steady(mark, lambda: _from_directory(path, wanted), checked=False)
     if path.suffix.lower() == ".gguf" and path.is_file():
         _no_place(wanted, spec)
         return _from_gguf(path, wanted)
@@ -181,9 +184,9 @@ def _no_place(wanted: Wanted, spec: object) -> None:
 
 def _builtin(name: str) -> Callable[[Wanted], HookedModel]:
     def load(wanted: Wanted) -> HookedModel:
-        from unpact_lens.models.builtin import builtin_directory
+        from unpact_lens.models.builtin import ASSETS, RECIPE, builtin_directory
 
-        return _from_directory(builtin_directory(name), wanted)
+        return steady(ASSETS / RECIPE, lambda: _from_directory(builtin_directory(name), wanted), checked=False)
 
     return load
 
@@ -285,7 +288,7 @@ def _from_directory(path: Path, wanted: Wanted) -> HookedModel:
         wanted = replace(wanted, subfolder="")
         if not path.is_dir():
             raise InputError(f"no directory {path}; give a subfolder= that exists")
-    saved = sorted(path.glob("model-*")) if (path / "result.json").is_file() else []
+    saved = saved_models(path)
     if len(saved) == 1:
         path = saved[0]
     config = path / "config.json"

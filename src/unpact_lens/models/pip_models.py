@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
+from unpact_lens.manifest import check_manifest
 from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.progress import transformers_progress
 from unpact_lens.registry import Registry
@@ -72,7 +73,7 @@ for _model in (
     PACKAGED.add(_model.name, _model)
 
 MARKER = "unpact-source.json"
-"""File that is written last into the converted directory; it records the source."""
+"""File of the converted directory that records the source."""
 
 
 def cache_dir() -> Path:
@@ -126,16 +127,14 @@ def _shipped(package: str, model: Packaged) -> Path:
 
 
 def _made_from(target: Path, parts: list[Path]) -> bool:
-    """Return whether `target` is a complete conversion of `parts`, by the recorded file names and sizes."""
-    marker, weights = target / MARKER, target / "model.safetensors"
-    if not marker.is_file() or not weights.is_file():
+    """Return whether `target` is an undamaged conversion of `parts`, by its manifest and the recorded source."""
+    try:
+        check_manifest(target, "it is converted again", required=True)
+        record = read_json(target / MARKER)
+    except InputError:
         return False
-    record = read_json(marker)
-    return (
-        record.get("source") == parts[0].name
-        and record.get("source_bytes") == sum(part.stat().st_size for part in parts)
-        and record.get("weights_bytes") == weights.stat().st_size
-    )
+    size = sum(part.stat().st_size for part in parts)
+    return record.get("source") == parts[0].name and record.get("source_bytes") == size
 
 
 def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
@@ -148,14 +147,13 @@ def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
             )
         with transformers_progress():
             weights, tokenizer = read_gguf(source)
-    with fresh_directory(target) as directory:
+    with fresh_directory(target, ("*",)) as directory:
         weights.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         record = {
             "source": parts[0].name,
             "source_bytes": sum(part.stat().st_size for part in parts),
             "source_sha256": found,
-            "weights_bytes": (directory / "model.safetensors").stat().st_size,
         }
         write_json(directory / MARKER, record)
 

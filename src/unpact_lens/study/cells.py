@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
 import time
 import traceback
@@ -28,6 +27,7 @@ from unpact_lens.study.folder import CELLS, CHECKPOINTS, COST, FAILURE, FINGERPR
 from unpact_lens.study.keys import CELL, Key, hash_of
 from unpact_lens.study.result import Cell
 from unpact_lens.study.workspace import Workspace
+from unpact_lens.unlearning.checkpointing import check_state, remove_state
 
 
 class Checkpoint(TypedDict, total=False):
@@ -76,7 +76,7 @@ def study_cell(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     cell = space.kept(name, key, lambda: _run(space, method, seed))
     state = _state(space, method, seed)
     if state.is_dir() and not state.is_symlink():
-        shutil.rmtree(state, ignore_errors=True)
+        remove_state(state)
     return cell
 
 
@@ -153,8 +153,15 @@ def _state(space: Workspace, method: MethodConfig, seed: int) -> Path:
 
 
 def _checkpoint(space: Workspace, method: MethodConfig, seed: int) -> Checkpoint:
-    every = space.config.checkpoint_every
-    return {"checkpoint": _state(space, method, seed), "checkpoint_every": every} if every else {}
+    every, state = space.config.checkpoint_every, _state(space, method, seed)
+    if not every:
+        return {}
+    try:
+        check_state(state)
+    except InputError as error:
+        space.step(f"{method.name}, seed {seed}, starts anew: {error}")
+        remove_state(state)
+    return {"checkpoint": state, "checkpoint_every": every}
 
 
 def peak_memory() -> int:

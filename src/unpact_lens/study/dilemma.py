@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unpact_lens.data.splits import TRAINED, UNSEEN
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.memorised_retention import memorised_retention
 from unpact_lens.evaluation.result import Scores, kept_groups
@@ -44,6 +45,9 @@ class Dilemma(Result):
     control: Scores | None
     rows: tuple[dict[str, Any], ...]
     kind: str | None = None
+
+    def _brief(self) -> str:
+        return joined([f"{len(self.rows)} methods", *(f"{r['method']}: {r['verdict']}" for r in self.rows)])
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each method."""

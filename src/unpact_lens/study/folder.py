@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from unpact_lens.errors import InputError
-from unpact_lens.models.checkpoint import is_checkpoint
-from unpact_lens.results import read_json, write_json
+from unpact_lens.models.checkpoint import written_model_files
+from unpact_lens.results import RESULT, read_json, write_json, written_files
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.keys import SHARED
+from unpact_lens.writing import remove_named
 
 MARK = "study.json"
 """File that marks the directory of a study."""
@@ -53,9 +52,8 @@ class StudyFolder:
 def is_study_folder(folder: Path) -> bool:
     """Return whether a study wrote this directory, in this version or in 0.1."""
     mark = folder / MARK
-    if mark.is_file() and not mark.is_symlink():
-        record = _record(mark)
-        return "unpact_lens_study" in record
+    if mark.is_file() and not mark.is_symlink() and "unpact_lens_study" in _record(mark):
+        return True
     return any(path.is_file() for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{FINGERPRINT}"))
 
 
@@ -160,36 +158,14 @@ def remove_part(place: Path) -> int:
     Returns:
         Number of bytes removed.
     """
-    freed = 0
-    for path in list(_written(place)):
-        freed += size_of(path)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    if place.is_dir() and not any(place.iterdir()):
+    freed = remove_named(place, _written(place))
+    if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
         place.rmdir()
     return freed
 
 
-def _written(place: Path) -> Iterator[Path]:
-    """Yield the files and directories of a part that a study wrote."""
+def _written(place: Path) -> list[str]:
+    """Return the relative paths of the files of a part that a study wrote."""
     if place.is_symlink() or not place.is_dir():
-        return
-    if is_checkpoint(place):
-        yield place
-        return
-    record = _record(place / "result.json")
-    tensors = record.get("tensors")
-    names = [FINGERPRINT, FAILURE, COST, "result.json", *([tensors] if isinstance(tensors, str) else [])]
-    for name in names:
-        path = place / name
-        if path.parent == place and path.is_file() and not path.is_symlink():
-            yield path
-
-
-def size_of(path: Path) -> int:
-    """Compute the size of a file, or of all files below a directory, in bytes."""
-    if path.is_dir() and not path.is_symlink():
-        return sum(size_of(child) for child in path.iterdir())
-    return path.lstat().st_size
+        return []
+    return written_model_files(place) or [FINGERPRINT, FAILURE, COST, RESULT, *written_files(place)]

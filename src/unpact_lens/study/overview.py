@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from unpact_lens.errors import InputError
-from unpact_lens.results import read_json
+from unpact_lens.results import read_json, written_files
 from unpact_lens.source_hash import source_hash
 from unpact_lens.study.cells import cell_name, known_failure
 from unpact_lens.study.claims import held, sweep
@@ -27,10 +26,11 @@ from unpact_lens.study.folder import (
     check_folder,
     read_folder,
     remove_part,
-    size_of,
 )
 from unpact_lens.study.keys import CELL, SHARED, excluded, leaves, resolved
 from unpact_lens.study.tasks import Task, cell_tasks
+from unpact_lens.unlearning.checkpointing import remove_state
+from unpact_lens.writing import remove_named
 
 FINISHED, OUT_OF_DATE, FAILED, RUNNING, STARTED, WAITING = (
     "finished", "out of date", "failed", "running", "interrupted", "waiting",
@@ -129,32 +129,15 @@ def clean_study(folder: str | os.PathLike[str], *, everything: bool = False) -> 
             removed[str(path.relative_to(place))] = freed
     for path in sorted((place / CHECKPOINTS).glob("*-seed*-*")):
         if not path.is_symlink() and path.is_dir():
-            removed[str(path.relative_to(place))] = _removed_state(path)
+            removed[str(path.relative_to(place))] = remove_state(path)
     if everything:
-        removed |= {name: _removed_file(place / name) for name in FILES if (place / name).is_file()}
-        removed |= {p.name: _removed_file(p) for p in sorted(place.glob("tensors-*.safetensors")) if _ours(p)}
+        for name in (*written_files(place), *FILES):  # The record is read before it is removed.
+            if freed := remove_named(place, [name]):
+                removed[name] = freed
     for name in (CLAIMS, CHECKPOINTS, CELLS, MODELS):
         if (place / name).is_dir() and not any((place / name).iterdir()):
             (place / name).rmdir()
     return pd.DataFrame(list(removed.items()), columns=["path", "bytes"])
-
-
-def _ours(path: Path) -> bool:
-    """Return whether a tensor file has the name that `save` gives: a hash of 16 digits."""
-    digits = path.stem.removeprefix("tensors-")
-    return len(digits) == 16 and set(digits) <= set("0123456789abcdef") and not path.is_symlink()
-
-
-def _removed_file(path: Path) -> int:
-    size = size_of(path)
-    path.unlink()
-    return size
-
-
-def _removed_state(path: Path) -> int:
-    size = size_of(path)
-    shutil.rmtree(path)
-    return size
 
 
 def _row(folder: Path, config: StudyConfig, threads: int | None, task: Task) -> dict[str, object]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from unpact_lens.comparison.diff import ModelDiff
 from unpact_lens.comparison.focus import Focus
+from unpact_lens.display import joined
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict
 from unpact_lens.recovery.result import Recovery
@@ -27,7 +28,8 @@ class Cell(Result):
         seed: Random seed of training and of every draw.
         scores: Metrics of the unlearned model, with those of the original and the retrained model.
         recovery: What emphasis, controls and probes recover.
-        focus: Contributions of the prompt tokens before and after, on forget facts.
+        focus: Contributions of the prompt tokens before and after, on forget facts. None if the two models cannot be
+            compared token by token.
         focus_retain: The same on retain facts. None if the study asks for none.
         diffs: Exact component diffs of the first forget facts.
         verdict: Insufficient, hid, destroyed, erased or undecided.
@@ -43,7 +45,7 @@ class Cell(Result):
     seed: int
     scores: Scores
     recovery: Recovery
-    focus: Focus
+    focus: Focus | None
     focus_retain: Focus | None
     diffs: tuple[ModelDiff, ...]
     verdict: Verdict
@@ -51,6 +53,17 @@ class Cell(Result):
     stopped: str
     settings: dict[str, Any]
     seconds: float
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                self.method,
+                f"seed {self.seed}",
+                str(self.verdict),
+                f"F {self.scores.forgetting}",
+                f"D {self.scores.destruction}",
+            ]
+        )
 
     def net_worst(self) -> tuple[Estimate, str]:
         """Return the smallest net R of the headline over the controls, and the name of that control."""
@@ -88,7 +101,7 @@ class Cell(Result):
             **_columns("excess", excess),
             "excess_probe": excess_probe,
             **{p: recovery.rate(p).value for p in ("prefill", "relearn") if p in recovery.probes},
-            "overlap": float(self.focus.means["overlap"][0]),
+            "overlap": float("nan") if self.focus is None else float(self.focus.means["overlap"][0]),
             **{
                 f"{metric}_{group}": scores.mean(metric, group)
                 for metric in ("rouge_l", "exact_match", "fact_span")
@@ -112,7 +125,7 @@ class Study(Result):
 
     Attributes:
         config: Configuration, with every default filled in.
-        before: Scores of the original model.
+        before: Scores of the original model. None in an audit without one.
         control: Scores of the retrained model. None if there is none.
         cells: One cell for each method and seed.
         notes: What a reader must know, e.g. that there is no retrained model.
@@ -124,13 +137,22 @@ class Study(Result):
     figure: ClassVar[str | None] = "dilemma:dilemma_plane"
 
     config: dict[str, Any]
-    before: Scores
+    before: Scores | None
     control: Scores | None
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     environment: dict[str, Any] = field(default_factory=dict)
     failed: tuple[dict[str, Any], ...] = ()
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                str(self.config.get("name", "study")),
+                f"{len(self.cells)} cells",
+                *(f"{c.method}: {c.verdict}" for c in self.cells),
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each cell, every number with its interval; see `Cell.row`."""
@@ -152,7 +174,7 @@ class Study(Result):
                     "R recovered": _shown(recovery.rate(recovery.headline)),
                     "net R": _shown(cell.net_worst()[0]),
                     "excess (probe)": f"{_shown(excess)} {probe}",
-                    "key overlap": f"{cell.focus.means['overlap'][0]:.2f}",
+                    "key overlap": "" if cell.focus is None else f"{cell.focus.means['overlap'][0]:.2f}",
                     "verdict": str(cell.verdict),
                 }
             )

@@ -23,7 +23,7 @@ from unpact_lens.progress import progress_bar
 from unpact_lens.recovery import Probing
 from unpact_lens.recovery.probes.registry import checked
 from unpact_lens.report import write_report
-from unpact_lens.results import load, save, versions, write_text
+from unpact_lens.results import load, versions, write_result, write_text
 from unpact_lens.study.cells import cell_name, cell_place, finished_cell, outcome, study_cell, write_failure
 from unpact_lens.study.claims import claim
 from unpact_lens.study.config import StudyConfig
@@ -168,7 +168,7 @@ def assemble(space: Workspace, config: StudyConfig) -> Study:
             failed=tuple(failed),
         )
         space.step("writing the report")
-        save(study, space.folder)
+        write_result(study, space.folder)
         write_text(space.folder / "table.csv", study.to_frame().to_csv(index=False))
         write_report(study, space.folder / "report.html")
     return study

@@ -29,7 +29,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.load import load_model
 from unpact_lens.recovery import Probing, ProbingOptions, RecoveryPlan
 from unpact_lens.recovery.probes.registry import checked
-from unpact_lens.results import Result, load, read_json, save, storable, write_text
+from unpact_lens.results import Result, load, read_json, storable, write_result, write_text
 from unpact_lens.study.claims import claim
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.folder import CLAIMS, FAILURE, FINGERPRINT
@@ -282,7 +282,7 @@ class Workspace:
                 self.step(f"{name} is computed again: {changes(self.written_key(name), key)}")
             (place / FINGERPRINT).unlink(missing_ok=True)
             result = compute()
-            save(result, place)
+            write_result(result, place)
             (place / FAILURE).unlink(missing_ok=True)
             write_text(place / FINGERPRINT, text_of(key))
         return result

@@ -1,8 +1,8 @@
 """Save and resume a run: one that is killed at any moment ends with the same weights after it is resumed.
 
 A checkpoint is one safetensors file (weights, last good weights, moments of the optimiser) and one JSON file that names
-it. Both are written atomically, the JSON last. The data order follows from the seed, so the step gives the position in
-the data.
+it, with its SHA-256. Both are written atomically, the JSON last. The data order follows from the seed, so the step
+gives the position in the data.
 """
 
 from __future__ import annotations
@@ -16,15 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
 from unpact_lens.errors import InputError
+from unpact_lens.json_files import json_text, read_record, sealed
+from unpact_lens.manifest import MANIFEST, check_files_of, checked_files, foreign_files
 from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import digest, read_json, write_json
+from unpact_lens.results import digest
 from unpact_lens.unlearning.ensembles import CombinedModel
+from unpact_lens.unlearning.reference_cache import REFERENCES
+from unpact_lens.writing import commit, remove_named, scratch, sha256, sweep
+
+STATE = "state.json"
+"""File that describes the state of a run; it is written last."""
+
+FORMAT = 2
+"""Version of `state.json`. Version 2 has a checksum."""
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
@@ -87,10 +98,6 @@ class Checkpoints:
         if every < 1:
             raise InputError(f"checkpoint_every={every}; give a whole number of at least 1")
 
-    @property
-    def _note(self) -> Path:
-        return self.directory / "state.json"
-
     def due(self, step: int, steps: int) -> bool:
         """Return whether a state is written after `step` of `steps`."""
         return step % self.every == 0 or step == steps
@@ -109,15 +116,16 @@ class Checkpoints:
             tensors[f"weight.{name}"], tensors[f"good.{name}"] = p.detach(), good
             for key, value in optimiser.state.get(p, {}).items():
                 tensors[f"{key}.{name}"] = value
-        self.directory.mkdir(parents=True, exist_ok=True)
-        file = self.directory / f"state-{step}.safetensors"
-        partial = self.directory / f".{file.name}.partial"
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, partial)
-        os.replace(partial, file)
-        write_json(self._note, {"key": self.key, "step": step, "rows": list(rows), "file": file.name})
-        for stale in self.directory.glob("state-*.safetensors"):
-            if stale != file:
-                stale.unlink()
+        name = f"state-{step}.safetensors"
+        with scratch(self.directory) as made:
+            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, made / name)
+            checksum = sha256(made / name)
+
+            def record(places: Mapping[str, str]) -> str:
+                note = {"format": FORMAT, "key": self.key, "step": step, "rows": list(rows), "file": places[name]}
+                return json_text(sealed({**note, "files": {places[name]: checksum}}))
+
+            commit(self.directory, made, STATE, record, _written(self.directory))
 
     def load(
         self, params: Mapping[str, Parameter], last_good: Sequence[Tensor], optimiser: torch.optim.Optimizer
@@ -128,11 +136,11 @@ class Checkpoints:
             Number of steps after which it was taken, and the history up to then; `(0, [])` if there is none.
 
         Raises:
-            InputError: If the directory holds the state of another run.
+            InputError: If the directory holds the state of another run, or a damaged one.
         """
-        if not self._note.is_file():
+        note = check_state(self.directory)
+        if note is None:
             return 0, []
-        note = read_json(self._note)
         if note["key"] != self.key:
             raise InputError(
                 f"{self.directory} holds a run with another model, data or settings; give an empty directory"
@@ -148,3 +156,59 @@ class Checkpoints:
                 if state:
                     optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
         return int(note["step"]), [dict(row) for row in note["rows"]]
+
+
+def check_state(directory: Path) -> dict[str, Any] | None:
+    """Check the saved state of a run and return its record; None if there is none.
+
+    Raises:
+        InputError: If a file is damaged or missing. The message names it.
+    """
+    file = directory / STATE
+    if not os.path.lexists(file):
+        return None
+    remedy = f"delete {directory} to start the run anew"
+    try:
+        note = read_record(file, sealed_since=2)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    if (number := note.get("format", 1)) not in (1, FORMAT):
+        raise InputError(f"{file} has format {number!r}, this version reads up to {FORMAT}; {remedy}")
+    kinds = {"key": str, "step": int, "rows": list, "file": str}
+    if any(not isinstance(note.get(name), kind) for name, kind in kinds.items()) or "/" in note["file"]:
+        raise InputError(f"{file} is damaged: it does not describe a state; {remedy}")
+    check_files_of(directory, checked_files(note.get("files", {}), file), remedy)
+    try:
+        load_file(directory / note["file"])
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{directory / note['file']} is damaged ({error}); {remedy}") from None
+    return note
+
+
+def _written(directory: Path) -> list[str]:
+    """Return the names of the tensor files that the record of a state names."""
+    try:
+        note = read_record(directory / STATE, verify=False)
+    except InputError:
+        return []
+    name = note.get("file")
+    return [name] if isinstance(name, str) and "/" not in name else []
+
+
+def remove_state(directory: Path) -> int:
+    """Remove the state of a run and the references beside it; other files stay.
+
+    Returns:
+        Number of bytes removed.
+    """
+    sweep(directory)
+    names = [STATE, *_written(directory)]
+    for index in directory.glob(f"{REFERENCES}/*/{MANIFEST}"):
+        folder = index.parent
+        foreign = set(foreign_files(folder, ()))
+        found = [p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file()]
+        names += [f"{REFERENCES}/{folder.name}/{p.as_posix()}" for p in found if p not in foreign]
+    freed = remove_named(directory, names)
+    if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
+        directory.rmdir()
+    return freed

@@ -1,12 +1,11 @@
 """Keep references (what the original model computes for a data set) in memory, or on disk where they do not fit.
 
-On disk they are a directory of safetensors shards of about `SHARD_BYTES`, read row by row through a memory map, and an
-index that is written last. A directory without an index is incomplete and is written again.
+On disk they are a directory of safetensors shards of about `SHARD_BYTES`, read row by row through a memory map, an
+index, and a manifest. The directory appears when it is complete. One that is damaged is written again.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unpact_lens.errors import InputError
+from unpact_lens.manifest import check_manifest
+from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.results import read_json, write_json
+from unpact_lens.writing import Scratch
 
 SHARD_BYTES = 64 * 2**20
 """Size at which a shard is closed, bytes."""
 
 INDEX = "index.json"
+REFERENCES = "references"
+"""Directory of the references inside that of a run's state."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Store:
     Attributes:
         limit: Largest size of one kind of reference in memory, bytes. If None, a quarter of the free memory.
         directory: Directory for larger ones, where a resumed run finds them again. If None, a temporary directory.
+            If this run is killed, the next one removes it.
     """
 
     limit: int | None = None
@@ -55,10 +61,14 @@ class Store:
             rows = dict(found)
             return [rows[i] for i in range(n)]
         if self.directory is None:
-            temporary = tempfile.TemporaryDirectory(prefix="unpact-references-")
-            return OnDisk.write(Path(temporary.name), found, temporary)
+            temporary = Scratch(Path(tempfile.gettempdir()))
+            return OnDisk.write(temporary.path / "rows", found, temporary)
         folder = self.directory / key()
-        return OnDisk(folder) if (folder / INDEX).is_file() else OnDisk.write(folder, found)
+        try:
+            check_manifest(folder, "it is written again", required=True)
+            return OnDisk(folder)
+        except InputError:
+            return OnDisk.write(folder, found)
 
 
 class OnDisk(Sequence[Tensor]):
@@ -75,17 +85,20 @@ class OnDisk(Sequence[Tensor]):
 
     @classmethod
     def write(cls, directory: Path, found: Iterable[tuple[int, Tensor]], owner: object = None) -> OnDisk:
-        """Write all rows, shard by shard, then the index."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Write all rows, shard by shard, and the index."""
+        with fresh_directory(directory, ("*.safetensors", INDEX)) as made:
+            cls._write(made, found)
+        return cls(directory, owner)
+
+    @staticmethod
+    def _write(directory: Path, found: Iterable[tuple[int, Tensor]]) -> None:
         shard_of: dict[int, int] = {}
         pending: dict[str, Tensor] = {}
         shard = held = 0
 
         def close() -> None:
             nonlocal shard, held
-            partial = directory / f".{shard}.partial"
-            save_file(pending, partial)
-            os.replace(partial, directory / f"{shard}.safetensors")
+            save_file(pending, directory / f"{shard}.safetensors")
             pending.clear()
             shard, held = shard + 1, 0
 
@@ -98,7 +111,6 @@ class OnDisk(Sequence[Tensor]):
         if pending:
             close()
         write_json(directory / INDEX, {"shard_of_row": [shard_of[i] for i in range(len(shard_of))]})
-        return cls(directory, owner)
 
     def __len__(self) -> int:
         return len(self.shard_of)

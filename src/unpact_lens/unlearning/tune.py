@@ -12,9 +12,10 @@ import pandas as pd
 
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.data.splits import RetainSplit
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import Result, read_json, versions, write_json
+from unpact_lens.results import Result, read_record, versions, write_record
 from unpact_lens.source_hash import source_hash
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.early_stopping import FactsKnown, StopRule
@@ -55,6 +56,15 @@ class Tuning(Result):
     level: float
     seed: int
     retain_split: RetainSplit | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                self.method,
+                f"best {self.value:.3f} of {len(self.trials)} trials",
+                ", ".join(f"{k}={v:g}" for k, v in self.best.items()),
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each trial, best first."""
@@ -176,8 +186,11 @@ class Search:
     def __post_init__(self) -> None:
         if self.record is None or not self.record.is_file():
             return
-        held = read_json(self.record)
-        if not isinstance(held, dict) or held.get("key") != self.key:
+        try:
+            held = read_record(self.record)
+        except InputError as error:
+            raise InputError(f"{error}; delete it to start the search again") from None
+        if held.get("key") != self.key:
             raise InputError(f"{self.record} is of another search; give an empty directory, or the same arguments")
         trials = held.get("trials")
         if not isinstance(trials, list) or not all(isinstance(t, dict) and "value" in t for t in trials):
@@ -194,7 +207,7 @@ class Search:
         self.finished.clear()
         self.trials.append(self._tried(picked))
         if self.record is not None:
-            write_json(self.record, {"key": self.key, "trials": self.trials})
+            write_record(self.record, {"key": self.key, "trials": self.trials})
         return float(self.trials[-1]["value"])
 
     def _tried(self, picked: Mapping[str, Any]) -> dict[str, Any]:
