@@ -22,20 +22,19 @@ from unpact_lens.auditing.general_facts import general_facts, plain_text
 from unpact_lens.auditing.given_model import AFTER, BEFORE, CONTROL, ROLES, GivenModel, GivenModels, ModelSource
 from unpact_lens.auditing.known_facts import ask_until_known, best_way_to_ask, drawn
 from unpact_lens.auditing.output_folder import open_audit_folder, write_outputs
-from unpact_lens.auditing.result import GENERAL, GIVEN, Audit, destruction_of
+from unpact_lens.auditing.result import GENERAL, GIVEN, Audit, destruction_of, remaining_excess
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.splits import Facts, RetainSplit
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import answers_kept_in
 from unpact_lens.evaluation.result import Scores
-from unpact_lens.evaluation.verdict import EPSILON, verdict
+from unpact_lens.evaluation.verdict import EPSILON, LABELS, Verdict, verdict
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.progress import progress_bar
 from unpact_lens.results import versions
 from unpact_lens.source_hash import source_hash
 from unpact_lens.stats.estimate import Estimate, Rate
-from unpact_lens.study.keys import hash_of
 
 KNOWS = 0.5
 """A control that gives this share of the forget facts is refused: it learned them."""
@@ -184,6 +183,8 @@ def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, 
         depth = run.depth() if internals else None
         grafts = run.grafts() if internals else ()
     judged = verdict(_forgetting(scores), destruction_of(scores), recovery.excesses, epsilon=asked.epsilon)
+    if BEFORE not in models:
+        judged = with_remaining(judged, remaining_excess(scores[AFTER], scores.get(CONTROL)))
     found = Audit(
         name=run.name,
         budget=run.budget.name,
@@ -205,13 +206,13 @@ def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, 
             "prefill": run.bench.prefill, "max_new_tokens": run.bench.max_new_tokens, "stop": list(run.bench.stop),
             "batch_tokens": asked.batch_tokens, "command": asked.command or "unpact_lens.audit(...)",
         },
-        data={"source": table.source, "sha256": hash_of(asdict(table.bench))},
+        data={"source": table.source, "sha256": table.sha256, **({"path": table.path} if table.path else {})},
         seconds={**run.seconds, "total": time.monotonic() - started},
         environment={"versions": versions(), "threads": torch.get_num_threads(), "source": source_hash()},
     )  # fmt: skip
     if asked.out is not None:
         step("writing the report")
-        write_outputs(found, folder, table.bench)
+        write_outputs(found, folder)
     return found
 
 
@@ -339,6 +340,20 @@ def check_control(knows: Estimate, notes: list[str]) -> None:
 def _forgetting(scores: dict[str, Scores]) -> Estimate:
     after = scores[AFTER]
     return Rate(0, 0) if after.values_before is None else after.forgetting
+
+
+def with_remaining(judged: Verdict, remaining: Estimate) -> Verdict:
+    """Add *insufficient* to a verdict without F, if the facts that are still given are more than tolerated.
+
+    Args:
+        judged: Verdict.
+        remaining: Share of the forget facts that are still given, beyond those of the retrained model.
+    """
+    if not remaining.n or remaining.low <= judged.epsilon:
+        return judged
+    reasons = {"insufficient": f"facts still given {remaining}", **judged.reasons}
+    reasons.pop("undecided", None)
+    return replace(judged, labels=tuple(label for label in LABELS if label in reasons), reasons=reasons)
 
 
 def _facts(facts: FactSource | None, asked: Asked) -> FactTable:

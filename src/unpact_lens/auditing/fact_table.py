@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from unpact_lens.data.custom import SCHEMA, from_pairs
 from unpact_lens.data.splits import Facts, RetainSplit
 from unpact_lens.data.table_reader import raw_rows
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.study.keys import hash_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,11 +71,18 @@ class FactTable:
         bench: Forget facts, retain facts that the unlearner saw, and unseen facts.
         source: Name of the file or the form of the table.
         notes: What a reader must know: unread columns, duplicates, groups that are missing.
+        path: Path of the table, if it is a file.
     """
 
     bench: Benchmark
     source: str
     notes: tuple[str, ...] = ()
+    path: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the facts and of the way of asking."""
+        return hash_of(asdict(self.bench))
 
 
 def read_facts(
@@ -139,7 +147,8 @@ def read_facts(
     )  # fmt: skip
     if not bench.forget:
         raise InputError(f"{where} has no facts of group 'forget'; give the facts that should be gone")
-    return FactTable(with_wrong_subjects(bench), where, tuple(notes))
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    return FactTable(with_wrong_subjects(bench), where, tuple(notes), path)
 
 
 def with_wrong_subjects(bench: Benchmark) -> Benchmark:

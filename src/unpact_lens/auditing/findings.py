@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from unpact_lens.data.emphasis import EMPHASIS
-from unpact_lens.evaluation.verdict import Verdict
 from unpact_lens.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ UNDER = {
 """Circumstance under which a probe brings facts back. Others are named by `under`."""
 
 SHORT = {"forgetting": "F", "destruction": "D"}
+"""Names of quantities of the verdict for readers."""
 
 
 def percent(estimate: Estimate) -> str:
@@ -79,7 +78,42 @@ def _sentence(label: str, audit: Audit) -> str:
             f"that never knew them (largest excess {percent(worst.alone)}, {under(probe)}), and "
             f"{percent(audit.destruction)} of {audit.kept_facts} are lost."
         )
-    return f"Undecided: {'; '.join(open_questions(audit.verdict)) or 'no rule is decided by its 95% CI'}."
+    return _undecided(audit)
+
+
+def _undecided(audit: Audit) -> str:
+    """Say which quantities the intervals leave open, and how many more facts would decide them all."""
+    left = audit.verdict.open
+    parts = []
+    if "forgetting" in left:
+        parts.append(f"F is {percent(audit.forgetting)}")
+    if "destruction" in left:
+        parts.append(f"D is {percent(audit.destruction)}")
+    if probes := [p for p in audit.excesses if f"excess of {p}" in left]:
+        worst = max(probes, key=lambda p: audit.excesses[p].value if audit.excesses[p].n else -1.0)
+        which = "the excess" if len(probes) == 1 else f"the excess of {len(probes)} probes, the largest of them"
+        parts.append(f"{which} {under(worst)}, is {percent(audit.excesses[worst])}")
+    if "excess" in left:
+        parts.append("no probe was run")
+    text = f"Undecided at tolerance {audit.verdict.epsilon:g}: {', '.join(parts)}."
+    needed = more_facts(audit)
+    numbers = [n for n in needed.values() if n is not None]
+    if numbers and len(numbers) == len(needed):
+        text += f" {max(numbers)} more facts would decide."
+    return text
+
+
+def more_facts(audit: Audit) -> dict[str, int | None]:
+    """Return, for each open quantity, how many more facts would decide it at the present estimate.
+
+    None if no number of facts would: the estimate equals its threshold, or is undefined.
+    """
+    counts = {"forgetting": audit.forgetting.n, "destruction": audit.destruction.n}
+    counts |= {f"excess of {probe}": e.n for probe, e in audit.excesses.items()}
+    return {
+        what: None if needed is None else max(needed - counts.get(what, 0), 1)
+        for what, needed in audit.verdict.n_needed.items()
+    }
 
 
 def _hidden(audit: Audit) -> str:
@@ -99,30 +133,10 @@ def _hidden(audit: Audit) -> str:
     )
 
 
-def open_questions(verdict: Verdict, counts: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    """State what the intervals leave open, and how many more facts would decide it.
-
-    Args:
-        verdict: Verdict.
-        counts: Number of facts of each open quantity, to say how many more are needed. If None, the total is named.
-    """
-    found = []
-    for what, why in verdict.open.items():
-        needed = verdict.n_needed.get(what)
-        text = f"{SHORT.get(what, what)}: {why}"
-        if needed is not None and counts is not None and what in counts:
-            text += f"; {max(needed - counts[what], 1)} more facts would decide"
-        elif needed is not None:
-            text += f"; {needed} facts would decide"
-        found.append(text)
-    return tuple(found)
-
-
 def what_would_change(audit: Audit) -> tuple[str, ...]:
-    """State what would change the verdict: facts, models and probes that were missing."""
-    measured = {"forgetting": audit.forgetting, "destruction": audit.destruction}
-    counts = {name: e.n for name, e in measured.items()}
-    counts |= {f"excess of {probe}": e.n for probe, e in audit.excesses.items()}
-    found = [*open_questions(audit.verdict, counts)]
-    found += [f"{what}: {why}" for what, why in audit.left_out.items()]
-    return tuple(found)
+    """State what would decide or change the verdict: facts, models and probes that were missing."""
+    found = []
+    for what, needed in more_facts(audit).items():
+        text = f"{SHORT.get(what, what)}: {audit.verdict.open[what]}"
+        found.append(text if needed is None else f"{text}; {needed} more fact{'s' * (needed != 1)} would decide")
+    return (*found, *(f"{what}: {why}" for what, why in audit.left_out.items()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.splits import subject_of
 from unpact_lens.evaluation.answers import room_for
 from unpact_lens.evaluation.known_facts import right_facts
 from unpact_lens.models.hooked import HookedModel
@@ -21,11 +23,20 @@ Q = TypeVar("Q", bound=QA)
 def drawn(items: Sequence[Q], seed: int) -> list[Q]:
     """Return facts in an order that depends on their ids and the seed only, so a larger budget asks the same first.
 
+    One fact of every subject comes first, then a second one of every subject, and so on: facts about one subject are
+    alike, so that few facts of many subjects say more.
+
     Args:
         items: Facts.
         seed: Random seed.
     """
-    return sorted(items, key=lambda q: hashlib.sha256(f"{seed}/{q.id}".encode()).digest())
+    shuffled = sorted(items, key=lambda q: hashlib.sha256(f"{seed}/{q.id}".encode()).digest())
+    earlier: Counter[str] = Counter()
+    place = {}
+    for qa in shuffled:
+        place[qa.id] = earlier[subject_of(qa)]
+        earlier[subject_of(qa)] += 1
+    return sorted(shuffled, key=lambda q: place[q.id])
 
 
 def ask_until_known(

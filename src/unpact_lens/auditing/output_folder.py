@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.auditing.as_study import as_study
+from unpact_lens.auditing.card import card_of
+from unpact_lens.auditing.record import file_hash, record_of
+from unpact_lens.auditing.result import Audit
 from unpact_lens.errors import InputError
+from unpact_lens.report import write_report
 from unpact_lens.results import write_json, write_result, write_text
-
-if TYPE_CHECKING:
-    from unpact_lens.auditing.result import Audit
 
 MARK = "audit-folder.json"
 """File that marks a directory as an audit's."""
@@ -44,13 +44,17 @@ def open_audit_folder(out: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def write_outputs(found: Audit, folder: Path, bench: Benchmark) -> None:
-    """Write the audit, its record, table, card and report.
+def write_outputs(found: Audit, folder: Path) -> None:
+    """Write the audit, its table, report, card and record. The record is written last.
 
     Args:
         found: Finished audit.
         folder: Directory.
-        bench: All facts that were given.
     """
     write_result(found, folder)
     write_text(folder / TABLE, found.to_frame().to_csv(index=False))
+    write_report(as_study([found], f"Audit of {found.name}"), folder / REPORT)
+    write_text(folder / CARD, card_of(found))
+    files = {name: file_hash(folder / name) for name in (TABLE, REPORT, CARD, "result.json")}
+    record = record_of(found, folder, files)
+    write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")

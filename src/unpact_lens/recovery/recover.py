@@ -224,7 +224,8 @@ def run_plan(
         if plan.right_control is None:
             right_control = None
         else:
-            known = {RELEARN: plan.right_control[-1], **plan.added_control}
+            relearned = {RELEARN: plan.right_control[-1]} if bool(plan.taught.any()) else {}
+            known = {**relearned, **plan.added_control}
             prompts = plan.right_control[: len(plan.sheet.rows)]
             right_control = torch.cat([prompts, *_fixed(control, rows, known)])
 

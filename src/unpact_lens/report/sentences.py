@@ -34,6 +34,8 @@ def headline(study: StudyLike) -> str:
     Args:
         study: A finished study.
     """
+    if "headline" in study.config:
+        return str(study.config["headline"])
     names = labels_of(study.cells)
     if len(names) == 1:
         labels = study.cells[0].verdict.labels
@@ -62,6 +64,8 @@ def closest(study: StudyLike) -> str:
 
 def command(study: StudyLike) -> str:
     """Return the command that runs this study again."""
+    if "command" in study.config:
+        return str(study.config["command"])
     name = str(study.config.get("name", ""))
     return COMMANDS.get(name, f"unpact study {name}.yaml")
 

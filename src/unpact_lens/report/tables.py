@@ -127,12 +127,12 @@ def scores_table(study: StudyLike) -> dict[str, Any]:
         `metrics` (with their groups), `rows` with `name`, `cells` and `perplexity`, and whether any perplexity is
         defined.
     """
-    models = {"original model": study.before}
-    if study.control is not None:
-        models["retrained model"] = study.control
+    fixed = {"original model": study.before, "retrained model": study.control}
+    models = {name: scores for name, scores in fixed.items() if scores is not None}
     models |= dict(zip(labels_of(study.cells), (c.scores for c in study.cells), strict=True))
-    groups = [g for g in GROUPS_SHOWN if g in study.before.groups]
-    metrics = [(m, groups) for m in study.before.metrics]
+    first = first_scores(study)
+    groups = [g for g in GROUPS_SHOWN if g in first.groups]
+    metrics = [(m, groups) for m in first.metrics]
     rows = [
         {
             "name": name,
@@ -159,6 +159,8 @@ def generated_rows(study: StudyLike, cell: CellLike) -> list[dict[str, Any]]:
         Rows of `prompt`, `gold`, and the answers `before`, `after` (and `control`), each with its text and whether it
         has the fact.
     """
+    if cell.focus is None:
+        return []
     return [
         {
             "prompt": a.prompt,
@@ -200,6 +202,11 @@ def examples_of_first_facts(recovery: Recovery, facts: int = 2) -> list[Example]
     """Return the saved examples of the first facts, under every prompt."""
     ids = list(dict.fromkeys(e.id for e in recovery.examples))[:facts]
     return [e for e in recovery.examples if e.id in ids]
+
+
+def first_scores(study: StudyLike) -> Scores:
+    """Return the scores of the original model, or without one those of the first unlearned model."""
+    return study.cells[0].scores if study.before is None else study.before
 
 
 def by_group(scores: Scores, *, known: bool = False) -> dict[str, int]:

@@ -69,8 +69,9 @@ def render(study: StudyLike) -> str:
         "command": sentences.command(study),
         "config": study.config,
         "epsilon": float(study.config.get("epsilon", 0.1)),
-        "groups": tables.by_group(study.before),
-        "known": tables.by_group(study.before, known=True),
+        "groups": tables.by_group(tables.first_scores(study)),
+        "known": tables.by_group(tables.first_scores(study), known=True),
+        "has_before": study.before is not None,
         "duration": sentences.duration(study.seconds),
         "environment": study.environment,
         "has_control": study.control is not None,
@@ -105,13 +106,15 @@ def cell_context(study: StudyLike, cell: CellLike, name: str, figures: Figures) 
         "stand_in": cell.recovery.stand_in,
         "excluded": dict(cell.recovery.excluded),
         "examples": tables.examples_of_first_facts(cell.recovery),
-        "focus": figures.add(focus_shift(cell.focus)),
+        "focus": None if cell.focus is None else figures.add(focus_shift(cell.focus)),
         "maps": [token_map(*pair, figures) for pair in map_pairs(cell)],
         "diffs": [
             {"heads": figures.add(head_triptych(d)), "components": figures.add(model_diff(d))}
             for d in cell.diffs[:DIFF_MAPS]
         ],
-        "history": figures.add(history_frame(cell.history.to_frame(), name, cell.stopped)),
+        "history": figures.add(history_frame(cell.history.to_frame(), name, cell.stopped))
+        if cell.history.rows
+        else None,
         "generated": tables.generated_rows(study, cell),
     }
 
@@ -129,7 +132,7 @@ def map_pairs(cell: CellLike) -> list[tuple[Attribution, Attribution, KeyRule]]:
 
 def example_names(cell: CellLike) -> list[dict[str, str]]:
     """List the questions that have token maps, with their group."""
-    n_forget = len(cell.focus.before[:FORGET_MAPS])
+    n_forget = 0 if cell.focus is None else len(cell.focus.before[:FORGET_MAPS])
     return [
         {"group": "forget" if i < n_forget else "retain", "name": before.prompt}
         for i, (before, _, _) in enumerate(map_pairs(cell))
