@@ -152,7 +152,7 @@ def test_decompositions_are_averaged_and_sum_to_the_logit(tmp_path):
         assert parts.item() == pytest.approx(found.total[0].item(), abs=1e-10)
         assert found.to_frame()["mean"].sum() == pytest.approx(found.total[0].item(), abs=1e-10)
         assert load(save(found, tmp_path / by)) == found
-        assert f"logit {found.total[0]:+.2f}" in found.plot().layout.title.subtitle.text
+        assert f"logit {found.total[0]:+.2f}" in found.plot().layout.title.subtitle.text.replace("<br>", " ")
     with pytest.raises(InputError, match="by='source' goes by position"):
         average(decompose(model, *item, by="source") for item in ITEMS)
     neurons = average(decompose(model, *item, by="neuron") for item in ITEMS)

@@ -47,7 +47,7 @@ def test_the_triptych_shows_both_models_and_their_difference_on_one_scale():
 
 
 def test_unit_and_method_are_in_the_subtitle():
-    subtitle = plots.token_heatmap(examples.attribution()).layout.title.subtitle.text
+    subtitle = plots.token_heatmap(examples.attribution()).layout.title.subtitle.text.replace("<br>", " ")
     assert "leave one out" in subtitle
     assert "[nats]" in subtitle
     assert "<b>" not in subtitle
@@ -103,7 +103,7 @@ def test_interactions_are_centred_on_zero_with_the_pair_on_hover():
     np.testing.assert_allclose(trace.z, found.matrix)
     np.testing.assert_allclose(trace.customdata, found.pair)
     assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == found.matrix.nan_to_num().abs().max()
-    assert "[nats]" in fig.layout.title.subtitle.text
+    assert "[nats]" in fig.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_sensitivity_shows_each_measure_that_is_defined():

@@ -63,8 +63,8 @@ def test_the_strongest_neurons_come_first():
 @pytest.mark.parametrize("by", ["component", "head", "source", "neuron"])
 def test_each_view_has_a_figure_with_a_subtitle(by):
     fig = examples.decomposition(by).plot()
-    assert f"by {by}" in fig.layout.title.subtitle.text
-    assert "[logits]" in fig.layout.title.subtitle.text
+    assert f"by {by}" in fig.layout.title.subtitle.text.replace("<br>", " ")
+    assert "[logits]" in fig.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_lens_curves_show_logit_probability_and_rank_of_each_token():

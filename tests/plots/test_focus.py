@@ -24,6 +24,6 @@ def test_measures_means_and_intervals_are_drawn():
 
 def test_the_rule_is_named_and_prompts_are_escaped():
     fig = examples.focus().plot()
-    assert "TopK(k=3)" in fig.layout.title.subtitle.text
+    assert "TopK(k=3)" in fig.layout.title.subtitle.text.replace("<br>", " ")
     assert "<script" not in fig.to_json()
     assert "[nats]" in fig.layout.annotations[5].text

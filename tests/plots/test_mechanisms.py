@@ -19,7 +19,7 @@ def test_paths_are_direct_plus_indirect_on_one_scale():
     direct, indirect, total = (np.asarray(trace.z) for trace in fig.data)
     np.testing.assert_allclose(direct + indirect, total)
     assert list(fig.data[0].y) == ["L0H1", "L1H0"]
-    assert "frozen: norms" in fig.layout.title.subtitle.text
+    assert "frozen: norms" in fig.layout.title.subtitle.text.replace("<br>", " ")
     assert escaped(fig)
 
 

@@ -44,7 +44,7 @@ def test_an_undefined_rate_has_no_bar_and_a_label():
     assert r.n_common == 0
     assert all(math.isnan(x) for x in fig.data[0].x)
     assert all(label.endswith("(undefined)") for label in fig.data[0].y[1])
-    assert "common set of 0 of 40 facts" in fig.layout.title.subtitle.text
+    assert "common set of 0 of 40 facts" in fig.layout.title.subtitle.text.replace("<br>", " ")
 
 
 @pytest.mark.parametrize("oracle", [True, False])
@@ -52,7 +52,7 @@ def test_the_subtitle_names_the_source_of_the_key_tokens(oracle):
     import dataclasses
 
     fig = dataclasses.replace(studies.recovery(), oracle=oracle).plot()
-    assert ("oracle-assisted" if oracle else "answer-free") in fig.layout.title.subtitle.text
+    assert ("oracle-assisted" if oracle else "answer-free") in fig.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_the_title_names_the_method_and_seed():

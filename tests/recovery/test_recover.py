@@ -192,7 +192,7 @@ def test_key_tokens_after_emphasises_those_of_the_unlearned_model():
     recovery = recover(after, bench, key_tokens="after", **settings)
     assert recovery.settings["key_tokens"] == "after"
     assert recovery.oracle
-    assert "KeyTokens of the unlearned model" in recovery.plot().layout.title.subtitle.text
+    assert "KeyTokens of the unlearned model" in recovery.plot().layout.title.subtitle.text.replace("<br>", " ")
 
 
 def test_the_rate_of_a_headline_without_prompts_is_undefined(monkeypatch):

@@ -19,6 +19,7 @@ from unpact_lens.attribution.methods import METHODS, method_names
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.similarity import jaccard, spearman
 from unpact_lens.data.benchmark import QA
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
@@ -66,6 +67,16 @@ class MethodComparison(Result):
     seconds: Float[Tensor, " method"]
     items: int
     units: str
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.methods)} methods",
+                f"{self.items} prompts",
+                f"Spearman from {float(self.spearman.min()):.2f}",
+                ", ".join(self.methods),
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each method: agreement with the first, faithfulness, stability, time."""

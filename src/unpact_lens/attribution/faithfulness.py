@@ -14,6 +14,7 @@ from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.scorer import Family, Scorer
 from unpact_lens.attribution.targets import PLAIN
 from unpact_lens.attribution.units import Example, example_of
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Encoded
@@ -59,6 +60,11 @@ class Faithfulness(Result):
     sufficiency: Float[Tensor, " item"]
     bins: tuple[float, ...]
     target: str
+
+    def _brief(self) -> str:
+        return joined(
+            [self.method, f"AOPC {float(self.aopc.nanmean()):.3f}", f"{len(self.deletion)} prompts", self.target]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each item."""

@@ -16,6 +16,7 @@ from unpact_lens.attribution.endpoint_scorer import encode_for, scorer_for
 from unpact_lens.attribution.scorer import Score, asking_with_budget
 from unpact_lens.attribution.targets import Target, resolve
 from unpact_lens.attribution.units import Example, Units, make_example
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import AskingOptions
 from unpact_lens.models.endpoint import Endpoint
@@ -58,6 +59,15 @@ class Interactions(Result):
     prompt: str
     answer: str
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.tokens)} rows by {self.units}",
+                largest(self.matrix, (self.tokens, [f" with {t}" for t in self.tokens])),
+                quoted(self.answer, 20),
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each pair, the strongest interaction first."""

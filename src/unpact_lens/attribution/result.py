@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.results import Result
 
 if TYPE_CHECKING:
@@ -80,6 +81,17 @@ class Attribution(Result):
     subject: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.tokens)} rows by {self.units}",
+                quoted(self.answer, 20),
+                f"LP {self.log_prob:.2f} nats",
+                largest(self.scores, (self.tokens,)),
+                self.method,
+            ]
+        )
+
     def key_tokens(self, rule: KeyRule) -> KeyTokens:
         """Choose the KeyTokens under a rule: `TopK(k)`, `Share(p)` or `Threshold(t)`."""
         return rule.pick(self)
@@ -140,6 +152,16 @@ class KeyTokens(Result):
     rule: KeyRule
     mass: float
     answer_source: str = "given"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                quoted(" ".join(self.words or self.tokens), 40),
+                f"{len(self.indices)} tokens",
+                f"mass {self.mass:.2f}",
+                type(self.rule).__name__,
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each KeyToken."""

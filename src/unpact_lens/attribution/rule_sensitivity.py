@@ -13,6 +13,7 @@ from torch import Tensor
 from unpact_lens.attribution.key_tokens import Share, Threshold, TopK
 from unpact_lens.attribution.result import Attribution, KeyRule, positive_mass
 from unpact_lens.attribution.similarity import jaccard
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 
@@ -55,6 +56,11 @@ class Sensitivity(Result):
     measures: dict[str, Float[Tensor, "rule item"]]
     agreement: Float[Tensor, "rule rule"]
     items: int
+
+    def _brief(self) -> str:
+        return joined(
+            [f"{len(self.rules)} rules", f"{self.items} prompts", f"overlap from {float(self.agreement.min()):.2f}"]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each rule: the mean of each measure over the items with a defined value."""

@@ -19,6 +19,7 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.logit_direction import text_of
+from unpact_lens.display import joined, quoted
 from unpact_lens.models import hooked
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
@@ -59,6 +60,15 @@ class ActivationChanges(Result):
     prompt: str
     answer: str
     floor: ActivationChanges | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.hooks)} hooks × {len(self.tokens)} tokens",
+                f"largest KL {float(self.kl.max()):.2f} nats",
+                quoted(self.answer),
+            ]
+        )
 
     @property
     def relative(self) -> Float[Tensor, "hook source"]:

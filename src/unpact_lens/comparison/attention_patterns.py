@@ -19,6 +19,7 @@ from unpact_lens.comparison.question import Question
 from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.logit_direction import text_of
+from unpact_lens.display import joined, quoted
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
@@ -53,6 +54,15 @@ class AttentionPatterns(Result):
     prompt: str
     answer: str
     floor: AttentionPatterns | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                ", ".join(f"L{l}H{h} Δ {d:+.2f}" for (l, h), d in zip(self.heads, self.delta.tolist(), strict=True)),
+                f"{len(self.tokens)} tokens",
+                quoted(self.answer, 20),
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per head and key: attention of the last position, before, after, and Δ."""

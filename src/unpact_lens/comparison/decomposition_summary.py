@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unpact_lens.comparison.sample import Row, Sample, stacked
 from unpact_lens.decomposition.result import AXES, Decomposition
+from unpact_lens.display import estimate, joined
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 
@@ -51,6 +52,9 @@ class DecompositionSummary(Result):
     adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "decomposition_summary:decomposition_summary"
+
+    def _brief(self) -> str:
+        return joined([f"by {self.by}", f"{len(self.ids)} questions", f"logit {estimate(self.total)}"])
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per part, the remainder's last: mean, interval (logits), adjusted p-value."""

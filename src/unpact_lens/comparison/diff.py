@@ -23,6 +23,7 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.capture import Captured
 from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.result import Decomposition
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
@@ -96,6 +97,16 @@ class ModelDiff(Result):
     subject: str = ""
 
     figure: ClassVar[str | None] = "model_diff:model_diff"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                quoted(self.answer, 20),
+                f"Δ log-prob {float(self.delta_log_prob.mean()):+.2f} nats",
+                f"Δ logit {float(self.delta_logit.mean()):+.2f}",
+                largest(self.delta_components.mean(-1), self.components_before.labels[:1]),
+            ]
+        )
 
     @property
     def delta_log_prob(self) -> Float[Tensor, " answer"]:

@@ -16,6 +16,7 @@ from unpact_lens.comparison.diff import ModelDiff
 from unpact_lens.comparison.focus import Focus, focus
 from unpact_lens.comparison.sample import Row, Sample, stacked
 from unpact_lens.comparison.split_heads import PATTERN_PARTS
+from unpact_lens.display import estimate, joined, largest
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 
@@ -72,6 +73,15 @@ class DiffSummary(Result):
     level: float = 0.95
     settings: dict[str, Any] = field(default_factory=dict)
     adjusted_p: dict[str, Tensor] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.ids)} questions",
+                f"Δ log-prob {estimate(self.scalars['log_prob'])} nats",
+                f"head {largest(self.heads[..., 0], self.labels[1:])}",
+            ]
+        )
 
     def above_floor(self) -> Float[Tensor, "layer head"]:
         """Divide |mean Δ| of each head by that of the noise baseline; infinite if only the baseline is 0, NaN if both.

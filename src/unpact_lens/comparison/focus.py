@@ -14,6 +14,7 @@ from torch import Tensor
 from unpact_lens.attribution.key_tokens import KeyRule, TopK
 from unpact_lens.attribution.result import Attribution, positive_mass
 from unpact_lens.attribution.similarity import entropy, jaccard, rank, spearman
+from unpact_lens.display import estimate, joined
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 from unpact_lens.stats.bootstrap import clustered_mean
@@ -69,6 +70,15 @@ class Focus(Result):
     level: float = 0.95
     seed: int = 0
     floor: Focus | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.before)} items",
+                f"overlap {estimate(self.means['overlap'])}",
+                f"Spearman {estimate(self.means['spearman'])}",
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per measure: mean, interval, number of items, noise baseline, description."""

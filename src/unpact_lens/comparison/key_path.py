@@ -28,6 +28,7 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.components import head_labels
 from unpact_lens.decomposition.intervene import activations, answer_log_probs, chunks
 from unpact_lens.decomposition.logit_direction import text_of
+from unpact_lens.display import joined, quoted
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
@@ -83,6 +84,16 @@ class KeyPath(Result):
     floor: KeyPath | None = None
     id: str = ""
     subject: str = ""
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                quoted(self.answer, 20),
+                f"KeyTokens bring back {self.share:.0%} of the loss",
+                f"others {self.share_rest:.0%}",
+                f"all {self.share_all:.0%}",
+            ]
+        )
 
     def _share(self, log_prob: float) -> float:
         gap = self.log_prob_before - self.log_prob_after

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unpact_lens.comparison.key_path import KeyPath
 from unpact_lens.comparison.sample import Row, Sample, stacked, with_intervals
+from unpact_lens.display import estimate, joined
 from unpact_lens.results import Result
 
 WAYS = ("key tokens", "other tokens", "all tokens")
@@ -57,6 +58,15 @@ class KeyPathSummary(Result):
     adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "key_path:key_path_summary"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.ids)} questions",
+                f"share by KeyTokens {estimate(self.share[0])}",
+                f"by others {estimate(self.share[1])}",
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per way: mean change (nats) and share of the loss, with intervals."""

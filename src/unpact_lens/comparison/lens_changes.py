@@ -18,6 +18,7 @@ from unpact_lens.comparison.question import Question
 from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.lens import TunedLens, lens_curves
 from unpact_lens.decomposition.result import LensCurves
+from unpact_lens.display import joined, quoted
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
@@ -40,6 +41,12 @@ class LensChanges(Result):
     floor: LensChanges | None = None
 
     figure: ClassVar[str | None] = "decomposition:lens_changes"
+
+    def _brief(self) -> str:
+        before, after = (float(side.log_prob[-1].mean()) for side in (self.before, self.after))
+        return joined(
+            [quoted(self.before.answer), f"log-prob {before:.2f} → {after:.2f} nats", f"{self.before.lens} lens"]
+        )
 
     @property
     def delta_logit(self) -> Float[Tensor, "layer answer"]:

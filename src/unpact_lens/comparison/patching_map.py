@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.comparison.noise_columns import beside_floor
+from unpact_lens.display import joined, largest
 from unpact_lens.results import Result
 
 
@@ -52,6 +53,16 @@ class PatchingMap(Result):
     subject: str = ""
 
     figure: ClassVar[str | None] = "patching:patching_map"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                self.what,
+                f"{len(self.labels[0])} × {len(self.labels[1])}",
+                f"{largest(self.values, self.labels)} nats",
+                f"gap {self.donor - self.baseline:+.2f}",
+            ]
+        )
 
     @property
     def values(self) -> Float[Tensor, "row column"]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from unpact_lens.comparison.patch import require_places_in_all_prompts
 from unpact_lens.comparison.patching_map import PatchingMap
 from unpact_lens.comparison.sample import Row, Sample, stacked, with_intervals
+from unpact_lens.display import joined, largest
 from unpact_lens.results import Result
 
 
@@ -56,6 +57,16 @@ class PatchingSummary(Result):
     adjusted_p: dict[str, Tensor] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "patching:patching_summary"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                self.what,
+                f"{len(self.ids)} questions",
+                f"{largest(self.change[..., 0], self.labels)} nats",
+                f"gap {float(self.gap[0]):+.2f}",
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per patch: mean change (nats) and share of the gap, with intervals."""

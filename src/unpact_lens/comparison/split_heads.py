@@ -38,6 +38,7 @@ from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.heads import read_out
 from unpact_lens.decomposition.intervene import activations
 from unpact_lens.decomposition.logit_direction import text_of
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
@@ -78,6 +79,15 @@ class HeadSplit(Result):
     prompt: str
     answer: str
     floor: HeadSplit | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                quoted(self.answer, 20),
+                f"Δ {largest(self.delta.mean(-1), self.labels[:2])} logits",
+                " + ".join(self.players),
+            ]
+        )
 
     @property
     def delta(self) -> Float[Tensor, "layer head answer"]:

@@ -29,6 +29,7 @@ from unpact_lens.comparison.question import questions
 from unpact_lens.comparison.sample import Sample
 from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.intervene import activations, replaced_one_at_a_time
+from unpact_lens.display import estimate, joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
@@ -71,6 +72,15 @@ class UnlearningDepth(Result):
     layers: Float[Tensor, "2 layer 4"]
     level: float = 0.95
     floor: UnlearningDepth | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"UDS {estimate(self.mean)}",
+                f"{len(self.ids)} items",
+                "" if self.floor is None else f"noise baseline {self.floor.score:.2f}",
+            ]
+        )
 
     @property
     def score(self) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unpact_lens.comparison.model_pair import ModelPair
 from unpact_lens.comparison.noise_columns import beside_floor
+from unpact_lens.display import joined, largest
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import named_weights
 from unpact_lens.models.hooked import HookedModel
@@ -52,6 +53,9 @@ class WeightChanges(Result):
     floor: WeightChanges | None = None
 
     figure: ClassVar[str | None] = "changes:weight_changes"
+
+    def _brief(self) -> str:
+        return joined([f"{len(self.names)} weights", f"relative change {largest(self.relative, (self.names,))}"])
 
     def to_frame(self) -> pd.DataFrame:
         """Make a table with one row per weight."""

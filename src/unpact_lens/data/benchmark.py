@@ -25,6 +25,7 @@ from unpact_lens.data.splits import (
     gaps,
     split_retain,
 )
+from unpact_lens.display import joined, one_line, quoted, short
 from unpact_lens.errors import InputError
 from unpact_lens.registry import Registry
 from unpact_lens.results import storable
@@ -96,6 +97,14 @@ class QA:
                     f"{len(self.answer)} characters"
                 )
 
+    def __repr__(self) -> str:
+        """Show prompt, answer, group and id.
+
+        >>> QA("Where was Ann born?", " In Oslo.", id="ann-1")
+        QA(“Where was Ann born?” → “In Oslo.”, forget, ann-1)
+        """
+        return one_line("QA", joined([f"{quoted(self.prompt, 44)} → {quoted(self.answer, 24)}", self.group, self.id]))
+
     @property
     def fact(self) -> str:
         """Return the characters of the answer that carry the fact, without outer blanks.
@@ -138,11 +147,28 @@ class Corpus:
     subjects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.texts, (str, bytes)):
+            raise InputError(
+                f"corpus {self.name!r}: texts is one string, {short(str(self.texts), 40)!r}; give a tuple of documents, "
+                "e.g. Corpus((text,))"
+            )
+        if wrong := [t for t in self.texts if not isinstance(t, str)]:
+            raise InputError(f"corpus {self.name!r}: a document is {wrong[0]!r:.60}; give each document as text")
+        object.__setattr__(self, "texts", tuple(self.texts))
         if self.subjects and len(self.subjects) != len(self.texts):
             raise InputError(
                 f"corpus {self.name!r} has {len(self.subjects)} subjects for {len(self.texts)} documents; give one "
                 "subject a document, or none"
             )
+
+    def __repr__(self) -> str:
+        """Show the number of documents and their length.
+
+        >>> Corpus(("Ann paints.", "Bob sails."), name="news")
+        Corpus('news': 2 documents, 21 characters)
+        """
+        size = sum(len(text) for text in self.texts)
+        return one_line("Corpus", f"{short(self.name, 30)!r}: {len(self.texts)} documents, {size:,} characters")
 
     def about(self, subjects: Sequence[str]) -> Corpus:
         """Return the documents about these subjects.
@@ -228,7 +254,7 @@ class Benchmark:
         Benchmark('mine': 1 forget, 0 near, 0 far, 0 general, 0 unknown)
         """
         counts = ", ".join(f"{len(getattr(self, group))} {group}" for group in GROUPS)
-        return f"Benchmark({self.name!r}: {counts})"
+        return one_line("Benchmark", f"{short(self.name, 30)!r}: {counts}")
 
     @property
     def kept(self) -> Facts:

@@ -47,6 +47,10 @@ class Facts(tuple["QA", ...]):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """Show the number of facts in each group, not the facts."""
+        return f"Facts({len(self)}: {len(self.near)} near, {len(self.far)} far)"
+
     @property
     def near(self) -> Facts:
         """Return the facts of group `"near"`."""

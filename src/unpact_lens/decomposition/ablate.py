@@ -17,6 +17,7 @@ from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.intervene import Edit, activations, answer_log_probs
 from unpact_lens.decomposition.logit_direction import text_of
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.asking import Asking, AskingOptions
@@ -63,6 +64,15 @@ class Ablation(Result):
     settings: dict[str, Any] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "mechanisms:ablation_map"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{self.how} ablation by {self.what}",
+                quoted(self.answer, 20),
+                f"{largest(self.values, self.labels)} nats",
+            ]
+        )
 
     @property
     def values(self) -> Float[Tensor, "row column"]:

@@ -24,6 +24,7 @@ from unpact_lens.decomposition import linear_parts
 from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.intervene import Edit, activations, answer_logits, chunks, hold
 from unpact_lens.decomposition.logit_direction import logit_direction
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
@@ -63,6 +64,15 @@ class PathEffects(Result):
     versus: str | None = None
 
     figure: ClassVar[str | None] = "mechanisms:path_effects"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                quoted(self.answer, 20),
+                f"{len(self.heads)} heads × {len(self.tokens)} tokens",
+                f"total {largest(self.total.sum(1).mean(-1), ([f'L{l}H{h}' for l, h in self.heads],))}",
+            ]
+        )
 
     @property
     def indirect(self) -> Float[Tensor, "head source answer"]:

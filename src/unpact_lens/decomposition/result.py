@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unpact_lens.display import joined, largest, quoted
 from unpact_lens.results import Result
 
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -61,6 +62,16 @@ class Decomposition(Result):
     settings: dict[str, Any] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "decomposition:decomposition"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"by {self.by}",
+                quoted(self.answer, 20),
+                f"logit {float(self.total.mean()):.2f}",
+                largest(self.values.mean(-1), self.labels[:-1]),
+            ]
+        )
 
     @property
     def residual(self) -> Float[Tensor, " answer"]:
@@ -142,6 +153,16 @@ class LensCurves(Result):
     settings: dict[str, Any] = field(default_factory=dict)
 
     figure: ClassVar[str | None] = "decomposition:lens_curves"
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                quoted(self.answer, 20),
+                f"{self.lens} lens, {len(self.labels[0])} layers",
+                f"probability {float(self.probability[-1].mean()):.2f}",
+                f"rank {int(self.rank[-1].max())}",
+            ]
+        )
 
     @property
     def probability(self) -> Float[Tensor, "layer answer"]:

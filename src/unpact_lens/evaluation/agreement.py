@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import holds_fact
 from unpact_lens.evaluation.exact_match import exact_match
@@ -101,6 +102,9 @@ class Agreement(Result):
     thresholds: tuple[float, ...]
     scores: Float[Tensor, "metric pair"]
     pairs: tuple[LabelledPair, ...]
+
+    def _brief(self) -> str:
+        return joined([f"{len(self.metrics)} metrics", f"{len(self.pairs)} labelled pairs", ", ".join(self.metrics)])
 
     @property
     def right(self) -> Bool[Tensor, " pair"]:

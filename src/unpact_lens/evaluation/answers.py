@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unpact_lens.attribution.units import character_spans
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.display import joined, quoted
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.fact_matching import Match, match_fact
 from unpact_lens.evaluation.text_folding import fold, shape
@@ -49,6 +50,9 @@ class Answers(Result):
     token_right: tuple[Bool[Tensor, " _"], ...]
     fact_tokens: tuple[tuple[int, int], ...]
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined([f"{len(self.items)} answers", quoted(self.generated[0], 40) if self.generated else ""])
 
     def each(self, judge: Callable[[str, QA], float]) -> Float[Tensor, " item"]:
         """Apply a function of a generated answer and its question to every answer."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
 from unpact_lens.models.export import export_hf
@@ -39,6 +40,11 @@ class HarnessScores(Result):
     stderr: tuple[float, ...]
     direction: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined(
+            [f"{task} {metric} {value:.3f}" for (task, metric, _), value in zip(self.rows, self.values, strict=True)]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each task and metric."""

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unpact_lens.checked_by_hand import Number, Text, Whole
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import Answers, normalise, require_pairs
 from unpact_lens.evaluation.metrics import metric
@@ -135,6 +136,9 @@ class Judgement(Result):
     right: Bool[Tensor, " item"]
     clear: Bool[Tensor, " item"]
     exact: Bool[Tensor, " item"]
+
+    def _brief(self) -> str:
+        return joined([self.judge, f"{float(self.right.double().mean()):.2f} of {len(self.right)} right"])
 
     @property
     def agreement_with_exact_match(self) -> float:

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
 from unpact_lens.models import hooked
@@ -158,6 +159,9 @@ class Membership(Result):
     member: Bool[Tensor, " text"]
     k: float
     tokens: tuple[int, ...]
+
+    def _brief(self) -> str:
+        return joined([f"{len(self.member)} texts", f"{int(self.member.sum())} members", ", ".join(self.attacks)])
 
     def auc(self, attack: str) -> float:
         """Compute the AUC of an attack: 0.5 by chance, 1 if it identifies all members.

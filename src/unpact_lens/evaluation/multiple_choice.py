@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.metrics import BenchmarkRun, metric
 from unpact_lens.models.hooked import HookedModel
@@ -38,6 +39,14 @@ class Choices(Result):
     kinds: tuple[str, ...]
     log_probs: Float[Tensor, "item option"]
     right: Int[Tensor, " item"]
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.ids)} questions",
+                f"{float((self.log_probs.argmax(1) == self.right).double().mean()):.2f} right",
+            ]
+        )
 
     @property
     def chosen(self) -> Int[Tensor, " item"]:

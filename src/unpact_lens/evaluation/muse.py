@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.metrics import BenchmarkRun, metric
 from unpact_lens.evaluation.rouge import is_latin, scorer
@@ -62,6 +63,9 @@ class Memorisation(Result):
     generated: tuple[str, ...]
     gold: tuple[str, ...]
     scores: Float[Tensor, " item"]
+
+    def _brief(self) -> str:
+        return joined([self.metric, f"{len(self.ids)} items", f"mean {float(self.scores.mean()):.3f}"])
 
     def value(self, group: str | None = None) -> float:
         """Return the mean score times 100, as MUSE reports it; NaN if the group is empty."""

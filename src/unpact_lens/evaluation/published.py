@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.registry import Registry
@@ -37,6 +38,9 @@ class Published(Result):
     model: str
     source: str
     truth_ratio: str | None = None
+
+    def _brief(self) -> str:
+        return joined([self.name, self.model, f"{len(self.rows)} rows × {len(self.columns)} columns"])
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each method and one column for each metric."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unpact_lens.data.benchmark import GROUPS
 from unpact_lens.data.splits import KEPT, TRAINED, UNSEEN
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.memorised_retention import memorised_retention
 from unpact_lens.evaluation.perplexity import perplexity
@@ -96,6 +97,13 @@ class Scores(Result):
     settings: dict[str, Any] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
     negated: Bool[Tensor, " _"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    def _brief(self) -> str:
+        return joined(
+            [f"F {self.forgetting}", f"D {self.destruction}"]
+            if self.values_before is not None
+            else [self.benchmark, f"{len(self.ids)} items", f"{float(self.right.double().mean()):.2f} right"]
+        )
 
     def beside(self, *, before: Scores | None = None, reference: Scores | None = None) -> Scores:
         """Return these scores together with those of the models to compare with.

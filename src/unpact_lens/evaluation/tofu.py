@@ -29,6 +29,7 @@ from scipy.stats import hmean
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import ask, prefill_for, with_room
 from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
@@ -171,6 +172,16 @@ class TofuScores(Result):
     generated: tuple[str, ...]
     retrain_log_ratio: Float[Tensor, " item"] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                self.benchmark,
+                f"{len(self.ids)} items",
+                f"probability {float(self.probability.mean()):.3f}",
+                f"ROUGE {float(self.rouge.mean()):.3f}",
+            ]
+        )
 
     @property
     def components(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.results import Result
 from unpact_lens.stats.estimate import Estimate
@@ -42,6 +43,11 @@ class Verdict(Result):
     n_needed: dict[str, int | None]
     distance: float
     epsilon: float = EPSILON
+
+    def _brief(self) -> str:
+        return joined(
+            [str(self), f"distance {self.distance:.2f}", f"ε = {self.epsilon:g}", "; ".join(self.reasons.values())]
+        )
 
     def __str__(self) -> str:
         return " + ".join(self.labels)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture, inert_hooks
@@ -146,6 +147,11 @@ class SelfTest(Result):
     statuses: tuple[str, ...]
     details: tuple[str, ...]
     model: str
+
+    def _brief(self) -> str:
+        return joined(
+            [self.architecture, self.wrap, f"{self.statuses.count('passed')} of {len(self.checks)} checks passed"]
+        )
 
     def outcome(self, check: str) -> Outcome:
         """Return the outcome of one check."""

@@ -9,12 +9,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import AttentionPatterns
 
 
-def attention_patterns(patterns: AttentionPatterns) -> go.Figure:
+@finished
+def attention_patterns(patterns: AttentionPatterns) -> Figure:
     """Draw attention of the chosen heads before | after | Δ, query downwards, key across; a menu picks the head.
 
     All heads and facets share one symmetric scale. A noise baseline is a second row. The upper triangle, which no

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,8 @@ MEAN = "mean"
 """Label of the last column of a token map: the mean over answer tokens, which is the contribution itself."""
 
 
-def token_heatmap(attribution: Attribution) -> go.Figure:
+@finished
+def token_heatmap(attribution: Attribution) -> Figure:
     """Draw the contribution of each prompt token (rows) to each answer token (columns), and the mean (last column).
 
     Args:
@@ -44,7 +46,8 @@ def token_heatmap(attribution: Attribution) -> go.Figure:
     return fig
 
 
-def token_triptych(before: Attribution, after: Attribution) -> go.Figure:
+@finished
+def token_triptych(before: Attribution, after: Attribution) -> Figure:
     """Draw one prompt as original | unlearned | Δ = unlearned − original, on one symmetric scale.
 
     Args:
@@ -138,7 +141,8 @@ def html_scores(tokens: Sequence[str], scores: Any, *, unit: str, limit: float |
     )
 
 
-def interactions(found: Interactions) -> go.Figure:
+@finished
+def interactions(found: Interactions) -> Figure:
     """Draw the cost of removing two units beyond that of each alone: positive is redundant, negative only together."""
     labels = theme.token_labels(found.tokens)
     measured = UNITS.get(found.target, found.target)
@@ -169,7 +173,8 @@ def interactions(found: Interactions) -> go.Figure:
     return fig
 
 
-def sensitivity(found: Sensitivity) -> go.Figure:
+@finished
+def sensitivity(found: Sensitivity) -> Figure:
     """Draw each measure of the KeyTokens against the rule that chooses them, as item means, and the rules' overlap.
 
     A measure that is defined for no item is omitted, e.g. those that need an unlearned model if none was given.
@@ -207,7 +212,8 @@ def sensitivity(found: Sensitivity) -> go.Figure:
     return fig
 
 
-def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figure:
+@finished
+def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> Figure:
     """Draw the target as the highest ranked units are removed (deletion), and as only they are kept (insertion).
 
     Args:
@@ -247,7 +253,8 @@ def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figu
     return fig
 
 
-def method_comparison(found: MethodComparison) -> go.Figure:
+@finished
+def method_comparison(found: MethodComparison) -> Figure:
     """Draw a comparison of attribution methods: agreement of their rankings, and faithfulness (AOPC)."""
     labels = [theme.escape(m.replace("_", " ")) for m in found.methods]
     aopc = [float(np.nanmean(theme.array(f.aopc))) for f in found.faithfulness]

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from unpact_lens.comparison import ActivationChanges, HeadSplit, WeightChanges
 
 
-def head_split(split: HeadSplit) -> go.Figure:
+@finished
+def head_split(split: HeadSplit) -> Figure:
     """Draw Δ of each head's direct contribution and the share of each player, which sum to Δ, on one scale.
 
     The two parts of the pattern's share follow if it was split again. A noise baseline is a second row.
@@ -63,7 +65,8 @@ def _split_maps(split: HeadSplit) -> dict[str, NDArray[np.float64]]:
     return maps
 
 
-def activation_changes(changes: ActivationChanges) -> go.Figure:
+@finished
+def activation_changes(changes: ActivationChanges) -> Figure:
     """Draw KL of the next-token distributions at each position, and below it ‖Δ‖ / ‖before‖, hook × position.
 
     Hovering shows the cosine of before and after, and CKA. A noise baseline is to the right, on the same scales.
@@ -127,7 +130,8 @@ def activation_changes(changes: ActivationChanges) -> go.Figure:
     return fig
 
 
-def weight_changes(changes: WeightChanges, *, top: int = 40) -> go.Figure:
+@finished
+def weight_changes(changes: WeightChanges, *, top: int = 40) -> Figure:
     """Draw the relative change of each weight, `‖Δ‖ / ‖before‖` in the Frobenius norm, the largest first.
 
     Args:

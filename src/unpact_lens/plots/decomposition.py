@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,8 @@ MAX_BARS = 40
 _HEAD = re.compile(r"^(L\d+)H\d+$")
 
 
-def decomposition(d: Decomposition) -> go.Figure:
+@finished
+def decomposition(d: Decomposition) -> Figure:
     """Draw the figure of the view: waterfall, head map, source map or the strongest neurons."""
     views = {"component": waterfall, "head": head_map, "source": source_map, "neuron": neurons}
     if d.by not in views:
@@ -32,7 +34,8 @@ def decomposition(d: Decomposition) -> go.Figure:
     return views[d.by](d)
 
 
-def waterfall(d: Decomposition) -> go.Figure:
+@finished
+def waterfall(d: Decomposition) -> Figure:
     """Draw the sum from the embedding to the logit, one step for each component, mean over the answer tokens.
 
     Args:
@@ -58,7 +61,8 @@ def waterfall(d: Decomposition) -> go.Figure:
     return fig
 
 
-def head_map(d: Decomposition) -> go.Figure:
+@finished
+def head_map(d: Decomposition) -> Figure:
     """Draw each head's direct contribution, layer × head, mean over the answer tokens; source tokens are summed."""
     values = head_values(d)
     fig = theme.figure("Direct contribution of each head to the logit", described(d))
@@ -70,7 +74,8 @@ def head_map(d: Decomposition) -> go.Figure:
     return fig
 
 
-def source_map(d: Decomposition, *, heads: int = 16) -> go.Figure:
+@finished
+def source_map(d: Decomposition, *, heads: int = 16) -> Figure:
     """Draw what each head moves from each source token into the answer's logit, mean over the answer tokens.
 
     Args:
@@ -104,7 +109,8 @@ def source_map(d: Decomposition, *, heads: int = 16) -> go.Figure:
     return fig
 
 
-def neurons(d: Decomposition, *, top: int = 20) -> go.Figure:
+@finished
+def neurons(d: Decomposition, *, top: int = 20) -> Figure:
     """Draw the neurons with the largest effect on the answer's logit, mean over the answer tokens.
 
     Args:
@@ -132,7 +138,8 @@ def neurons(d: Decomposition, *, top: int = 20) -> go.Figure:
     return fig
 
 
-def lens_curves(curves: LensCurves) -> go.Figure:
+@finished
+def lens_curves(curves: LensCurves) -> Figure:
     """Draw logit, probability and rank of each answer token when it is read after each layer."""
     panels = {"logit": curves.logit, "probability": curves.probability, "rank (0 is first)": curves.rank}
     fig = make_subplots(1, 3, subplot_titles=list(panels), horizontal_spacing=0.08)
@@ -161,7 +168,8 @@ def lens_curves(curves: LensCurves) -> go.Figure:
     return fig
 
 
-def lens_changes(changes: LensChanges) -> go.Figure:
+@finished
+def lens_changes(changes: LensChanges) -> Figure:
     """Draw logit, log-probability and rank after each layer for two models, and Δ below, with its noise baseline.
 
     Args:

@@ -9,12 +9,14 @@ import plotly.graph_objects as go
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import DecompositionSummary
 
 
-def decomposition_summary(summary: DecompositionSummary) -> go.Figure:
+@finished
+def decomposition_summary(summary: DecompositionSummary) -> Figure:
     """Draw the mean of each component with its interval, or the mean of each head as a map.
 
     Args:

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import Figure, finished
 
 NEEDED = (
     "method",
@@ -41,7 +42,8 @@ class StudyLike(Protocol):
         """Return one row for each method and seed, with the columns `NEEDED`."""
 
 
-def dilemma_plane(study: StudyLike) -> go.Figure:
+@finished
+def dilemma_plane(study: StudyLike) -> Figure:
     r"""Plot the largest excess of any probe (x) against the destruction D of unseen facts (y).
 
     The shaded square $[0, \epsilon]^2$ is where unlearning is reliable, provided that the facts were forgotten. Markers

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.attribution import unit
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison.focus import Focus
@@ -25,7 +26,8 @@ PAIRED = {
 """Measures of each model: `{name}_before`, `{name}_after`."""
 
 
-def focus_shift(focus: Focus) -> go.Figure:
+@finished
+def focus_shift(focus: Focus) -> Figure:
     """Draw each item as a dot beside the mean and its interval: agreement of the two models, then before and after.
 
     Args:

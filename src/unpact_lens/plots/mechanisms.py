@@ -9,12 +9,14 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_map_height
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.decomposition import Ablation, PathEffects
 
 
-def path_effects(effects: PathEffects) -> go.Figure:
+@finished
+def path_effects(effects: PathEffects) -> Figure:
     """Draw the effect of each head's reading of each source token on the logit: direct, indirect, total; one scale."""
     maps = {name: theme.array(getattr(effects, name)).mean(-1) for name in ("direct", "indirect", "total")}
     fig = make_subplots(1, 3, shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
@@ -44,7 +46,8 @@ def path_effects(effects: PathEffects) -> go.Figure:
     return fig
 
 
-def ablation_map(ablation: Ablation) -> go.Figure:
+@finished
+def ablation_map(ablation: Ablation) -> Figure:
     """Draw the effect of each part on the answer's mean log-probability; hover shows the spread over resamples."""
     values = theme.array(ablation.values)
     title = f"Effect of each {ablation.what} on the answer"

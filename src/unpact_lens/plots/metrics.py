@@ -8,12 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.evaluation import Scores
 
 
-def scores_table(scores: Scores) -> go.Figure:
+@finished
+def scores_table(scores: Scores) -> Figure:
     """Draw a table of every metric on every group of facts: value with its 95% CI, beside the models compared.
 
     Args:

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import component_bars, head_axes, head_heatmap, head_map_height, head_values
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from unpact_lens.comparison import ModelDiff
 
 
-def model_diff(diff: ModelDiff, *, what: str = "components") -> go.Figure:
+@finished
+def model_diff(diff: ModelDiff, *, what: str = "components") -> Figure:
     """Draw what changed in the answer to one question; values are means over the answer tokens.
 
     Args:
@@ -38,7 +40,8 @@ def model_diff(diff: ModelDiff, *, what: str = "components") -> go.Figure:
     return views[what](diff)
 
 
-def component_waterfalls(diff: ModelDiff) -> go.Figure:
+@finished
+def component_waterfalls(diff: ModelDiff) -> Figure:
     """Draw waterfalls of the logit before and after, and below them Δ of each component; they sum to Δ logit."""
     labels, before = component_bars(diff.components_before)
     _, after = component_bars(diff.components_after)
@@ -92,7 +95,8 @@ def component_waterfalls(diff: ModelDiff) -> go.Figure:
     return fig
 
 
-def head_triptych(diff: ModelDiff) -> go.Figure:
+@finished
+def head_triptych(diff: ModelDiff) -> Figure:
     """Draw the direct contribution of each head before | after | Δ, layer × head, on one symmetric scale.
 
     A diff with a noise baseline has a fourth facet: Δ of the baseline.
@@ -113,7 +117,8 @@ def head_triptych(diff: ModelDiff) -> go.Figure:
     return fig
 
 
-def source_triptych(diff: ModelDiff, *, heads: int = 16) -> go.Figure:
+@finished
+def source_triptych(diff: ModelDiff, *, heads: int = 16) -> Figure:
     """Draw each head's contribution from each source token before | after | Δ, on one symmetric scale.
 
     A diff with a noise baseline has a fourth facet: Δ of the baseline.
@@ -164,7 +169,8 @@ def _source_maps(diff: ModelDiff) -> dict[str, NDArray[np.float64]]:
     return {"before": before, "after": after, "Δ": after - before}
 
 
-def contributions(diff: ModelDiff) -> go.Figure:
+@finished
+def contributions(diff: ModelDiff) -> Figure:
     """Draw the contribution of each prompt token before and after, and below them Δ with its noise baseline.
 
     Args:

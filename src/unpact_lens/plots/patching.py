@@ -9,12 +9,14 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import PatchingMap, PatchingSummary
 
 
-def patching_map(patching: PatchingMap) -> go.Figure:
+@finished
+def patching_map(patching: PatchingMap) -> Figure:
     """Draw the change of the answer's mean log-probability by each patch.
 
     Hovering shows the share of the gap that it closes. A noise baseline is below, on the same scale.
@@ -52,7 +54,8 @@ def patching_map(patching: PatchingMap) -> go.Figure:
     return fig
 
 
-def patching_summary(summary: PatchingSummary) -> go.Figure:
+@finished
+def patching_summary(summary: PatchingSummary) -> Figure:
     """Draw the mean change of the answer's log-probability by each patch or graft, beside the noise baseline.
 
     A black dot marks a mean that is significant after correction for the whole map. Hovering shows the share of the gap

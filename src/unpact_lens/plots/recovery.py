@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.recovery import Recovery
@@ -16,7 +17,8 @@ FAMILIES = {"emphasis": "emphasis", "control": "control prompts", "probe": "stro
 """Groups of rows from top to bottom, with their labels."""
 
 
-def cell_recovery(cell: Any) -> go.Figure:
+@finished
+def cell_recovery(cell: Any) -> Figure:
     """Plot the recovery of one cell of a study, titled by its method and seed.
 
     Args:
@@ -25,7 +27,8 @@ def cell_recovery(cell: Any) -> go.Figure:
     return recovery_bars(cell.recovery, name=f"{cell.method}, seed {cell.seed}")
 
 
-def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
+@finished
+def recovery_bars(recovery: Recovery, *, name: str = "") -> Figure:
     """Plot the fraction of the common set that is right under each row: unlearned model and control, with Wilson CIs.
 
     The control is the retrained model under the same row, or never-known facts if there is none. An undefined rate (no

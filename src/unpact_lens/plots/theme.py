@@ -7,7 +7,8 @@ diverging scale runs from vermilion (negative) over white (zero) to blue (positi
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,9 +39,80 @@ DIVERGING: list[tuple[float, str]] = [
 SEQUENTIAL: list[tuple[float, str]] = [(2 * (at - 0.5), colour) for at, colour in DIVERGING if at >= 0.5]
 """Colours from 0 to large: the positive half of the diverging scale, white at 0."""
 
+DIVERGING_DARK: list[tuple[float, str]] = [
+    (0.0, "#FFC9A3"),
+    (0.2, "#E27A3F"),
+    (0.4, "#6B3418"),
+    (0.5, "#1B2128"),
+    (0.6, "#1F4666"),
+    (0.8, "#4C9BD6"),
+    (1.0, "#BFE3FF"),
+]
+"""Colours from negative to positive on a dark page, the page's own colour at 0."""
+
+SEQUENTIAL_DARK: list[tuple[float, str]] = [(2 * (at - 0.5), colour) for at, colour in DIVERGING_DARK if at >= 0.5]
+
 INK = "#1F2933"
 MUTED = "#66717E"
 GRID = "#E4E8EC"
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Hold the colours of a page: its background, its text, weaker text and lines, and the grid."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+
+
+LIGHT = Colours("#FFFFFF", INK, MUTED, GRID)
+DARK = Colours("#1B2128", "#E6EAEE", "#A3ADB8", "#3A4652")
+
+_TO_DARK = {
+    LIGHT.paper: DARK.paper, LIGHT.ink: DARK.ink, LIGHT.muted: DARK.muted, LIGHT.grid: DARK.grid,
+    "#EEF2F5": "#2A333C", "#0072B2": "#4AA8E0", "#D55E00": "#F08A3C", "#6A4C93": "#A88BD0",
+}  # fmt: skip
+"""Colours of a light figure that a dark page needs changed. Okabe and Ito's blue and vermilion are made lighter."""
+
+
+def colours(layout: Mapping[str, object]) -> Colours:
+    """Return the colours of the page of a figure."""
+    return DARK if layout.get("paper_bgcolor") == DARK.paper else LIGHT
+
+
+def darkened(part: object) -> object:
+    """Return part of a figure, as plotly writes it, in the colours of a dark page."""
+    if isinstance(part, Mapping):
+        return {k: _dark_scale(v) if k == "colorscale" else darkened(v) for k, v in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [darkened(v) for v in part]
+    return _TO_DARK.get(part, part) if isinstance(part, str) else part
+
+
+def _dark_scale(scale: object) -> object:
+    """Return the dark form of one of this module's colour scales; others are unchanged."""
+    stops = [tuple(stop) for stop in scale] if isinstance(scale, (list, tuple)) else []
+    if stops == DIVERGING:
+        return DIVERGING_DARK
+    return SEQUENTIAL_DARK if stops == SEQUENTIAL else scale
+
+
+def channels(colour: str) -> tuple[int, int, int, float]:
+    """Read a CSS colour, `#rrggbb`, `rgb(…)` or `rgba(…)`: red, green, blue from 0 to 255, and opacity.
+
+    >>> channels("#0072B2"), channels("rgba(0, 158, 115, 0.14)")
+    ((0, 114, 178, 1.0), (0, 158, 115, 0.14))
+    """
+    if colour.startswith("rgb"):
+        numbers = [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")]
+        red, green, blue = (round(c) for c in numbers[:3])
+        return red, green, blue, numbers[3] if len(numbers) > 3 else 1.0
+    red, green, blue = plotly.colors.hex_to_rgb(colour)
+    return red, green, blue, 1.0
+
+
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
 
 TEMPLATE = go.layout.Template(

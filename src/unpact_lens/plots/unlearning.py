@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
 from unpact_lens.plots.attribution import described, unit
+from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
     from unpact_lens.unlearning import History, Unlearned
@@ -24,7 +25,8 @@ PANELS = {
 """Columns of a history by panel. A panel without any of its columns is left out."""
 
 
-def history(result: Unlearned | History) -> go.Figure:
+@finished
+def history(result: Unlearned | History) -> Figure:
     """Draw loss terms, gradient norm and forget score by optimiser step, or by coefficient of a sweep.
 
     Args:
@@ -34,7 +36,8 @@ def history(result: Unlearned | History) -> go.Figure:
     return history_frame(result.to_frame(), name, stopped)
 
 
-def trajectory(result: Unlearned | History, *, item: int = 0) -> go.Figure:
+@finished
+def trajectory(result: Unlearned | History, *, item: int = 0) -> Figure:
     """Draw the contributions of one tracked fact's prompt tokens during unlearning: tokens down, steps across.
 
     Args:
@@ -81,7 +84,8 @@ FOCUS = {
 """Measures of the trajectory of focus by panel."""
 
 
-def focus_course(result: Unlearned | History) -> go.Figure:
+@finished
+def focus_course(result: Unlearned | History) -> Figure:
     """Draw the model's focus on the tracked facts' prompts during unlearning: means over the facts, by step.
 
     Args:
@@ -132,7 +136,8 @@ def _history_of(result: Unlearned | History) -> History:
     return getattr(result, "history", result)  # type: ignore[arg-type]
 
 
-def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> go.Figure:
+@finished
+def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> Figure:
     """Draw the figure of `history` from the table of a history.
 
     Args:

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, holds_fact, prefill_for
 from unpact_lens.models.hooked import HookedModel
@@ -190,6 +191,9 @@ class RecoveryPlan(Result):
     added_before: dict[str, Bool[Tensor, " item"]] = field(default_factory=dict)
     added_control: dict[str, Bool[Tensor, " item"]] = field(default_factory=dict)
     added: tuple[str, ...] = ()
+
+    def _brief(self) -> str:
+        return joined([f"{len(self.bench.forget)} facts", f"{int(self.plain_before.sum())} known", self.headline])
 
     @property
     def compared(self) -> tuple[str, ...]:

@@ -155,6 +155,12 @@ class Recovery(Result):
     examples: tuple[Example, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def _brief(self) -> str:
+        excesses = {probe: e for probe, e in self.excesses.items() if e.n}
+        worst = max(excesses, key=lambda probe: excesses[probe].value, default=None)
+        most = "no excess defined" if worst is None else f"largest excess {excesses[worst]} by {worst}"
+        return f"{self.n_common} of {len(self.items)} facts, R {self.rate(self.headline)}, {most}"
+
     @property
     def common(self) -> Bool[Tensor, " item"]:
         """True for the common set: right before under the plain and all compared rows, wrong after under the plain."""

@@ -26,6 +26,7 @@ from typing_extensions import Unpack
 
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.data.emphasis import EMPHASIS
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import fact_right, fact_tokens, prefill_for
 from unpact_lens.models import hooked
@@ -95,6 +96,15 @@ class Leak(Result):
     probability: Float[Tensor, " item"]
     rank: Int[Tensor, " item"]
     settings: dict[str, Any]
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{self.samples} samples",
+                f"{int((self.held > 0).sum())} of {len(self.ids)} facts leak",
+                f"best rank {int(self.rank.min())}",
+            ]
+        )
 
     def at(self, k: int) -> float:
         """Compute leak@k, the mean over facts.

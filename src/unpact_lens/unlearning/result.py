@@ -12,6 +12,7 @@ from torch import Tensor
 from unpact_lens.attribution.key_tokens import KeyRule
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.comparison.focus import focus
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result
@@ -36,6 +37,18 @@ class History(Result):
     forget_order: Int[Tensor, "step batch"] | None = None
     retain_order: Int[Tensor, "step retain_batch"] | None = None
     trajectory: dict[str, list[Attribution]] = field(default_factory=dict)
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.rows)} steps",
+                *(
+                    f"{k} {self.rows[-1][k]:.3g}"
+                    for k in ("loss", "forget", "retain", "forget_score")
+                    if self.rows and k in self.rows[-1]
+                ),
+            ]
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each step, with NaN where a column does not apply."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
+from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import Result
@@ -40,6 +41,15 @@ class UnlearnedSequence(Result):
     forgotten: Float[Tensor, "after request"]
     destroyed: Float[Tensor, " after"]
     destroyed_trained: Float[Tensor, " after"] | None = None
+
+    def _brief(self) -> str:
+        return joined(
+            [
+                f"{len(self.runs)} requests",
+                f"F of the last {float(self.forgotten[-1, -1]):.2f}",
+                f"D {float(self.destroyed[-1]):.2f}",
+            ]
+        )
 
     @property
     def model(self) -> HookedModel:

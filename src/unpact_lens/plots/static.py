@@ -1,0 +1,607 @@
+"""Draw a plotly figure without a browser, for front ends that run no script.
+
+The pictures serve where plotly.js cannot: GitHub, `nbconvert`, a notebook without plotly's extension, a mail. They show
+the trace types that this package uses: heat maps, bars, waterfalls, lines and points, strips of points, and tables.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from unpact_lens.plots import theme
+from unpact_lens.plots.drawing import Cells, Drawing, Label, Polygon, marker, text_width
+from unpact_lens.plots.static_axes import (
+    Axis,
+    Spec,
+    axis_values,
+    floats,
+    listed,
+    make_axis,
+    number,
+    plain,
+    spec,
+    tick_label,
+    waterfall_steps,
+)  # fmt: skip
+
+WIDTH = 900
+"""Width of a picture in pixels if the figure has none."""
+
+TICK, TITLE, SMALL = 11.0, 15.0, 11.5
+"""Sizes of text: at ticks, of the title, and of the subtitle and everything else."""
+
+_SHARED = ("type", "range", "autorange", "rangemode", "dtick")
+"""Options that axes take from the one that they match."""
+
+
+def draw(fig: go.Figure, width: float | None = None) -> Drawing:
+    """Draw a figure.
+
+    Args:
+        fig: Figure of this package.
+        width: Width in pixels. If None, that of the figure, or `WIDTH`.
+    """
+    data = fig.to_plotly_json()
+    page = _Page(spec(data.get("layout")), [spec(t) for t in listed(data.get("data"))], width)
+    page.paint()
+    return page.drawing
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """Hold one subplot: its two axes and its traces with their index in the figure."""
+
+    x: Axis
+    y: Axis
+    traces: tuple[tuple[int, Spec], ...]
+
+
+class _Page:
+    """Lay out a figure on a page and draw it."""
+
+    def __init__(self, layout: Spec, traces: list[Spec], width: float | None) -> None:
+        self.layout = layout
+        self.traces = [t for t in traces if t.get("visible", True) is True]
+        self.width = width or number(layout.get("width"), WIDTH)
+        self.title, self.subtitle = self._titles()
+        page = theme.colours(layout)
+        self.paper, self.ink, self.muted, self.grid = page.paper, page.ink, page.muted, page.grid
+        self.axes = {} if any(t.get("type") == "table" for t in self.traces) else self._axes()
+        self.legend = self._legend_entries()
+        self._place()
+
+    def _titles(self) -> tuple[list[str], list[str]]:
+        title = spec(self.layout.get("title"))
+        lines = plain(title.get("text") or ""), plain(spec(title.get("subtitle")).get("text") or "")
+        wide = (int((self.width - 40) / (size * 0.56)) for size in (TITLE, SMALL))
+        first, second = (textwrap.wrap(line, n) for line, n in zip(lines, wide, strict=True))
+        return first, second
+
+    def _axes(self) -> dict[str, Axis]:
+        """Build every axis. Axes that match show one range."""
+        named: dict[str, list[Spec]] = {}
+        for trace in self.traces:
+            for letter in ("x", "y"):
+                key = f"{letter}axis{str(trace.get(f'{letter}axis') or letter)[1:]}"
+                named.setdefault(key, []).append(trace)
+        for key in self.layout:
+            if key[:5] in ("xaxis", "yaxis"):
+                named.setdefault(key, [])
+        group = {k: f"{k[0]}axis{str(spec(self.layout.get(k)).get('matches') or k[0] + k[5:])[1:]}" for k in named}
+        axes = {}
+        for key in named:
+            own = spec(self.layout.get(key))
+            shared = [t for other, traces in named.items() if group[other] == group[key] for t in traces]
+            lead = {k: v for k, v in spec(self.layout.get(group[key])).items() if k in _SHARED}
+            axes[key] = make_axis("x" if key[0] == "x" else "y", {**lead, **own}, shared)
+        return axes
+
+    def _place(self) -> None:
+        """Compute the margins from the texts that stand in them, then the pixels of every axis."""
+        self.head = 16 + 20 * len(self.title) + 16 * len(self.subtitle)
+        rows = self._legend_rows()
+        self.top = self.head + 20 * len(rows) + (22 if self._has_top_titles() else 8)
+        bars = self._colour_bars()
+        names = [name for name, *_ in self.legend] if self._legend_beside() else []
+        side = max((text_width(name, SMALL) + 34 for name in names), default=0.0)
+        self.right = 20 + (74 * len(bars)) + side
+        self.left = 16.0
+        self.bottom = 12.0
+        for axis in self.axes.values():
+            if axis.letter == "y" and axis.domain[0] >= 0 and self._leftmost(axis):
+                self.left = max(self.left, self._labels_wide(axis) + 14)
+        self.inner = self.width - self.left - self.right
+        for axis in self.axes.values():
+            if axis.letter == "x":
+                axis.start = self.left + axis.domain[0] * self.inner
+                axis.end = self.left + axis.domain[1] * self.inner
+        for axis in self.axes.values():
+            if axis.letter == "x":
+                self.bottom = max(self.bottom, self._labels_high(axis) + 8)
+        asked = number(self.layout.get("height"), 450)
+        margin = spec(self.layout.get("margin"))
+        self.area = max(60.0, asked - number(margin.get("t"), 100) - number(margin.get("b"), 64))
+        if not self.axes:
+            columns = [c for t in self.traces for c in listed(spec(t.get("cells")).get("values"))]
+            self.area = 26.0 * (1 + max((len(listed(c)) for c in columns), default=1))
+        self.height = self.top + self.area + self.bottom
+        for axis in self.axes.values():
+            if axis.letter == "y":
+                axis.start = self.top + (1 - axis.domain[0]) * self.area
+                axis.end = self.top + (1 - axis.domain[1]) * self.area
+        alt = " – ".join(" ".join(lines) for lines in (self.title, self.subtitle))
+        self.drawing = Drawing(self.width, self.height, self.paper, alt)
+
+    def _leftmost(self, axis: Axis) -> bool:
+        plots = [p for p in self._plots() if p.y is axis]
+        return any(p.x.domain[0] < 0.02 for p in plots)
+
+    def _labels_wide(self, axis: Axis) -> float:
+        """Return the room that labels and title of a vertical axis take."""
+        if axis.layout.get("showticklabels") is False:
+            return 0.0
+        axis.start, axis.end = 1000.0, 0.0
+        wide = max((text_width(_cut(text), TICK) for _, text in axis.ticks()), default=0.0) + 8
+        groups = 20 if axis.categories and isinstance(axis.categories[0], tuple) else 0
+        return wide + groups + (18 if _title_of(axis.layout) else 0)
+
+    def _labels_high(self, axis: Axis) -> float:
+        """Return the room that labels and title of a horizontal axis take."""
+        title = 20 if _title_of(axis.layout) else 0
+        if axis.layout.get("showticklabels") is False:
+            return title
+        wide = max((text_width(_cut(text), TICK) for _, text in axis.ticks()), default=0.0)
+        angle = self._angle(axis)
+        return title + (18 if not angle else wide * math.sin(math.radians(angle)) + 18)
+
+    def _angle(self, axis: Axis) -> float:
+        """Return how far the labels of a horizontal axis are turned, degrees."""
+        ticks = axis.ticks()
+        room = axis.length / max(1, len(ticks))
+        wide = max((text_width(_cut(text), TICK) for _, text in ticks), default=0.0)
+        return 0.0 if wide + 6 < room else 45.0 if room >= 16 else 90.0
+
+    def _plots(self) -> list[_Plot]:
+        found: dict[tuple[str, str], list[tuple[int, Spec]]] = {}
+        for k, trace in enumerate(self.traces):
+            keys = tuple(f"{letter}axis{str(trace.get(f'{letter}axis') or letter)[1:]}" for letter in "xy")
+            found.setdefault((keys[0], keys[1]), []).append((k, trace))
+        return [_Plot(self.axes[x], self.axes[y], tuple(traces)) for (x, y), traces in found.items()]
+
+    def _has_top_titles(self) -> bool:
+        notes = (spec(a) for a in listed(self.layout.get("annotations")))
+        return any(a.get("yref") == "paper" and number(a.get("y"), 0) > 0.97 for a in notes)
+
+    def _colour_bars(self) -> list[Spec]:
+        """Return the colour axes that have a scale beside the plots."""
+        used = {str(t.get("coloraxis") or spec(t.get("marker")).get("coloraxis") or "") for t in self.traces}
+        axes = [spec(self.layout.get(name)) for name in sorted(used) if name]
+        return [axis for axis in axes if axis.get("showscale", True)]
+
+    def _legend_entries(self) -> list[tuple[str, str, str]]:
+        """Return name, colour and symbol of each entry of the legend; empty if there is none."""
+        if self.layout.get("showlegend") is False:
+            return []
+        entries: dict[str, tuple[str, str, str]] = {}
+        for k, trace in enumerate(self.traces):
+            if trace.get("showlegend") is False or not trace.get("name") or trace.get("type") in ("heatmap", "table"):
+                continue
+            name = plain(trace["name"])
+            symbol = str(spec(trace.get("marker")).get("symbol") or "circle")
+            symbol = symbol if trace.get("type", "scatter") == "scatter" else "square"
+            entries.setdefault(name, (name, self._colour(trace, k), symbol))
+        several = len(entries) > 1 or self.layout.get("showlegend") is True
+        return list(entries.values()) if several else []
+
+    def _legend_beside(self) -> bool:
+        return bool(self.legend) and spec(self.layout.get("legend")).get("orientation") != "h"
+
+    def _legend_rows(self) -> list[list[tuple[str, str, str]]]:
+        """Return the entries of a horizontal legend in rows that fit the page."""
+        rows: list[list[tuple[str, str, str]]] = []
+        if self._legend_beside():
+            return rows
+        used = math.inf
+        for entry in self.legend:
+            wide = text_width(entry[0], SMALL) + 34
+            if used + wide > self.width - 40:
+                rows.append([])
+                used = 0.0
+            rows[-1].append(entry)
+            used += wide
+        return rows
+
+    def _colour(self, trace: Spec, index: int) -> str:
+        """Return the colour of a trace."""
+        places = ("line", "marker") if "lines" in str(trace.get("mode") or "") else ("marker", "line")
+        for place in places:
+            colour = spec(trace.get(place)).get("color")
+            if isinstance(colour, str) and "0,0,0,0" not in colour.replace(" ", ""):
+                return colour
+        increasing = spec(spec(trace.get("increasing")).get("marker")).get("color")
+        return str(increasing or theme.PALETTE[index % len(theme.PALETTE)])
+
+    def paint(self) -> None:
+        """Draw everything."""
+        self._paint_head()
+        if not self.axes:
+            self._paint_table()
+            return
+        plots = self._plots()
+        for plot in plots:
+            self._paint_grid(plot)
+        self._paint_shapes(below=True)
+        for plot in plots:
+            self._paint_traces(plot)
+        self._paint_shapes(below=False)
+        for plot in plots:
+            self._paint_axis(plot.x, plot.y)
+            self._paint_axis(plot.y, plot.x)
+        for note in listed(self.layout.get("annotations")):
+            self._paint_note(spec(note))
+        for k, axis in enumerate(self._colour_bars()):
+            self._paint_colour_bar(axis, self.width - self.right + 22 + 74 * k)
+
+    def _text(self, x: float, y: float, text: str, **style: object) -> None:
+        size, colour = number(style.get("size"), TICK), str(style.get("colour") or self.ink)
+        anchor = style.get("anchor", "start")
+        angle = number(style.get("angle"), 0.0)
+        self.drawing.shapes.append(Label(x, y, text, size, colour, anchor, angle))  # type: ignore[arg-type]
+
+    def _paint_head(self) -> None:
+        y = 18.0
+        for line in self.title:
+            self._text(14, y, line, size=TITLE)
+            y += 20
+        for line in self.subtitle:
+            self._text(14, y, line, size=SMALL, colour=self.muted)
+            y += 16
+        y = self.head + 8
+        for row in self._legend_rows():
+            x = 18.0
+            for entry in row:
+                x = self._paint_entry(x, y, entry)
+            y += 20
+        if self._legend_beside():
+            x, y = self.width - self.right + 20 + 74 * len(self._colour_bars()), self.top + 8
+            for entry in self.legend:
+                self._paint_entry(x, y, entry)
+                y += 20
+
+    def _paint_entry(self, x: float, y: float, entry: tuple[str, str, str]) -> float:
+        """Draw an entry of the legend. Return where the next one starts."""
+        name, colour, symbol = entry
+        self.drawing.shapes += marker(symbol, x, y, 10, colour)
+        self._text(x + 12, y, name, size=SMALL)
+        return x + text_width(name, SMALL) + 34
+
+    def _paint_grid(self, plot: _Plot) -> None:
+        maps = all(t.get("type") == "heatmap" for _, t in plot.traces)
+        for axis, across in ((plot.x, plot.y), (plot.y, plot.x)):
+            if axis.layout.get("showgrid") is False or maps:
+                continue
+            for at, _ in axis.ticks():
+                p = axis.pixel(at)
+                ends = [(p, across.start), (p, across.end)]
+                ends = ends if axis.letter == "x" else [(y, x) for x, y in ends]
+                zero = at == 0 and axis.categories is None and axis.layout.get("zeroline") is not False
+                self.drawing.line(ends, self.muted if zero else self.grid)
+
+    def _paint_traces(self, plot: _Plot) -> None:
+        stacks = [k for k, t in plot.traces if t.get("type") in ("bar", "waterfall") and t.get("offset") is None]
+        for k, trace in plot.traces:
+            kind = trace.get("type", "scatter")
+            if kind == "heatmap":
+                self._paint_map(plot, trace)
+            elif kind in ("bar", "waterfall"):
+                self._paint_bars(plot, trace, k, (stacks.index(k), len(stacks)) if k in stacks else None)
+            elif kind == "box":
+                self._paint_strip(plot, trace, k)
+            elif kind == "scatter":
+                self._paint_scatter(plot, trace, k)
+
+    def _paint_map(self, plot: _Plot, trace: Spec) -> None:
+        z = np.array([floats(row) for row in listed(trace.get("z"))])
+        if z.size == 0:
+            return
+        scale = _Scale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
+        columns = [plot.x.at(v) for v in axis_values(trace, "x")]
+        rows = [plot.y.at(v) for v in axis_values(trace, "y")]
+        lefts = sorted(plot.x.pixel(c - 0.5) for c in columns), sorted(plot.x.pixel(c + 0.5) for c in columns)
+        tops = sorted(min(plot.y.pixel(r - 0.5), plot.y.pixel(r + 0.5)) for r in rows)
+        wide = (lefts[1][-1] - lefts[0][0]) / len(columns)
+        high = abs(plot.y.pixel(1) - plot.y.pixel(0))
+        order_x = np.argsort([plot.x.pixel(c) for c in columns])
+        order_y = np.argsort([plot.y.pixel(r) for r in rows])
+        shown = z[np.ix_(order_y, order_x)]
+        colours = tuple(tuple("" if math.isnan(v) else scale.colour(v) for v in row) for row in shown.tolist())
+        gap = 1.0 if number(trace.get("xgap"), 0) and min(wide, high) > 4 else 0.0
+        self.drawing.shapes.append(Cells(lefts[0][0], tops[0], wide, high, colours, gap))
+        if trace.get("texttemplate"):
+            self._paint_numbers(plot, trace, z, (columns, rows))
+
+    def _paint_numbers(
+        self, plot: _Plot, trace: Spec, z: NDArray[np.float64], places: tuple[list[float], list[float]]
+    ) -> None:
+        scale = _Scale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
+        template = str(trace["texttemplate"])
+        digits = template.split(":")[-1].rstrip("}") if ":" in template else ""
+        room = abs(plot.x.pixel(1) - plot.x.pixel(0)) - 3
+        for i, row in enumerate(places[1]):
+            for j, column in enumerate(places[0]):
+                value = float(z[i, j])
+                if math.isnan(value):
+                    continue
+                text = f"{value:{digits}}".replace("-", "−")
+                size = min(TICK, TICK * room / max(1.0, text_width(text, TICK)))
+                if size >= 6:
+                    style = {"size": size, "colour": scale.ink(value), "anchor": "middle"}
+                    self._text(plot.x.pixel(column), plot.y.pixel(row), text, **style)
+
+    def _paint_bars(self, plot: _Plot, trace: Spec, index: int, slot: tuple[int, int] | None) -> None:
+        flat = trace.get("orientation") == "h"
+        along, across = (plot.y, plot.x) if flat else (plot.x, plot.y)
+        places = [along.at(v) for v in axis_values(trace, along.letter)]
+        values = floats(trace.get(across.letter)).tolist()
+        steps = waterfall_steps(trace) if trace.get("type") == "waterfall" else [(0.0, v) for v in values]
+        width = number(trace.get("width"), 0.8 / (slot[1] if slot else 1))
+        if slot is None:
+            shift = number(trace.get("offset"), -width / 2)
+        else:
+            shift = -0.4 + slot[0] * width
+        colours = self._bar_colours(trace, index, values)
+        for place, (low, high), colour in zip(places, steps, colours, strict=False):
+            if math.isnan(high) or math.isnan(place):
+                continue
+            a, b = along.pixel(place + shift), along.pixel(place + shift + width)
+            c, d = across.pixel(low), across.pixel(high)
+            box = (min(c, d), min(a, b), max(c, d), max(a, b)) if flat else (min(a, b), min(c, d), max(a, b), max(c, d))
+            self.drawing.rectangle(*box, colour)
+        middle = [place + shift + width / 2 for place in places]
+        ends = [high for _, high in steps]
+        self._paint_whiskers(plot, trace, (ends, middle) if flat else (middle, ends))
+
+    def _bar_colours(self, trace: Spec, index: int, values: list[float]) -> list[str]:
+        mark = spec(trace.get("marker"))
+        several = listed(mark.get("color"))
+        if several and mark.get("coloraxis"):
+            scale = _Scale.of(spec(self.layout.get(str(mark["coloraxis"]))))
+            return [scale.colour(number(v)) for v in several]
+        if several:
+            return [str(c) for c in several]
+        if trace.get("type") == "waterfall":
+            up, down, total = (
+                str(spec(spec(trace.get(part)).get("marker")).get("color") or self.muted)
+                for part in ("increasing", "decreasing", "totals")
+            )
+            measures = [*listed(trace.get("measure")), *[""] * len(values)]
+            return [total if m == "total" else up if v >= 0 else down for m, v in zip(measures, values, strict=False)]
+        return [self._colour(trace, index)] * len(values)
+
+    def _paint_scatter(self, plot: _Plot, trace: Spec, index: int) -> None:
+        xs = [plot.x.at(v) for v in axis_values(trace, "x")]
+        ys = [plot.y.at(v) for v in axis_values(trace, "y")]
+        colour = self._colour(trace, index)
+        mode = str(trace.get("mode") or "lines+markers")
+        self._paint_whiskers(plot, trace, (xs, ys))
+        points = [(plot.x.pixel(x), plot.y.pixel(y)) for x, y in zip(xs, ys, strict=False)]
+        if "lines" in mode:
+            dash = 4.0 if spec(trace.get("line")).get("dash") else 0.0
+            run: list[tuple[float, float]] = []
+            for point in [*points, (math.nan, math.nan)]:
+                if math.isnan(point[0] + point[1]):
+                    self.drawing.line(run, colour, number(spec(trace.get("line")).get("width"), 2.0), dash)
+                    run = []
+                else:
+                    run.append(point)
+        if "markers" in mode:
+            mark = spec(trace.get("marker"))
+            size = number(mark.get("size"), 7)
+            colours = [str(c) for c in listed(mark.get("color"))] or [colour] * len(points)
+            symbol = str(mark.get("symbol") or "circle")
+            edge = number(spec(mark.get("line")).get("width"), 1.0)
+            for (x, y), own in zip(points, colours, strict=False):
+                if not math.isnan(x + y):
+                    self.drawing.shapes += marker(symbol, x, y, size, own, max(1.0, edge))
+
+    def _paint_whiskers(self, plot: _Plot, trace: Spec, points: tuple[list[float], list[float]]) -> None:
+        for letter, axis in (("x", plot.x), ("y", plot.y)):
+            bars = spec(trace.get(f"error_{letter}"))
+            above = floats(bars.get("array"))
+            below = floats(bars.get("arrayminus")) if bars.get("arrayminus") is not None else above
+            colour = str(bars.get("color") or self.ink)
+            for x, y, up, down in zip(*points, above, below, strict=False):
+                if math.isnan(x + y + up + down):
+                    continue
+                p, q = plot.x.pixel(x), plot.y.pixel(y)
+                at = x if letter == "x" else y
+                ends = [axis.pixel(at - down), axis.pixel(at + up)]
+                if letter == "x":
+                    self.drawing.line([(ends[0], q), (ends[1], q)], colour)
+                    for end in ends:
+                        self.drawing.line([(end, q - 3), (end, q + 3)], colour)
+                else:
+                    self.drawing.line([(p, ends[0]), (p, ends[1])], colour)
+                    for end in ends:
+                        self.drawing.line([(p - 3, end), (p + 3, end)], colour)
+
+    def _paint_strip(self, plot: _Plot, trace: Spec, index: int) -> None:
+        """Draw points beside each other at a category, spread by the golden ratio."""
+        mark = spec(trace.get("marker"))
+        red, green, blue, _ = theme.channels(str(mark.get("color") or theme.PALETTE[index % len(theme.PALETTE)]))
+        faint = f"rgba({red},{green},{blue},{number(mark.get('opacity'), 1.0)})"
+        for k, (x, y) in enumerate(zip(axis_values(trace, "x"), floats(trace.get("y")).tolist(), strict=False)):
+            if not math.isnan(y):
+                place = plot.x.at(x) + 0.5 * ((k * 0.618034) % 1 - 0.5)
+                size = number(mark.get("size"), 5)
+                self.drawing.shapes += marker("circle", plot.x.pixel(place), plot.y.pixel(y), size, faint)
+
+    def _paint_shapes(self, *, below: bool) -> None:
+        for shape in map(spec, listed(self.layout.get("shapes"))):
+            if (shape.get("layer") == "below") != below:
+                continue
+            x0, x1 = (self._reference(shape.get(k), str(shape.get("xref") or "x"), "x") for k in ("x0", "x1"))
+            y0, y1 = (self._reference(shape.get(k), str(shape.get("yref") or "y"), "y") for k in ("y0", "y1"))
+            line = spec(shape.get("line"))
+            if shape.get("type") == "rect":
+                corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+                edge = str(line.get("color") or "") if number(line.get("width"), 1) else ""
+                self.drawing.shapes.append(Polygon(corners, str(shape.get("fillcolor") or ""), edge))
+            else:
+                dash = 3.0 if line.get("dash") else 0.0
+                colour, wide = str(line.get("color") or self.muted), number(line.get("width"), 2)
+                self.drawing.line([(x0, y0), (x1, y1)], colour, wide, dash)
+
+    def _reference(self, value: object, ref: str, letter: str) -> float:
+        """Return the pixel of a coordinate of a shape or note: of the paper, of an axis, or of an axis's domain."""
+        if ref == "paper":
+            share = number(value, 0.0)
+            return self.left + share * self.inner if letter == "x" else self.top + (1 - share) * self.area
+        axis = self.axes[f"{letter}axis{ref.split()[0][1:]}"]
+        if ref.endswith("domain"):
+            return axis.start + number(value, 0.0) * (axis.end - axis.start)
+        return axis.pixel(axis.at(value))
+
+    def _paint_note(self, note: Spec) -> None:
+        x = self._reference(note.get("x"), str(note.get("xref") or "x"), "x")
+        y = self._reference(note.get("y"), str(note.get("yref") or "y"), "y")
+        anchor = {"left": "start", "right": "end"}.get(str(note.get("xanchor")), "middle")
+        top = {"bottom": -9.0, "top": 9.0}.get(str(note.get("yanchor")), 0.0)
+        if note.get("showarrow") is False or note.get("text"):
+            colour = spec(note.get("font")).get("color")
+            self._text(x, y + top, plain(note.get("text") or ""), size=SMALL, anchor=anchor, colour=colour)
+
+    def _paint_axis(self, axis: Axis, across: Axis) -> None:
+        """Draw ticks, labels and title of an axis along the side where the other axis begins."""
+        if axis.letter == "x":
+            self._paint_below(axis, max(across.start, across.end))
+        else:
+            self._paint_left(axis, min(across.start, across.end))
+
+    def _paint_below(self, axis: Axis, y: float) -> None:
+        angle, deep = self._angle(axis), 0.0
+        if axis.layout.get("showticklabels") is not False:
+            for at, text in axis.ticks():
+                x, shown = axis.pixel(at), _cut(text)
+                self.drawing.line([(x, y), (x, y + 4)], self.muted)
+                deep = max(deep, 18 if not angle else text_width(shown, TICK) * math.sin(math.radians(angle)) + 14)
+                anchor = "end" if angle else "middle"
+                self._text(x, y + (8 if angle else 13), shown, anchor=anchor, angle=-angle)
+        title = _title_of(axis.layout)
+        if title:
+            self._text((axis.start + axis.end) / 2, y + deep + 12, title, size=SMALL, anchor="middle")
+
+    def _paint_left(self, axis: Axis, x: float) -> None:
+        wide = 0.0
+        if axis.layout.get("showticklabels") is not False:
+            for at, text in axis.ticks():
+                y, shown = axis.pixel(at), _cut(text)
+                self.drawing.line([(x - 4, y), (x, y)], self.muted)
+                wide = max(wide, text_width(shown, TICK) + 8)
+                self._text(x - 7, y, shown, anchor="end")
+            wide += self._paint_groups(axis, x - wide - 12)
+        title = _title_of(axis.layout)
+        if title:
+            self._text(x - wide - 12, (axis.start + axis.end) / 2, title, size=SMALL, anchor="middle", angle=-90)
+
+    def _paint_groups(self, axis: Axis, x: float) -> float:
+        """Draw the first level of categories of two levels, upright. Return the room that it takes."""
+        pairs = [c for c in axis.categories or [] if isinstance(c, tuple)]
+        for group in dict.fromkeys(c[0] for c in pairs):
+            rows = [i for i, c in enumerate(pairs) if c[0] == group]
+            top, bottom = axis.pixel(rows[0] - 0.5), axis.pixel(rows[-1] + 0.5)
+            self.drawing.line([(x + 8, top), (x + 8, bottom)], self.grid, 2)
+            name = plain(group)
+            room = abs(bottom - top)
+            size = min(TICK, TICK * room / max(1.0, text_width(name, TICK)))
+            self._text(x, (top + bottom) / 2, name, size=max(size, 6.5), anchor="middle", angle=-90, colour=self.muted)
+        return 20.0 if pairs else 0.0
+
+    def _paint_colour_bar(self, axis: Spec, x: float) -> None:
+        bar, scale = spec(axis.get("colorbar")), _Scale.of(axis)
+        length = number(bar.get("len"), 1.0) * self.area
+        middle = self.top + (1 - number(bar.get("y"), 0.5)) * self.area
+        length = min(length, self.area)
+        top, bottom = middle - length / 2 + 12, middle + length / 2
+        steps = max(2, int(bottom - top) // 3)
+        values = np.linspace(scale.high, scale.low, steps)
+        colours = tuple((scale.colour(float(v)),) for v in values)
+        self.drawing.shapes.append(Cells(x, top, 12, (bottom - top) / steps, colours))
+        ticks = np.linspace(scale.low, scale.high, 5)
+        if bar.get("tickvals") is not None:
+            ticks = floats(bar.get("tickvals"))
+        texts = [plain(t) for t in listed(bar.get("ticktext"))]
+        step = (scale.high - scale.low) / 4
+        for k, value in enumerate(ticks.tolist()):
+            y = bottom - (value - scale.low) / (scale.high - scale.low) * (bottom - top)
+            self._text(x + 16, y, texts[k] if k < len(texts) else tick_label(value, step), size=10.0)
+        title = plain(spec(bar.get("title")).get("text") or "")
+        middle = min(x + 6, self.width - 8 - text_width(title, SMALL) / 2)
+        self._text(middle, top - 13, title, size=SMALL, anchor="middle")
+
+    def _paint_table(self) -> None:
+        for trace in self.traces:
+            heads = [plain(v) for v in listed(spec(trace.get("header")).get("values"))]
+            columns = [[plain(v) for v in listed(c)] for c in listed(spec(trace.get("cells")).get("values"))]
+            widths = [max(text_width(t, TICK) for t in [h, *c]) + 24 for h, c in zip(heads, columns, strict=True)]
+            spare = max(0.0, self.width - 28 - sum(widths)) / len(widths)
+            x = 14.0
+            for head, column, wide in zip(heads, columns, widths, strict=True):
+                for k, text in enumerate([head, *column]):
+                    y = self.top + 26 * k
+                    self._text(x + 8, y + 13, text, colour=self.muted if k == 0 else self.ink)
+                x += wide + spare
+            rows = max((len(c) for c in columns), default=0)
+            for k in range(rows + 1):
+                y = self.top + 26 * (k + 1)
+                self.drawing.line([(14, y), (self.width - 14, y)], self.grid)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Hold a colour scale with its ends."""
+
+    stops: tuple[tuple[float, tuple[int, int, int]], ...]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, axis: Spec) -> _Scale:
+        """Read a colour axis of a figure."""
+        pairs = [listed(pair) for pair in listed(axis.get("colorscale"))] or [[s, c] for s, c in theme.DIVERGING]
+        stops = tuple((number(at), theme.channels(str(colour))[:3]) for at, colour in pairs)
+        return cls(stops, number(axis.get("cmin"), -1.0), number(axis.get("cmax"), 1.0))
+
+    def colour(self, value: float) -> str:
+        """Return the colour of a value; grey if it is undefined."""
+        if not math.isfinite(value):
+            return "#d9d9d9"
+        place = min(max((value - self.low) / ((self.high - self.low) or 1.0), 0.0), 1.0)
+        place = round(place * 64) / 64  # few colours: a map of many cells stays small
+        ats = [at for at, _ in self.stops]
+        red, green, blue = (round(float(np.interp(place, ats, [c[k] for _, c in self.stops]))) for k in range(3))
+        return f"#{red:02x}{green:02x}{blue:02x}"
+
+    def ink(self, value: float) -> str:
+        """Return a colour of text that is legible on the colour of a value."""
+        red, green, blue, _ = theme.channels(self.colour(value))
+        return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else theme.INK
+
+
+def _title_of(layout: Mapping[str, object]) -> str:
+    title = layout.get("title")
+    return plain(spec(title).get("text") or "") if isinstance(title, Mapping) else plain(title or "")
+
+
+def _cut(text: str) -> str:
+    return theme.short(text, 42)
+
+
+__all__: Sequence[str] = ("draw",)
