@@ -16,6 +16,7 @@ from unpact_lens.attribution.replace import one_token
 from unpact_lens.attribution.units import Example, unit_masks
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Text
 
@@ -87,6 +88,6 @@ def baseline_embedding(model: HookedModel, baseline: Text | int) -> Float[Tensor
     if isinstance(baseline, str) and model.tokenizer is None:
         raise InputError(f"unknown baseline {baseline!r}; {nearest(baseline, BASELINES)}, or give a token id")
     token = torch.tensor([[one_token(model, baseline)]], device=hooked.device_of(model))  # [1, 1]
-    with torch.no_grad():
+    with torch.no_grad(), exclusive(model):
         embedding: Tensor = model.embed(token)[0, 0]
     return embedding

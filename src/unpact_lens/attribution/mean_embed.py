@@ -12,6 +12,7 @@ from unpact_lens.attribution.interventions import embedding_effects
 from unpact_lens.attribution.methods import MethodInput, MethodOutput, attribution_method
 from unpact_lens.attribution.units import Example
 from unpact_lens.models import hooked
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 
 
@@ -39,6 +40,6 @@ def mean_embed(inputs: MethodInput, examples: Sequence[Example]) -> list[MethodO
 def mean_embedding(model: HookedModel) -> Float[Tensor, " d_model"]:
     """Compute the mean token embedding over the vocabulary, as it appears at `hook_embed`."""
     every = torch.arange(model.cfg.d_vocab, device=hooked.device_of(model))[None]  # [1, d_vocab]
-    with torch.no_grad():
+    with torch.no_grad(), exclusive(model):
         mean: Tensor = model.embed(every)[0].mean(0)
     return mean

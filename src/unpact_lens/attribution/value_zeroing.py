@@ -66,12 +66,9 @@ def zeroing_matrix(scorer: Scorer, example: Example, layer: int) -> Float[Tensor
         def keep(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
             kept.append(1 - torch.cosine_similarity(wide(resid), wide(whole)[None], dim=-1))  # [batch, pos]
 
-        model.run_with_hooks(
-            tokens.expand(len(positions), -1),
-            return_type="logits",
-            stop_at_layer=layer + 1,
-            fwd_hooks=[(f"blocks.{layer}.attn.hook_v", zero), (name, keep)],
-        )
+        hooks = [(f"blocks.{layer}.attn.hook_v", zero), (name, keep)]
+        rows_of_tokens = tokens.expand(len(positions), -1)  # [batch, pos]
+        hooked.run_with_hooks(model, rows_of_tokens, hooks, return_type="logits", stop_at_layer=layer + 1)
         return list(kept[0])
 
     scorer.settle([example.encoded])

@@ -10,6 +10,7 @@ from unpact_lens.decomposition.norm import Norm, norm_of
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import clone
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 
 NORMS_AFTER_SUBLAYER = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
@@ -145,8 +146,9 @@ def final_norm(model: HookedModel) -> Norm:
 
 def uncapped_logits(model: HookedModel, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
     """Compute the logits before a final soft-cap from rows of the final residual stream, by the model's own modules."""
-    normed = model.ln_final(resid[None]) if hasattr(model, "ln_final") else resid[None]
-    return hooked.project(model, normed)[0]
+    with exclusive(model):
+        normed = model.ln_final(resid[None]) if hasattr(model, "ln_final") else resid[None]
+        return hooked.project(model, normed)[0]
 
 
 def soft_cap(model: HookedModel) -> float | None:

@@ -35,6 +35,7 @@ from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
@@ -73,7 +74,8 @@ def clone(model: M) -> M:
     # A bridge stores its last attention pattern. With its graph attached, the pattern cannot be copied.
     for module in source.modules():
         memo |= {id(v): v.detach() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf}
-    copied = copy.deepcopy(source, memo)
+    with exclusive(model):  # A copy made during another thread's forward pass would keep its hooks.
+        copied = copy.deepcopy(source, memo)
     rebind(copied, memo)
     for parameter in copied.parameters():
         parameter.grad = None

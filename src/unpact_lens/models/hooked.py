@@ -18,6 +18,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import alias_generation
 
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.ready import require_ready
 
 
@@ -159,9 +160,14 @@ def run_with_hooks(model: HookedModel, tokens: Int[Tensor, "batch pos"], fwd_hoo
         ValueError: If a bridge's configuration turns the hook off.
     """
     require_ready(model)
-    if not is_bridge(model) or model.compatibility_mode or kwargs.get("stop_at_layer") is not None:
-        return model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks), **kwargs)
-    bridge: Any = model
+    with exclusive(model):
+        if not is_bridge(model) or model.compatibility_mode or kwargs.get("stop_at_layer") is not None:
+            return model.run_with_hooks(tokens, fwd_hooks=list(fwd_hooks), **kwargs)
+        return _run_bridge(model, tokens, fwd_hooks, kwargs)
+
+
+def _run_bridge(bridge: Any, tokens: Int[Tensor, "batch pos"], fwd_hooks: Hooks, options: dict[str, Any]) -> Any:
+    """Run a bridge with forward hooks whose names are looked up in `hook_points`."""
     points, level = hook_points(bridge), bridge.context_level + 1
     hooked: list[HookPoint] = []
     bridge.context_level = level
@@ -172,7 +178,7 @@ def run_with_hooks(model: HookedModel, tokens: Int[Tensor, "batch pos"], fwd_hoo
             bridge.check_hooks_to_add(points[name].name or name)
             points[name].add_hook(function, level=level)
             hooked.append(points[name])
-        return bridge(tokens, **kwargs)
+        return bridge(tokens, **options)
     finally:
         for point in hooked:
             point.remove_hooks(level=level)
@@ -252,7 +258,7 @@ def read_out_at(
         logits = run_with_hooks(model, tokens, [*hooks, (readout_hook(model), drop)], return_type="logits")
         return logits if ids is None else logits[..., ids]
     require_ready(model)
-    with model.hooks(fwd_hooks=list(hooks)):
+    with exclusive(model), model.hooks(fwd_hooks=list(hooks)):
         resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))  # [batch, keep, d_model]
         return _soft_capped(model, project(model, model.ln_final(resid), ids))
 
@@ -284,13 +290,14 @@ def project(
         normed: Output of `ln_final`.
         ids: Tokens whose logits are wanted, one column each. If None, the whole vocabulary.
     """
-    if not _copies_unembedding(model):
-        logits, scale = model.unembed(normed), logit_scale(model)
-        logits = logits if scale == 1.0 else logits * scale
-        return logits if ids is None else logits[..., ids]
-    part = model.unembed
-    weight, bias = (part.W_U, part.b_U) if ids is None else (part.W_U[:, ids], part.b_U[ids])  # [d_model, column]
-    return part.hook_out(nn.functional.linear(part.hook_in(normed), weight.T, bias))
+    with exclusive(model):
+        if not _copies_unembedding(model):
+            logits, scale = model.unembed(normed), logit_scale(model)
+            logits = logits if scale == 1.0 else logits * scale
+            return logits if ids is None else logits[..., ids]
+        part = model.unembed
+        weight, bias = (part.W_U, part.b_U) if ids is None else (part.W_U[:, ids], part.b_U[ids])  # [d_model, column]
+        return part.hook_out(nn.functional.linear(part.hook_in(normed), weight.T, bias))
 
 
 LOGIT_SCALES = (("logits_scaling", -1), ("logit_scale", 1), ("lm_head_multiplier", 1))
@@ -344,7 +351,8 @@ def final_residual(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Floa
 def unembed(model: HookedModel, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
     """Compute logits from a final residual: `ln_final`, unembedding, and the final soft-cap if there is one."""
     flat = resid.reshape(1, -1, resid.shape[-1])  # [*batch, d_model] -> [1, n, d_model]
-    logits = _soft_capped(model, project(model, model.ln_final(flat)))
+    with exclusive(model):
+        logits = _soft_capped(model, project(model, model.ln_final(flat)))
     return logits.reshape(*resid.shape[:-1], logits.shape[-1])  # [1, n, d_vocab] -> [*batch, d_vocab]
 
 
@@ -377,7 +385,8 @@ def collect(
     require_ready(model)
     spared = not any(name.startswith("unembed.") for name in names)
     if spared and _copies_unembedding(model):
-        model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # stops after `ln_final`
+        with exclusive(model):
+            model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)  # stops after `ln_final`
     elif spared and is_bridge(model):
         read_out_at(model, tokens, lambda resid: resid[:, :1], hooks)  # a bridge cannot stop before the unembedding
     else:

@@ -39,6 +39,7 @@ from unpact_lens.models.acting_hooks import architecture, inert_hooks
 from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.decoding import DECODES, decodes_with_cache, tolerance
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.fingerprint import model_config
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import probe_tokens
@@ -232,7 +233,8 @@ def require(model: HookedModel, check: str, *, feature: str, remedy: str | None 
     for member in hooked.members_of(model) or (model,):
         kept = vars(member).setdefault(KEPT, {})
         if check not in kept:
-            kept[check] = CHECKS[check].run(member, None)
+            with exclusive(member):
+                kept[check] = CHECKS[check].run(member, None)
         outcome = kept[check]
         if outcome.status == FAILED:
             raise InputError(

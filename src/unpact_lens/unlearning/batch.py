@@ -221,7 +221,7 @@ class View:
         else:
             tokens = pad_right([r.ids for r in self.rows], self.device)
             positions = (self.positions + 1).clamp(max=tokens.shape[1] - 1)  # [batch, pos]
-        self.model.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=layer + 1)
+        hooked.run_with_hooks(self.model, tokens, hooks, stop_at_layer=layer + 1)
         index = positions[..., None].expand(-1, -1, taken[0].shape[-1])  # [batch, pos, d_model]
         return taken[0].gather(1, index)
 
