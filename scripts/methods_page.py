@@ -32,6 +32,8 @@ The scaling was not measured on larger models: search theirs with `tune`.
 SUFFIXES = {
     "gdr": "retain term −mean log p on D_r",
     "klr": "retain term mean KL(p_θ0 ‖ p_θ) on D_r, a true KL of distributions",
+    "self": "the same KL on D_self, questions about other subjects that the original model named and answered; their "
+    "number is set by `subjects`, `drawn` and `templates`",
 }
 
 
@@ -39,7 +41,7 @@ def page() -> str:
     """Return the whole page."""
     variants: dict[str, list[str]] = {}
     for name in METHODS:
-        base = re.sub(r"_(gdr|klr)$", "", name)
+        base = re.sub(r"_(gdr|klr|self)$", "", name)
         variants.setdefault(base, []).append(name)
     return "\n".join([HEAD, shared_table(), *(section(METHODS[base], names[1:]) for base, names in variants.items())])
 
@@ -54,7 +56,7 @@ def section(method: Method, variants: list[str]) -> str:
         f"- Formula: `{method.formula}`",
     ]
     if variants:
-        lines.append("- Variants: " + "; ".join(f"`{v}`, {SUFFIXES[v[-3:]]}" for v in variants))
+        lines.append("- Variants: " + "; ".join(f"`{v}`, {SUFFIXES[v.rsplit('_', 1)[1]]}" for v in variants))
     lines.append("- Retain set: " + ("needed" if method.retain is not None else "not needed"))
     shared = {"lr": LR, **method.defaults}
     lines.append("- Own defaults of shared hyperparameters: " + ", ".join(f"`{k}={v!r}`" for k, v in shared.items()))

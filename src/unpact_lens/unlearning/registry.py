@@ -55,6 +55,7 @@ class Method:
             by the mean answer length of the forget set, so that it does not swamp a retain term, which is a mean over
             tokens. `length_scale=False` leaves it as in the source.
         retain: Loss on the retain set; None for methods without a retain term.
+        rehearses: Whether the original model writes a retain set itself; see `self_rehearsal`. A given one is added.
         defaults: Shared hyperparameters whose defaults differ from those of `Settings`. The learning rate is that for a
             model of the size `MEASURED_SIZE`; see `default_settings`.
         options: Hyperparameters of the method: an `Option`, which declares default, type and range, or a default.
@@ -76,6 +77,7 @@ class Method:
     per: Literal["token", "example"] = "token"
     sums: bool = False
     retain: Loss | None = None
+    rehearses: bool = False
     defaults: Options = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     prepare: Callable[[Job], None] | None = None
@@ -105,7 +107,7 @@ def methods() -> pd.DataFrame:
                 "line": m.line,
                 "formula": m.formula,
                 "defaults": {"lr": LR, **m.defaults, **default_of(m.options)},
-                "needs_retain": m.retain is not None,
+                "needs_retain": m.retain is not None and not m.rehearses,
                 "source": m.source,
                 "note": m.note,
             }

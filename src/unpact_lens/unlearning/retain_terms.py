@@ -1,5 +1,7 @@
 """Add retain terms to a method: GDR goes on learning the retain set, KLR keeps the predictions there.
 
+With self-rehearsal, the original model writes the retain set itself; see `self_rehearsal`.
+
 Sources: TOFU, arXiv 2401.06121; MUSE, arXiv 2407.06460.
 """
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import View
 from unpact_lens.unlearning.registry import METHODS, Method
+from unpact_lens.unlearning.self_rehearsal import REHEARSAL
 from unpact_lens.unlearning.trainer import Options
 
 
@@ -34,12 +37,15 @@ RETAIN_TERMS = {
 """Loss and formula of each retain term, by the suffix of the variants' names."""
 
 
-def add_with_retain_terms(method: Method, lr: Mapping[str, float] = MappingProxyType({})) -> None:
+def add_with_retain_terms(
+    method: Method, lr: Mapping[str, float] = MappingProxyType({}), *, rehearsed: bool = False
+) -> None:
     """Register a method, and a variant of it with each retain term, e.g. `npo`, `npo_gdr` and `npo_klr`.
 
     Args:
         method: Method without a retain term.
         lr: Default learning rate of each variant, by the name of its retain term. Default: that of the method.
+        rehearsed: Whether to register a variant with self-rehearsal too, e.g. `npo_self`.
     """
     METHODS.add(method.name, method)
     for suffix, (loss, formula) in RETAIN_TERMS.items():
@@ -50,5 +56,18 @@ def add_with_retain_terms(method: Method, lr: Mapping[str, float] = MappingProxy
             formula=f"γ·[{method.formula}] + α·[{formula}]",
             retain=loss,
             defaults={**method.defaults, **({"lr": lr[suffix]} if suffix in lr else {})},
+        )
+        METHODS.add(variant.name, variant)
+    if rehearsed:
+        variant = replace(
+            method,
+            name=f"{method.name}_self",
+            line=f"{method.line}; the answers to questions that the original model wrote itself are held by KLR",
+            formula=f"γ·[{method.formula}] + α·[mean KL(p_θ0 ‖ p_θ) on D_self]",
+            source=f"{method.source}; self-rehearsal: this toolkit, after arXiv 2403.01244",
+            retain=retain_kl,
+            rehearses=True,
+            defaults={**method.defaults, **({"lr": lr["self"]} if "self" in lr else {})},
+            options={**method.options, **REHEARSAL},
         )
         METHODS.add(variant.name, variant)

@@ -18,6 +18,7 @@ import torch
 
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.models.asking import Asking
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
@@ -30,9 +31,10 @@ from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.examine import Asked, examine
 from unpact_lens.unlearning.job import Job, Plan
 from unpact_lens.unlearning.option import whole
-from unpact_lens.unlearning.reference_cache import Store
+from unpact_lens.unlearning.reference_cache import REFERENCES, Store
 from unpact_lens.unlearning.registry import METHODS, Method, cannot_adapt, default_settings, find
 from unpact_lens.unlearning.result import History, Unlearned
+from unpact_lens.unlearning.self_rehearsal import REHEARSAL, self_rehearsal
 from unpact_lens.unlearning.settings import Settings, split
 from unpact_lens.unlearning.trainable import trainable
 from unpact_lens.unlearning.trainer import Options, Term
@@ -238,10 +240,15 @@ class Request:
     def __post_init__(self) -> None:
         name = self.method.name
         empty = not (self.retain.texts if isinstance(self.retain, Corpus) else self.retain)
-        if self.method.retain is not None and empty:
+        if self.method.retain is not None and empty and not self.method.rehearses:
             without = name.rsplit("_", 1)[0]
             raise InputError(
                 f"method {name!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
+            )
+        if self.method.rehearses and isinstance(self.forget, Corpus):
+            raise InputError(
+                f"method {name!r} puts other subjects into the forget questions, and the forget set is raw text; give "
+                "QA items"
             )
         if self.method.adapts is not True and self.settings.rank is not None:
             raise InputError(f"rank={self.settings.rank}: {cannot_adapt(self.method)}; leave rank out")
@@ -265,14 +272,24 @@ class Request:
         model = self.model if self.method.start is None else self.method.start(self.model, self.options)
         trainable(model, config.modules)
         limit = None if config.reference_mb is None else int(config.reference_mb * 2**20)
-        store = Store(limit, folder and folder / "references")
+        store = Store(limit, folder and folder / REFERENCES)
         data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
         kept = None
-        if self.method.retain is not None and retain:
-            kept = Examples(examples(model, retain, config, "retain"), model, store=store)
+        rows = [] if self.method.retain is None or not retain else examples(model, retain, config, "retain")
+        if self.method.rehearses:
+            rows += examples(model, self.written(model), config, "self-written")
+        if rows:
+            kept = Examples(rows, model, store=store)
         if retain:
             check_overlap(self.forget, retain)
         return Job(self.model, model, self.forget, config, self.options, self.seed, data), kept
+
+    def written(self, model: HookedModel) -> tuple[QA, ...]:
+        """Let the model write the retain set that the method rehearses."""
+        assert not isinstance(self.forget, Corpus)  # refused at construction
+        asked = Asking(chat=self.settings.chat, max_new_tokens=self.settings.max_new_tokens)
+        size = {name: self.options[name] for name in REHEARSAL}
+        return self_rehearsal(model, self.forget, **size, seed=self.seed, stop=self.settings.stop, asked=asked)
 
 
 def continues(method: Method, model: HookedModel) -> bool:

@@ -13,5 +13,6 @@ add_with_retain_terms(
         forget=lambda view, options: losses.gradient_ascent(view.log_probs, view.mask),
         note="diverges unless stopped: use stop_at. KLR is a true KL of distributions; public code for MUSE feeds raw "
         "logits to its KL.",
-    )
+    ),
+    rehearsed=True,
 )

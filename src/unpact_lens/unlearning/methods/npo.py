@@ -21,5 +21,6 @@ add_with_retain_terms(
         options=NPO,
         note="divided by the mean answer length of the forget set, so that a retain term, a mean over tokens, is not "
         "swamped; length_scale=False gives the source's scale.",
-    )
+    ),
+    rehearsed=True,
 )

@@ -22,4 +22,5 @@ add_with_retain_terms(
         note="the source always adds a retain term: simnpo_gdr.",
     ),
     lr={"gdr": 4e-4, "klr": 4e-4},
+    rehearsed=True,
 )

@@ -40,4 +40,5 @@ add_with_retain_terms(
         note="KeyTokens are taken once, from the original model, and deleted as ids; key_tokens is the k of TopK.",
     ),
     lr={"gdr": 4e-4, "klr": 4e-4},
+    rehearsed=True,
 )

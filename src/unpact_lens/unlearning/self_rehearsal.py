@@ -1,0 +1,203 @@
+"""Let the original model write its own retain set: it names subjects, and answers the forget questions about them.
+
+A retain term keeps what it rehearses and little else (`experiments/unseen`). The original model knows more subjects
+than any retain set lists. `self_rehearsal` draws text from the model, takes the subjects that the text names, puts them
+into the forget questions in place of the subjects to forget, and lets the model answer. Unlearning then keeps the
+model's own predictions there. No retain fact is given to it.
+
+Keeping a model's behaviour on inputs that it drew itself is known from continual learning as pseudo-rehearsal (Robins
+1995, Connection Science 7) and self-synthesised rehearsal (Huang et al. 2024, arXiv 2403.01244).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from unpact_lens.data.benchmark import QA
+from unpact_lens.errors import InputError
+from unpact_lens.models.asking import Asking
+from unpact_lens.models.draw import draw
+from unpact_lens.models.generate import generate_answers
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import bos_ids, document_ids
+from unpact_lens.unlearning.option import Number, Option
+
+ROOM = 8
+"""Number of tokens drawn beyond the longest subject to forget, so that a text has room for a subject."""
+
+
+COUNT = Number(1, whole=True)
+
+REHEARSAL = {
+    "subjects": Option(192, COUNT),
+    "drawn": Option(4096, COUNT),
+    "templates": Option(8, COUNT),
+}
+"""Hyperparameters of the methods that rehearse: how much the original model writes."""
+
+
+def self_rehearsal(
+    model: HookedModel,
+    forget: Sequence[QA],
+    *,
+    subjects: int = 192,
+    drawn: int = 4096,
+    templates: int = 8,
+    seed: int = 0,
+    stop: Sequence[str] = ("\n",),
+    asked: Asking | None = None,
+) -> tuple[QA, ...]:
+    """Let the original model write questions about other subjects than those to forget, and answer them.
+
+    Half of the texts are drawn from the start of a document, half continue a forget question up to its subject. A
+    subject is a run of words of the same form as the subjects to forget (number of words, capitals). A subject is
+    dropped if its name holds, or is part of, the name of a subject to forget. It is also dropped if the model gives
+    it the answers of a subject to forget for more than half of its questions: then it may be another name of it.
+
+    Args:
+        model: Original model.
+        forget: Questions to forget, with `subject` in their prompts.
+        subjects: Largest number of subjects. Half of the places are for those that share a word with a subject to
+            forget, if there are as many: unlearning damages these first.
+        drawn: Number of texts that are drawn.
+        templates: Largest number of questions about each subject.
+        seed: Random seed of the draws.
+        stop: Texts that end an answer.
+        asked: Chat template, prefill and lengths of the answers.
+
+    Returns:
+        Questions with the model's own greedy answers, in group `"near"` if the subject shares a word with one to
+        forget, else `"far"`. `meta["source"]` is `"self-rehearsal"`.
+
+    Raises:
+        InputError: If no forget question names its subject, or the texts name no other subject.
+
+    Example:
+        >>> import unpact_lens as ul
+        >>> bench = ul.load_benchmark("builtin")
+        >>> written = ul.unlearning.self_rehearsal(
+        ...     ul.load_model("builtin"), bench.forget, subjects=8, drawn=64, templates=1
+        ... )
+        >>> len({q.subject for q in written} & {q.subject for q in bench.forget})
+        0
+    """
+    size = {"subjects": subjects, "drawn": drawn, "templates": templates}
+    for name, value in size.items():
+        COUNT.read(name, value)
+    asked = asked or Asking()
+    named = [q for q in forget if q.subject and q.subject in q.prompt]
+    if not named:
+        raise InputError(
+            "no forget question holds its subject in its prompt, so no question about another subject can be written; "
+            "set QA.subject, or use a retain term on given facts"
+        )
+    gone = tuple(dict.fromkeys(q.subject for q in named))
+    found = _chosen(_named_subjects(model, named, drawn, seed), gone, subjects)
+    if not found:
+        raise InputError(
+            f"{drawn} texts of the model name no subject of the form of {gone[0]!r}; raise drawn=, or use a "
+            "retain term on given facts"
+        )
+    rng = random.Random(f"self-rehearsal/{seed}")
+    forms = tuple(dict.fromkeys(q.prompt.replace(q.subject, "{}") for q in named))
+    pairs = [(s, f) for s in found for f in rng.sample(forms, min(templates, len(forms)))]
+    own = list(dict.fromkeys((q.subject, q.prompt.replace(q.subject, "{}")) for q in named))
+    questions = [f.replace("{}", s) for s, f in (*pairs, *own)]
+    answers = generate_answers(model, questions, asked, stop=tuple(stop))
+    known = dict(zip(own, answers[len(pairs) :], strict=True))
+    aliases = _aliases(dict(zip(pairs, answers, strict=False)), known)
+    words = _words(gone)
+    return tuple(
+        QA(
+            prompt=question,
+            answer=answer,
+            subject=subject,
+            id=f"self-rehearsal/{i}",
+            group="near" if _words([subject]) & words else "far",
+            meta={"source": "self-rehearsal"},
+        )
+        for i, ((subject, _), question, answer) in enumerate(zip(pairs, questions, answers, strict=False))
+        if answer.strip() and subject not in aliases
+    )
+
+
+def _named_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: int) -> Counter[str]:
+    """Draw texts and count the subjects that they name."""
+    gone = [q.subject for q in named]
+    bos = bos_ids(model)
+    starts = {q.prompt[: q.prompt.index(q.subject)].rstrip() for q in named}
+    heads = [
+        (*before, *ids)
+        for before, ids in (document_ids(model, start, "a forget question") for start in sorted(starts) if start)
+    ]
+    # Half each: the start of a document, and a question up to its subject.
+    contexts = [c for c in ([bos] if bos else []) for _ in range(drawn // 2)]
+    contexts += [heads[i % len(heads)] for i in range(drawn - len(contexts))] if heads else []
+    longest = max(len(document_ids(model, subject, "a subject")[1]) for subject in gone)
+    counts: Counter[str] = Counter()
+    tokenizer = model.tokenizer
+    assert tokenizer is not None  # `document_ids` has read the questions
+    for context, ids in zip(contexts, draw(model, contexts, max_new_tokens=longest + ROOM, seed=seed), strict=True):
+        text = tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
+        names = names_in(text, gone)
+        # The continuation of a question names its subject at once; what follows may be anything.
+        counts.update(names if context == bos else [name for name in names[:1] if text.startswith(name)])
+    return counts
+
+
+def _chosen(counts: Counter[str], gone: Sequence[str], subjects: int) -> list[str]:
+    """Choose the subjects named most often that are not to be forgotten, near ones first, half of them at most."""
+    folded = [s.casefold() for s in gone]
+    other = [s for s, _ in counts.most_common() if not any(s.casefold() in g or g in s.casefold() for g in folded)]
+    words = _words(gone)
+    near = [s for s in other if _words([s]) & words]
+    far = [s for s in other if not _words([s]) & words]
+    near = near[: max(subjects // 2, subjects - len(far))]
+    return [*near, *far[: subjects - len(near)]]
+
+
+def names_in(text: str, subjects: Sequence[str]) -> list[str]:
+    """Return the runs of words in a text that have the form of the subjects.
+
+    A run is a longest row of words with single blanks between them. If all words of the subjects are capitalised, so
+    are those of a run. Its number of words lies between the least and the most words of a subject.
+
+    >>> names_in("Then Ada Bell wrote The Iron Feather in Rome.", ["Halvan Quinford"])
+    ['Ada Bell']
+    """
+    capitals = all(not word[:1].isalpha() or word[:1].isupper() for s in subjects for word in s.split())
+    counts = {len(s.split()) for s in subjects}
+    runs: list[list[str]] = []
+    end = -1
+    for match in re.finditer(r"[^\W\d_][\w'’-]*", text):
+        word = match.group()
+        if capitals and not word[:1].isupper():
+            continue
+        if runs and match.start() == end + 1 and text[end] == " ":
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+        end = match.end()
+    return [" ".join(run) for run in runs if min(counts) <= len(run) <= max(counts)]
+
+
+def _words(names: Iterable[str]) -> set[str]:
+    """Return the words of names, folded."""
+    return {word for name in names for word in name.casefold().split()}
+
+
+def _aliases(written: dict[tuple[str, str], str], known: dict[tuple[str, str], str]) -> set[str]:
+    """Return the subjects whose answers are, for more than half of their questions, those of one subject to forget."""
+    by_form: dict[str, dict[str, str]] = {}
+    for (subject, form), answer in known.items():
+        by_form.setdefault(form, {})[subject] = answer
+    asked: Counter[str] = Counter()
+    same: dict[str, Counter[str]] = {}
+    for (subject, form), answer in written.items():
+        asked[subject] += 1
+        for other, theirs in by_form.get(form, {}).items():
+            same.setdefault(subject, Counter())[other] += theirs == answer
+    return {s for s, counts in same.items() if max(counts.values()) > asked[s] / 2}

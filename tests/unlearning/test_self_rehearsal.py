@@ -1,0 +1,118 @@
+"""Test self-rehearsal: what the original model writes for itself, and the methods that rehearse it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+import unpact_lens as ul
+from unpact_lens.data.benchmark import QA, Corpus
+from unpact_lens.models.draw import draw
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import bos_ids
+from unpact_lens.unlearning import METHODS
+from unpact_lens.unlearning.self_rehearsal import names_in, self_rehearsal
+
+SMALL = {"subjects": 12, "drawn": 96, "templates": 2}
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedModel:
+    return ul.load_model("builtin")
+
+
+@pytest.fixture(scope="module")
+def bench() -> ul.Benchmark:
+    return ul.load_benchmark("builtin")
+
+
+@pytest.fixture(scope="module")
+def written(model: HookedModel, bench: ul.Benchmark) -> tuple[QA, ...]:
+    return self_rehearsal(model, bench.forget, **SMALL)
+
+
+def test_drawn_tokens_follow_the_probabilities_of_the_model(model: HookedModel) -> None:
+    bos = bos_ids(model)
+    first = Counter(ids[0] for ids in draw(model, [bos] * 4000, max_new_tokens=1, seed=0))
+    expected = model(torch.tensor([bos])).detach()[0, -1].double().softmax(-1)
+    total = sum(abs(first[i] / 4000 - float(p)) for i, p in enumerate(expected))
+    assert total / 2 < 0.05  # total variation; 4000 draws from another context differ by far more
+    other = draw(model, [bos] * 4, max_new_tokens=3, seed=1)
+    assert other == draw(model, [bos] * 4, max_new_tokens=3, seed=1)
+    assert all(len(ids) == 3 for ids in other)
+
+
+def test_no_written_question_is_about_a_subject_to_forget(written: tuple[QA, ...], bench: ul.Benchmark) -> None:
+    gone = {q.subject for q in bench.forget}
+    assert 0 < len({q.subject for q in written}) <= 12
+    assert not {q.subject for q in written} & gone
+    assert not any(subject in q.prompt for q in written for subject in gone)
+    assert max(Counter(q.subject for q in written).values()) <= 2
+
+
+def test_written_answers_are_what_the_model_says(
+    model: HookedModel, bench: ul.Benchmark, written: tuple[QA, ...]
+) -> None:
+    for qa in written[:4]:
+        ids = torch.tensor([[*bos_ids(model), *model.tokenizer(qa.prompt, add_special_tokens=False)["input_ids"]]])
+        width = ids.shape[1]
+        for _ in range(24):
+            ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        assert model.tokenizer.decode(ids[0, width:]).startswith(qa.answer)
+
+
+def test_subjects_that_share_a_word_are_near(written: tuple[QA, ...], bench: ul.Benchmark) -> None:
+    words = {word for q in bench.forget for word in q.subject.split()}
+    assert all((q.group == "near") == bool(set(q.subject.split()) & words) for q in written)
+
+
+def test_another_name_of_a_subject_to_forget_is_dropped(model: HookedModel, bench: ul.Benchmark) -> None:
+    known = bench.unseen[0].subject
+    about = [q for q in bench.unseen if q.subject == known]
+    others = self_rehearsal(model, bench.forget, subjects=64, drawn=512, templates=6)
+    alias = next(q.subject for q in others if q.subject != known)
+    twin = [dataclasses.replace(q, prompt=q.prompt.replace(known, alias)) for q in about]
+    # The model gives `alias` its answers. If those are the facts to forget under another name, `alias` is dropped.
+    renamed = [dataclasses.replace(q, subject=alias) for q in twin]
+    written = self_rehearsal(model, [*bench.forget, *renamed], subjects=64, drawn=512, templates=6)
+    assert alias not in {q.subject for q in written}
+
+
+def test_names_are_runs_of_the_form_of_the_subjects() -> None:
+    assert names_in("Ada Bell met Bo Lind, Cy and The Big Sky.", ["Halvan Quinford"]) == ["Ada Bell", "Bo Lind"]
+    assert names_in("Oslo, New York and rome", ["Paris", "New Delhi"]) == ["Oslo", "New York"]
+    assert names_in("the sea is wide", ["salt"]) == []
+
+
+def test_a_forget_set_without_subjects_is_refused(model: HookedModel) -> None:
+    with pytest.raises(ul.InputError, match=r"no forget question holds its subject in its prompt.*set QA\.subject"):
+        self_rehearsal(model, [QA("Where was she born?", " In Oslo.")])
+    with pytest.raises(ul.InputError, match=r"'npo_self' puts other subjects into the forget questions.*QA items"):
+        ul.unlearn(model, Corpus(("Halvan Quinford was born in Foxhollow.",)), method="npo_self")
+
+
+@pytest.mark.parametrize("name", ["subjects", "drawn", "templates"])
+def test_sizes_that_are_not_positive_are_refused(model: HookedModel, bench: ul.Benchmark, name: str) -> None:
+    with pytest.raises(ul.InputError, match=f"{name}=0; give a whole number"):
+        self_rehearsal(model, bench.forget, **{name: 0})
+
+
+def test_texts_that_name_nobody_are_an_error(model: HookedModel, bench: ul.Benchmark) -> None:
+    long = [dataclasses.replace(q, prompt=q.prompt.replace(q.subject, "A B C D E F G"), subject="A B C D E F G")
+            for q in bench.forget[:1]]  # fmt: skip
+    with pytest.raises(ul.InputError, match="name no subject of the form of 'A B C D E F G'"):
+        self_rehearsal(model, long, drawn=4)
+
+
+def test_rehearsing_methods_need_no_retain_set_and_add_a_given_one(model: HookedModel, bench: ul.Benchmark) -> None:
+    assert {n for n, m in METHODS.items() if m.rehearses} == {"ga_self", "npo_self", "simnpo_self", "unpact_blind_self"}
+    run = {"method": "npo_self", "steps": 2, "batch_size": 4, "progress": False, **SMALL}
+    alone = ul.unlearn(model, bench.forget, **run)
+    both = ul.unlearn(model, bench.forget, bench.retain, **run)
+    assert alone.history.retain_order is not None
+    assert both.history.retain_order is not None
+    assert int(both.history.retain_order.max()) > 24  # 12 subjects with 2 questions each, and the given facts
+    assert alone.config["subjects"] == 12
