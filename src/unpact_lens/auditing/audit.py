@@ -204,7 +204,8 @@ def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, 
         settings={
             "budget": asdict(run.budget), "seed": asked.seed, "epsilon": asked.epsilon, "chat": run.bench.chat,
             "prefill": run.bench.prefill, "max_new_tokens": run.bench.max_new_tokens, "stop": list(run.bench.stop),
-            "batch_tokens": asked.batch_tokens, "command": asked.command or "unpact_lens.audit(...)",
+            "batch_tokens": asked.batch_tokens, "wrap": asked.wrap, "seen": asked.seen,
+            "command": asked.command or "unpact_lens.audit(...)",
         },
         data={"source": table.source, "sha256": table.sha256, **({"path": table.path} if table.path else {})},
         seconds={**run.seconds, "total": time.monotonic() - started},
@@ -286,17 +287,28 @@ def _too_few(known: int, asked: int, bench: Benchmark) -> str:
 
 
 def show_costs(run: AuditRun, asked: Asked) -> None:
-    """Measure the unlearned model's speed, and show what each part is expected to cost."""
+    """Measure the speed of a model in this process, and print what each part is expected to cost.
+
+    Args:
+        run: Audit with the facts that are asked.
+        asked: Options.
+    """
+    role = next((r for r in (AFTER, BEFORE) if r in run.models and run.models[r].endpoint is None), None)
+    if role is None:
+        return
     run.step("measuring the speed")
-    model = run.one(AFTER)
+    model = run.one(role)
     speed = measure_speed(model, run.bench, run.bench.forget, asked.batch_tokens)
     counts = {g: len(getattr(run.bench, g)) for g in ("forget", "retain", "unseen")}
-    rows = 2 * len(run.budget.templates) + 4
-    costs = planned_costs(run.budget, speed, counts, len(run.models.given), rows)
-    total = costs["seconds"].sum()
-    listed = ", ".join(f"{r['part']} {_minutes(r['seconds'])}" for r in costs.to_dict("records"))
-    run.step(f"budget {run.budget.name}: about {_minutes(total)} ({listed}); finished parts are read")
-    run.seconds["estimated"] = float(total)
+    costs = planned_costs(run.budget, speed, counts, len(run.models.given), 2 * len(run.budget.templates) + 4)
+    total = float(costs["seconds"].sum())
+    run.seconds["estimated"] = total
+    if asked.progress:
+        listed = "\n".join(f"  {r['part']:<22} {_minutes(r['seconds'])}" for r in costs.to_dict("records"))
+        title = (
+            f"budget {run.budget.name}: about {_minutes(total)} at the measured speed; finished parts are read again"
+        )
+        print(f"{title}\n{listed}", file=sys.stderr, flush=True)
 
 
 def scored(run: AuditRun) -> tuple[dict[str, Scores], str]:

@@ -52,7 +52,7 @@ BUDGETS: Registry[Budget] = Registry("budget")
 """Budgets by name, from the smallest on."""
 
 for _budget in (
-    Budget("quick", 1, 24, 24, (HEADLINE,), ("prefill", "refusal_prefix"), 4, 1),
+    Budget("quick", 1, 24, 24, (HEADLINE,), ("prefill",), 4, 1),
     Budget(
         "standard", 10, 96, 96, (HEADLINE, "quotes", "repeat_question"),
         ("prefill", "refusal_prefix", "refusal_wording", "trigger", "quantize_4", "relearn", "relearn_unrelated",
@@ -105,6 +105,7 @@ def measure_speed(model: HookedModel, bench: Benchmark, items: Sequence[QA], bat
     """
     some = items[:8]
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in some]
+    ask(model, [some[0].prompt], [prefill_for(bench, some[0])], bench=bench, batch_tokens=batch_tokens)  # warms up
     started = time.monotonic()
     ask(model, [q.prompt for q in some], [prefill_for(bench, q) for q in some], bench=bench, batch_tokens=batch_tokens)
     answer = (time.monotonic() - started) / len(some)
