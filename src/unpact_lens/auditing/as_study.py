@@ -11,11 +11,9 @@ from unpact_lens.auditing.given_model import AFTER, BEFORE, CONTROL
 from unpact_lens.auditing.result import Audit
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.result import Scores
+from unpact_lens.study.cells import GIVEN
 from unpact_lens.study.result import Cell, Study
 from unpact_lens.unlearning.result import History
-
-GIVEN = "the model was given"
-"""What is recorded in place of the reason why training ended."""
 
 
 def as_study(audits: Sequence[Audit], title: str = "audit") -> Study:

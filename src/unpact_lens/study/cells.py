@@ -16,6 +16,7 @@ from unpact_lens import comparison, recovery, unlearning
 from unpact_lens.attribution import TopK
 from unpact_lens.comparison.diff import ModelDiff
 from unpact_lens.comparison.focus import Focus, focus
+from unpact_lens.comparison.model_pair import require_comparable
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import prefill_for, verdict
 from unpact_lens.models.checkpoint import save_model
@@ -24,10 +25,15 @@ from unpact_lens.recovery import Recovery
 from unpact_lens.results import read_json, write_json
 from unpact_lens.study.config import MethodConfig
 from unpact_lens.study.folder import CELLS, CHECKPOINTS, COST, FAILURE, FINGERPRINT, MODELS
+from unpact_lens.study.given_checkpoint import checkpoint_identity
 from unpact_lens.study.keys import CELL, Key, hash_of
 from unpact_lens.study.result import Cell
 from unpact_lens.study.workspace import Workspace
 from unpact_lens.unlearning.checkpointing import check_state, remove_state
+from unpact_lens.unlearning.result import History
+
+GIVEN = "the model was given"
+"""What is recorded in place of the reason why training ended, where a study is given a checkpoint."""
 
 
 class Checkpoint(TypedDict, total=False):
@@ -57,7 +63,8 @@ def cell_name(method: str, seed: int) -> str:
 
 def cell_place(space: Workspace, method: MethodConfig, seed: int) -> tuple[str, Key]:
     """Return the directory of a cell below the study's, and its key."""
-    key = space.key(CELL, method=method.model_dump(mode="json"), seed=seed)
+    given = {} if method.checkpoint is None else {"checkpoint": checkpoint_identity(method.checkpoint)}
+    key = space.key(CELL, method=method.model_dump(mode="json"), seed=seed, **given)
     return f"{CELLS}/{cell_name(method.name, seed)}", key
 
 
@@ -83,7 +90,8 @@ def study_cell(space: Workspace, method: MethodConfig, seed: int) -> Cell:
 def finished_cell(space: Workspace, method: MethodConfig, seed: int) -> bool:
     """Return whether a cell with exactly these hyperparameters is on disk; see `study_cell` for the arguments."""
     model = space.folder / MODELS / cell_name(method.name, seed)
-    wanted = not space.config.save_models or (model / "config.json").is_file()
+    saved = space.config.save_models and method.checkpoint is None
+    wanted = not saved or (model / "config.json").is_file()
     return wanted and space.finished(*cell_place(space, method, seed))
 
 
@@ -190,7 +198,7 @@ def _write_cost(space: Workspace, name: str, seconds: float) -> None:
 
 
 def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
-    """Unlearn with one method and one seed, and measure the unlearned model."""
+    """Unlearn with one method and one seed, or load the checkpoint that is given, and measure the unlearned model."""
     config, name = space.config, method.name
     # Parts that all cells share are made before the clock of this cell starts.
     before, reference, _ = space.before, space.control_scores, space.contributions
@@ -198,23 +206,19 @@ def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
         _ = space.plan
     started = time.monotonic()
 
-    space.step(f"{name}: unlearning")
-    unlearned = unlearning.unlearn(
-        space.model, **space.trained_away, method=name, seed=seed, stop_at=config.forget_level, progress=False,
-        **_checkpoint(space, method, seed), **method.settings,
-    )  # fmt: skip
-    after: HookedModel = unlearned.model
+    made = _unlearned(space, method, seed) if method.checkpoint is None else _given(space, method.checkpoint)
+    after = made.model
     space.step(f"{name}: scoring")
     scores = space.scored(after, before=before, reference=reference)
     space.step(f"{name}: contributions")
     shift, shift_retain = _focus(space, after)
     space.step(f"{name}: exact diffs")
-    diffs = _diffs(space, after)
+    diffs = _diffs(space, after) if shift is not None else ()
     space.step(f"{name}: recovery")
     recovered = _recovery(space, after)
     judged = verdict(scores.forgetting, scores.destruction, recovered.excesses, epsilon=config.epsilon)
     _write_cost(space, cell_name(name, seed), time.monotonic() - started)
-    if config.save_models:
+    if config.save_models and method.checkpoint is None:
         save_model(after, space.folder / MODELS / cell_name(name, seed))
     return Cell(
         method=name,
@@ -225,15 +229,50 @@ def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
         focus_retain=shift_retain,
         diffs=diffs,
         verdict=judged,
-        history=unlearned.history,
-        stopped=unlearned.stopped,
-        settings=unlearned.config,
+        history=made.history,
+        stopped=made.stopped,
+        settings=made.settings,
         seconds=time.monotonic() - started,
     )
 
 
-def _focus(space: Workspace, after: HookedModel) -> tuple[Focus, Focus | None]:
-    """Compare the contributions before and after on forget facts, and on retain facts if the study asks for them."""
+@dataclass(frozen=True)
+class _Made:
+    """Hold an unlearned model, and what is known of its training."""
+
+    model: HookedModel
+    history: History
+    stopped: str
+    settings: dict[str, object]
+
+
+def _unlearned(space: Workspace, method: MethodConfig, seed: int) -> _Made:
+    """Unlearn with one method and one seed."""
+    space.step(f"{method.name}: unlearning")
+    found = unlearning.unlearn(
+        space.model, **space.trained_away, method=method.name, seed=seed, stop_at=space.config.forget_level,
+        progress=False, **_checkpoint(space, method, seed), **method.settings,
+    )  # fmt: skip
+    return _Made(found.model, found.history, found.stopped, found.config)
+
+
+def _given(space: Workspace, checkpoint: str) -> _Made:
+    """Load a checkpoint that someone else unlearned."""
+    space.step(f"loading {checkpoint}")
+    settings: dict[str, object] = {"checkpoint": checkpoint, "files": checkpoint_identity(checkpoint)}
+    return _Made(space.load(checkpoint), History(()), GIVEN, settings)
+
+
+def _focus(space: Workspace, after: HookedModel) -> tuple[Focus | None, Focus | None]:
+    """Compare the contributions before and after on forget facts, and on retain facts if the study asks for them.
+
+    Both are None if the models have other shapes or tokenizers, which a given checkpoint may have.
+    """
+    try:
+        require_comparable(space.model, after)
+    except InputError as error:
+        space.step(f"no contributions and diffs: {error}")
+        return None, None
     rule, before = TopK(space.config.contributions.key_tokens), space.contributions
     forget = focus(before["forget"], space.attributed(after, "forget"), rule)
     retain = focus(before["retain"], space.attributed(after, "retain"), rule) if before["retain"] else None

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unpact_lens.data.benchmark import BENCHMARKS
 from unpact_lens.data.splits import Shares, checked_shares
@@ -31,15 +31,38 @@ class Strict(BaseModel):
 
 
 class MethodConfig(Strict):
-    """Hold one unlearning method of a study.
+    """Hold one unlearning method of a study, or a checkpoint that someone else unlearned.
+
+    A text stands for the method of that name with its default hyperparameters.
 
     Attributes:
-        name: Name of the method; see `unpact_lens.methods()`.
+        name: Name of the method; see `unpact_lens.methods()`. The name of a checkpoint is free. Default: the name of
+            its directory.
         settings: Hyperparameters for `unlearn`, e.g. `lr`, `steps`, `batch_size`.
+        checkpoint: Unlearned model, as `load_model` takes it, which is measured as it is. None for a method that is
+            trained.
     """
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, entry: Any) -> Any:
+        if isinstance(entry, str):
+            return {"name": entry}
+        if isinstance(entry, dict) and isinstance(entry.get("checkpoint"), str) and "name" not in entry:
+            return {**entry, "name": re.sub(r"[^\w.-]+", "_", Path(entry["checkpoint"]).name) or "checkpoint"}
+        return entry
+
+    @model_validator(mode="after")
+    def _checkpoint_is_not_trained(self) -> MethodConfig:
+        if self.checkpoint is not None and self.settings:
+            raise ValueError(f"checkpoint {self.checkpoint!r} is given and not trained, so it has no settings")
+        if self.checkpoint is not None and not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"the name {self.name!r} of a checkpoint may hold letters, digits, '.', '_' and '-' only")
+        return self
 
 
 class LoadConfig(Strict):
@@ -125,8 +148,8 @@ class StudyConfig(Strict):
         hold_out_phrasings: Number of paraphrases of each forget fact that unlearning never sees and that the probes
             ask. 0 gives no split.
         known_only: If True, keep only the facts that the original model answers.
-        methods: Unlearning methods.
-        seeds: Random seeds. One cell is run for each method and seed.
+        methods: Unlearning methods, and checkpoints that someone else unlearned.
+        seeds: Random seeds. One cell is run for each method and seed, and one for each checkpoint.
         forget_level: Unlearning stops when at most this share of the forget facts is still generated.
         epsilon: Tolerance of the verdict.
         contributions: Facts whose prompt-token contributions are computed.

@@ -11,6 +11,7 @@ from unpact_lens.data.benchmark import BENCHMARKS
 from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.recovery.probes.registry import PROBES
+from unpact_lens.study.given_checkpoint import checkpoint_refusal
 from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.settings import split
 
@@ -44,7 +45,13 @@ def _methods(entries: object) -> Iterator[Named]:
     if not isinstance(entries, (list, tuple)):
         return
     for i, entry in enumerate(entries):
-        method = entry if isinstance(entry, Mapping) else getattr(entry, "__dict__", {})
+        method = {"name": entry} if isinstance(entry, str) else entry
+        method = method if isinstance(method, Mapping) else getattr(method, "__dict__", {})
+        checkpoint = method.get("checkpoint")
+        if isinstance(checkpoint, str):
+            if reason := checkpoint_refusal(checkpoint):
+                yield ("methods", i, "checkpoint"), reason
+            continue
         name, settings = method.get("name"), method.get("settings") or {}
         if not isinstance(name, str) or not isinstance(settings, Mapping):
             continue

@@ -28,8 +28,9 @@ from unpact_lens.study.cells import cell_name, cell_place, finished_cell, outcom
 from unpact_lens.study.claims import claim
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.folder import CLAIMS, StudyFolder, check_folder, open_folder
+from unpact_lens.study.given_checkpoint import checkpoint_refusal
 from unpact_lens.study.result import Study
-from unpact_lens.study.tasks import ASSEMBLE, SHARED_PARTS, Task, cell_tasks
+from unpact_lens.study.tasks import ASSEMBLE, SHARED_PARTS, Task, cell_tasks, methods_and_seeds
 from unpact_lens.study.workspace import Workspace, probing_options
 from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.settings import split
@@ -115,8 +116,7 @@ def run_task(space: Workspace, config: StudyConfig, task: Task) -> str | None:
         assemble(space, config)
         return None
     if task == SHARED_PARTS:
-        methods = [(m, seed) for seed in config.seeds for m in config.methods]
-        if not all(finished_cell(space, method, seed) for method, seed in methods):
+        if not all(finished_cell(space, method, seed) for method, seed in methods_and_seeds(config)):
             space.make_shared()
         return None
     method = next(m for m in config.methods if m.name == task.method)
@@ -139,15 +139,14 @@ def assemble(space: Workspace, config: StudyConfig) -> Study:
     """
     with claim(space.folder / CLAIMS, "study", space.step):
         cells, failed, missing = [], [], []
-        for seed in config.seeds:
-            for method in config.methods:
-                found = outcome(space, method, seed, run=False)
-                if found.cell is not None:
-                    cells.append(found.cell)
-                elif found.error is not None:
-                    failed.append({"method": method.name, "seed": seed, "error": found.error})
-                else:
-                    missing.append(cell_name(method.name, seed))
+        for method, seed in methods_and_seeds(config):
+            found = outcome(space, method, seed, run=False)
+            if found.cell is not None:
+                cells.append(found.cell)
+            elif found.error is not None:
+                failed.append({"method": method.name, "seed": seed, "error": found.error})
+            else:
+                missing.append(cell_name(method.name, seed))
         if not cells:
             first = failed[0] if failed else {}
             why = f"{first['method']} with seed {first['seed']}: {first['error']}" if first else "none was run"
@@ -191,12 +190,16 @@ def check_way(jobs: int, on: str | None, share: tuple[int, int]) -> None:
 
 
 def check_names(config: StudyConfig) -> None:
-    """Refuse unknown methods, hyperparameters, templates and probes.
+    """Refuse unknown methods, hyperparameters, checkpoints, templates and probes.
 
     Raises:
         InputError: If there is one.
     """
     for method in config.methods:
+        if method.checkpoint is not None:
+            if reason := checkpoint_refusal(method.checkpoint):
+                raise InputError(reason)
+            continue
         chosen = find(method.name)
         split(method.settings, chosen.defaults, chosen.options)
     checked(Probing(**probing_options(config)))
@@ -222,7 +225,7 @@ def step_bar(config: StudyConfig, progress: bool) -> Iterator[Callable[[str], No
     Yields:
         A function to call with the name of each step.
     """
-    total = 5 * len(config.methods) * len(config.seeds) + 6
+    total = 5 * len(methods_and_seeds(config)) + 6
     with progress_bar(config.name, total, shown=progress) as bar:
 
         def step(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unpact_lens.study.config import StudyConfig
+from unpact_lens.study.config import MethodConfig, StudyConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,16 @@ SHARED_PARTS = Task("shared")
 ASSEMBLE = Task("assemble")
 
 
+def methods_and_seeds(config: StudyConfig) -> list[tuple[MethodConfig, int]]:
+    """Return method and seed of each cell, seed by seed; a checkpoint is measured with the first seed only.
+
+    Args:
+        config: Configuration of the study.
+    """
+    first = config.seeds[0]
+    return [(m, s) for s in config.seeds for m in config.methods if m.checkpoint is None or s == first]
+
+
 def cell_tasks(config: StudyConfig, share: tuple[int, int] = (0, 1), *, retry: bool = False) -> list[Task]:
     """Return the tasks of a study's cells, seed by seed.
 
@@ -42,5 +52,5 @@ def cell_tasks(config: StudyConfig, share: tuple[int, int] = (0, 1), *, retry: b
         share: Pair (i, n): every n-th cell, from cell i on.
         retry: If True, cells that failed before are run again.
     """
-    cells = [Task("cell", m.name, seed, retry) for seed in config.seeds for m in config.methods]
+    cells = [Task("cell", m.name, seed, retry) for m, seed in methods_and_seeds(config)]
     return cells[share[0] :: share[1]]

@@ -78,14 +78,14 @@ class Workspace:
     def model(self) -> HookedModel:
         """Original model."""
         self.step(f"loading {self.config.model}")
-        return self._load(self.config.model)
+        return self.load(self.config.model)
 
     @cached_property
     def control(self) -> HookedModel | None:
         """Retrained model, which never saw the forget set."""
-        return self._load(self.config.control) if self.config.control else None
+        return self.load(self.config.control) if self.config.control else None
 
-    def _load(self, spec: str) -> HookedModel:
+    def load(self, spec: str) -> HookedModel:
         """Load a model on the device and in the dtype of the configuration."""
         how = self.config.load
         dtype = getattr(torch, how.dtype) if how.dtype else None
