@@ -3,6 +3,7 @@
     python -m experiments.tune                   # writes experiments/settings.yaml
     python -m experiments.tune smollm2           # writes experiments/settings-smollm2.yaml
     python -m experiments.tune smollm2 ga npo    # only these methods
+    python -m experiments.tune rehearsal         # writes experiments/settings-rehearsal.yaml, for rehearsal/
 
 Methods that are already in the file are not searched again. The stand-in forget set holds facts about other subjects,
 taken from the trained part of the retain set: authors of the embedded world, or countries that the real model knows.
@@ -49,6 +50,29 @@ PLANS = {
         "pool": "far",
         "swap": False,
     },
+    "rehearsal": {
+        "model": "builtin",
+        "methods": (
+            "npo_self",
+            "npo_gdr",
+            "simnpo_self",
+            "simnpo_gdr",
+            "ga_self",
+            "ga_gdr",
+            "unpact_blind_self",
+            "unpact_blind_gdr",
+            "npo_klr",
+        ),
+        "budget": 4,
+        "fixed": {"steps": 300, "batch_size": 32, "check_every": 5},
+        "space": {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)},
+        "wider": {},
+        "load": {},
+        "matmul": "highest",
+        "benchmark": {"name": "builtin"},
+        "pool": "far",
+        "swap": False,
+    },
     "smollm2": {
         "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "unpact_select_gdr", "unpact_blind_gdr"),
         "budget": 4,
@@ -76,9 +100,10 @@ torch.set_num_threads(1)  # fastest for a tiny model, and equal to the experimen
 torch.set_float32_matmul_precision(plan["matmul"])
 out = here / ("settings.yaml" if which == "builtin" else f"settings-{which}.yaml")
 found = yaml.safe_load(out.read_text(encoding="utf-8")) if out.is_file() else {}
-model = ul.load_model(which, **plan["load"])
+source = plan.get("model", which)
+model = ul.load_model(source, **plan["load"])
 bench = ul.load_benchmark(**plan["benchmark"])
-if which != "builtin":
+if source != "builtin":
     bench = ul.evaluation.known_facts(model, bench)
 pool = getattr(bench.retain, plan["pool"])
 subjects = list(dict.fromkeys(q.subject for q in pool))[: len({q.subject for q in bench.forget})]
@@ -91,7 +116,7 @@ stand_in = replace(
 for method in given[1:] or plan["methods"]:
     if method in found:
         continue
-    space = {k: v for k, v in plan["space"].items() if k == "lr" or method.endswith(("_gdr", "_klr"))}
+    space = {k: v for k, v in plan["space"].items() if k == "lr" or method.endswith(("_gdr", "_klr", "_self"))}
     space |= plan["wider"].get(method, {})
     tuned = ul.unlearning.tune(
         method, model, stand_in, budget=plan["budget"], level=LEVEL, space=space, seed=SEED, **plan["fixed"]

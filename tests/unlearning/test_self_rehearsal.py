@@ -107,12 +107,13 @@ def test_texts_that_name_nobody_are_an_error(model: HookedModel, bench: ul.Bench
         self_rehearsal(model, long, drawn=4)
 
 
-def test_rehearsing_methods_need_no_retain_set_and_add_a_given_one(model: HookedModel, bench: ul.Benchmark) -> None:
+def test_rehearsing_methods_train_on_what_the_model_wrote_and_on_no_given_fact(
+    model: HookedModel, bench: ul.Benchmark
+) -> None:
     assert {n for n, m in METHODS.items() if m.rehearses} == {"ga_self", "npo_self", "simnpo_self", "unpact_blind_self"}
     run = {"method": "npo_self", "steps": 2, "batch_size": 4, "progress": False, **SMALL}
     alone = ul.unlearn(model, bench.forget, **run)
-    both = ul.unlearn(model, bench.forget, bench.retain, **run)
-    assert alone.history.retain_order is not None
-    assert both.history.retain_order is not None
-    assert int(both.history.retain_order.max()) > 24  # 12 subjects with 2 questions each, and the given facts
+    given = ul.unlearn(model, bench.forget, bench.retain, **run)
+    for name, weight in alone.model.state_dict().items():
+        assert torch.equal(weight, given.model.state_dict()[name])
     assert alone.config["subjects"] == 12

@@ -55,7 +55,8 @@ class Method:
             by the mean answer length of the forget set, so that it does not swamp a retain term, which is a mean over
             tokens. `length_scale=False` leaves it as in the source.
         retain: Loss on the retain set; None for methods without a retain term.
-        rehearses: Whether the original model writes a retain set itself; see `self_rehearsal`. A given one is added.
+        rehearses: Whether the original model writes a retain set itself; see `self_rehearsal`. It takes
+            the place of a given one.
         defaults: Shared hyperparameters whose defaults differ from those of `Settings`. The learning rate is that for a
             model of the size `MEASURED_SIZE`; see `default_settings`.
         options: Hyperparameters of the method: an `Option`, which declares default, type and range, or a default.

@@ -64,7 +64,8 @@ def unlearn(
         forget: Questions, raw text, or a benchmark, which also gives the retain set, chat template and prefill. Of a
             benchmark with `unlearn_from="corpus"` (MUSE, WMDP) its corpora are unlearned and kept, and its questions
             only decide when to stop.
-        retain: Questions or raw text to keep. Methods without a retain term use it for a retain floor only.
+        retain: Questions or raw text to keep. Methods without a retain term, or with self-rehearsal, use it for a
+            retain floor only.
         method: Name of a method, see `methods()`. With `lora_` before it, low-rank adapters are trained and merged.
         seed: Random seed of the data order and of all else that is random, a whole number of at least 0. On one CPU,
             equal seeds give bitwise equal weights.
@@ -275,17 +276,15 @@ class Request:
         store = Store(limit, folder and folder / REFERENCES)
         data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
         kept = None
-        rows = [] if self.method.retain is None or not retain else examples(model, retain, config, "retain")
-        if self.method.rehearses:
-            rows += examples(model, self.written(model), config, "self-written")
-        if rows:
-            kept = Examples(rows, model, store=store)
+        rehearsed = self.written(model) if self.method.rehearses else retain
+        if self.method.retain is not None and rehearsed:
+            kept = Examples(examples(model, rehearsed, config, "retain"), model, store=store)
         if retain:
             check_overlap(self.forget, retain)
         return Job(self.model, model, self.forget, config, self.options, self.seed, data), kept
 
     def written(self, model: HookedModel) -> tuple[QA, ...]:
-        """Let the model write the retain set that the method rehearses."""
+        """Let the model write the retain set that the method rehearses in place of a given one."""
         assert not isinstance(self.forget, Corpus)  # refused at construction
         asked = Asking(chat=self.settings.chat, max_new_tokens=self.settings.max_new_tokens)
         size = {name: self.options[name] for name in REHEARSAL}
