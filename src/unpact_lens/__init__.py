@@ -132,6 +132,7 @@ if TYPE_CHECKING:
     from unpact_lens.decomposition import decompose
     from unpact_lens.errors import InputError
     from unpact_lens.evaluation import evaluate, metrics
+    from unpact_lens.evaluation.meta_evaluate import meta_evaluate
     from unpact_lens.models.endpoint import Endpoint
     from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model

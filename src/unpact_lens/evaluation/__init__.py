@@ -56,6 +56,7 @@ from unpact_lens.evaluation.evaluate import evaluate
 from unpact_lens.evaluation.harness import HarnessScores, run_harness
 from unpact_lens.evaluation.known_facts import knowledge, known_facts, right_facts
 from unpact_lens.evaluation.memorised_retention import memorised_retention
+from unpact_lens.evaluation.meta_evaluate import MetaEvaluation, verdict_score
 from unpact_lens.evaluation.published import PUBLISHED, Published, published
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict, distance_to_reliable, facts_to_decide, verdict
@@ -76,6 +77,7 @@ __all__ = [
     "Match",
     "Membership",
     "Memorisation",
+    "MetaEvaluation",
     "Metric",
     "Published",
     "Scores",
@@ -132,4 +134,5 @@ __all__ = [
     "truth_ratio_keep",
     "verbmem",
     "verdict",
+    "verdict_score",
 ]
