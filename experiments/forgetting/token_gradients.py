@@ -74,8 +74,8 @@ def token_gradients(
         raise InputError(f"{len(forget)} forget and {len(retain)} retain facts; give at least one of each")
     copy = clone(model)
     of_forget, of_retain = ([encode(copy, q.prompt, q.answer) for q in qas] for qas in (forget, retain))
-    spans = [fact_tokens(copy, q) for q in forget]
-    kept = [fact_tokens(copy, q) for q in retain]
+    spans = [fact_tokens(copy, row, q) for row, q in zip(of_forget, forget, strict=True)]
+    kept = [fact_tokens(copy, row, q) for row, q in zip(of_retain, retain, strict=True)]
     retained = frozenset(t for r, (start, end) in zip(of_retain, kept, strict=True) for t in r.answer[start:end])
     classes = token_classes(of_forget, spans, retained)
     total = sum(len(c) for c in classes)

@@ -23,6 +23,7 @@ from unpact_lens.evaluation.agreement import ANSWER_METRICS
 from unpact_lens.evaluation.answers import ask, fact_right, fact_tokens, prefill_for
 from unpact_lens.evaluation.result import FACT
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import encode
 from unpact_lens.recovery import Probing
 from unpact_lens.recovery.plan import plain_sheet
 from unpact_lens.recovery.probes.registry import Scene
@@ -109,7 +110,8 @@ class Evidence:
         )  # fmt: skip
         if not choice.fact_only:
             return found
-        spans = [fact_tokens(model, q) for q in items]
+        rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
+        spans = [fact_tokens(model, row, q) for row, q in zip(rows, items, strict=True)]
         parts = [a.per_answer_token[:, start:end] for a, (start, end) in zip(found, spans, strict=True)]
         return [replace(a, scores=part.mean(-1)) for a, part in zip(found, parts, strict=True)]
 

@@ -62,8 +62,9 @@ def test_units_may_be_pieces_of_the_text_or_a_function_of_the_tokens(model):
 def test_template_tokens_stay_and_only_the_content_is_attributed(model):
     model.tokenizer.chat_template = "{% for m in messages %}<s>user: {{ m['content'] }} answer:{% endfor %}"
     a = attribute(model, "who wrote Hamlet?", " Au", chat=True, prefill=" the")
-    assert "".join(a.tokens) == "who wrote Hamlet?"
-    head, tail = (model.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("<s>user: ", " answer:"))
+    assert "".join(a.tokens) == " who wrote Hamlet?"  # the template's blank and "who" are one token
+    assert "holds the end of the chat template before the prompt" in a.notes[0]
+    head, tail = (model.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("<s>user:", " answer:"))
     tail += model.tokenizer(" the", add_special_tokens=False)["input_ids"]
     ids, answer = list(a.token_ids), list(a.answer_ids)
     whole = by_hand(model, [*head, *ids, *tail], answer)

@@ -9,7 +9,6 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.convert import to_hooked
 from unpact_lens.models.tokens import (
     bos_ids,
-    chat_wrapping,
     encode,
     encode_context,
     length_batches,
@@ -42,7 +41,7 @@ def ids(model, text):
     return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def test_prompt_and_answer_are_tokenised_separately_and_joined(model):
+def test_prompt_and_answer_are_cut_out_of_one_tokenisation(model):
     encoded = encode(model, "the capital of Japan is", " Tokyo")
     assert encoded.head == (0,)
     assert encoded.n_bos == 1
@@ -53,9 +52,11 @@ def test_prompt_and_answer_are_tokenised_separately_and_joined(model):
     assert encoded.context == (0, *encoded.prompt)
 
 
-def test_a_split_word_is_not_merged_across_prompt_and_answer(model):
-    joined, apart = ids(model, "Tokyo"), encode(model, "Tok", "yo").ids[1:]
-    assert joined != apart == (*ids(model, "Tok"), *ids(model, "yo"))
+@pytest.mark.filterwarnings("ignore")
+def test_a_word_across_prompt_and_answer_keeps_its_token(model):
+    encoded = encode(model, "the capital of Japan is Tok", "yo")
+    assert encoded.ids[1:] == ids(model, "the capital of Japan is Tokyo")
+    assert encoded.answer == ids(model, " Tokyo")
 
 
 def test_bos_follows_the_models_convention(plain, model):
@@ -83,20 +84,20 @@ def test_removal_deletes_ids_without_tokenising_again(model):
 def test_the_chat_template_surrounds_the_prompt(plain):
     plain.tokenizer.chat_template = TEMPLATE
     encoded = encode(plain, "who wrote", " Hamlet", chat=True, prefill=" it is")
-    assert encoded.prompt == ids(plain, "who wrote")
-    assert encoded.head == ids(plain, "<s>user: ")
-    assert encoded.tail == (*ids(plain, " |"), *ids(plain, " it is"))
-    assert chat_wrapping(plain) == (encoded.head, ids(plain, " |"))
+    assert encoded.prompt == ids(plain, " who wrote")
+    assert encoded.head == ids(plain, "<s>user:")
+    assert encoded.tail == ids(plain, " | it is")
+    assert encoded.notes[0].startswith("the token ' w' holds the end of the chat template before the prompt")
 
 
 def test_a_template_with_bos_gets_no_second_bos(model):
     model.tokenizer.chat_template = TEMPLATE
     encoded = encode_context(model, "who", chat=True)
-    assert encoded.head == ids(model, "<s>user: ")
+    assert encoded.head == ids(model, "<s>user:")
     assert encoded.n_bos == 1
     model.tokenizer.chat_template = TEMPLATE.replace("<s>", "")
     encoded = encode_context(model, "who", chat=True)
-    assert encoded.head == (0, *ids(model, "user: "))
+    assert encoded.head == (0, *ids(model, "user:"))
     assert encoded.answer == ()
 
 

@@ -220,7 +220,7 @@ def _item(model: HookedModel | Endpoint, question: Question, answer: Text, reque
     example = make_example(
         model, encoded, question.prompt, answer, units=request.units, attribute_bos=request.attribute_bos
     )
-    target = resolve(model, "log_prob" if method.fixed_target else request.target, encoded.answer, request.foil)
+    target = resolve(model, "log_prob" if method.fixed_target else request.target, encoded, request.foil)
     if method.deletion == "ids":
         example.require_context()
     return Item(question, example, target)
@@ -297,5 +297,7 @@ def _attribution(
             **scorer.settings,
             **{k: v for k, v in request.options.items() if v is None or isinstance(v, (bool, int, float, str))},
             **output.settings,
+            **({} if isinstance(item.question.asked.chat, bool) else {"chat": item.question.asked.chat}),
         },
+        notes=encoded.notes,
     )

@@ -128,7 +128,7 @@ def interactions(
     encoded = encode_for(model, prompt, answer, asked)
     example = make_example(model, encoded, prompt, answer, units=units)
     indices = _chosen(chosen, len(example.members))
-    wanted = resolve(model, target, encoded.answer, foil)
+    wanted = resolve(model, target, encoded, foil)
     scorer = scorer_for(model, wanted, budget)
     single, pair = contributions(scorer, example, indices)
     check_finite(single, f"contribution to answer {example.answer!r}")

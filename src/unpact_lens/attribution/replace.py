@@ -12,7 +12,7 @@ from unpact_lens.attribution.units import BOS, Example
 from unpact_lens.errors import InputError
 from unpact_lens.models.endpoint import Endpoint
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded, Text, text_ids
+from unpact_lens.models.tokens import Encoded, Text, continuation_ids
 
 
 @attribution_method(
@@ -75,7 +75,7 @@ def one_token(model: HookedModel | Endpoint, token: Text | int) -> int:
     """
     if isinstance(model, Endpoint):
         return model.piece(str(token))
-    ids = text_ids(model, [token] if isinstance(token, int) else token, "replacement")
+    ids = continuation_ids(model, [token] if isinstance(token, int) else token, "replacement")
     if len(ids) != 1:
         raise InputError(f"the replacement {token!r} is {len(ids)} tokens long; give exactly one token")
     return ids[0]

@@ -50,7 +50,9 @@ class Attribution(Result):
         convergence_delta: What integrated gradients leave unexplained, in the target's unit.
         id: Identifier of the QA.
         subject: Subject of the fact.
-        settings: `batch_tokens`, `threads` and the method's own options, as used.
+        settings: `batch_tokens`, `threads`, the options of the chat template if any were given, and the method's own
+            options, as used.
+        notes: Notes for the reader, e.g. that prompt and answer share a token.
     """
 
     figure: ClassVar[str | None] = "attribution:token_heatmap"
@@ -80,6 +82,7 @@ class Attribution(Result):
     id: str = ""
     subject: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def _brief(self) -> str:
         return joined(

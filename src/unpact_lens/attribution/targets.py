@@ -12,7 +12,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.endpoint import Endpoint
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Text, text_ids
+from unpact_lens.models.tokens import Encoded, Text, foil_ids
 from unpact_lens.scoring import gather_log_probs
 
 Values = Callable[[Tensor, Tensor], Tensor]
@@ -120,7 +120,7 @@ def from_callable(function: Callable[[Tensor, Tensor], Tensor]) -> Values:
 def resolve(
     model: HookedModel | Endpoint,
     target: str | Target | Callable[..., Tensor],
-    answer: Sequence[int],
+    example: Encoded,
     foil: Text | None,
 ) -> Target:
     """Return the target that the user asked for.
@@ -128,11 +128,11 @@ def resolve(
     Args:
         model: Model whose tokenizer reads the foil.
         target: Name in `PLAIN`, `"logit_diff"` (needs `foil`), a `Target`, or a function for `from_callable`.
-        answer: Ids of the answer.
+        example: Tokenised prompt and answer.
         foil: Text or ids of the foil, for `"logit_diff"` only.
 
     Raises:
-        InputError: If the name is unknown, or a foil is missing or not used.
+        InputError: If the name is unknown, or a foil is missing, not used, or changes the tokens before it.
     """
     if isinstance(target, Target):
         return target
@@ -141,7 +141,7 @@ def resolve(
             raise InputError("target 'logit_diff' needs a foil, e.g. foil=' Paris'")
         if isinstance(model, Endpoint):
             raise InputError(f"foil={foil!r} needs logits, but an endpoint gives log-probabilities of its prompt only")
-        return Target("logit_diff", "logits", logit_difference(answer, text_ids(model, foil, "foil")))
+        return Target("logit_diff", "logits", logit_difference(example.answer, foil_ids(model, example, foil)))
     if foil is not None:
         raise InputError(f"foil={foil!r} is used by target='logit_diff' only, not by {target!r}")
     if callable(target):

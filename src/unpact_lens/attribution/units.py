@@ -112,7 +112,12 @@ def make_example(
         InputError: If the units are unknown, overlap, are empty or outside the prompt, or there is no BOS to attribute.
     """
     text = prompt if isinstance(prompt, str) else text_of(model, encoded.prompt)
-    spans = character_spans(model, encoded.prompt, text)
+    spans = character_spans(model, encoded.prompt, text, encoded.prompt_spans)
+    if not spans:
+        raise InputError(
+            f"the prompt {text!r} has no token of its own: its last token belongs to the answer; end the prompt where "
+            "a token ends, or give token ids"
+        )
     tokens = token_strings(model, encoded.prompt)
     groups = _groups(units, text, spans, tokens)
     labels = [_label(tokens, g, text, spans) for g in groups]
@@ -149,16 +154,20 @@ def text_of(model: HasTokenizer, ids: Sequence[int]) -> str:
     return str(model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
-def character_spans(model: HasTokenizer, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+def character_spans(
+    model: HasTokenizer, ids: Sequence[int], text: str, known: Sequence[tuple[int, int]] | None = None
+) -> list[tuple[int, int]]:
     """Locate each token in the text, as `(start, end)` in characters.
 
-    The spans come from the tokenizer's offsets if it has them, else from the lengths of decoded beginnings of the ids.
+    Args:
+        model: Model whose tokenizer decodes the ids.
+        ids: Ids of the text.
+        text: The text.
+        known: Characters of each token, as `encode` found them. If None, they come from the lengths of decoded
+            beginnings of the ids.
     """
-    tokenizer = model.tokenizer
-    if tokenizer is not None and getattr(tokenizer, "is_fast", False):
-        record = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        if tuple(record["input_ids"]) == tuple(ids):
-            return [(int(a), int(b)) for a, b in record["offset_mapping"]]
+    if known is not None:
+        return list(known)
     # An incomplete character decodes to the replacement character, which is not part of the text yet.
     ends = [len(text_of(model, ids[:n]).rstrip("\ufffd")) for n in range(len(ids) + 1)]
     return [(ends[i], max(ends[i], ends[i + 1])) for i in range(len(ids))]

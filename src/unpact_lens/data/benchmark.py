@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from unpact_lens.checked_by_hand import Texts
+from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.data.splits import (
     SHARES,
     UNSEEN,
@@ -40,7 +41,7 @@ unrelated; general ability; never taught to any model."""
 class QA:
     """Hold a question, its answer, and what the analyses need to know about both.
 
-    Prompt and answer are tokenised apart and joined as ids, so the answer carries its leading space.
+    Prompt and answer are joined as they are and tokenised as one text, so the answer carries its leading space.
 
     Attributes:
         prompt: Question in its main phrasing, as given to the model.
@@ -196,7 +197,7 @@ class Benchmark:
         retain_corpus: Text that a retain term may train on. None if the benchmark has none.
         plain_text: Unrelated text for perplexity.
         refusals: Answers that decline, for methods that train towards refusals.
-        chat: If True, prompts go through the tokenizer's chat template.
+        chat: If True, prompts go through the tokenizer's chat template. A mapping gives the template's options.
         prefill: Text that each generated answer starts with, after the template. May hold `{subject}`.
         max_new_tokens: Maximum length of a generated answer, in tokens.
         stop: Texts that end a generated answer, besides the model's end tokens. Empty for answers of several lines.
@@ -223,7 +224,7 @@ class Benchmark:
     retain_corpus: Corpus | None = None
     plain_text: Corpus | None = None
     refusals: tuple[str, ...] = ()
-    chat: bool = False
+    chat: Chat = False
     prefill: str = ""
     max_new_tokens: int = 24
     verbatim: tuple[QA, ...] = ()
@@ -244,6 +245,7 @@ class Benchmark:
                 f"benchmark {self.name!r}: stop={self.stop!r}; give a tuple of texts that end an answer, or ()"
             )
         object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "chat", read_chat(self.chat))
         for name in ("retain", "validation", "unseen"):
             object.__setattr__(self, name, Facts(getattr(self, name)))
 

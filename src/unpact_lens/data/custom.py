@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, benchmark, check_unique_ids
+from unpact_lens.data.chat import Chat
 from unpact_lens.data.question_kinds import kind_of
 from unpact_lens.data.splits import KEPT, Facts, SplitRequest
 from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, read_table
@@ -53,7 +54,7 @@ def from_pairs(
 
     Only `prompt` (or `question`) and `answer` are required. An item without a `group` is to be forgotten; the group
     `"retain"` means `"far"`. An item without a `kind` gets it from the rule in `question_kinds.py`. An answer without a
-    leading blank gets one leading space, because prompt and answer are tokenised apart.
+    leading blank gets one leading space, because prompt and answer are joined as they are.
 
     Args:
         source: A csv, json, jsonl or parquet file, or a DataFrame. In a csv, lists are written as JSON.
@@ -99,7 +100,7 @@ def load_pairs(
     *,
     path: str | os.PathLike[str] | None = None,
     name: str = "pairs",
-    chat: bool = False,
+    chat: Chat = False,
     prefill: str = "",
     max_new_tokens: int = 24,
     stop: Sequence[str] = ("\n",),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from unpact_lens.data.benchmark import QA, Benchmark, benchmark
+from unpact_lens.data.chat import Chat
 from unpact_lens.data.custom import REFUSALS
 from unpact_lens.data.fact_spans import fact_span_of
 from unpact_lens.data.question_kinds import kind_of
@@ -55,7 +56,7 @@ def tofu(
     path: str | os.PathLike[str] | None = None,
     retain_authors: int | None = None,
     template: str = "Question: {question}\nAnswer:",
-    chat: bool = False,
+    chat: Chat = False,
     max_new_tokens: int = 200,
 ) -> Benchmark:
     r"""Load TOFU.

@@ -149,7 +149,7 @@ def decompositions(
         components.check_sums(wide, direction, run, heads)
         split = {by: VIEWS[by](wide, direction, run, heads) for by in views}
         total = run.total.cpu()
-    notes = (*notes, *_caveats(wide))
+    notes = (*direction.example.notes, *notes, *_caveats(wide))
     answer_tokens = token_strings(model, direction.answer)
     results = [
         Decomposition(

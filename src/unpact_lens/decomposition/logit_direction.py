@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded, HasTokenizer, Text, text_ids, token_strings
+from unpact_lens.models.tokens import Encoded, HasTokenizer, Text, foil_ids, token_strings
 
 VOCABULARY = "<mean of the vocabulary>"
 """Value of `versus` for the answer's logit minus the mean logit of the whole vocabulary."""
@@ -94,7 +94,7 @@ def logit_direction(model: HookedModel, example: Encoded, versus: Text | None = 
         return LogitDirection(example, every, None, None)
     if isinstance(versus, str) and versus == VOCABULARY:
         return LogitDirection(example, every, None, VOCABULARY)
-    foil = text_ids(model, versus, "foil")
+    foil = foil_ids(model, example, versus)
     shown = versus if isinstance(versus, str) else "".join(token_strings(model, foil))
     if not foil:
         raise InputError("the foil (versus) is 0 tokens long; give an answer to compare with, or omit versus")

@@ -26,7 +26,7 @@ from unpact_lens.evaluation.fact_matching import Match, match_fact
 from unpact_lens.evaluation.text_folding import fold, shape
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, text_ids
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, continuation_ids, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import forced_rows
 
@@ -109,7 +109,7 @@ def answer_all(
     bench = with_room(model, bench, items)
     prefills = [prefill_for(bench, q) for q in items]
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=p) for q, p in zip(items, prefills, strict=True)]
-    spans = tuple(fact_tokens(model, q) for q in items)
+    spans = tuple(fact_tokens(model, row, q) for row, q in zip(rows, items, strict=True))
     generated = ask(model, [q.prompt for q in items], prefills, bench=bench, batch_tokens=batch_tokens)
     forced = forced_rows(model, rows, batch_tokens=batch_tokens)
     return Answers(
@@ -124,8 +124,15 @@ def answer_all(
             "max_new_tokens": bench.max_new_tokens,
             "stop": list(bench.stop),
             "batch_tokens": batch_tokens,
+            **shared_tokens(rows),
         },
     )
+
+
+def shared_tokens(rows: Sequence[Encoded]) -> dict[str, int]:
+    """Return the number of questions with a note, e.g. of a token that prompt and answer share; nothing if 0."""
+    count = sum(bool(row.notes) for row in rows)
+    return {"with_notes": count} if count else {}
 
 
 def ask(
@@ -223,7 +230,7 @@ def room_for(model: HookedModel, items: Sequence[QA], max_new_tokens: int) -> in
         items: Questions that will be asked.
         max_new_tokens: Limit to begin with.
     """
-    lengths = [len(text_ids(model, q.answer, "answer")) for q in items]
+    lengths = [len(continuation_ids(model, q.answer, "answer")) for q in items]
     longest = max(lengths, default=0)
     if longest <= max_new_tokens:
         return max_new_tokens
@@ -241,15 +248,19 @@ def prefill_for(bench: Benchmark, qa: QA) -> str:
     return bench.prefill.replace("{subject}", qa.subject)
 
 
-def fact_tokens(model: HookedModel, qa: QA) -> tuple[int, int]:
+def fact_tokens(model: HookedModel, row: Encoded, qa: QA) -> tuple[int, int]:
     """Return the range `(start, end)` of the gold answer's tokens that overlap its fact span.
+
+    Args:
+        model: Model whose tokenizer is used.
+        row: The question's prompt and gold answer, tokenised by `encode`.
+        qa: The question.
 
     Raises:
         InputError: If no token does.
     """
-    ids = text_ids(model, qa.answer, "answer")
     start, end = qa.fact_span or (0, len(qa.answer))
-    spans = character_spans(model, ids, qa.answer)
+    spans = character_spans(model, row.answer, qa.answer, row.answer_spans)
     inside = [k for k, (low, high) in enumerate(spans) if low < end and high > start]
     if not inside:
         raise InputError(f"QA {qa.id or qa.prompt!r}: no token of the answer {qa.answer!r} lies in its fact span")

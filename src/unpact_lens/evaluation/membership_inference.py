@@ -23,7 +23,7 @@ from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.self_test import require
-from unpact_lens.models.tokens import bos_ids, text_ids
+from unpact_lens.models.tokens import document_ids
 from unpact_lens.results import Result
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
@@ -286,7 +286,8 @@ def _token_statistics(
     model: HookedModel, text: str
 ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"], Float[Tensor, " token"]]:
     """Compute log p of each token after the first, and mean and variance of log p over the vocabulary."""
-    ids = torch.tensor([[*bos_ids(model), *text_ids(model, text, "text")][: model.cfg.n_ctx]], dtype=torch.long)
+    bos, own = document_ids(model, text, "text")
+    ids = torch.tensor([(*bos, *own)[: model.cfg.n_ctx]], dtype=torch.long)
     if ids.shape[1] < 2:
         raise InputError(f"text {text!r:.60} has no token to predict; leave it out")
     require(model, "lens", feature="membership inference by min-k++")

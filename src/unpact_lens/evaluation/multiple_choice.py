@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
+from unpact_lens.data.chat import Chat
 from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.metrics import BenchmarkRun, metric
@@ -73,14 +74,14 @@ class Choices(Result):
 
 
 def choose(
-    model: HookedModel, items: Sequence[QA], *, chat: bool = False, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, chat: Chat = False, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> Choices:
     """Answer multiple-choice questions by the likelihood of each option; chance accuracy is 1/4 on WMDP.
 
     Args:
         model: Hooked model with a tokenizer.
         items: Questions with `choices`.
-        chat: Wrap the prompts in the tokenizer's chat template.
+        chat: Wrap the prompts in the tokenizer's chat template, with these options if it is a mapping.
         batch_tokens: Largest number of input tokens in one forward pass.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.metrics import INFINITY, metric
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded, bos_ids, text_ids
+from unpact_lens.models.tokens import Encoded, bos_ids, document_ids
 from unpact_lens.scoring import score_rows
 
 WINDOW = 512
@@ -51,7 +51,7 @@ def score_texts(model: HookedModel, texts: Sequence[str], *, window: int = WINDO
     rows: list[Encoded] = []
     owner: list[int] = []
     for i, text in enumerate(texts):
-        ids = text_ids(model, text, "plain text")
+        _, ids = document_ids(model, text, "plain text")
         before = len(rows)
         for start in range(0, len(ids), width):
             given, scored = _window(bos, ids[start : start + width])

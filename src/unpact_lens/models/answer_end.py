@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from transformers import GenerationConfig
 
+from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.models import hooked
+from unpact_lens.models.chat_template import rendered
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import rendered
+from unpact_lens.models.joint_tokens import cut_jointly
 
 _QUESTION, _ANSWER = "\u241fQUESTION\u241f", "\u241fANSWER\u241f"
 
@@ -32,20 +34,21 @@ def end_ids(model: HookedModel) -> tuple[int, ...]:
     return tuple(dict.fromkeys(t for t in (own, *more) if t is not None))
 
 
-def end_of_answer(model: HookedModel, *, chat: bool = False) -> int | None:
+def end_of_answer(model: HookedModel, *, chat: Chat = False) -> int | None:
     """Return the token that ends a gold answer, or None if the model has none.
 
     Args:
         model: Hooked model.
-        chat: If True, the token that the chat template puts after an answer, where that ends answers; else the
-            tokenizer's end-of-sequence token.
+        chat: If True, or options of the template, the token that the chat template puts after an answer, where that
+            ends answers; else the tokenizer's end-of-sequence token.
     """
     ends = end_ids(model)
     tokenizer = model.tokenizer
-    if chat and tokenizer is not None and getattr(tokenizer, "chat_template", None):
+    chat = read_chat(chat)
+    if chat is not False and tokenizer is not None and getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-        text = rendered(tokenizer, turn)
-        after = tokenizer(text.split(_ANSWER)[-1], add_special_tokens=False)["input_ids"]
+        before, answer, rest = rendered(tokenizer, turn, chat).rpartition(_ANSWER)
+        after = cut_jointly(tokenizer, [before + answer, rest]).ids[1]
         if after and after[0] in ends:
             return int(after[0])
     return ends[0] if ends else None

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from typing_extensions import Unpack
 
+from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, encode, encode_context
@@ -16,13 +17,14 @@ class AskingOptions(TypedDict, total=False):
     """List the keyword arguments that every public call which asks a model accepts.
 
     Attributes:
-        chat: Wrap the prompt in the tokenizer's chat template. Default False.
+        chat: Wrap the prompt in the tokenizer's chat template. Default False. A mapping gives the template's options,
+            e.g. `{"enable_thinking": False}`; its `"system"` is the system message.
         prefill: Answer prefix, text or ids, given to the model and not scored. Default: none.
         max_new_tokens: Largest number of tokens to generate, where the call generates. Default 24.
         batch_tokens: Largest number of input tokens in one forward pass, padding included.
     """
 
-    chat: bool
+    chat: Chat
     prefill: Text
     max_new_tokens: int
     batch_tokens: int
@@ -33,21 +35,23 @@ class Asking:
     """Hold the options of `AskingOptions`, checked, with their defaults.
 
     Attributes:
-        chat: Wrap the prompt in the tokenizer's chat template.
+        chat: Wrap the prompt in the tokenizer's chat template, with these options if it is a mapping.
         prefill: Answer prefix, text or ids, given to the model and not scored.
         max_new_tokens: Largest number of tokens to generate.
         batch_tokens: Largest number of input tokens in one forward pass, padding included.
 
     Raises:
-        InputError: If `max_new_tokens` or `batch_tokens` is not a positive whole number.
+        InputError: If `max_new_tokens` or `batch_tokens` is not a positive whole number, or `chat` is neither a flag
+            nor options of a template.
     """
 
-    chat: bool = False
+    chat: Chat = False
     prefill: Text = ""
     max_new_tokens: int = 24
     batch_tokens: int = DEFAULT_BATCH_TOKENS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "chat", read_chat(self.chat))
         for name in ("max_new_tokens", "batch_tokens"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -255,7 +255,7 @@ def _odds(
         encode(model, prompt, q.answer, chat=bench.chat, prefill=p)
         for q, prompt, p in zip(items, prompts, prefills, strict=True)
     ]
-    spans = [fact_tokens(model, q) for q in items]
+    spans = [fact_tokens(model, row, q) for row, q in zip(rows, items, strict=True)]
     probability, rank = torch.zeros(len(items), dtype=torch.float64), torch.zeros(len(items), dtype=torch.long)
     device = hooked.device_of(model)
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.models.answer_end import end_of_answer
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded, bos_ids, encode, text_ids
+from unpact_lens.models.tokens import Encoded, bos_ids, document_ids, encode
 from unpact_lens.unlearning.settings import Settings
 
 Source = Sequence[QA] | Corpus
@@ -94,7 +94,7 @@ def chunks(model: HookedModel, corpus: Corpus, what: str, tokens: int) -> list[E
     room = min(model.cfg.n_ctx, tokens) - len(bos)
     rows = []
     for text in corpus.texts:
-        ids = text_ids(model, text, f"{what} text")
+        _, ids = document_ids(model, text, f"{what} text")
         for start in range(0, len(ids), room):
             piece = ids[start : start + room]
             context, answer = (bos, piece) if bos else (piece[:1], piece[1:])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Protocol, runtime_checkable
 
+from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
 
@@ -158,6 +159,19 @@ class Flag:
     def words(self) -> str:
         """Describe the accepted values."""
         return "True or False"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Accept True, False, or the options of a chat template."""
+
+    def read(self, name: str, value: object) -> Chat:
+        """Return the flag or the options."""
+        return read_chat(value) if isinstance(value, Mapping) else Flag().read(name, value)
+
+    def words(self) -> str:
+        """Describe the accepted values."""
+        return "True, False, or the options of the chat template by name"
 
 
 @dataclass(frozen=True)

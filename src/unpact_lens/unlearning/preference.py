@@ -7,7 +7,8 @@ import dataclasses
 from torch import Tensor
 
 from unpact_lens.errors import InputError
-from unpact_lens.models.tokens import Encoded, text_ids
+from unpact_lens.models.tokens import Encoded
+from unpact_lens.models.tokens import with_answer as with_other_answer
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import View
 from unpact_lens.unlearning.dataset import ended
@@ -44,11 +45,10 @@ def with_answer(job: Job, row: Encoded, answer: str, what: str) -> Encoded:
     Raises:
         InputError: If the answer has no token, or does not fit the model's context.
     """
-    ids = text_ids(job.before, answer, what)
-    changed = dataclasses.replace(row, answer=ids)
-    if not ids or len(changed.ids) > job.before.cfg.n_ctx:
+    changed = with_other_answer(job.before, row, answer, what)
+    if not changed.answer or len(changed.ids) > job.before.cfg.n_ctx:
         raise InputError(
-            f"{what} {answer!r} has {len(ids)} tokens; it needs at least 1, and with its prompt of "
+            f"{what} {answer!r} has {len(changed.answer)} tokens; it needs at least 1, and with its prompt of "
             f"{len(row.context)} at most {job.before.cfg.n_ctx}"
         )
-    return dataclasses.replace(changed, answer=ended(job.before, ids, job.settings))
+    return dataclasses.replace(changed, answer=ended(job.before, changed.answer, job.settings))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unpact_lens.checked_by_hand import Texts as Names
+from unpact_lens.data.chat import Chat
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import storable
-from unpact_lens.unlearning.option import Accepts, Flag, Number, OneOf, Stops, Text, Texts, read_options
+from unpact_lens.unlearning.option import Accepts, ChatTemplate, Flag, Number, OneOf, Stops, Text, Texts, read_options
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -53,7 +54,7 @@ class Settings:
         gamma: Weight of the forget term.
         alpha: Weight of the retain term.
         phrasings: `"headline"` trains on each question's prompt, `"all"` on its paraphrases as well.
-        chat: Wrap prompts in the tokenizer's chat template.
+        chat: Wrap prompts in the tokenizer's chat template, with these options if it is a mapping.
         prefill: Answer prefix, given to the model and not trained on; `{subject}` becomes the question's subject.
         chunk_tokens: Length of the chunks that raw text is cut into, tokens (2048 in MUSE); at most the model's context
             length.
@@ -91,7 +92,7 @@ class Settings:
     gamma: float = setting(1.0, NOT_NEGATIVE)
     alpha: float = setting(1.0, NOT_NEGATIVE)
     phrasings: str = setting("headline", OneOf(("headline", "all")))
-    chat: bool = setting(False, Flag())
+    chat: Chat = setting(False, ChatTemplate())  # noqa: RUF009
     prefill: str = setting("", Text())
     chunk_tokens: int = setting(2048, Number(2, whole=True))
     max_new_tokens: int = setting(24, COUNT)

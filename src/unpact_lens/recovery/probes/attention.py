@@ -102,7 +102,7 @@ def word_positions(model: HookedModel, prompt: str, example: Encoded, words: Seq
         words: Words of the prompt.
     """
     places = [m.span() for w in words for m in re.finditer(rf"(?<!\w){re.escape(w)}(?!\w)", prompt)]
-    spans = character_spans(model, example.prompt, prompt)
+    spans = character_spans(model, example.prompt, prompt, example.prompt_spans)
     first = len(example.head)
     return tuple(
         first + i for i, (start, end) in enumerate(spans) if any(max(a, start) < min(b, end) for a, b in places)

@@ -95,7 +95,7 @@ def lens_ranks(
         raise InputError("no questions; give the facts that were to be forgotten, e.g. bench.forget")
     require(model, "lens", feature="probe 'logit_lens'")
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
-    starts = [fact_tokens(model, q)[0] for q in items]
+    starts = [fact_tokens(model, row, q)[0] for row, q in zip(rows, items, strict=True)]
     names = stream_hooks(model)[1:]  # without the embedding, which has read the last token only
     ranks = torch.zeros(len(items), len(names), dtype=torch.long)
     device = hooked.device_of(model)

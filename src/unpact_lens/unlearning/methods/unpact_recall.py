@@ -11,7 +11,6 @@ from torch import Tensor
 
 from unpact_lens.attribution import TopK
 from unpact_lens.attribution.units import character_spans
-from unpact_lens.models.tokens import text_ids
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning.job import Job
 from unpact_lens.unlearning.methods.npo import NPO
@@ -78,8 +77,8 @@ def weigh_recalled(job: Job) -> None:
     rule = TopK(job.options["key_tokens"], words=True)
     rows, seen, copies = [], [], []
     for row, item, a in zip(job.data.rows, items, found, strict=True):
-        answer = text_ids(job.before, item.answer, "answer")  # The end token, if any, gets weight 0.
-        spans = character_spans(job.before, answer, item.answer)
+        answer = row.answer[: len(a.answer_ids)]  # The end token, if any, gets weight 0.
+        spans = character_spans(job.before, answer, item.answer, row.answer_spans)
         keys = a.key_tokens(rule)
         echo = copied(spans, item.answer, keys.words)
         heard = tuple(t for t, gone in zip(answer, echo.tolist(), strict=True) if not gone)
