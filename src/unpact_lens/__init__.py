@@ -44,6 +44,7 @@ _PUBLIC = {
     "probes": "recovery",
     "evaluate": "evaluation",
     "metrics": "evaluation",
+    "meta_evaluate": "evaluation.meta_evaluate",
     "audit": "auditing",
     "run_study": "study",
     "load_config": "study",
