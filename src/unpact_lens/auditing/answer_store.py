@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unpact_lens.auditing.endpoint_scores import completing
 from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.models.endpoint import Endpoint
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.source_hash import source_hash
 
@@ -93,6 +95,8 @@ class AnswerFile:
         identity = self.identity(model)
         if identity is None:
             return generate(wanted)
+        if isinstance(model, Endpoint):
+            generate = completing(model, bench)
         blank = [
             KeptAnswer(identity, p, o, bench.chat, bench.max_new_tokens, bench.stop, "", self.code) for p, o in wanted
         ]

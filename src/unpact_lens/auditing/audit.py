@@ -158,9 +158,25 @@ def audit(
     models = GivenModels(
         {r: GivenModel(r, m, asked.wrap, asked.device) for r, m in given.items() if m is not None}
     )  # fmt: skip
+    _check_endpoints(models)
     table = _facts(facts, asked)
     with _folder(asked.out) as folder, _steps(asked.progress) as step:
         return _audited(models, table, asked, folder, step)
+
+
+def _check_endpoints(models: GivenModels) -> None:
+    """Refuse endpoints where weights cannot be done without.
+
+    Raises:
+        InputError: If the original model is an endpoint, or there is none beside an endpoint.
+    """
+    if BEFORE in models and models[BEFORE].endpoint is not None:
+        raise InputError("the original model is an endpoint; give its weights as before=, or leave it out")
+    if models[AFTER].endpoint is not None and BEFORE not in models:
+        raise InputError(
+            "the unlearned model is an endpoint, so the original model must say which words are key and which facts "
+            "were known; give before="
+        )
 
 
 def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, step: Callable[[str], None]) -> Audit:

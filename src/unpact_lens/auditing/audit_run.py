@@ -20,6 +20,7 @@ import torch
 from unpact_lens.attribution import Attribution, TopK, attribute_many
 from unpact_lens.auditing.answer_store import AnswerFile
 from unpact_lens.auditing.budget import Budget
+from unpact_lens.auditing.endpoint_scores import PROBES_OF_TEXTS, endpoint_scores
 from unpact_lens.auditing.given_model import AFTER, BEFORE, CONTROL, ROLES, GivenModels
 from unpact_lens.auditing.join_probes import bare_plan, joined
 from unpact_lens.comparison import graft_map, unlearning_depth
@@ -163,10 +164,15 @@ class AuditRun:
     def scores(self, role: str, before: Scores | None = None, reference: Scores | None = None) -> Scores:
         """Score one model on every group of facts."""
         self.step(f"scoring the {ROLES[role]}")
-        scored = self.kept(
-            f"scores/{role}", lambda: evaluate(self.one(role), self.bench, batch_tokens=self.batch_tokens),
-            data=asdict(self.bench), role=role,
-        )  # fmt: skip
+        endpoint = self.models[role].endpoint
+
+        def compute() -> Scores:
+            model = self.one(role)
+            if endpoint is not None:
+                return endpoint_scores(endpoint, self.bench)
+            return evaluate(model, self.bench, batch_tokens=self.batch_tokens)
+
+        scored = self.kept(f"scores/{role}", compute, data=asdict(self.bench), role=role)
         return scored.beside(before=before, reference=reference)
 
     # Recovery
@@ -217,6 +223,10 @@ class AuditRun:
     def _probe(self, name: str, plan: RecoveryPlan) -> Recovery | None:
         """Run one probe, or say why it is left out."""
         needs = PROBES[name].needs
+        asks_endpoint = any(model.endpoint is not None for model in self.models.given.values())
+        if asks_endpoint and name not in PROBES_OF_TEXTS:
+            self.left_out[name] = "needs the weights of every model, and one of them is an endpoint"
+            return None
         if "before" in needs and BEFORE not in self.models:
             self.left_out[name] = "needs the original model (--before)"
             return None
@@ -285,6 +295,9 @@ class AuditRun:
         if BEFORE not in self.models:
             self.left_out["diffs"] = "need the original model (--before)"
             return False
+        if self.models[AFTER].endpoint is not None:
+            self.left_out["diffs"] = "need the weights, and the unlearned model is an endpoint"
+            return False
         before, after = self.need(BEFORE, AFTER)
         try:
             require_comparable(before, after)
@@ -311,7 +324,7 @@ class AuditRun:
         items = self.bench.forget[: self.budget.depth]
         if not items:
             return None
-        if CONTROL not in self.models:
+        if CONTROL not in self.models or self.models[CONTROL].endpoint is not None:
             self.left_out["depth"] = "needs a retrained model (--control)"
             return None
         self.step("unlearning depth")

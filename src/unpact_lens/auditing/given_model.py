@@ -6,7 +6,7 @@ import gc
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -210,7 +210,11 @@ class GivenModels:
         for role, model in self.given.items():
             if role not in roles:
                 model.release()
-        return tuple(self.given[r].load() if r in self.given else None for r in roles)
+        # An endpoint stands for its model where only answers are asked for.
+        return tuple(
+            cast(HookedModel, self.given[r].endpoint or self.given[r].load()) if r in self.given else None
+            for r in roles
+        )
 
 
 def split_revision(spec: str) -> tuple[str, str | None]:

@@ -129,8 +129,16 @@ class Endpoint:
         Raises:
             InputError: If the endpoint does not answer.
         """
-        (reply,) = self._ask([{"prompt": text, "max_tokens": max_tokens, "stop": ["\n"]}])
-        return _text(_choice(reply, self.url), self.url)
+        return self.complete_all([text], max_tokens)[0]
+
+    def complete_all(self, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Return the model's greedy continuation of each text, up to the end of the line; requests run in parallel.
+
+        Raises:
+            InputError: If the endpoint does not answer.
+        """
+        replies = self._ask([{"prompt": text, "max_tokens": max_tokens, "stop": ["\n"]} for text in texts])
+        return [_text(_choice(reply, self.url), self.url) for reply in replies]
 
     def encode(self, prompt: str, answer: str, prefill: str = "") -> Encoded:
         """Split prompt, prefill and answer into pieces at the endpoint's token boundaries, and return the pieces' ids.
