@@ -1,6 +1,7 @@
 """An audit says the same as its parts, leaves out what it cannot know, and loses nothing when it stops."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
@@ -233,6 +234,14 @@ def test_finished_audits_are_on_one_plane(retrained, knowing, folder):
         compare_audits([folder])
 
 
+def test_a_notebook_shows_verdict_plane_and_maps(retrained):
+    shown = retrained._repr_mimebundle_()["text/html"]
+    assert retrained.sentences()[0][:20] in shown
+    assert shown.count("<img") == 2
+    assert "<script" not in shown
+    assert repr(retrained).startswith("Audit(builtin-retrain, ")
+
+
 def test_a_revision_is_read_from_a_hub_id(tmp_path):
     assert split_revision("org/name@main") == ("org/name", "main")
     place = tmp_path / "a@b"
@@ -263,7 +272,7 @@ def test_an_endpoint_is_audited_by_its_answers():
 
 def test_budgets_only_grow():
     order = list(BUDGETS.values())
-    for small, large in zip(order, order[1:], strict=False):
+    for small, large in pairwise(order):
         assert set(small.probes) <= set(large.probes)
         assert set(small.templates) <= set(large.templates)
         assert small.forget < large.forget

@@ -26,6 +26,9 @@ class AuditComparison(Result):
 
     figure: ClassVar[str | None] = "dilemma:dilemma_plane"
 
+    def _brief(self) -> str:
+        return ", ".join(f"{a.name}: {a.verdict}" for a in self.audits)
+
     audits: tuple[Audit, ...]
     notes: tuple[str, ...] = ()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from unpact_lens.auditing.as_study import as_study
 from unpact_lens.auditing.card import card_of
 from unpact_lens.auditing.record import file_hash, record_of
 from unpact_lens.auditing.result import Audit
@@ -53,7 +52,7 @@ def write_outputs(found: Audit, folder: Path) -> None:
     """
     write_result(found, folder)
     write_text(folder / TABLE, found.to_frame().to_csv(index=False))
-    write_report(as_study([found], f"Audit of {found.name}"), folder / REPORT)
+    write_report(found.as_study(), folder / REPORT)
     write_text(folder / CARD, card_of(found))
     files = {name: file_hash(folder / name) for name in (TABLE, REPORT, CARD, "result.json")}
     record = record_of(found, folder, files)

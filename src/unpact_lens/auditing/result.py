@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from unpact_lens.auditing.findings import percent, sentences, what_would_change
-from unpact_lens.auditing.given_model import AFTER, CONTROL, ROLES, Origin
+from unpact_lens.auditing.given_model import AFTER, CONTROL, Origin
 from unpact_lens.comparison.diff import ModelDiff
 from unpact_lens.comparison.focus import Focus
 from unpact_lens.comparison.patching_map import PatchingMap
 from unpact_lens.comparison.unlearning_depth import UnlearningDepth
+from unpact_lens.display import joined
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import Verdict
 from unpact_lens.recovery.result import Recovery
 from unpact_lens.results import Result
-from unpact_lens.stats.estimate import Difference, Estimate, Rate, lost
+from unpact_lens.stats.estimate import Estimate, Rate, lost
+from unpact_lens.stats.paired import paired_difference
 
 if TYPE_CHECKING:
     from unpact_lens.attribution import Attribution
+    from unpact_lens.plots.figure import Figure
+    from unpact_lens.study.result import Study
 
 GENERAL, GIVEN = "general facts that this package ships", "the unseen facts to keep"
 """What destruction is measured on."""
@@ -55,7 +59,7 @@ class Audit(Result):
         environment: Versions, number of threads and hash of the package's source.
     """
 
-    figure: ClassVar[str | None] = "recovery:cell_recovery"
+    view: ClassVar[str | None] = "audit_card:audit_card"
 
     name: str
     budget: str
@@ -168,6 +172,28 @@ class Audit(Result):
             ]
         )
 
+    def as_study(self) -> Study:
+        """Return the audit as a study with one cell, for the report and the dilemma plane."""
+        from unpact_lens.auditing.as_study import as_study
+
+        return as_study([self], f"Audit of {self.name}")
+
+    def plot(self, **options: object) -> Figure:
+        """Draw the dilemma plane of this model.
+
+        Args:
+            **options: Keyword arguments of `unpact_lens.plots.dilemma.dilemma_plane`.
+        """
+        from unpact_lens.plots.dilemma import dilemma_plane
+
+        return dilemma_plane(self.as_study(), **options)
+
+    def _brief(self) -> str:
+        worst, probe = self.excess_worst()
+        return joined(
+            [self.name, str(self.verdict), f"F {self.forgetting}", f"D {self.destruction}", f"excess {worst} {probe}"]
+        )
+
     def headline(self) -> str:
         """Return the verdict of this model in plain words."""
         return f"{self.name}: {' '.join(self.sentences())}"
@@ -183,26 +209,12 @@ def destruction_of(scores: Mapping[str, Scores]) -> Estimate:
     return lost(control.right & after.among("retain"), after.right, after.subjects)
 
 
-def known_by_control(recovery: Recovery) -> Rate:
-    """Return the share of the facts known before that the retrained model gives under the plain prompt."""
-    assert recovery.plain_control is not None
-    return Rate.of(recovery.plain_control, recovery.subjects, among=recovery.plain_before)
-
-
 def remaining_excess(after: Scores, control: Scores | None) -> Estimate:
     """Return the share of forget facts that the unlearned model gives beyond the retrained model, if there is one."""
-    from unpact_lens.stats.paired import paired_difference
-
     asked = after.among("forget")
     if control is None:
         return Rate.of(after.right, after.subjects, among=asked)
-    found: Difference = paired_difference(after.right, control.right, after.subjects, among=asked)
-    return found
-
-
-def role_name(role: str) -> str:
-    """Return the name of a model's role for readers."""
-    return ROLES[role]
+    return paired_difference(after.right, control.right, after.subjects, among=asked)
 
 
 def _row(estimate: Estimate) -> dict[str, float]:
