@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import html
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,18 +135,27 @@ class Shown:
 
         def to_frame(self) -> pd.DataFrame: ...  # noqa: D102
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, what: str | None = None, **options: Any) -> Figure:
         """Draw the result as a plotly figure that shows itself, and saves itself by `.save("figure.png")`.
 
         Args:
-            **options: Keyword arguments of the function in `unpact_lens.plots` that draws this result.
+            what: What is drawn, for results with several figures: `"components"`, `"heads"`, `"sources"` or `"tokens"`.
+                If None, the first figure of the result.
+            **options: Further keyword arguments of the function in `unpact_lens.plots` that draws this result.
 
         Raises:
-            InputError: If this kind of result has no figure.
+            InputError: If this kind of result has no figure, or not the one or the option asked for.
         """
+        name = type(self).__name__
         if self.figure is None:
-            raise InputError(f"{type(self).__name__} has no figure; use .to_frame()")
-        drawn: Figure = in_plots(self.figure)(self, **options)
+            raise InputError(f"{name} has no figure; use .to_frame()")
+        draw = in_plots(self.figure)
+        asked = {**options, **({} if what is None else {"what": what})}
+        known = [p.name for p in list(inspect.signature(draw).parameters.values())[1:]]
+        if unknown := [option for option in asked if option not in known]:
+            told = nearest(unknown[0], known) if known else "leave it out"
+            raise InputError(f"the figure of a {name} has no option {unknown[0]!r}; {told}")
+        drawn: Figure = draw(self, **asked)
         return drawn
 
     def _repr_html_(self) -> str:

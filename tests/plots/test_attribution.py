@@ -54,11 +54,14 @@ def test_unit_and_method_are_in_the_subtitle():
     assert "[logits]" in plots.described(examples.attribution(target="logit_diff"))
 
 
-def test_a_target_of_one_number_has_one_column():
+def test_one_column_is_drawn_as_bars():
     whole = examples.attribution().scores[:, None]
-    (trace,) = plots.token_heatmap(examples.attribution(per_answer_token=whole, scores=whole[:, 0])).data
-    assert list(trace.x) == ["mean"]
-    np.testing.assert_allclose(trace.z, whole)
+    one_number = examples.attribution(per_answer_token=whole, scores=whole[:, 0])
+    one_token = examples.attribution(answer=(" Oslo",))
+    for found in (one_number, one_token):
+        (trace,) = plots.token_heatmap(found).data
+        assert trace.type == "bar"
+        np.testing.assert_allclose(trace.x, found.scores)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_a_head_map_is_layer_by_head_with_names_on_hover():
     fig = plots.head_map(d)
     (trace,) = fig.data
     np.testing.assert_allclose(trace.z, d.values.mean(-1))
-    assert trace.customdata[1][2] == "L1H2"
+    assert trace.hovertemplate.startswith("L%{y}H%{x}")
     assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == pytest.approx(np.abs(trace.z).max())
     assert fig.layout.yaxis.title.text == "layer"
     assert fig.layout.xaxis.title.text == "head"

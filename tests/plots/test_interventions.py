@@ -74,16 +74,17 @@ def made_summary(seed: int, floor: DiffSummary | None = None) -> DiffSummary:
 
 def test_an_average_shows_means_intervals_baseline_and_significant_heads():
     summary = made_summary(0, floor=made_summary(1))
-    fig = summary.plot()
-    delta, floor, heads, sure, noisy, _ = fig.data
-    np.testing.assert_allclose(noisy.z, summary.floor.heads[..., 0])
+    delta, floor = summary.plot().data
     np.testing.assert_allclose(delta.y, summary.components[:, 0])
     np.testing.assert_allclose(delta.error_y.arrayminus, [0.3] * 3)
     np.testing.assert_allclose(floor.y, summary.floor.components[:, 0])
+    fig = summary.plot("heads")
+    heads, sure, noisy, _ = fig.data
+    np.testing.assert_allclose(noisy.z, summary.floor.heads[..., 0])
     np.testing.assert_allclose(heads.z, summary.heads[..., 0])
     assert list(zip(sure.y, sure.x, strict=True)) == [(0, 0), (1, 0)]
-    assert any("significant at 5%, corrected for all cells" in a.text for a in fig.layout.annotations)
-    assert len(replace(summary, adjusted_p={}).plot().data[3].x) == 0  # results of version 0.1 hold no such p-values
-    assert "9 questions; Δ log-prob -1.00 [-2.00, -0.50] nats; 95% intervals" in fig.layout.title.subtitle.text.replace(
-        "<br>", " "
-    )
+    subtitle = fig.layout.title.subtitle.text.replace("<br>", " ")
+    assert "significant at 5%, corrected for all cells" in subtitle
+    assert "9 questions; Δ log-prob -1.00 [-2.00, -0.50] nats; 95% intervals" in subtitle
+    no_dots = replace(summary, adjusted_p={}).plot("heads").data[1]  # results of version 0.1 hold no such p-values
+    assert len(no_dots.x) == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import pandas as pd
 import torch
@@ -19,17 +20,20 @@ from unpact_lens.comparison.noise_columns import before_after_delta, beside_floo
 from unpact_lens.comparison.question import Question
 from unpact_lens.comparison.split_heads import HeadSplit, split_of_pair
 from unpact_lens.comparison.weight_changes import WeightChanges, weights_of_pair
-from unpact_lens.data.benchmark import QA
+from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.decomposition.capture import Captured
 from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.result import Decomposition
 from unpact_lens.display import joined, largest, quoted
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import Text
 from unpact_lens.results import Result
 from unpact_lens.scoring import gather_log_probs
+
+if TYPE_CHECKING:
+    from unpact_lens.comparison.diff_summary import DiffSummary
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +144,34 @@ class ModelDiff(Result):
             return None
         return self.contributions_after.scores - self.contributions_before.scores
 
-    def to_frame(self) -> pd.DataFrame:
-        """Make a table with one row per component: before, after and Δ in logits, mean over the answer tokens."""
+    def to_frame(self, what: str = "components") -> pd.DataFrame:
+        """Make a table of before, after and Δ, mean over the answer tokens.
+
+        The columns that name a row are those of `Decomposition.to_frame` and `DiffSummary.to_frame`.
+
+        Args:
+            what: Rows: `"components"` or `"heads"` (logits), `"sources"` (each source token through all heads, logits),
+                or `"tokens"` (contributions of the prompt's tokens, nats).
+
+        Raises:
+            InputError: If `what` is unknown, or the diff was made without it.
+        """
+        views = {"heads": self.heads_frame, "sources": self.sources_frame, "tokens": self.contributions_frame}
+        if what in views:
+            return views[what]()
+        if what != "components":
+            raise InputError(f"what={what!r}; {nearest(what, ('components', *views))}")
         sides = (d.values.mean(-1) for d in (self.components_before, self.components_after))
         frame = before_after_delta({"component": self.components_before.labels[0]}, *sides)
         return beside_floor(frame, self.floor, ("delta",))
+
+    def heads_frame(self) -> pd.DataFrame:
+        """Make a table with one row per head: layer, head, before, after and Δ, logits."""
+        layers, heads = self.heads_before.labels[:2]
+        rows = list(product(layers, heads))
+        sides = (d.values.mean(-1).flatten() for d in (self.heads_before, self.heads_after))
+        frame = before_after_delta({"layer": [r[0] for r in rows], "head": [r[1] for r in rows]}, *sides)
+        return beside_frame(frame, None if self.floor is None else self.floor.heads_frame(), ("delta",))
 
     def contributions_frame(self) -> pd.DataFrame:
         """Make a table with one row per prompt token: its contribution C(x_i, y) before, after, and Δ, nats.
@@ -190,10 +217,46 @@ class DiffParts:
         return replace(self, weights=False, split=False, pattern_parts=False, activations=False)
 
 
+@overload
 def diff(
     before: HookedModel,
     after: HookedModel,
     prompt: Text | QA,
+    answer: Text | None = None,
+    *,
+    contributions: bool = ...,
+    sources: bool = ...,
+    weights: bool = ...,
+    split: bool = ...,
+    pattern_parts: bool = ...,
+    activations: bool = ...,
+    floor: Sequence[HookedModel] | None = ...,
+    **asking: Unpack[AskingOptions],
+) -> ModelDiff: ...
+
+
+@overload
+def diff(
+    before: HookedModel,
+    after: HookedModel,
+    prompt: Benchmark | Sequence[QA],
+    answer: None = None,
+    *,
+    contributions: bool = ...,
+    sources: bool = ...,
+    weights: bool = ...,
+    split: bool = ...,
+    pattern_parts: bool = ...,
+    activations: bool = ...,
+    floor: Sequence[HookedModel] | None = ...,
+    **asking: Unpack[AskingOptions],
+) -> DiffSummary: ...
+
+
+def diff(
+    before: HookedModel,
+    after: HookedModel,
+    prompt: Text | QA | Benchmark | Sequence[QA],
     answer: Text | None = None,
     *,
     contributions: bool = True,
@@ -204,8 +267,8 @@ def diff(
     activations: bool = False,
     floor: Sequence[HookedModel] | None = None,
     **asking: Unpack[AskingOptions],
-) -> ModelDiff:
-    r"""Compare how two models answer one question; Δ is after − before.
+) -> ModelDiff | DiffSummary:
+    r"""Compare how two models answer one question, or a data set; Δ is after − before.
 
     $\Delta\log p = \Delta z_y - \Delta\log\sum_v e^{z_v}$ and $\Delta z_y = \sum_c \Delta z_c$ over the components c of
     the residual stream, both exactly. A model against itself gives exact zeros.
@@ -213,7 +276,8 @@ def diff(
     Args:
         before: Original model.
         after: Unlearned model, of the same shape, vocabulary and tokenizer.
-        prompt: Text or ids; or a `QA`, which holds its answer.
+        prompt: Text or ids; or a `QA`, which holds its answer. A `Benchmark` stands for its forget facts, and a list of
+            `QA` for each of them: the result is then the average over them, with 95% CIs, as `average` makes it.
         answer: Text, leading space included, or ids.
         contributions: Also attribute the answer to the prompt's tokens under each model, by leave-one-out.
         sources: Also decompose the logit under each model by head × source token.
@@ -231,10 +295,37 @@ def diff(
         InputError: If the models differ in shape, vocabulary or tokenizer (the first mismatch is named), or for any
             input that `decompose` refuses.
     """
-    asked = Asking(**asking)
+    items = _items(prompt)
+    if items and answer is not None:
+        raise InputError(f"answer={answer!r:.40}, but the prompt is a data set, whose items hold their answers")
     pair = ModelPair.of(before, after, floor=floor)
+    if items:
+        from unpact_lens.comparison.average import average
+
+        if isinstance(prompt, Benchmark):
+            asking = {"chat": prompt.chat, **asking}
+        # Weights, and source tokens of different prompts, have no average.
+        parts = DiffParts(contributions, False, False, split, pattern_parts, activations)
+        summary: DiffSummary = average(diff_of_pair(pair, Question.of(q), parts, Asking(**asking)) for q in items)
+        return summary
+    assert not isinstance(prompt, Benchmark)
     parts = DiffParts(contributions, sources, weights, split, pattern_parts, activations)
-    return diff_of_pair(pair, Question.of(prompt, answer), parts, asked)
+    return diff_of_pair(pair, Question.of(prompt, answer), parts, Asking(**asking))  # type: ignore[arg-type]
+
+
+def _items(prompt: object) -> tuple[QA, ...]:
+    """Return the items of a data set; none if the prompt is one question.
+
+    Raises:
+        InputError: If a benchmark has no forget facts.
+    """
+    if isinstance(prompt, Benchmark):
+        if not prompt.forget:
+            raise InputError(f"benchmark {prompt.name!r} has no forget facts; give a list of QA")
+        return prompt.forget
+    if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(q, QA) for q in prompt):
+        return tuple(prompt)
+    return ()
 
 
 def diff_of_pair(pair: ModelPair, question: Question, parts: DiffParts, asked: Asking) -> ModelDiff:

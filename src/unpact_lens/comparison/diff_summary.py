@@ -17,7 +17,7 @@ from unpact_lens.comparison.focus import Focus, focus
 from unpact_lens.comparison.sample import Row, Sample, stacked
 from unpact_lens.comparison.split_heads import PATTERN_PARTS
 from unpact_lens.display import estimate, joined, largest
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import Result
 
 SCALARS = ("log_prob", "logit", "logsumexp")
@@ -93,8 +93,26 @@ class DiffSummary(Result):
             raise InputError("this summary has no noise baseline; average diff(..., floor=(one seed, another seed))")
         return self.heads[..., 0].abs() / self.floor.heads[..., 0].abs()
 
-    def to_frame(self) -> pd.DataFrame:
-        """Make a table with one row per scalar and component: mean, interval, and mean of the noise baseline."""
+    def to_frame(self, what: str | None = None) -> pd.DataFrame:
+        """Make a table of mean, interval, adjusted p-value, and mean of the noise baseline.
+
+        Args:
+            what: Rows: `"components"`, or `"heads"` with columns `layer` and `head`, as in every table of heads. If
+                None, the scalars and the components, by the name `what`.
+
+        Raises:
+            InputError: If `what` is unknown.
+        """
+        if what == "components":
+            scalars = len(self.scalars)
+            return self.to_frame().iloc[scalars:].rename(columns={"what": "component"}).reset_index(drop=True)
+        if what == "heads":
+            rows = list(product(*self.labels[1:]))
+            axes = {"layer": [layer for layer, _ in rows], "head": [head for _, head in rows]}
+            noise = None if self.floor is None else self.floor.to_frame("heads")
+            return self._table(axes, self.heads.flatten(0, 1), noise, self.adjusted_p.get("heads"))
+        if what is not None:
+            raise InputError(f"what={what!r}; {nearest(what, ('components', 'heads'))}")
         names = [*(name if name in KL else f"Δ {name}" for name in self.scalars), *self.labels[0]]
         table = torch.cat([torch.stack(list(self.scalars.values())), self.components])
         p = self.adjusted_p.get("components")

@@ -11,6 +11,9 @@ from plotly.subplots import make_subplots
 from unpact_lens.plots import theme
 from unpact_lens.plots.figure import Figure, finished
 
+TOKENS = 24
+"""Number of tokens of a map: those whose attention moved most."""
+
 if TYPE_CHECKING:
     from unpact_lens.comparison import AttentionPatterns
 
@@ -22,8 +25,10 @@ def attention_patterns(patterns: AttentionPatterns) -> Figure:
     All heads and facets share one symmetric scale. A noise baseline is a second row. The upper triangle, which no
     causal head sees, is blank.
     """
-    labels = theme.token_labels(patterns.tokens)
-    future = np.triu(np.ones((len(labels), len(labels)), dtype=bool), k=1)
+    moved = theme.array(patterns.after) - theme.array(patterns.before)  # [head, query, key]
+    kept, rest = theme.strongest(np.concatenate([moved.transpose(2, 0, 1), moved.transpose(1, 0, 2)], axis=2), TOKENS)
+    labels = [theme.token_labels(patterns.tokens)[k] for k in kept]
+    future = np.less.outer(kept, kept)
     names = ["L{}H{}".format(*head) for head in patterns.heads]
     rows = [patterns] if patterns.floor is None else [patterns, patterns.floor]
     titles = ["before", "after", "Δ"]
@@ -35,7 +40,9 @@ def attention_patterns(patterns: AttentionPatterns) -> Figure:
     )  # fmt: skip
     for i, name in enumerate(names):
         for row, side in enumerate(rows, start=1):
-            before, after = (np.where(future, np.nan, theme.array(p[i])) for p in (side.before, side.after))
+            before, after = (
+                np.where(future, np.nan, theme.array(p[i])[np.ix_(kept, kept)]) for p in (side.before, side.after)
+            )
             for column, values in enumerate((before, after, after - before), start=1):
                 heatmap = go.Heatmap(
                     z=values,
@@ -58,7 +65,10 @@ def attention_patterns(patterns: AttentionPatterns) -> Figure:
     theme.dress(
         fig,
         "Where the most changed heads look",
-        theme.escape(f"attention weights; answer “{theme.short(patterns.answer.strip())}”"),
+        theme.escape(
+            f"attention weights; answer “{theme.short(patterns.answer.strip())}”"
+            + (f"; the {len(kept)} tokens of {len(patterns.tokens)} whose attention moved most" if rest else "")
+        ),
         height=320 + len(rows) * 18 * len(labels),
         margin={"t": 140},
     )
@@ -66,7 +76,7 @@ def attention_patterns(patterns: AttentionPatterns) -> Figure:
         coloraxis=theme.diverging_axis(1.0, "attention"),
         updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 28}}],
     )
-    theme.token_axis(fig, patterns.tokens, 3)
+    theme.token_axis(fig, labels, 3)
     fig.update_xaxes(title="key", row=len(rows))
     fig.update_yaxes(title="query", col=1)
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)

@@ -22,37 +22,49 @@ if TYPE_CHECKING:
 UNITS = {"log_prob": "nats", "logit": "logits", "logit_diff": "logits"}
 """Unit of a contribution for targets whose name is not the unit itself."""
 
+TOP = 40
+"""Number of tokens that a map shows; the others are summed in one row."""
+
 MEAN = "mean"
 """Label of the last column of a token map: the mean over answer tokens, which is the contribution itself."""
 
 
 @finished
-def token_heatmap(attribution: Attribution) -> Figure:
+def token_heatmap(attribution: Attribution, *, top: int = TOP) -> Figure:
     """Draw the contribution of each prompt token (rows) to each answer token (columns), and the mean (last column).
+
+    An answer of one token has one bar for each prompt token.
 
     Args:
         attribution: Attribution of one prompt and answer.
+        top: Number of rows: the tokens with the largest contributions. The last row is the sum of all others.
 
     Returns:
-        One heat map, with colours centred on 0.
+        One heat map, with colours centred on 0, or bars.
     """
+    values, rows = theme.shortened(_with_mean(attribution), theme.token_labels(attribution.tokens), top)
     fig = theme.figure("Contribution of each prompt token", described(attribution))
-    fig.add_trace(_map(attribution.tokens, attribution.answer_tokens, _with_mean(attribution), "coloraxis"))
-    fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit([attribution.per_answer_token]), unit(attribution)),
-        height=_map_height(len(attribution.tokens)),
-    )
+    fig.update_layout(height=_map_height(len(rows)))
+    if values.shape[1] == 1:
+        fig.add_trace(theme.signed_bars(values[:, 0], rows, "%{y}<br>%{x:+.3f}<extra></extra>"))
+        fig.update_xaxes(title=unit(attribution))
+        fig.update_yaxes(autorange="reversed", type="category", showgrid=False)
+        return fig
+    fig.add_trace(_map(rows, attribution.answer_tokens, values, "coloraxis"))
+    limit = theme.symmetric_limit([attribution.per_answer_token])  # the sum of the rest may lie beyond
+    fig.update_layout(coloraxis=theme.diverging_axis(limit, unit(attribution)))
     _token_axes(fig)
     return fig
 
 
 @finished
-def token_triptych(before: Attribution, after: Attribution) -> Figure:
+def token_triptych(before: Attribution, after: Attribution, *, top: int = TOP) -> Figure:
     """Draw one prompt as original | unlearned | Δ = unlearned − original, on one symmetric scale.
 
     Args:
         before: Contributions in the original model.
         after: Contributions in the unlearned model, for the same prompt, answer, method and target.
+        top: Number of rows, as in `token_heatmap`; the same tokens in every map.
 
     Returns:
         Three heat maps in the form of `token_heatmap`.
@@ -61,15 +73,17 @@ def token_triptych(before: Attribution, after: Attribution) -> Figure:
         InputError: If the two differ in prompt, answer, method or target.
     """
     same_example(before, after)
-    maps = [_with_mean(before), _with_mean(after)]
-    maps.append(maps[1] - maps[0])
+    sides = np.stack([_with_mean(before), _with_mean(after)], axis=1)  # [prompt, side, answer + 1]
+    limit = theme.symmetric_limit([sides, sides[:, 1] - sides[:, 0]])  # the sum of the rest may lie beyond
+    sides, rows = theme.shortened(sides, theme.token_labels(before.tokens), top)
+    maps = [sides[:, 0], sides[:, 1], sides[:, 1] - sides[:, 0]]
     fig = make_subplots(1, 3, shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=["before", "after", "Δ"])
     for column, values in enumerate(maps, start=1):
-        fig.add_trace(_map(before.tokens, before.answer_tokens, values, "coloraxis"), row=1, col=column)
+        fig.add_trace(_map(rows, before.answer_tokens, values, "coloraxis"), row=1, col=column)
     theme.dress(fig, "Contribution of each prompt token, before and after", described(before))
     fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit(maps), unit(before)),
-        height=_map_height(len(before.tokens)) + 24,
+        coloraxis=theme.diverging_axis(limit, unit(before)),
+        height=_map_height(len(rows)) + 24,
     )
     _token_axes(fig)
     return fig
@@ -327,18 +341,21 @@ def same_example(before: Attribution, after: Attribution) -> None:
 
 
 def _with_mean(attribution: Attribution) -> NDArray[np.float64]:
-    """Return `[prompt, answer + 1]`: the contributions to each answer token, and their mean; or only the mean."""
-    if attribution.per_answer_token.shape[1] != len(attribution.answer_tokens):
+    """Return `[prompt, answer + 1]`: the contributions to each answer token, and their mean.
+
+    Only the mean is returned if the answer is one token, or the target is one number for the whole answer.
+    """
+    if attribution.per_answer_token.shape[1] != len(attribution.answer_tokens) or len(attribution.answer_tokens) == 1:
         return theme.array(attribution.scores)[:, None]
     return np.column_stack([theme.array(attribution.per_answer_token), theme.array(attribution.scores)])
 
 
-def _map(tokens: Sequence[str], answer: Sequence[str], values: NDArray[np.float64], axis: str) -> go.Heatmap:
+def _map(rows: Sequence[str], answer: Sequence[str], values: NDArray[np.float64], axis: str) -> go.Heatmap:
     """Build the heat map of one attribution."""
     return go.Heatmap(
         z=values,
         x=[*theme.token_labels(answer), MEAN][-values.shape[1] :],
-        y=theme.token_labels(tokens),
+        y=list(rows),
         coloraxis=axis,
         xgap=1,
         ygap=1,
@@ -376,9 +393,9 @@ def _mean_over_items(values: Any) -> NDArray[np.float64]:
 def _token_axes(fig: go.Figure) -> None:
     """Order the rows from top to bottom and slant the column labels."""
     fig.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
+    fig.update_xaxes(type="category", showgrid=False)
 
 
 def _map_height(rows: int) -> int:
     """Compute a height in pixels at which every row is readable, with room for title and slanted labels."""
-    return 190 + 22 * max(rows, 6)
+    return 190 + max(22 * min(max(rows, 3), 20), 16 * rows)

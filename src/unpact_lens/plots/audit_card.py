@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from unpact_lens.plots.attribution import html_triptych
 from unpact_lens.plots.dilemma import StudyLike, dilemma_plane
+from unpact_lens.plots.figure import Figure
 from unpact_lens.plots.model_diff import head_triptych
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ class AuditLike(Protocol):
 
     def as_study(self) -> StudyLike:
         """Return the audit as a study with one cell."""
+
+
+def audit_plane(audit: AuditLike) -> Figure:
+    """Draw the dilemma plane of an audit's model.
+
+    Args:
+        audit: Finished audit.
+    """
+    return dilemma_plane(audit.as_study())
 
 
 def audit_card(audit: AuditLike) -> str:

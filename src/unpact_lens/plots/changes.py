@@ -12,6 +12,9 @@ from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
 from unpact_lens.plots.figure import Figure, finished
 
+HOOKS, TOKENS = 28, 40
+"""Numbers of hooks and positions of a map of activations: those that moved most."""
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -84,11 +87,14 @@ def activation_changes(changes: ActivationChanges) -> Figure:
         horizontal_spacing=0.04,
         column_titles=list(sides) if len(sides) > 1 else None,
     )
-    tokens = theme.token_labels(changes.tokens)
+    relative = theme.array(changes.relative)  # [hook, position]
+    hooks, fewer = theme.strongest(relative, HOOKS)
+    places, some = theme.strongest(np.column_stack([theme.array(changes.kl), relative.T]), TOKENS)
+    tokens = [theme.token_labels(changes.tokens)[k] for k in places]
     for column, side in enumerate(sides.values(), start=1):
         bars = go.Bar(
             x=tokens,
-            y=theme.array(side.kl),
+            y=theme.array(side.kl)[places],
             marker={"color": theme.PALETTE[0]},
             hovertemplate="%{x}<br>KL(before ‖ after) %{y:.4f} nats<extra></extra>",
         )
@@ -96,10 +102,10 @@ def activation_changes(changes: ActivationChanges) -> Figure:
         cka = np.broadcast_to(theme.array(side.cka)[:, None], side.cosine.shape)
         fig.add_trace(
             go.Heatmap(
-                z=theme.array(side.relative),
+                z=theme.array(side.relative)[np.ix_(hooks, places)],
                 x=tokens,
-                y=[theme.escape(hook) for hook in side.hooks],
-                customdata=np.stack([theme.array(side.cosine), cka], axis=-1),
+                y=[theme.escape(side.hooks[k]) for k in hooks],
+                customdata=np.stack([theme.array(side.cosine), cka], axis=-1)[np.ix_(hooks, places)],
                 coloraxis="coloraxis",
                 xgap=1,
                 ygap=1,
@@ -114,8 +120,12 @@ def activation_changes(changes: ActivationChanges) -> Figure:
     theme.dress(
         fig,
         "How far predictions and activations moved",
-        theme.escape(f"at each position, prompt and answer “{theme.short(changes.answer.strip())}”"),
-        height=320 + 20 * len(changes.hooks),
+        theme.escape(
+            f"at each position, prompt and answer “{theme.short(changes.answer.strip())}”"
+            + (f"; the {len(hooks)} hooks of {len(changes.hooks)} that moved most" if fewer else "")
+            + (f"; the {len(places)} positions of {len(changes.tokens)} that moved most" if some else "")
+        ),
+        height=320 + 20 * len(hooks),
         showlegend=False,
         coloraxis={
             "colorscale": theme.SEQUENTIAL,
@@ -124,7 +134,7 @@ def activation_changes(changes: ActivationChanges) -> Figure:
             "colorbar": {**bar, "len": 0.7, "y": 0.35},
         },
     )
-    theme.token_axis(fig, changes.tokens, len(sides))
+    theme.token_axis(fig, tokens, len(sides))
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False, row=2)
     fig.update_yaxes(title="KL, nats", row=1, col=1)
     return fig

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
 from unpact_lens.plots.figure import Figure, finished
 
@@ -20,18 +20,53 @@ if TYPE_CHECKING:
     from unpact_lens.decomposition import Decomposition, LensCurves
 
 MAX_BARS = 40
-"""Largest number of bars of a waterfall; with more parts, the heads of a layer become one bar."""
+"""Largest number of bars of a waterfall; with more parts, the heads of a layer become one bar, and small ones too."""
 
 _HEAD = re.compile(r"^(L\d+)H\d+$")
 
 
 @finished
-def decomposition(d: Decomposition) -> Figure:
-    """Draw the figure of the view: waterfall, head map, source map or the strongest neurons."""
-    views = {"component": waterfall, "head": head_map, "source": source_map, "neuron": neurons}
-    if d.by not in views:
-        raise InputError(f"no figure for a decomposition by {d.by!r}; there is one by {', '.join(views)}")
-    return views[d.by](d)
+def decomposition(d: Decomposition, *, what: str | None = None) -> Figure:
+    """Draw a decomposition.
+
+    Args:
+        d: Decomposition of the answer's logit.
+        what: `"components"` (waterfall), `"heads"` (layer × head), `"sources"` (head × source token), `"tokens"` (each
+            source token through all heads) or `"neurons"` (the strongest). If None, the view of the decomposition.
+
+    Raises:
+        InputError: If `what` is unknown, or the decomposition does not resolve it.
+    """
+    views = {
+        "components": (waterfall, ("component",)), "heads": (head_map, ("head", "source")),
+        "sources": (source_map, ("source",)), "tokens": (source_tokens, ("source",)), "neurons": (neurons, ("neuron",)),
+    }  # fmt: skip
+    asked = f"{d.by}s" if what is None else what
+    if asked not in views:
+        raise InputError(f"what={asked!r}; {nearest(asked, views)}")
+    draw, resolved = views[asked]
+    if d.by not in resolved:
+        raise InputError(f"a decomposition by {d.by!r} does not show {asked}; decompose(..., by={resolved[0]!r}) does")
+    return draw(d)
+
+
+@finished
+def source_tokens(d: Decomposition, *, top: int = 40) -> Figure:
+    """Draw what all heads together move from each source token into the logit, mean over the answer tokens.
+
+    Args:
+        d: Decomposition by source.
+        top: Number of tokens: those with the largest value. The last bar is the sum of all others.
+    """
+    if d.by != "source":
+        raise InputError(f"source tokens need a decomposition by 'source', not by {d.by!r}")
+    values, labels = theme.shortened(theme.array(d.values).mean(-1).sum((0, 1)), theme.token_labels(d.tokens), top)
+    fig = theme.figure("What all heads move from each token into the logit", described(d))
+    fig.add_trace(theme.signed_bars(values, labels, "from %{y}<br>%{x:+.4f} logits<extra></extra>"))
+    fig.update_xaxes(title="logits")
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    fig.update_layout(height=200 + max(16 * len(labels), 90))
+    return fig
 
 
 @finished
@@ -39,7 +74,7 @@ def waterfall(d: Decomposition) -> Figure:
     """Draw the sum from the embedding to the logit, one step for each component, mean over the answer tokens.
 
     Args:
-        d: Decomposition by component. With more than `MAX_BARS` parts, the heads of a layer are one bar.
+        d: Decomposition by component. Of more than `MAX_BARS` parts, small ones share a bar; see `grouped_bars`.
     """
     labels, values = component_bars(d)
     fig = theme.figure("From embedding to logit, component by component", described(d))
@@ -56,7 +91,7 @@ def waterfall(d: Decomposition) -> Figure:
         )
     )
     fig.update_yaxes(title="logits, cumulative")
-    fig.update_xaxes(type="category", tickangle=-60)
+    fig.update_xaxes(type="category")
     fig.update_layout(height=480, showlegend=False)
     return fig
 
@@ -75,12 +110,13 @@ def head_map(d: Decomposition) -> Figure:
 
 
 @finished
-def source_map(d: Decomposition, *, heads: int = 16) -> Figure:
+def source_map(d: Decomposition, *, heads: int = 16, top: int = 40) -> Figure:
     """Draw what each head moves from each source token into the answer's logit, mean over the answer tokens.
 
     Args:
         d: Decomposition by source.
         heads: Number of heads to show: those with the largest single entry, in the order of the model.
+        top: Number of source tokens to show. The last column is the sum of all others.
     """
     if d.by != "source":
         raise InputError(f"a source map needs a decomposition by 'source', not by {d.by!r}")
@@ -88,11 +124,12 @@ def source_map(d: Decomposition, *, heads: int = 16) -> Figure:
     n_layers, n_heads, n_sources = values.shape
     rows = values.reshape(n_layers * n_heads, n_sources)
     chosen = sorted(np.argsort(-np.abs(rows).max(1), kind="stable")[:heads].tolist())
+    shown, tokens = theme.shortened(rows[chosen].T, theme.token_labels(d.tokens), top)
     fig = theme.figure("What each head moves from each token into the logit", described(d))
     fig.add_trace(
         go.Heatmap(
-            z=rows[chosen],
-            x=theme.token_labels(d.tokens),
+            z=shown.T,
+            x=tokens,
             y=[f"L{row // n_heads}H{row % n_heads}" for row in chosen],
             coloraxis="coloraxis",
             xgap=1,
@@ -103,7 +140,7 @@ def source_map(d: Decomposition, *, heads: int = 16) -> Figure:
     fig.update_layout(
         coloraxis=theme.diverging_axis(theme.symmetric_limit([rows[chosen]]), "logits"), height=220 + 22 * len(chosen)
     )
-    theme.token_axis(fig, d.tokens)
+    theme.token_axis(fig, tokens)
     fig.update_xaxes(title="source token")
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig
@@ -235,23 +272,37 @@ def component_bars(d: Decomposition) -> tuple[list[str], list[float]]:
     """Return names and mean values of the steps of a waterfall, in the order of the model, the remainder last.
 
     Args:
-        d: Decomposition by component. With more than `MAX_BARS` steps, heads of a layer become one step `L{l}.heads`.
+        d: Decomposition by component.
 
     Returns:
         Escaped labels, and logits; they sum to the mean of `d.total`.
     """
-    if d.by != "component":
-        raise InputError(f"a waterfall needs a decomposition by 'component', not by {d.by!r}")
-    names = [*d.labels[0], *d.remainder_labels]
-    values = np.concatenate([theme.array(d.values).mean(-1), theme.array(d.remainder).mean(-1)]).tolist()
+    labels, values = grouped_bars(d)
+    return labels, values[0]
+
+
+def grouped_bars(*sides: Decomposition) -> tuple[list[str], list[list[float]]]:
+    """Return names of the components and the mean values of each decomposition, the same few bars for all.
+
+    With more than `MAX_BARS` components, the heads of a layer become one bar `L{l}.heads`. If they are still too many,
+    those with the largest value in any decomposition stay, and the others become one bar.
+
+    Args:
+        *sides: Decompositions by component, of models of one shape.
+    """
+    for d in sides:
+        if d.by != "component":
+            raise InputError(f"a waterfall needs a decomposition by 'component', not by {d.by!r}")
+    names = [*sides[0].labels[0], *sides[0].remainder_labels]
+    table = np.stack(
+        [np.concatenate([theme.array(d.values).mean(-1), theme.array(d.remainder).mean(-1)]) for d in sides], axis=1
+    )  # [component, side]
     if len(names) > MAX_BARS:
-        grouped: dict[str, float] = {}
-        for name, value in zip(names, values, strict=True):
-            head = _HEAD.match(name)
-            key = f"{head[1]}.heads" if head else name
-            grouped[key] = grouped.get(key, 0.0) + value
-        names, values = list(grouped), list(grouped.values())
-    return [theme.escape(name) for name in names], values
+        keys = [f"{head[1]}.heads" if (head := _HEAD.match(name)) else name for name in names]
+        grouped = list(dict.fromkeys(keys))
+        table = np.stack([table[[key == name for key in keys]].sum(0) for name in grouped])
+        table, names = theme.shortened(table, grouped, MAX_BARS - 1)
+    return [theme.escape(name) for name in names], table.T.tolist()
 
 
 def head_values(d: Decomposition) -> NDArray[np.float64]:
@@ -269,18 +320,16 @@ def head_heatmap(values: NDArray[np.float64]) -> go.Heatmap:
         z=values,
         x=list(range(n_heads)),
         y=list(range(n_layers)),
-        customdata=[[f"L{layer}H{head}" for head in range(n_heads)] for layer in range(n_layers)],
         coloraxis="coloraxis",
-        xgap=1,
-        ygap=1,
-        hovertemplate="%{customdata}<br>%{z:+.4f} logits<extra></extra>",
+        hovertemplate="L%{y}H%{x}<br>%{z:+.4f} logits<extra></extra>",
     )
 
 
 def head_axes(fig: go.Figure, values: NDArray[np.float64]) -> None:
     """Set axes with layers downwards and heads across; with many of them, only every few have a tick."""
     n_layers, n_heads = values.shape
-    fig.update_xaxes(title="head", dtick=-(-n_heads // 16), tick0=0, showgrid=False, zeroline=False)
+    facets = len({trace.xaxis for trace in fig.data if trace.type == "heatmap"})
+    fig.update_xaxes(title="head", dtick=-(-n_heads * facets // 32), tick0=0, showgrid=False, zeroline=False)
     fig.update_yaxes(autorange="reversed", dtick=-(-n_layers // 16), tick0=0, showgrid=False, zeroline=False)
     fig.update_layout(yaxis_title="layer")
 

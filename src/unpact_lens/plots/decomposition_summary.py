@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import plotly.graph_objects as go
 
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
-from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+from unpact_lens.plots.decomposition import MAX_BARS, head_axes, head_heatmap, head_map_height
 from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
@@ -16,30 +17,35 @@ if TYPE_CHECKING:
 
 
 @finished
-def decomposition_summary(summary: DecompositionSummary) -> Figure:
+def decomposition_summary(summary: DecompositionSummary, *, what: str | None = None) -> Figure:
     """Draw the mean of each component with its interval, or the mean of each head as a map.
 
     Args:
         summary: Average of decompositions by component or by head, logits.
+        what: `"components"` or `"heads"`. If None, the view of the summary.
 
     Raises:
-        InputError: If the view is neither by component nor by head.
+        InputError: If the view is neither by component nor by head, or is not the one asked for.
     """
+    if what is not None and what != f"{summary.by}s":
+        raise InputError(f"what={what!r}, but this is an average by={summary.by!r}; leave what out")
     mean, low, high, _ = summary.total.tolist()
     line = f"{len(summary.ids)} questions; logit {mean:+.2f} [{low:+.2f}, {high:+.2f}]; {summary.level:.0%} intervals"
     values = theme.array(summary.values)
     if summary.by == "component":
         fig = theme.figure("What each component adds to the answer's logit, over the data set", theme.escape(line))
+        kept, rest = theme.strongest(values[:, 0], MAX_BARS)
+        others = float(np.delete(values[:, 0], kept).sum())
         fig.add_trace(
             go.Bar(
-                x=[theme.escape(label) for label in summary.labels[0]],
-                y=values[:, 0],
-                error_y=theme.whiskers(values),
+                x=[*(theme.escape(summary.labels[0][k]) for k in kept), *([rest] if rest else [])],
+                y=[*values[kept, 0], *([others] if rest else [])],
+                error_y=theme.whiskers(values[kept]),
                 marker={"color": theme.PALETTE[0]},
                 hovertemplate="%{x}<br>%{y:+.3f} logits<extra></extra>",
             )
         )
-        fig.update_xaxes(type="category", tickangle=-60)
+        fig.update_xaxes(type="category")
         fig.update_yaxes(title="mean, logits")
         return fig
     if summary.by != "head":

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
-from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
+from unpact_lens.plots.decomposition import MAX_BARS, head_axes, head_heatmap, head_map_height
 from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
@@ -23,16 +23,21 @@ def diff_summary(summary: DiffSummary, *, what: str = "components") -> Figure:
 
     Args:
         summary: Average of diffs.
-        what: `"components"` (components and heads), `"split"` (why heads changed), `"activations"`, or `"focus"`.
+        what: `"components"`, `"heads"` (layer × head), `"tokens"` (how the focus on the prompt's tokens moved; also
+            `"focus"`), `"split"` (why heads changed), or `"activations"`.
 
     Raises:
         InputError: If `what` is unknown, or the summary was made without it.
     """
-    views = {"components": _components, "split": _split, "activations": _activations, "focus": _focus}
+    views = {
+        "components": _components, "heads": _heads, "tokens": _focus, "sources": _no_sources, "split": _split,
+        "activations": _activations, "focus": _focus,
+    }  # fmt: skip
     if what not in views:
         raise InputError(f"what={what!r}; {nearest(what, views)}")
-    if what != "components" and getattr(summary, what) is None:
-        option = "contributions" if what == "focus" else what
+    part = {"tokens": "focus"}.get(what, what)
+    if part in ("focus", "split", "activations") and getattr(summary, part) is None:
+        option = "contributions" if part == "focus" else what
         raise InputError(f"this summary has no {what}; average diff(..., {option}=True)")
     return views[what](summary)
 
@@ -120,55 +125,54 @@ def _activations(summary: DiffSummary) -> go.Figure:
 
 
 def _components(summary: DiffSummary) -> go.Figure:
-    """Draw mean Δ of each component with its interval, beside the noise baseline, and Δ of each head."""
-    table = theme.array(summary.components)
-    labels = [theme.escape(label) for label in summary.labels[0]]
-    maps = {f"heads ({theme.dot_legend(summary.level)})": summary}
+    """Draw mean Δ of the components that moved most, with intervals, beside the noise baseline."""
+    sides = {"Δ": (summary, theme.PALETTE[0])}
     if summary.floor is not None:
-        maps["heads, noise baseline"] = summary.floor
-    fig = make_subplots(
-        2,
-        len(maps),
-        vertical_spacing=0.3,
-        horizontal_spacing=0.06,
-        row_heights=[0.6, 0.4],
-        specs=[[{"colspan": len(maps)}, *([None] * (len(maps) - 1))], [{}] * len(maps)],
-        subplot_titles=["components", *maps],
-    )
-    series = {"Δ": (table, theme.PALETTE[0])}
-    if summary.floor is not None:
-        series["noise baseline"] = (theme.array(summary.floor.components), theme.MUTED)
-    for name, (values, colour) in series.items():
+        sides["noise baseline"] = (summary.floor, theme.MUTED)
+    tables = [theme.array(side.components) for side, _ in sides.values()]
+    kept, rest = theme.strongest(np.stack([table[:, 0] for table in tables], axis=1), MAX_BARS)
+    labels = [theme.escape(summary.labels[0][k]) for k in kept]
+    fig = go.Figure()
+    for (name, (_, colour)), table in zip(sides.items(), tables, strict=True):
+        values = table[kept]
+        others = float(np.delete(table[:, 0], kept).sum())
         fig.add_trace(
             go.Bar(
                 name=name,
-                x=labels,
-                y=values[:, 0],
+                x=[*labels, *([rest] if rest else [])],
+                y=[*values[:, 0], *([others] if rest else [])],
                 marker={"color": colour},
-                error_y=theme.whiskers(values),
+                error_y=theme.whiskers(values),  # none at the rest: a sum has another interval
                 hovertemplate="%{x}<br>%{y:+.3f} logits<extra>%{fullData.name}</extra>",
-            ),
-            row=1,
-            col=1,
+            )
         )
-    heads = [theme.array(side.heads) for side in maps.values()]
-    for column, (side, values) in enumerate(zip(maps.values(), heads, strict=True), start=1):
-        fig.add_trace(head_heatmap(values[..., 0]), row=2, col=column)
-        fig.add_trace(theme.significant(side.adjusted_p.get("heads"), side.level), row=2, col=column)
-    theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=760)
-    fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit([values[..., 0] for values in heads]), "logits"),
-        coloraxis_colorbar={"len": 0.36, "y": 0.14},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
-    )
-    fig.update_yaxes(title="mean Δ, logits", row=1, col=1)
-    fig.update_xaxes(type="category", tickangle=-60, row=1, col=1)
-    plain = {"showgrid": False, "zeroline": False, "tick0": 0}
-    n_layers, n_heads = heads[0].shape[:2]
-    fig.update_xaxes(title="head", dtick=-(-n_heads // 16), **plain, row=2)
-    fig.update_yaxes(autorange="reversed", dtick=-(-n_layers // 16), **plain, row=2)
-    fig.update_yaxes(title="layer", row=2, col=1)
+    theme.dress(fig, "Which components moved, over the data set", _scalars(summary), height=480)
+    fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
+    fig.update_yaxes(title="mean Δ, logits")
+    fig.update_xaxes(type="category")
     return fig
+
+
+def _heads(summary: DiffSummary) -> go.Figure:
+    """Draw mean Δ of each head, layer × head, beside the noise baseline, on one symmetric scale."""
+    sides = {"Δ": summary} if summary.floor is None else {"Δ": summary, "noise baseline": summary.floor}
+    means = [theme.array(side.heads)[..., 0] for side in sides.values()]
+    fig = make_subplots(1, len(sides), shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=list(sides))
+    for column, (side, values) in enumerate(zip(sides.values(), means, strict=True), start=1):
+        fig.add_trace(head_heatmap(values), row=1, col=column)
+        fig.add_trace(theme.significant(side.adjusted_p.get("heads"), side.level), row=1, col=column)
+    subtitle = f"{_scalars(summary)}; {theme.escape(theme.dot_legend(summary.level))}"
+    theme.dress(fig, "Which heads moved, over the data set", subtitle)
+    fig.update_layout(
+        coloraxis=theme.diverging_axis(theme.symmetric_limit(means), "logits"), height=head_map_height(means[0])
+    )
+    head_axes(fig, means[0])
+    return fig
+
+
+def _no_sources(summary: DiffSummary) -> go.Figure:
+    """Refuse a figure of source tokens, which differ from question to question."""
+    raise InputError("source tokens differ from question to question; plot 'sources' of one diff(..., sources=True)")
 
 
 def _scalars(summary: DiffSummary) -> str:

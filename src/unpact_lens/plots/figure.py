@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import html
+import json
 import os
 import re
 import textwrap
@@ -141,10 +142,8 @@ class Figure(go.Figure):
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None, **_: object) -> dict[str, object]:
         """Return the interactive figure and a PNG."""
-        import json
-
         return {
-            "application/vnd.plotly.v1+json": json.loads(str(self.to_json())),
+            "application/vnd.plotly.v1+json": _slim(json.loads(str(self.to_json()))),
             "image/png": base64.b64encode(self.png()).decode(),
             "text/plain": self.alt,
         }
@@ -154,6 +153,16 @@ class Figure(go.Figure):
         from IPython.display import display
 
         display(self._repr_mimebundle_(), raw=True)
+
+
+def _slim(part: object) -> object:
+    """Return a figure as JSON with arrays of 32 instead of 64 bits; hover shows fewer digits than those hold."""
+    if isinstance(part, dict):
+        if part.get("dtype") == "f8":
+            values = np.frombuffer(base64.b64decode(part["bdata"]), dtype=np.float64).astype(np.float32)
+            return {**part, "dtype": "f4", "bdata": base64.b64encode(values.tobytes()).decode()}
+        return {k: _slim(v) for k, v in part.items()}
+    return [_slim(v) for v in part] if isinstance(part, list) else part
 
 
 def _write(file: Path, data: bytes) -> Path:

@@ -46,7 +46,7 @@ def key_path(path: KeyPath) -> Figure:
     )
     for column, values in enumerate(maps.values(), start=2):
         fig.add_trace(head_heatmap(values), row=1, col=column)
-    fig.update_traces(hovertemplate="%{customdata}<br>%{z:+.4f} nats<extra></extra>", selector={"type": "heatmap"})
+    fig.update_traces(hovertemplate="L%{y}H%{x}<br>%{z:+.4f} nats<extra></extra>", selector={"type": "heatmap"})
     if path.floor is not None:
         shares = path.to_frame()["share_floor"].tolist()[2:]
         fig.add_trace(theme.floor_marks(shares, list(ways)), row=1, col=1)
@@ -101,7 +101,7 @@ def key_path_summary(summary: KeyPathSummary) -> Figure:
     )
     fig.add_trace(head_heatmap(heads[..., 0]), row=1, col=2)
     fig.add_trace(theme.significant(summary.adjusted_p.get("by_head"), summary.level), row=1, col=2)
-    fig.update_traces(hovertemplate="%{customdata}<br>%{z:+.4f} nats<extra></extra>", selector={"type": "heatmap"})
+    fig.update_traces(hovertemplate="L%{y}H%{x}<br>%{z:+.4f} nats<extra></extra>", selector={"type": "heatmap"})
     loss = float(summary.loss[0])
     if summary.floor is not None and loss:
         fig.add_trace(theme.floor_marks(theme.array(summary.floor.change)[:, 0] / loss, ways), row=1, col=1)

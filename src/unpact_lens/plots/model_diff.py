@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
-from unpact_lens.plots.decomposition import component_bars, head_axes, head_heatmap, head_map_height, head_values
+from unpact_lens.plots.decomposition import grouped_bars, head_axes, head_heatmap, head_map_height, head_values
 from unpact_lens.plots.figure import Figure, finished
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ def model_diff(diff: ModelDiff, *, what: str = "components") -> Figure:
     Args:
         diff: One question answered by two models.
         what: `"components"` (waterfalls and Δ), `"heads"` (layer × head before | after | Δ), `"sources"` (head × source
-            token before | after | Δ), or `"contributions"` (of the prompt's tokens).
+            token before | after | Δ), or `"tokens"` (contributions of the prompt's tokens; also `"contributions"`).
 
     Raises:
         InputError: If `what` is unknown, or the diff was made without it.
     """
     views = {
         "components": component_waterfalls, "heads": head_triptych, "sources": source_triptych,
-        "contributions": contributions,
+        "tokens": contributions, "contributions": contributions,
     }  # fmt: skip
     if what not in views:
         raise InputError(f"what={what!r}; {nearest(what, views)}")
@@ -43,8 +44,11 @@ def model_diff(diff: ModelDiff, *, what: str = "components") -> Figure:
 @finished
 def component_waterfalls(diff: ModelDiff) -> Figure:
     """Draw waterfalls of the logit before and after, and below them Δ of each component; they sum to Δ logit."""
-    labels, before = component_bars(diff.components_before)
-    _, after = component_bars(diff.components_after)
+    noisy = diff.floor is not None
+    sides = [diff.components_before, diff.components_after]
+    if diff.floor is not None:
+        sides += [diff.floor.components_before, diff.floor.components_after]
+    labels, (before, after, *noise) = grouped_bars(*sides)
     delta = np.subtract(after, before)
     fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
     for k, (name, values) in enumerate({"before": before, "after": after}.items()):
@@ -77,11 +81,9 @@ def component_waterfalls(diff: ModelDiff) -> Figure:
         row=2,
         col=1,
     )
-    if diff.floor is not None:
-        _, noise_before = component_bars(diff.floor.components_before)
-        _, noise_after = component_bars(diff.floor.components_after)
-        noise = np.subtract(noise_after, noise_before)
-        fig.add_trace(theme.floor_marks([*labels, "logit"], [*noise.tolist(), float(noise.sum())]), row=2, col=1)
+    if noisy:
+        moved = np.subtract(noise[1], noise[0])
+        fig.add_trace(theme.floor_marks([*labels, "logit"], [*moved.tolist(), float(moved.sum())]), row=2, col=1)
     theme.dress(fig, "Which components moved the answer's logit", _diff_line(diff), height=640)
     fig.update_layout(
         coloraxis={**theme.diverging_axis(theme.symmetric_limit([deltas]), "logits"), "showscale": False},
@@ -91,7 +93,7 @@ def component_waterfalls(diff: ModelDiff) -> Figure:
     )
     fig.update_yaxes(title="logits, cumulative", row=1, col=1)
     fig.update_yaxes(title="Δ logits", row=2, col=1)
-    fig.update_xaxes(type="category", tickangle=-60)
+    fig.update_xaxes(type="category")
     return fig
 
 
@@ -118,7 +120,7 @@ def head_triptych(diff: ModelDiff) -> Figure:
 
 
 @finished
-def source_triptych(diff: ModelDiff, *, heads: int = 16) -> Figure:
+def source_triptych(diff: ModelDiff, *, heads: int = 16, top: int = 24) -> Figure:
     """Draw each head's contribution from each source token before | after | Δ, on one symmetric scale.
 
     A diff with a noise baseline has a fourth facet: Δ of the baseline.
@@ -127,6 +129,7 @@ def source_triptych(diff: ModelDiff, *, heads: int = 16) -> Figure:
         diff: Diff made with sources.
         heads: Number of heads to show: those with the largest single entry before, after or in Δ, in the model's
             order.
+        top: Number of source tokens to show. The last column is the sum of all others.
 
     Raises:
         InputError: If the diff was made without sources.
@@ -137,11 +140,14 @@ def source_triptych(diff: ModelDiff, *, heads: int = 16) -> Figure:
     n_heads = len(diff.heads_before.labels[1])
     largest = np.max([np.abs(values).max(1) for values in maps.values()], axis=0)
     chosen = sorted(np.argsort(-largest, kind="stable")[:heads].tolist())
+    table = np.stack([values[chosen] for values in maps.values()]).transpose(2, 0, 1)  # [source, map, head]
+    limit = theme.symmetric_limit([table])  # the sum of the rest may lie beyond
+    table, tokens = theme.shortened(table, theme.token_labels(diff.tokens), top)
     fig = make_subplots(1, len(maps), shared_yaxes=True, subplot_titles=list(maps), horizontal_spacing=0.02)
-    for column, values in enumerate(maps.values(), start=1):
+    for column in range(1, len(maps) + 1):
         heatmap = go.Heatmap(
-            z=values[chosen],
-            x=theme.token_labels(diff.tokens),
+            z=table[:, column - 1].T,
+            x=tokens,
             y=[f"L{row // n_heads}H{row % n_heads}" for row in chosen],
             coloraxis="coloraxis",
             xgap=1,
@@ -150,11 +156,8 @@ def source_triptych(diff: ModelDiff, *, heads: int = 16) -> Figure:
         )
         fig.add_trace(heatmap, row=1, col=column)
     theme.dress(fig, "What each head moves from each token, before and after", _diff_line(diff))
-    shown = [values[chosen] for values in maps.values()]
-    fig.update_layout(
-        coloraxis=theme.diverging_axis(theme.symmetric_limit(shown), "logits"), height=260 + 22 * len(chosen)
-    )
-    theme.token_axis(fig, diff.tokens, len(maps))
+    fig.update_layout(coloraxis=theme.diverging_axis(limit, "logits"), height=260 + 22 * len(chosen))
+    theme.token_axis(fig, tokens, len(maps))
     fig.update_xaxes(title="source token")
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig
@@ -170,18 +173,23 @@ def _source_maps(diff: ModelDiff) -> dict[str, NDArray[np.float64]]:
 
 
 @finished
-def contributions(diff: ModelDiff) -> Figure:
+def contributions(diff: ModelDiff, *, top: int = 40) -> Figure:
     """Draw the contribution of each prompt token before and after, and below them Δ with its noise baseline.
 
     Args:
         diff: Diff made with contributions.
+        top: Number of tokens: those with the largest contribution or change. The last is the sum of all others.
 
     Raises:
         InputError: If the diff was made without contributions.
     """
     frame = diff.contributions_frame()
     assert diff.contributions_before is not None
-    tokens = theme.token_labels(diff.contributions_before.tokens)
+    columns = [c for c in ("before", "after", "delta", "delta_floor") if c in frame]
+    table, tokens = theme.shortened(
+        frame[columns].to_numpy(dtype=float), theme.token_labels(diff.contributions_before.tokens), top
+    )
+    frame = pd.DataFrame(table, columns=columns)
     fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
     for k, side in enumerate(("before", "after")):
         fig.add_trace(go.Bar(name=side, x=tokens, y=frame[side], marker={"color": theme.PALETTE[k]}), row=1, col=1)
@@ -194,7 +202,7 @@ def contributions(diff: ModelDiff) -> Figure:
     fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"})
     fig.update_yaxes(title="nats", row=1, col=1)
     fig.update_yaxes(title="Δ nats", row=2, col=1)
-    fig.update_xaxes(type="category", tickangle=-45)
+    fig.update_xaxes(type="category")
     return fig
 
 

@@ -11,6 +11,9 @@ from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
 from unpact_lens.plots.figure import Figure, finished
 
+MOST_PLACES = 60
+"""Number of columns of a patching map; those with the smallest changes are left out."""
+
 if TYPE_CHECKING:
     from unpact_lens.comparison import PatchingMap, PatchingSummary
 
@@ -21,16 +24,19 @@ def patching_map(patching: PatchingMap) -> Figure:
 
     Hovering shows the share of the gap that it closes. A noise baseline is below, on the same scale.
     """
+    if len(patching.labels[1]) == 1:
+        return _patching_bars(patching)
     maps = {"": patching} if patching.floor is None else {"patched": patching, "noise baseline": patching.floor}
-    columns = [[theme.escape(theme.visible(c)) for c in side.labels[1]] for side in maps.values()]
+    kept, rest = theme.strongest(theme.array(patching.values).T, MOST_PLACES)
+    columns = [[theme.escape(theme.visible(side.labels[1][k])) for k in kept] for side in maps.values()]
     rows = [theme.escape(r) for r in patching.labels[0]]
     fig = make_subplots(len(maps), 1, shared_xaxes=True, subplot_titles=list(maps), vertical_spacing=0.12)
     for row, side in enumerate(maps.values(), start=1):
         heatmap = go.Heatmap(
-            z=theme.array(side.values),
+            z=theme.array(side.values)[:, kept],
             x=columns[row - 1],
             y=rows,
-            customdata=theme.array(side.restored),
+            customdata=theme.array(side.restored)[:, kept],
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
@@ -45,12 +51,38 @@ def patching_map(patching: PatchingMap) -> Figure:
         theme.escape(
             f"change of the mean log-probability of “{theme.short(patching.answer.strip())}” [nats], "
             f"{patching.method}; unpatched {patching.baseline:.2f}, the other model {patching.donor:.2f}"
+            + (f"; the {len(kept)} strongest of {len(patching.labels[1])} columns" if rest else "")
         ),
         coloraxis=theme.diverging_axis(theme.symmetric_limit(values), "nats"),
         height=40 * (len(maps) - 1) + len(maps) * head_map_height(values[0]),
     )
-    fig.update_xaxes(type="category", tickangle=-45, showgrid=False)
+    fig.update_xaxes(type="category", showgrid=False)
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False, title="layer")
+    return fig
+
+
+def _patching_bars(patching: PatchingMap) -> go.Figure:
+    """Draw a map of one column as one bar for each row, with the noise baseline as diamonds."""
+    rows = [theme.escape(r) for r in patching.labels[0]]
+    verb = "Grafting" if patching.what.startswith("weights") else "Patching"
+    fig = theme.figure(
+        f"{verb} {theme.escape(patching.what)}, {theme.escape(patching.direction.replace('_', ' '))}",
+        theme.escape(
+            f"change of the mean log-probability of “{theme.short(patching.answer.strip())}” [nats], "
+            f"{patching.method}; unpatched {patching.baseline:.2f}, the other model {patching.donor:.2f}"
+        ),
+        height=200 + max(90, 22 * len(rows)),
+    )
+    bars = theme.signed_bars(
+        theme.array(patching.values)[:, 0], rows, "%{y}<br>%{x:+.3f} nats, %{customdata:.0%} of the gap<extra></extra>"
+    )
+    bars.update(customdata=theme.array(patching.restored)[:, 0], showlegend=False)
+    fig.add_trace(bars)
+    if patching.floor is not None:
+        fig.add_trace(theme.floor_marks(theme.array(patching.floor.values)[:, 0], rows))
+        fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
+    fig.update_xaxes(title="nats")
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig
 
 

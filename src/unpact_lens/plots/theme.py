@@ -201,6 +201,44 @@ def probe_name(probe: str) -> str:
     return probe.replace(":", " in ").replace("_", " ")
 
 
+def strongest(values: NDArray[np.float64], top: int) -> tuple[list[int], str]:
+    """Choose the rows of a table with the largest entries, in their order, and name the row of all others.
+
+    Args:
+        values: Table, `[row, ...]`.
+        top: Number of rows to keep. A table with one row more is kept whole.
+
+    Returns:
+        Indices of the rows, and the label of the rest; it is empty if all rows are kept.
+
+    >>> strongest(np.array([[0.1], [-3.0], [0.2], [1.0]]), 2)
+    ([1, 3], 'rest (2)')
+    """
+    if len(values) <= top + 1:
+        return list(range(len(values))), ""
+    sizes = np.nan_to_num(np.abs(values).reshape(len(values), -1)).max(1)
+    kept = sorted(np.argsort(-sizes, kind="stable")[:top].tolist())
+    return kept, f"rest ({len(values) - top})"
+
+
+def shortened(values: NDArray[np.float64], labels: Sequence[str], top: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Keep the rows of a table with the largest entries, and sum all others in a last row, so that sums stay equal.
+
+    Args:
+        values: Table, `[row, ...]`.
+        labels: Label of each row.
+        top: Number of rows to keep.
+
+    >>> shortened(np.array([0.1, -3.0, 0.2, 1.0]), ["a", "b", "c", "d"], 2)
+    (array([-3. ,  1. ,  0.3]), ['b', 'd', 'rest (2)'])
+    """
+    kept, rest = strongest(values, top)
+    if not rest:
+        return values, list(labels)
+    others = np.delete(values, kept, axis=0).sum(0, keepdims=True)
+    return np.concatenate([values[kept], others]), [*(labels[i] for i in kept), rest]
+
+
 def token_axis(fig: go.Figure, tokens: Sequence[str], facets: int = 1) -> None:
     """Put tokens along the x axis of a map, each with its label if there is room.
 
@@ -325,6 +363,18 @@ def whiskers(values: NDArray[np.float64]) -> dict[str, object]:
     """Make error bars from rows of `[mean, low, high, n]`."""
     ends = {"array": values[:, 2] - values[:, 0], "arrayminus": values[:, 0] - values[:, 1]}
     return {"type": "data", "symmetric": False, **ends, "color": INK, "thickness": 1, "width": 2}
+
+
+def signed_bars(values: NDArray[np.float64], labels: Sequence[str], hover: str) -> go.Bar:
+    """Draw one horizontal bar for each value, blue if positive and vermilion if negative.
+
+    Args:
+        values: Length of each bar.
+        labels: Label of each bar.
+        hover: Template of the text shown on hover.
+    """
+    colours = [PALETTE[0] if value >= 0 else PALETTE[1] for value in values.tolist()]
+    return go.Bar(x=values, y=list(labels), orientation="h", marker={"color": colours}, hovertemplate=hover)
 
 
 def significant(adjusted_p: Any, level: float) -> go.Scatter:
