@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unpact_lens.auditing.endpoint_scores import completing
@@ -104,7 +104,7 @@ class AnswerFile:
         for start in range(0, len(missing), CHUNK):
             some = missing[start : start + CHUNK]
             texts = generate([wanted[i] for i in some])
-            made = [KeptAnswer(**{**vars(blank[i]), "text": text}) for i, text in zip(some, texts, strict=True)]
+            made = [replace(blank[i], text=text) for i, text in zip(some, texts, strict=True)]
             self._write(made)
         return [self._known[kept.question].text for kept in blank]
 

@@ -25,7 +25,7 @@ from unpact_lens.auditing.output_folder import open_audit_folder, write_outputs
 from unpact_lens.auditing.result import GENERAL, GIVEN, Audit, destruction_of, remaining_excess
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.data.load import load_benchmark
-from unpact_lens.data.splits import Facts, RetainSplit
+from unpact_lens.data.splits import Facts, RetainSplit, SplitRequest
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import answers_kept_in
 from unpact_lens.evaluation.result import Scores
@@ -388,7 +388,8 @@ def _facts(facts: FactSource | None, asked: Asked) -> FactTable:
     """Read the facts or the benchmark."""
     if (facts is None) == (asked.benchmark is None):
         raise InputError("give either facts= (a table) or benchmark= (a name), so that the audit knows what to ask")
-    split = {"split": "auto", "all": None, "none": (0.0, 0.0, 1.0)}[asked.seen]
+    ways: dict[str, SplitRequest] = {"split": "auto", "all": None, "none": (0.0, 0.0, 1.0)}
+    split = ways[asked.seen]
     if facts is None:
         bench = load_benchmark(str(asked.benchmark), path=asked.data, retain_split=split)
         return FactTable(with_wrong_subjects(_as_asked(bench, asked)), bench.name, _of_split(bench, asked))

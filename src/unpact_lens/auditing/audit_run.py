@@ -35,8 +35,9 @@ from unpact_lens.evaluation import evaluate, prefill_for
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import PROBES, Recovery, RecoveryPlan, recovery_plan, run_plan, with_probes
-from unpact_lens.results import Result, storable
-from unpact_lens.study.config import MethodConfig, RecoveryConfig, StudyConfig
+from unpact_lens.recovery.probing import MIN_BEFORE
+from unpact_lens.results import Result
+from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.folder import CLAIMS
 from unpact_lens.study.keys import hash_of, part_key
 from unpact_lens.study.workspace import Workspace
@@ -45,18 +46,6 @@ PARTS = "parts"
 """Directory of the parts, below the audit's."""
 
 R = TypeVar("R", bound=Result)
-
-
-@storable
-@dataclass(frozen=True)
-class Several:
-    """Hold several results of one kind as one part.
-
-    Attributes:
-        results: The results.
-    """
-
-    results: tuple[Result, ...]
 
 
 @dataclass
@@ -118,11 +107,12 @@ class AuditRun:
     @cached_property
     def workspace(self) -> Workspace:
         """Return the workspace that keeps the parts, with the configuration that their keys hold."""
-        config = StudyConfig(
-            name="audit", model=self.identity(BEFORE) or "none", control=self.identity(CONTROL),
-            benchmark=self.bench.name, retain_split=None, methods=(MethodConfig(name="given"),),
-            batch_tokens=self.batch_tokens, recovery=RecoveryConfig(probes=()), seeds=(self.seed,),
-        )  # fmt: skip
+        entries = {
+            "name": "audit", "model": self.identity(BEFORE) or "none", "control": self.identity(CONTROL),
+            "benchmark": self.bench.name, "retain_split": None, "methods": [{"name": "given"}],
+            "batch_tokens": self.batch_tokens, "recovery": {"probes": []}, "seeds": [self.seed],
+        }  # fmt: skip
+        config = StudyConfig.model_validate(entries)
         return Workspace(config, self.folder, self.step)
 
     def identity(self, role: str) -> str | None:
@@ -198,7 +188,7 @@ class AuditRun:
         bench = replace(self.bench, unknown=()) if without else self.bench
         plan = recovery_plan(
             bench, before=before, control=control, progress=False, templates=self.budget.templates, probes=prompts,
-            seed=self.seed, batch_tokens=self.batch_tokens, **({"min_before": 0.0} if without else {}),
+            seed=self.seed, batch_tokens=self.batch_tokens, min_before=0.0 if without else MIN_BEFORE,
         )  # fmt: skip
         return assumed_known(plan) if without else plan
 
@@ -259,18 +249,15 @@ class AuditRun:
 
     def attributed(self, role: str, items: Sequence[QA]) -> tuple[Attribution, ...]:
         """Compute the contributions of the prompt tokens under one model, each fact as a part of its own."""
-        found = []
-        for qa in items:
-            part = self.kept(
-                f"contributions/{role}-{short(qa.id)}", lambda qa=qa: Several(tuple(self._attribute(role, [qa]))),
-                data=[asdict(qa), self.bench.chat, self.bench.prefill],
-            )  # fmt: skip
-            found += part.results
-        return tuple(found)
+        return tuple(self._attributed(role, qa) for qa in items)
 
-    def _attribute(self, role: str, items: Sequence[QA]) -> list[Attribution]:
-        prefills = [prefill_for(self.bench, q) for q in items]
-        return attribute_many(self.one(role), items, chat=self.bench.chat, prefill=prefills, progress=False)
+    def _attributed(self, role: str, qa: QA) -> Attribution:
+        def compute() -> Attribution:
+            prefill = [prefill_for(self.bench, qa)]
+            return attribute_many(self.one(role), [qa], chat=self.bench.chat, prefill=prefill, progress=False)[0]
+
+        asked = [asdict(qa), self.bench.chat, self.bench.prefill]
+        return self.kept(f"contributions/{role}-{short(qa.id)}", compute, data=asked)
 
     def focus(self) -> tuple[Focus | None, Focus | None]:
         """Compare the contributions before and after, on forget facts and on unseen facts."""
@@ -282,9 +269,9 @@ class AuditRun:
         looks: list[Focus | None] = []
         for items in groups:
             chosen = items[: self.budget.contributions]
-            sides = [self.attributed(role, chosen) for role in (BEFORE, AFTER)]
+            before, after = (self.attributed(role, chosen) for role in (BEFORE, AFTER))
             try:
-                looks.append(focus(*sides, TopK(3)) if chosen else None)
+                looks.append(focus(before, after, TopK(3)) if chosen else None)
             except InputError as error:
                 self.left_out["KeyToken shift"] = f"the two models read other tokens: {error}"
                 looks.append(None)

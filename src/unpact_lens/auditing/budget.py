@@ -13,7 +13,7 @@ from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.data.emphasis import EMPHASIS, HEADLINE
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import ask, prefill_for
-from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.hooked import HookedModel, device_of
 from unpact_lens.models.tokens import encode
 from unpact_lens.recovery.probes.registry import PROBES
 from unpact_lens.registry import Registry
@@ -110,7 +110,7 @@ def measure_speed(model: HookedModel, bench: Benchmark, items: Sequence[QA], bat
     ask(model, [q.prompt for q in some], [prefill_for(bench, q) for q in some], bench=bench, batch_tokens=batch_tokens)
     answer = (time.monotonic() - started) / len(some)
     longest = max(len(r.ids) for r in rows)
-    ids = torch.tensor([list(r.ids) + [r.ids[-1]] * (longest - len(r.ids)) for r in rows], device=model.cfg.device)
+    ids = torch.tensor([list(r.ids) + [r.ids[-1]] * (longest - len(r.ids)) for r in rows], device=device_of(model))
     started = time.monotonic()
     with torch.inference_mode():
         model(ids)

@@ -7,7 +7,7 @@ import math
 from huggingface_hub import EvalResult, ModelCardData
 
 from unpact_lens.auditing.findings import percent
-from unpact_lens.auditing.given_model import AFTER, BEFORE, ROLES, Origin
+from unpact_lens.auditing.given_model import BEFORE, ROLES, Origin
 from unpact_lens.auditing.result import Audit
 
 NAMES = {
@@ -33,7 +33,6 @@ def card_of(audit: Audit) -> str:
 
 def metadata_of(audit: Audit) -> ModelCardData:
     """Return the metadata: one result for each measure that is defined, in the form of `model-index`."""
-    origin = audit.models[AFTER]
     results = [
         EvalResult(
             task_type="text-generation",
@@ -50,8 +49,7 @@ def metadata_of(audit: Audit) -> ModelCardData:
         if not math.isnan((e := audit.measures()[name]).value)
     ]
     base = audit.models[BEFORE].given if BEFORE in audit.models and audit.models[BEFORE].kind == "hub" else None
-    return ModelCardData(model_name=audit.name, base_model=base, eval_results=results or None, tags=["unlearning"],
-                         **({"model_revision": origin.revision} if origin.revision else {}))  # fmt: skip
+    return ModelCardData(model_name=audit.name, base_model=base, eval_results=results or None, tags=["unlearning"])
 
 
 def section_of(audit: Audit) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 
@@ -33,7 +33,7 @@ class AuditComparison(Result):
     notes: tuple[str, ...] = ()
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Return what the dilemma plane reads: name and tolerance."""
         return {"name": "audits", "epsilon": self.audits[0].verdict.epsilon}
 
@@ -67,7 +67,7 @@ def compare_audits(sources: Sequence[str | os.PathLike[str] | Audit]) -> AuditCo
     if len(sources) < 2:
         raise InputError(f"{len(sources)} audit given; give at least two directories of `unpact audit --out`")
     audits = tuple(s if isinstance(s, Audit) else _read(s) for s in sources)
-    different = {
+    different: dict[str, set[object]] = {
         "facts": {a.data["sha256"] for a in audits},
         "tolerance": {a.verdict.epsilon for a in audits},
         "budget": {a.budget for a in audits},

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ from unpact_lens.study.keys import hash_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    FactSource = str | os.PathLike[str] | pd.DataFrame | Dataset | Sequence[Mapping[str, object]] | Benchmark
+    FactSource: TypeAlias = str | os.PathLike[str] | pd.DataFrame | Dataset | Sequence[Mapping[str, object]] | Benchmark
 else:
     FactSource = object  # checked here
 

@@ -6,7 +6,7 @@ import gc
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -23,10 +23,8 @@ from unpact_lens.results import storable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    ModelSource = (
-        str | os.PathLike[str] | HookedModel | PreTrainedModel | Endpoint
-        | tuple[PreTrainedModel, PreTrainedTokenizerBase]
-    )  # fmt: skip
+    LivePair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    ModelSource: TypeAlias = str | os.PathLike[str] | HookedModel | PreTrainedModel | Endpoint | LivePair
 else:
     ModelSource = object  # checked here
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,10 @@ SCHEMA = "audit.schema.json"
 """File of the schema, beside this module."""
 
 
+Label = Annotated[str, Field(pattern="^(insufficient|destroyed|hid|erased|undecided)$")]
+"""A label of the verdict."""
+
+
 class _Entry(BaseModel):
     """Refuse unknown entries."""
 
@@ -30,7 +34,7 @@ class ModelEntry(_Entry):
     """Identify one model."""
 
     given: str = Field(description="Path, hub id, name or endpoint, as it was given.")
-    kind: Literal["name", "directory", "hub", "live", "endpoint"]
+    kind: str = Field(pattern="^(name|directory|hub|live|endpoint)$")
     revision: str | None = Field(description="Commit of a hub id.")
     weights_sha256: str | None = Field(description="SHA-256 of the named weights. Null for an endpoint.")
     fingerprint: str | None = Field(description="SHA-256 of weights, configuration and tokenizer.")
@@ -53,7 +57,7 @@ class FactsEntry(_Entry):
 class VerdictEntry(_Entry):
     """State the verdict."""
 
-    labels: list[Literal["insufficient", "destroyed", "hid", "erased", "undecided"]]
+    labels: list[Label] = Field(min_length=1)
     sentences: list[str] = Field(description="One sentence for each label, with numbers and 95% CIs.")
     what_would_change: list[str] = Field(description="Facts, models and probes that would decide or change it.")
     distance: float | None = Field(description="Distance to reliable unlearning, 0 to sqrt(3).")
@@ -81,11 +85,11 @@ class AnswersEntry(_Entry):
 class AuditRecord(_Entry):
     """Record an audit of an unlearned model."""
 
-    schema_version: Literal["1"] = SCHEMA_VERSION
+    schema_version: Literal["1"] = "1"
     name: str = Field(description="Name of the audited model.")
     budget: str
     command: str = Field(description="Command or call that made the audit.")
-    models: dict[Literal["after", "before", "control"], ModelEntry]
+    models: dict[str, ModelEntry] = Field(description="Models by role: after, before and control.")
     facts: FactsEntry
     verdict: VerdictEntry
     measures: list[MeasureEntry]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from unpact_lens.auditing.result import Audit
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.verdict import LABELS
+from unpact_lens.stats.estimate import Estimate
 
 ENDS = ("value", "low", "high", "n")
 """What may follow a measure after a dot."""
@@ -143,7 +144,7 @@ def unmet(audit: Audit, conditions: tuple[Condition, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _measures(audit: Audit) -> dict[str, object]:
+def _measures(audit: Audit) -> dict[str, Estimate]:
     recovery = audit.recovery
-    rates = {} if recovery is None else {f"R[{p}]": recovery.rate(p) for p in recovery.probes}
-    return {**audit.measures(), **rates}
+    rates: dict[str, Estimate] = {} if recovery is None else {f"R[{p}]": recovery.rate(p) for p in recovery.probes}
+    return audit.measures() | rates

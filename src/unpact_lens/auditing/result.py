@@ -24,7 +24,6 @@ from unpact_lens.stats.paired import paired_difference
 
 if TYPE_CHECKING:
     from unpact_lens.attribution import Attribution
-    from unpact_lens.plots.figure import Figure
     from unpact_lens.study.result import Study
 
 GENERAL, GIVEN = "general facts that this package ships", "the unseen facts to keep"
@@ -59,6 +58,7 @@ class Audit(Result):
         environment: Versions, number of threads and hash of the package's source.
     """
 
+    figure: ClassVar[str | None] = "audit_card:audit_plane"
     view: ClassVar[str | None] = "audit_card:audit_card"
 
     name: str
@@ -177,16 +177,6 @@ class Audit(Result):
         from unpact_lens.auditing.as_study import as_study
 
         return as_study([self], f"Audit of {self.name}")
-
-    def plot(self, **options: object) -> Figure:
-        """Draw the dilemma plane of this model.
-
-        Args:
-            **options: Keyword arguments of `unpact_lens.plots.dilemma.dilemma_plane`.
-        """
-        from unpact_lens.plots.dilemma import dilemma_plane
-
-        return dilemma_plane(self.as_study(), **options)
 
     def _brief(self) -> str:
         worst, probe = self.excess_worst()

@@ -16,6 +16,7 @@ from unpact_lens.auditing.given_model import GivenModel
 from unpact_lens.auditing.output_folder import RECORD
 from unpact_lens.auditing.record import AuditRecord, file_hash
 from unpact_lens.data.benchmark import Benchmark
+from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask
 from unpact_lens.models.hooked import HookedModel
@@ -119,7 +120,7 @@ def _compared(role: str, model: HookedModel, chosen: list[KeptAnswer], batch_tok
     for kept in chosen:
         groups.setdefault((kept.chat, kept.max_new_tokens, kept.stop), []).append(kept)
     for (chat, most, stop), some in groups.items():
-        bench = Benchmark("answers", (), (), chat=chat, max_new_tokens=most, stop=stop)
+        bench = Benchmark("answers", (), Facts(), chat=chat, max_new_tokens=most, stop=stop)
         texts = ask(model, [k.prompt for k in some], [k.prefill for k in some], bench=bench, batch_tokens=batch_tokens)
         different += sum(text != kept.text for text, kept in zip(texts, some, strict=True))
     remark = f"{len(chosen) - different} of {len(chosen)} answers are the same"
