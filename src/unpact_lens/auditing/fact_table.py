@@ -127,9 +127,8 @@ def read_facts(
         warnings.warn(notes[-1], stacklevel=2)
     table, twice = _unique([_renamed(row, columns, number, where) for number, row in enumerate(rows, 1)], where)
     if twice:
-        notes.append(
-            f"{where}: {twice} fact{'s' * (twice != 1)} occur twice and {'are' if twice > 1 else 'is'} used once."
-        )
+        say = "fact occurs twice and is" if twice == 1 else "facts occur twice and are"
+        notes.append(f"{where}: {twice} {say} used once.")
         warnings.warn(notes[-1], stacklevel=2)
     parts = [row.pop("part") for row in table]
     frame = pd.DataFrame([{c: row.get(c) for c in SCHEMA} for row in table], dtype=object)
@@ -141,6 +140,9 @@ def read_facts(
     ids = [str(row["id"]) for row in table]
     seen = Facts(by_id[i] for i, part in zip(ids, parts, strict=True) if part == SEEN)
     unseen = Facts(by_id[i] for i, part in zip(ids, parts, strict=True) if part == UNSEEN)
+    groups = {q.group for q in unseen}
+    if len(groups) == 1:  # D is the mean of near and far: seen facts must not add a group without unseen facts
+        seen = Facts(replace(q, group=min(groups)) for q in seen)
     bench = replace(
         whole, retain=seen, unseen=unseen,
         retain_split=RetainSplit(_shares(len(seen), len(unseen))) if unseen else None,
