@@ -23,7 +23,7 @@ from unpact_lens.comparison import (
     patch_many,
     split_heads,
 )
-from unpact_lens.data.benchmark import QA
+from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.decomposition import decompose
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
@@ -247,3 +247,29 @@ def test_unlike_results_are_not_averaged():
         diff_many(before, after, iter([]))
     with pytest.raises(TypeError, match="unknown"):
         diff(before, after, *ITEMS[0], unknown=1)
+
+
+def test_a_benchmark_is_compared_fact_by_fact_and_averaged(readers):
+    bench = Benchmark("made-up", forget=QAS, retain=())
+    whole = diff(*readers, bench)
+    assert whole == diff(*readers, list(QAS))
+    assert whole == average(diff(*readers, qa, weights=False) for qa in QAS)
+    assert whole.focus is not None
+    heads = whole.to_frame("heads")
+    single = diff(*readers, QAS[0], weights=False)
+    for what, names in (("heads", ["layer", "head"]), ("components", ["component"])):
+        assert list(whole.to_frame(what).columns[: len(names)]) == names
+        assert list(single.to_frame(what).columns[: len(names)]) == names
+    assert list(decompose(readers[0], QAS[0].prompt, QAS[0].answer, by="head").to_frame().columns[:2]) == [
+        "layer",
+        "head",
+    ]
+    assert heads["mean"].tolist() == pytest.approx(whole.heads[..., 0].flatten().tolist())
+    assert single.to_frame("heads")["delta"].tolist() == pytest.approx(single.delta_heads.mean(-1).flatten().tolist())
+
+
+def test_a_benchmark_without_forget_facts_and_an_answer_beside_a_data_set_are_refused(readers):
+    with pytest.raises(InputError, match="benchmark 'empty' has no forget facts; give a list of QA"):
+        diff(*readers, Benchmark("empty", forget=(), retain=QAS[:1]))
+    with pytest.raises(InputError, match="the prompt is a data set, whose items hold their answers"):
+        diff(*readers, list(QAS), " Oslo")
