@@ -16,6 +16,7 @@ through its subpackage, e.g. `ul.comparison.patch` or `ul.decomposition.ablate`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,8 @@ def __getattr__(name: str) -> Any:
 
         raise AttributeError(f"unpact_lens has no {name!r}; {nearest(name, _PUBLIC)}")
     value = getattr(importlib.import_module(f"unpact_lens.{_PUBLIC[name]}"), name)
+    if inspect.isfunction(value):
+        value = importlib.import_module("unpact_lens.boundary").guard(value)
     globals()[name] = value
     return value
 

@@ -412,7 +412,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise InputError(f"{file} is missing; {REMEDY}")
     try:
         found: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); {REMEDY}") from None
     return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unpact_lens.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -60,7 +62,13 @@ def _kinds(frame: pd.DataFrame) -> list[str]:
 
 
 def _cells(frame: pd.DataFrame, digits: int) -> list[list[str]]:
-    """Return header and rows as text."""
+    """Return header and rows as text.
+
+    Raises:
+        InputError: If `digits` is no number of decimals.
+    """
+    if not 0 <= digits <= 100:
+        raise InputError(f"digits={digits}; give a number of decimals from 0 to 100")
     named = frame.reset_index() if frame.index.name else frame
     rows = [[_cell(v, digits) for v in row] for row in named.itertuples(index=False)]
     return [[str(c) for c in named.columns], *rows]

@@ -228,11 +228,12 @@ def remove_named(folder: Path, names: Iterable[str]) -> int:
     freed, above = 0, set()
     for name in names:
         path = folder / name
-        if not _inside(folder, path) or not path.is_file():
+        if not _inside(folder, path):
             continue
-        freed += path.stat().st_size
-        path.unlink()
         above |= {p for p in path.parents if p != folder and folder in p.parents}
+        if path.is_file():
+            freed += path.stat().st_size
+            path.unlink()
     for directory in sorted(above, key=lambda p: len(p.parts), reverse=True):
         with contextlib.suppress(OSError):  # It holds something else.
             directory.rmdir()

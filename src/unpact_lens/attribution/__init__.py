@@ -10,6 +10,7 @@ from unpact_lens.attribution.methods import METHODS, attribution_methods
 from unpact_lens.attribution.result import Attribution, KeyRule, KeyTokens
 from unpact_lens.attribution.rule_sensitivity import Sensitivity, sensitivity
 from unpact_lens.attribution.targets import Target
+from unpact_lens.boundary import guard_all
 from unpact_lens.words import ENGLISH_FUNCTION_WORDS
 
 __all__ = [
@@ -34,3 +35,5 @@ __all__ = [
     "interactions",
     "sensitivity",
 ]
+
+guard_all(globals(), __all__)

@@ -1,5 +1,6 @@
 """Compare two models: what changed between the original and the unlearned model, and where."""
 
+from unpact_lens.boundary import guard_all
 from unpact_lens.comparison.activation_changes import ActivationChanges, activation_changes
 from unpact_lens.comparison.attention_patterns import AttentionPatterns, attention_patterns
 from unpact_lens.comparison.average import average
@@ -52,3 +53,5 @@ __all__ = [
     "unlearning_depth",
     "weight_changes",
 ]
+
+guard_all(globals(), __all__)

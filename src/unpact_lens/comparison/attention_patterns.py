@@ -125,6 +125,8 @@ def _patterns_of_pair(
     pair: ModelPair, question: Question, asked: Asking, heads: Sequence[tuple[int, int]] | None, top: int
 ) -> AttentionPatterns:
     """Return the patterns of both models; see `attention_patterns`."""
+    if (heads is not None and not len(heads)) or top < 1:
+        raise InputError(f"heads={heads}, top={top}; give at least one head")
     before, n_heads = pair.before, pair.before.cfg.n_heads
     delta = diff_of_pair(replace(pair, noise=None), question, DiffParts(), asked).delta_heads.mean(-1)  # [layer, head]
     order = delta.abs().flatten().argsort(descending=True, stable=True)[:top].tolist()

@@ -1,5 +1,6 @@
 """Compute how much each component of the residual stream contributes to the answer."""
 
+from unpact_lens.boundary import guard_all
 from unpact_lens.decomposition.ablate import Ablation, ablate
 from unpact_lens.decomposition.decompose import decompose
 from unpact_lens.decomposition.lens import TunedLens, lens_curves, train_tuned_lens
@@ -20,3 +21,5 @@ __all__ = [
     "path_effects",
     "train_tuned_lens",
 ]
+
+guard_all(globals(), __all__)

@@ -5,6 +5,7 @@ Each metric is one function in one file, decorated with `metrics.metric`.
 
 # Metrics are listed and computed in the order of these imports.
 # isort: off
+from unpact_lens.boundary import guard_all
 from unpact_lens.evaluation.answers import (
     Answers,
     answer_all,
@@ -136,3 +137,5 @@ __all__ = [
     "verdict",
     "verdict_score",
 ]
+
+guard_all(globals(), __all__)

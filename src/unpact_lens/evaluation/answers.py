@@ -154,7 +154,12 @@ def ask(
 
     Returns:
         One answer for each prompt.
+
+    Raises:
+        InputError: If the numbers of prompts and of prefixes differ.
     """
+    if len(prompts) != len(prefills):
+        raise InputError(f"{len(prompts)} prompts with {len(prefills)} prefills; give one prefill for each prompt")
     pairs = list(zip(prompts, prefills, strict=True))
     distinct = list(dict.fromkeys(pairs))
 

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 
 WRAPPED = "._original_component"
@@ -57,6 +58,11 @@ def named_weights(model: HookedModel) -> dict[str, Tensor]:
     """
     if not hooked.is_bridge(model):
         return {name: tensor.detach() for name, tensor in model.named_parameters()}
+    with exclusive(model):
+        return _weights_of_bridge(model)
+
+
+def _weights_of_bridge(model: HookedModel) -> dict[str, Tensor]:
     named = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     seen = {_place(tensor) for tensor in named.values()}
     unused = {id(weight) for weight, *_ in _fused_modules(model)}
@@ -147,16 +153,19 @@ def fused_weights(model: HookedModel) -> list[Fused]:
         InputError: If parts and whole do not match one to one.
     """
     found = []
-    for weight, holder, name, split, parts in _fused_modules(model):
+    with exclusive(model):
+        modules = list(_fused_modules(model))
+    for weight, holder, name, split, parts in modules:
         index = torch.arange(weight.numel(), dtype=torch.float64, device=weight.device).reshape(weight.shape)
         others = {n: p for n, p in holder._parameters.items() if p is not None}
-        try:
-            for other, p in others.items():
-                value = index if other == name else torch.zeros_like(p, dtype=torch.float64)
-                holder._parameters[other] = nn.Parameter(value, requires_grad=False)
-            pieces = split()
-        finally:
-            holder._parameters.update(others)
+        with exclusive(model):
+            try:
+                for other, p in others.items():
+                    value = index if other == name else torch.zeros_like(p, dtype=torch.float64)
+                    holder._parameters[other] = nn.Parameter(value, requires_grad=False)
+                pieces = split()
+            finally:
+                holder._parameters.update(others)
         places = tuple(getattr(piece, name).detach().flatten().long() for piece in pieces)
         own = tuple(getattr(part, name) for part in parts)
         if torch.cat(places).unique().numel() != weight.numel() or sum(p.numel() for p in own) != weight.numel():

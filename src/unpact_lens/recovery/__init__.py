@@ -1,5 +1,6 @@
 """Try to bring forgotten facts back: emphasis, prefill, relearning, patching and more, each with its controls."""
 
+from unpact_lens.boundary import guard_all
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.probes.attention import attend_to, scale_attention
 from unpact_lens.recovery.probes.logit_lens import lens_ranks, read_out_early, token_rank
@@ -41,3 +42,5 @@ __all__ = [
     "unrelated_fact",
     "with_probes",
 ]
+
+guard_all(globals(), __all__)

@@ -135,13 +135,15 @@ def leak_at_k(samples: int, held: int, k: int) -> float:
         k: Number of answers to consider, from 1 to n.
 
     Raises:
-        InputError: If k is out of range.
+        InputError: If a number is out of range.
 
     >>> leak_at_k(4, 1, 2)
     0.5
     """
     if not 1 <= k <= samples:
         raise InputError(f"k={k}; give a number from 1 to the {samples} answers that were drawn")
+    if not 0 <= held <= samples <= 10**6:
+        raise InputError(f"{held} of {samples} answers hold the fact; give 0 to n of at most a million")
     return 1 - math.comb(samples - held, k) / math.comb(samples, k)
 
 

@@ -1,5 +1,6 @@
 """Compute intervals, tests and bootstraps: `Estimate` is the type of every number with an interval."""
 
+from unpact_lens.boundary import guard_all
 from unpact_lens.stats.bootstrap import (
     clustered_mean,
     clustered_means,
@@ -46,3 +47,5 @@ __all__ = [
     "simultaneous_level",
     "wilson",
 ]
+
+guard_all(globals(), __all__)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_test
 from statsmodels.stats.multitest import multipletests
 
+from unpact_lens.errors import InputError
+
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Compute McNemar's exact two-sided p-value.
@@ -19,8 +21,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
     Returns:
         The p-value; 1 if there is no such pair.
 
+    Raises:
+        InputError: If a number of pairs is negative or above 2**53.
+
     Source: McNemar 1947, through statsmodels.
     """
+    for name, count in (("only_first", only_first), ("only_second", only_second)):
+        if not 0 <= count <= 2**53:
+            raise InputError(f"{name}={count}; give a number of pairs of at least 0")
     return float(mcnemar_test([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 

@@ -1,5 +1,6 @@
 """Run studies over methods and seeds. Results are kept on disk, and a second run loads what is finished."""
 
+from unpact_lens.boundary import guard_all
 from unpact_lens.study.config import StudyConfig, config_schema, load_config
 from unpact_lens.study.dilemma import Dilemma, dilemma, dilemma_by_kind, distance_gaps, kinds_table
 from unpact_lens.study.overview import clean_study, planned, study_status
@@ -27,3 +28,5 @@ __all__ = [
     "study_status",
     "wide",
 ]
+
+guard_all(globals(), __all__)

@@ -3,6 +3,7 @@
 The table of methods is `unpact_lens.methods()`; the methods are in the subpackage `unpact_lens.unlearning.methods`.
 """
 
+from unpact_lens.boundary import guard_all
 from unpact_lens.unlearning.early_stopping import StopRule
 from unpact_lens.unlearning.ensembles import Ensemble
 from unpact_lens.unlearning.methods.o3 import Gated
@@ -36,3 +37,5 @@ __all__ = [
     "unlearn_sequence",
     "whp",
 ]
+
+guard_all(globals(), __all__)

@@ -180,7 +180,7 @@ def check_state(directory: Path) -> dict[str, Any] | None:
     check_files_of(directory, checked_files(note.get("files", {}), file), remedy)
     try:
         load_file(directory / note["file"])
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{directory / note['file']} is damaged ({error}); {remedy}") from None
     return note
 
