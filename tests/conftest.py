@@ -11,7 +11,17 @@ warnings.filterwarnings("ignore", message=".*HookedTransformer is deprecated.*")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from transformer_lens import HookedTransformer, HookedTransformerConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig  # noqa: E402
+
+from unpact_lens.models.convert import to_bridge  # noqa: E402
+from unpact_lens.models.lens_version import (  # noqa: E402
+    HAS_HOOKED,
+    LENS_VERSION,
+    HookedTransformer,
+    HookedTransformerConfig,
+)
+
+NEEDS_HOOKED = f"needs HookedTransformer, which TransformerLens {LENS_VERSION} lacks"
 
 torch.set_num_threads(1)  # tests run side by side; more threads than cores slow a step tenfold
 
@@ -21,9 +31,13 @@ STYLES = ("gpt2", "llama", "pythia")
 def tiny(style: str = "gpt2", *, dtype: torch.dtype = torch.float64, seed: int = 0, **overrides: object):
     """A small `HookedTransformer` with random weights, norms and biases, no tokenizer; ids go from 0 to 49.
 
+    Where TransformerLens has none, it is a bridge of the same shape, or the test is skipped if there is no such bridge.
+
     gpt2: LayerNorm, learned positions, biases. llama: RMSNorm, rotary, gated MLP, grouped queries, no biases.
     pythia: LayerNorm, rotary on part of each head, parallel attention and MLP, biases.
     """
+    if not HAS_HOOKED:
+        return tiny_bridge(style, dtype, seed, overrides)
     common: dict[str, object] = {
         "n_layers": 3, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 48, "n_ctx": 400, "d_vocab": 50,
         "seed": seed, "device": "cpu", "dtype": dtype, "default_prepend_bos": False,
@@ -48,6 +62,48 @@ def tiny(style: str = "gpt2", *, dtype: torch.dtype = torch.float64, seed: int =
                 continue
             weight.copy_(1 + 0.3 * noise if name.endswith(".w") else 0.3 * noise)
     return model.eval()
+
+
+def tiny_bridge(style: str, dtype: torch.dtype, seed: int, overrides: dict[str, object]):
+    """A bridge with random weights, norms and biases, no tokenizer, of the shape that `tiny` has."""
+    size: dict[str, object] = {
+        "n_layers": 3, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 48, "n_ctx": 400, "d_vocab": 50,
+        "n_key_value_heads": 2 if style == "llama" else 4,
+    }  # fmt: skip
+    beyond = set(overrides) - set(size)
+    size |= overrides
+    if beyond or size["d_head"] * size["n_heads"] != size["d_model"]:
+        pytest.skip(f"{NEEDS_HOOKED} ({', '.join(sorted(beyond)) or 'd_head'})", allow_module_level=True)
+    common = {
+        "num_hidden_layers": size["n_layers"], "hidden_size": size["d_model"], "num_attention_heads": size["n_heads"],
+        "intermediate_size": size["d_mlp"], "max_position_embeddings": size["n_ctx"], "vocab_size": size["d_vocab"],
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    config = {
+        "gpt2": lambda: GPT2Config(
+            n_layer=size["n_layers"], n_embd=size["d_model"], n_head=size["n_heads"], n_inner=size["d_mlp"],
+            n_positions=size["n_ctx"], vocab_size=size["d_vocab"], tie_word_embeddings=False,
+        ),
+        "llama": lambda: LlamaConfig(**common, num_key_value_heads=size["n_key_value_heads"]),
+        "pythia": lambda: GPTNeoXConfig(**common, rotary_pct=0.5),
+    }[style]()  # fmt: skip
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.random.fork_rng():
+        model = AutoModelForCausalLM.from_config(config).to(dtype)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.dtype)
+            scale = weight.ndim == 1 and name.endswith("weight")  # of a norm
+            weight.copy_(1 + 0.3 * noise if scale else 0.3 * noise)
+    return to_bridge(model, None, dtype=dtype, own=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of `HookedTransformer` where TransformerLens has none."""
+    if not HAS_HOOKED:
+        for item in items:
+            if item.get_closest_marker("hooked"):
+                item.add_marker(pytest.mark.skip(reason=NEEDS_HOOKED))
 
 
 @pytest.fixture(params=STYLES)

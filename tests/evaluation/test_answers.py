@@ -21,6 +21,7 @@ from unpact_lens.evaluation.answers import (
     prefill_for,
     with_room,
 )
+from unpact_lens.models.tokens import encode
 from unpact_lens.results import load, save
 
 
@@ -114,12 +115,16 @@ def test_the_benchmark_says_which_texts_end_an_answer(monkeypatch):
 
 def test_fact_tokens_are_those_that_overlap_the_span():
     model = untrained()
+
+    def found(qa):
+        return fact_tokens(model, encode(model, qa.prompt, qa.answer), qa)
+
     qa = QA("?", " he lives in oslo .", fact_span=(13, 17))
-    assert fact_tokens(model, qa) == (3, 4)
-    assert fact_tokens(model, QA("?", " he lives in oslo .", fact_span=(4, 12))) == (1, 3)
-    assert fact_tokens(model, QA("?", " he lives")) == (0, 2)
+    assert found(qa) == (3, 4)
+    assert found(QA("?", " he lives in oslo .", fact_span=(4, 12))) == (1, 3)
+    assert found(QA("?", " he lives")) == (0, 2)
     with pytest.raises(InputError, match="no token of the answer ' he  lives' lies in its fact span"):
-        fact_tokens(model, QA("?", " he  lives", fact_span=(3, 5)))
+        found(QA("?", " he  lives", fact_span=(3, 5)))
 
 
 def test_a_prompt_that_occurs_twice_is_asked_once(monkeypatch):

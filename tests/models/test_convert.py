@@ -8,7 +8,9 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, tokenizer
+from unpact_lens.attribution import attribute
 from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import load_checkpoint, save_model
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge, to_hooked
 from unpact_lens.models.hooked_families import check_supported
 from unpact_lens.models.ready import check_sound
@@ -159,8 +161,6 @@ def test_errors_name_broken_and_unknown_models():
             convert(hf, tokenizer())
     with pytest.raises(InputError, match=r'StableLmForCausalLM cannot become .* GPT2LMHeadModel.* wrap="bridge"'):
         check_supported("StableLmForCausalLM")
-    with pytest.raises(InputError, match=r'wrap="bridge" needs a tokenizer'):
-        to_bridge(hf_model("gpt2"), None)
     with pytest.raises(InputError, match="weight a holds NaN or infinity"):
         check_sound([("a", torch.tensor([1.0, torch.inf]))])
 
@@ -179,6 +179,19 @@ def test_fill_copies_all_weights_or_none():
         assert torch.equal(model.W_E, before)
     fill(model, state)
     assert torch.equal(model.W_E, before + 1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_bridge_without_a_tokenizer_takes_ids(family, tmp_path):
+    hf = hf_model(family)
+    bridge = to_bridge(hf, None)
+    assert bridge.tokenizer is None
+    assert not bridge.cfg.default_prepend_bos
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(bridge(ids), hf(ids).logits, atol=1e-5, rtol=0)
+    read = load_checkpoint(save_model(bridge, tmp_path / "saved"))
+    assert torch.equal(attribute(read, [5, 6, 7], [8]).scores, attribute(bridge, [5, 6, 7], [8]).scores)
 
 
 def test_a_multimodal_model_is_bridged_without_the_hub_and_without_installing_anything(monkeypatch):

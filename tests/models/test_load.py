@@ -156,8 +156,6 @@ def test_errors_name_invalid_options(tmp_path):
         load_model("builtin", wrap="hook")
     with pytest.raises(InputError, match="tokenizer= is for a live Hugging Face model"):
         load_model("builtin", tokenizer=tokenizer())
-    with pytest.raises(InputError, match='wrap="bridge" needs a tokenizer; pass tokenizer='):
-        load_model(hf_model("gpt2"), wrap="bridge")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"is a file; give the directory that holds config.json"):
         load_model(tmp_path / "file")

@@ -33,8 +33,9 @@ def test_the_probability_is_that_of_the_facts_tokens():
     bench = benchmark()
     found = leak(retrained(), bench.forget[:3], bench=bench, samples=1)
     for qa, p in zip(bench.forget[:3], found.probability.tolist(), strict=True):
-        start, end = fact_tokens(retrained(), qa)
-        log_probs = score_rows(retrained(), [encode(retrained(), qa.prompt, qa.answer)])[0]
+        row = encode(retrained(), qa.prompt, qa.answer)
+        start, end = fact_tokens(retrained(), row, qa)
+        log_probs = score_rows(retrained(), [row])[0]
         assert math.log(p) == pytest.approx(float(log_probs[start:end].sum()), abs=1e-4)  # fp32 forward
 
 
@@ -65,9 +66,9 @@ def test_the_emphasised_prompts_are_those_of_the_plan():
         items = [q for q in bench.forget if q.id in given.ids]
         row = plan.sheet.prompts[plan.sheet.rows.index(name)] if name != "plain" else [q.prompt for q in bench.forget]
         for qa, p in zip(items, given.probability.tolist(), strict=True):
-            start, end = fact_tokens(retrained(), qa)
-            prompt = row[[q.id for q in bench.forget].index(qa.id)]
-            log_probs = score_rows(retrained(), [encode(retrained(), prompt, qa.answer)])[0]
+            encoded = encode(retrained(), row[[q.id for q in bench.forget].index(qa.id)], qa.answer)
+            start, end = fact_tokens(retrained(), encoded, qa)
+            log_probs = score_rows(retrained(), [encoded])[0]
             assert math.log(p) == pytest.approx(float(log_probs[start:end].sum()), abs=1e-4)  # fp32 forward
 
 

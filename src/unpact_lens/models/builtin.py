@@ -26,11 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.data.builtin import load_builtin
@@ -38,10 +43,12 @@ from unpact_lens.data.builtin_training import tokenizer_texts, training_examples
 from unpact_lens.data.emphasis import EMPHASIS, Template, unrelated_prefix
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.json_files import json_text, read_json
-from unpact_lens.models.convert import to_hooked
+from unpact_lens.models import hooked
+from unpact_lens.models.convert import attach_tokenizer, to_bridge, to_hooked
 from unpact_lens.models.export import export_hf
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.lens_version import HAS_HOOKED, HookedTransformer, HookedTransformerConfig
 from unpact_lens.writing import commit, contents, scratch, sha256, steady
 
 ASSETS = Path(__file__).parent / "assets" / "builtin"
@@ -104,7 +111,7 @@ class Recipe:
     clip: float = 1.0
 
 
-def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> HookedTransformer:
+def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> HookedModel:
     """Load one of the shipped models.
 
     Args:
@@ -112,19 +119,20 @@ def load_builtin_model(which: str = "builtin", directory: Path = ASSETS) -> Hook
         directory: Directory of the files.
 
     Returns:
-        The model as a `HookedTransformer` in eval mode, with raw weights and its tokenizer. The tokenizer prepends BOS,
-        and `cfg.default_prepend_bos` is True.
+        The model as a `HookedTransformer` (a bridge where TransformerLens has none) in eval mode, with raw weights and
+        its tokenizer. The tokenizer prepends BOS, and `cfg.default_prepend_bos` is True.
 
     Raises:
         InputError: If there is no such model, or a file is missing or differs from its recorded checksum.
     """
 
-    def read() -> HookedTransformer:
+    def read() -> HookedModel:
         path = builtin_directory(which, directory)
         hf = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, use_safetensors=True, attn_implementation="eager", trust_remote_code=False
         )
-        return to_hooked(hf, AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return to_hooked(hf, tokenizer) if HAS_HOOKED else to_bridge(hf, tokenizer, own=True)
 
     return steady(directory / RECIPE, read, checked=False)
 
@@ -258,9 +266,9 @@ def build_tokenizer(recipe: Recipe, directory: Path) -> None:
     ).save_pretrained(directory)
 
 
-def _empty_model(recipe: Recipe) -> HookedTransformer:
-    """Return a model of the recipe's architecture with unset weights and no tokenizer."""
-    return HookedTransformer(
+def _random_hooked(recipe: Recipe) -> HookedModel:
+    """Return a `HookedTransformer` of the recipe's architecture with random weights and no tokenizer."""
+    model = HookedTransformer(
         HookedTransformerConfig(
             n_layers=recipe.n_layers,
             d_model=recipe.d_model,
@@ -279,6 +287,34 @@ def _empty_model(recipe: Recipe) -> HookedTransformer:
             model_name="unpact-builtin",
         )
     )
+    model.init_weights()
+    model.unembed.b_U.requires_grad_(False)  # GPT-NeoX has no output bias
+    return model
+
+
+def _random_bridge(recipe: Recipe) -> HookedModel:
+    """Return a bridge of the recipe's architecture with random weights of the same distribution, and no tokenizer."""
+    config = GPTNeoXConfig(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.d_model,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
+        intermediate_size=recipe.d_mlp,
+        max_position_embeddings=recipe.n_ctx,
+        hidden_act="gelu",
+        layer_norm_eps=1e-5,
+        use_parallel_residual=False,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+    )
+    model = GPTNeoXForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.8 / recipe.d_model**0.5)  # as TransformerLens initialises
+        else:
+            torch.nn.init.constant_(weight, float("norm" in name and name.endswith("weight")))
+    return to_bridge(model, None, own=True)
 
 
 def train_builtin(
@@ -288,11 +324,12 @@ def train_builtin(
     progress: Progress | None = None,
     *,
     draws: int | None = None,
-) -> HookedTransformer:
+) -> HookedModel:
     """Train one of the two models from random weights.
 
     The same recipe gives the same examples and initial weights. The trained weights also depend on the machine and its
-    number of threads, through rounding. The global random state is not changed.
+    number of threads, through rounding. TransformerLens 4 has other initial weights of the same distribution. The
+    global random state is not changed.
 
     Args:
         include_forget: Whether the authors of the forget set are among the examples.
@@ -309,9 +346,7 @@ def train_builtin(
     examples = training_examples(recipe.seed, include_forget, recipe.steps * recipe.batch, draws=draws)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed if draws is None else draws)
-        model = _empty_model(recipe)
-        model.init_weights()
-    model.unembed.b_U.requires_grad_(False)  # GPT-NeoX has no output bias
+        model = _random_hooked(recipe) if HAS_HOOKED else _random_bridge(recipe)
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay}
     others = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
@@ -320,9 +355,8 @@ def train_builtin(
     for step, (tokens, is_answer) in enumerate(_batches(examples, pieces, recipe), start=1):
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, recipe)
-        resid = model(tokens, stop_at_layer=recipe.n_layers)  # [batch, pos, d_model]
         target = is_answer[:, 1:]  # [batch, pos - 1]
-        logits = model.unembed(model.ln_final(resid[:, :-1][target][None]))[0]  # [answer token, d_vocab]
+        logits = _answer_logits(model, tokens, target)  # [answer token, d_vocab]
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][target])
         optimiser.zero_grad()
         loss.backward()
@@ -330,8 +364,22 @@ def train_builtin(
         optimiser.step()
         if progress:
             progress(MODELS[0] if include_forget else MODELS[1], step, recipe.steps)
-    model.set_tokenizer(pieces)
+    attach_tokenizer(model, pieces)
     return model.eval()
+
+
+def _answer_logits(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], target: Bool[Tensor, "batch before"]
+) -> Float[Tensor, "answer d_vocab"]:
+    """Compute the logits at the positions that predict answer tokens, all rows together."""
+
+    def keep(resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "1 answer d_model"]:
+        return resid[:, :-1][target][None]
+
+    if hooked.is_bridge(model):
+        return hooked.read_out_at(model, tokens, keep)[0]
+    resid = model(tokens, stop_at_layer=model.cfg.n_layers)  # [batch, pos, d_model]
+    return model.unembed(model.ln_final(keep(resid)))[0]
 
 
 def _rate(step: int, recipe: Recipe) -> float:

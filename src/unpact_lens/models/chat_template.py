@@ -10,6 +10,13 @@ from datetime import date
 from unpact_lens.data.chat import RESERVED, SYSTEM, Chat
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.hooked import Tokenizer
+from unpact_lens.models.time_limit import time_limit
+
+LONGEST = 5.0
+"""Largest duration of a chat template, seconds."""
+
+MOST = 200_000
+"""Largest number of characters that a chat template may add to the messages."""
 
 _CONTENT = "\u241fCoNtEnT\u241f"  # mixed case shows a template that changes the case
 
@@ -82,21 +89,24 @@ def rendered(tokenizer: Tokenizer, turns: list[dict[str, str]], chat: Chat = Tru
         InputError: If the template fails, does not use an option, or writes no text.
     """
     options = {} if isinstance(chat, bool) else dict(chat)
-    system = options.pop(SYSTEM, None)
-    if system is not None:
-        turns = [{"role": SYSTEM, "content": str(system)}, *turns]
+    system = str(options.pop(SYSTEM, ""))
+    if system:
+        turns = [{"role": SYSTEM, "content": system}, *turns]
     _check_used(_source(tokenizer), options)
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, **options, **flags)
+        with time_limit(LONGEST):
+            text = tokenizer.apply_chat_template(turns, tokenize=False, **options, **flags)
     except Exception as error:  # a template is a program: it fails in any way
         why = " ".join(str(error).split()) or type(error).__name__
         remedy = "mend it, or use chat=False"
-        if system is None and "system" in why.lower():
+        if not system and "system" in why.lower():
             remedy = f"give the system message, chat={{'system': ...}}, {remedy}"
         raise InputError(f"the chat template of the tokenizer fails ({why}); {remedy}") from None
     if not isinstance(text, str):
         raise InputError(f"the chat template of the tokenizer writes {type(text).__name__}, not text; use chat=False")
-    if system and system.strip() not in text:
+    if len(text) > MOST + sum(len(turn["content"]) for turn in turns):
+        raise InputError(f"the chat template of the tokenizer writes {len(text)} characters; mend it, or use chat=False")
+    if system.strip() not in text:
         raise InputError(f"the chat template does not write the system message {system!r}; put it into the prompt")
     return text
 

@@ -25,7 +25,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
@@ -38,6 +37,7 @@ from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
+from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
 from unpact_lens.models.weights import fill_weights, named_weights, uncovered_weight
 from unpact_lens.results import MODEL_FILES, ModelStorage, digest, read_json, register_model_storage, write_json
@@ -197,6 +197,7 @@ def _read(directory: Path, record: dict[str, Any], device: str) -> HookedModel:
         model = _empty_bridge(directory / "hf", record, tokenizer, device)
         fill_weights(model, state)
     else:
+        require_hooked(f"{directory} holds a HookedTransformer; it")
         _check_sizes(record["config"], state, directory / "config.json")
         model = _empty_hooked(record["config"], device)
         for name, first in record.get("shared", {}).items():

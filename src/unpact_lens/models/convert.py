@@ -12,19 +12,23 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 from transformers import (
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoProcessor,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
+from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
 from unpact_lens.models.ready import check_sound
 from unpact_lens.models.tied_embedding import shares_embedding
 from unpact_lens.models.weights import fused_weights
@@ -50,8 +54,10 @@ def to_hooked(
         `W_E`. Parameters that the architecture lacks are zero and do not require gradients.
 
     Raises:
-        InputError: If the architecture or its configuration is not supported, or a weight is NaN.
+        InputError: If the architecture or its configuration is not supported, a weight is NaN, or TransformerLens has
+            no HookedTransformer.
     """
+    require_hooked('wrap="hooked"')
     architecture = type(hf).__name__
     check_supported(architecture)
     family = FAMILIES[architecture]
@@ -169,7 +175,7 @@ def to_bridge(
 
     Args:
         hf: Causal model of any architecture that TransformerLens can bridge; it is not changed.
-        tokenizer: Tokenizer of the model; a copy is attached.
+        tokenizer: Tokenizer of the model; a copy is attached. If None, the bridge takes ids only.
         device: Device of the result. If None, the device of `hf`.
         dtype: Type of the result's weights.
         own: Whether the model is used up by this call and need not be copied.
@@ -179,15 +185,13 @@ def to_bridge(
         TransformerLens adds and the fused query-key-value matrix that it does not use do not.
 
     Raises:
-        InputError: If there is no tokenizer, TransformerLens has no bridge for the architecture, or a weight is NaN.
+        InputError: If TransformerLens has no bridge for the architecture, or a weight is NaN.
     """
-    if tokenizer is None:
-        raise InputError('wrap="bridge" needs a tokenizer; pass tokenizer=')
     check_sound(hf.named_parameters())
     model = hf if own else copy.deepcopy(hf)
     model.config.architectures = [type(hf).__name__]  # a model that was made in memory may name none
     model.to(device=device, dtype=dtype)
-    known = copy.deepcopy(tokenizer)
+    known = copy.deepcopy(_placeholder() if tokenizer is None else tokenizer)
     # With these entries TransformerLens uses the tokenizer as it is. Otherwise it would load another one by its name.
     known.init_kwargs = {**known.init_kwargs, "name_or_path": "", "add_bos_token": True}
     unembedding_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
@@ -214,8 +218,16 @@ def to_bridge(
     limit = _length_of_one_rule(model.config)
     if limit is not None:
         bridge.cfg.n_ctx = min(bridge.cfg.n_ctx, limit)
+    bridge._tokenizer = None
+    bridge.cfg.default_prepend_bos = False
     attach_tokenizer(bridge, tokenizer)
     return bridge.eval()
+
+
+def _placeholder() -> PreTrainedTokenizerBase:
+    """Return a tokenizer of one token, because TransformerLens makes no bridge without one."""
+    words = Tokenizer(WordLevel({"</s>": 0}, unk_token="</s>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="</s>", pad_token="</s>")
 
 
 @contextmanager
@@ -228,6 +240,7 @@ def _no_processors() -> Iterator[None]:
     with (
         mock.patch.object(AutoProcessor, "from_pretrained", return_value=None),
         mock.patch.object(AutoFeatureExtractor, "from_pretrained", return_value=None),
+        mock.patch.object(AutoImageProcessor, "from_pretrained", return_value=None),
     ):
         yield
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformer_lens import HookedTransformerConfig
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -37,6 +36,7 @@ from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.checkpoint import fresh_directory, has_mark
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import FAMILIES
+from unpact_lens.models.lens_version import HookedTransformerConfig
 from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.models.weights import source_state
 from unpact_lens.progress import transformers_progress

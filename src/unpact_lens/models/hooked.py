@@ -19,6 +19,7 @@ from transformer_lens.model_bridge.generalized_components.base import alias_gene
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.exclusive import exclusive
+from unpact_lens.models.lens_version import check_hook_is_on
 from unpact_lens.models.ready import require_ready
 
 
@@ -175,7 +176,7 @@ def _run_bridge(bridge: Any, tokens: Int[Tensor, "batch pos"], fwd_hooks: Hooks,
         for name, function in fwd_hooks:
             if name not in points:  # a bridge would ignore it without a message
                 raise InputError(f"the model has no hook {name!r}; {nearest(name, points)}")
-            bridge.check_hooks_to_add(points[name].name or name)
+            check_hook_is_on(bridge, name, points[name], function)
             points[name].add_hook(function, level=level)
             hooked.append(points[name])
         return bridge(tokens, **options)

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformer_lens import HookedTransformerConfig
-from transformer_lens.loading_from_pretrained import convert_hf_model_config
-from transformer_lens.pretrained import weight_conversions as conversions
 from transformers import PretrainedConfig, PreTrainedModel
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.lens_version import HAS_HOOKED, HookedTransformerConfig, convert_hf_model_config, require_hooked
+from unpact_lens.models.lens_version import weight_conversions as conversions
 
 LONGEST_CONTEXT = 8192
 """Longest context of a `HookedTransformer`: each of its layers holds a mask of the square of that size."""
@@ -265,31 +264,37 @@ def _root_of_width(c: PretrainedConfig) -> float:
 
 
 _NO_BIAS = frozenset({"b_Q", "b_K", "b_V", "_b_K", "_b_V", "b_O", "b_in", "b_out", "b_U"})
-FAMILIES = {
-    "GPT2LMHeadModel": Family(_gpt2, conversions.convert_gpt2_weights, frozenset({"b_U"})),
-    "GPTNeoXForCausalLM": Family(_neox, conversions.convert_neox_weights, frozenset({"b_U"})),
-    "LlamaForCausalLM": Family(_llama, conversions.convert_llama_weights, _NO_BIAS),
-    "MistralForCausalLM": Family(_llama, conversions.convert_mistral_weights, _NO_BIAS),
-    "Qwen2ForCausalLM": Family(_llama, conversions.convert_qwen2_weights, frozenset({"b_O", "b_in", "b_out", "b_U"})),
-    "ApertusForCausalLM": Family(_of_transformer_lens, conversions.convert_apertus_weights),
-    "BloomForCausalLM": Family(_bloom, conversions.convert_bloom_weights),
-    "GemmaForCausalLM": Family(_gemma, conversions.convert_gemma_weights, embedding_scale=_root_of_width),
-    "Gemma2ForCausalLM": Family(_gemma, conversions.convert_gemma_weights, embedding_scale=_root_of_width),
-    "Gemma3ForCausalLM": Family(_gemma, conversions.convert_gemma_weights, embedding_scale=_root_of_width),
-    "GPTJForCausalLM": Family(_gptj, conversions.convert_gptj_weights),
-    "GPTNeoForCausalLM": Family(_gpt_neo, conversions.convert_neo_weights),
-    "GptOssForCausalLM": Family(_of_transformer_lens, conversions.convert_gpt_oss_weights),
-    "MixtralForCausalLM": Family(_of_transformer_lens, conversions.convert_mixtral_weights),
-    "OlmoForCausalLM": Family(_olmo, conversions.convert_olmo_weights),
-    "Olmo2ForCausalLM": Family(_olmo, conversions.convert_olmo2_weights),
-    "Olmo3ForCausalLM": Family(_of_transformer_lens, conversions.convert_olmo3_weights),
-    "OlmoeForCausalLM": Family(_of_transformer_lens, conversions.convert_olmoe_weights),
-    "OPTForCausalLM": Family(_opt, conversions.convert_opt_weights),
-    "PhiForCausalLM": Family(_phi, conversions.convert_phi_weights),
-    "Phi3ForCausalLM": Family(_of_transformer_lens, conversions.convert_phi3_weights),
-    "Qwen3ForCausalLM": Family(_of_transformer_lens, conversions.convert_qwen3_weights),
-}
-"""Convertible architectures, by the name of the Hugging Face class."""
+FAMILIES: dict[str, Family] = (
+    {}
+    if not HAS_HOOKED
+    else {
+        "GPT2LMHeadModel": Family(_gpt2, conversions.convert_gpt2_weights, frozenset({"b_U"})),
+        "GPTNeoXForCausalLM": Family(_neox, conversions.convert_neox_weights, frozenset({"b_U"})),
+        "LlamaForCausalLM": Family(_llama, conversions.convert_llama_weights, _NO_BIAS),
+        "MistralForCausalLM": Family(_llama, conversions.convert_mistral_weights, _NO_BIAS),
+        "Qwen2ForCausalLM": Family(
+            _llama, conversions.convert_qwen2_weights, frozenset({"b_O", "b_in", "b_out", "b_U"})
+        ),
+        "ApertusForCausalLM": Family(_of_transformer_lens, conversions.convert_apertus_weights),
+        "BloomForCausalLM": Family(_bloom, conversions.convert_bloom_weights),
+        "GemmaForCausalLM": Family(_gemma, conversions.convert_gemma_weights, embedding_scale=_root_of_width),
+        "Gemma2ForCausalLM": Family(_gemma, conversions.convert_gemma_weights, embedding_scale=_root_of_width),
+        "Gemma3ForCausalLM": Family(_gemma, conversions.convert_gemma_weights, embedding_scale=_root_of_width),
+        "GPTJForCausalLM": Family(_gptj, conversions.convert_gptj_weights),
+        "GPTNeoForCausalLM": Family(_gpt_neo, conversions.convert_neo_weights),
+        "GptOssForCausalLM": Family(_of_transformer_lens, conversions.convert_gpt_oss_weights),
+        "MixtralForCausalLM": Family(_of_transformer_lens, conversions.convert_mixtral_weights),
+        "OlmoForCausalLM": Family(_olmo, conversions.convert_olmo_weights),
+        "Olmo2ForCausalLM": Family(_olmo, conversions.convert_olmo2_weights),
+        "Olmo3ForCausalLM": Family(_of_transformer_lens, conversions.convert_olmo3_weights),
+        "OlmoeForCausalLM": Family(_of_transformer_lens, conversions.convert_olmoe_weights),
+        "OPTForCausalLM": Family(_opt, conversions.convert_opt_weights),
+        "PhiForCausalLM": Family(_phi, conversions.convert_phi_weights),
+        "Phi3ForCausalLM": Family(_of_transformer_lens, conversions.convert_phi3_weights),
+        "Qwen3ForCausalLM": Family(_of_transformer_lens, conversions.convert_qwen3_weights),
+    }
+)
+"""Convertible architectures, by the name of the Hugging Face class; none where there is no `HookedTransformer`."""
 
 
 def refuse(config: PretrainedConfig, what: str, present: bool) -> None:
@@ -308,8 +313,10 @@ def check_supported(architecture: str) -> None:
         architecture: Name of the Hugging Face class, as in the configuration's `architectures`.
 
     Raises:
-        InputError: If it cannot. The message lists the supported architectures.
+        InputError: If it cannot. The message lists the supported architectures, or names the version of TransformerLens
+            that has HookedTransformer.
     """
+    require_hooked('wrap="hooked"')
     if architecture not in FAMILIES:
         raise InputError(
             f"{architecture} cannot become a HookedTransformer; supported are {', '.join(FAMILIES)}. "

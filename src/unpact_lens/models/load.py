@@ -19,7 +19,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
     AutoConfig,
@@ -37,6 +36,7 @@ from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import check_supported
+from unpact_lens.models.lens_version import DEFAULT_WRAP, HAS_HOOKED, HookedTransformer, require_hooked
 from unpact_lens.models.lora_checkpoint import CONFIG as ADAPTER_CONFIG
 from unpact_lens.models.lora_checkpoint import check_adapter, is_peft_model, merge_adapter, merged_peft_model
 from unpact_lens.models.pip_models import PACKAGED, forget_quantisation, packaged_directory, read_gguf
@@ -88,7 +88,7 @@ class Wanted:
 def load_model(
     spec: object,
     *,
-    wrap: str = "hooked",
+    wrap: str = DEFAULT_WRAP,
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -117,8 +117,9 @@ def load_model(
             - a live `HookedTransformer` or `TransformerBridge`; it is checked, put in eval mode and returned.
         wrap: Kind of model. `"hooked"`: a `HookedTransformer`. `"bridge"`: a `TransformerBridge`, which runs the
             original Hugging Face code, is faster, and supports any architecture. `"auto"`: a `HookedTransformer` if its
-            logits can equal the original's, else a bridge; the command line uses this.
-        tokenizer: Tokenizer of a live Hugging Face model. If None, the model takes ids only (`wrap="hooked"`).
+            logits can equal the original's, else a bridge; the command line uses this. The default is `"hooked"`
+            under TransformerLens 3.9 and `"bridge"` under 4, which removed `HookedTransformer`.
+        tokenizer: Tokenizer of a live Hugging Face model. If None, the model takes ids only.
         device: Device of the model. If None, CUDA if available, else the CPU. A live model is not moved.
         dtype: Type of the weights. If None, fp32, which decompositions need. Live hooked models and saved models keep
             their type.
@@ -139,6 +140,8 @@ def load_model(
     """
     if wrap not in WRAPS:
         raise InputError(f"wrap={wrap!r}; give {', '.join(map(repr, WRAPS))}")
+    if wrap == "hooked":
+        require_hooked('wrap="hooked"')
     merged = None if adapter is None else check_adapter(adapter)
     if isinstance(spec, (HookedTransformer, TransformerBridge)):
         Wanted(wrap, "", dtype, merged).no_adapter(f"a live {type(spec).__name__}")
@@ -243,14 +246,12 @@ def _wrap(
         hf = merge_adapter(hf, wanted.adapter)
     check_sound(hf.named_parameters())
     dtype = wanted.dtype or torch.float32
-    kinds = ("hooked", "bridge") if wanted.wrap == "auto" else (wanted.wrap,)
+    kinds = (*(("hooked",) if HAS_HOOKED else ()), "bridge") if wanted.wrap == "auto" else (wanted.wrap,)
     for kind in kinds:
         try:
             if kind == "hooked":
                 source = _source(hf, dtype, wanted)
                 return _tested(to_hooked(hf, tokenizer, device=wanted.device, dtype=dtype), source)
-            if tokenizer is None:
-                raise InputError('wrap="bridge" needs a tokenizer; pass tokenizer=')
             source = _source(hf, dtype, wanted)
             return _tested(to_bridge(hf, tokenizer, device=wanted.device, dtype=dtype, own=own), source)
         except InputError:

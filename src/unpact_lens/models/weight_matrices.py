@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
-from transformer_lens.components.abstract_attention import AbstractAttention
-from transformer_lens.components.mlps.can_be_used_as_mlp import CanBeUsedAsMLP
 from transformers.pytorch_utils import Conv1D
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.lens_version import AbstractAttention, CanBeUsedAsMLP
 
 # Any module is accepted at run time; one without matrices is refused by name.
 if TYPE_CHECKING:

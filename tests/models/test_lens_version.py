@@ -1,0 +1,42 @@
+"""Both TransformerLens 3.9 and 4 are supported; what 4 lacks is refused by name."""
+
+import inspect
+
+import pytest
+
+import unpact_lens as ul
+from tests.models.families import hf_model, save, tokenizer
+from unpact_lens.errors import InputError
+from unpact_lens.models import hooked, lens_version
+from unpact_lens.models.checkpoint import save_model
+from unpact_lens.models.lens_version import DEFAULT_WRAP, HAS_HOOKED, LENS_VERSION, require_hooked
+
+
+def test_the_default_wrap_is_the_one_that_this_version_has():
+    assert LENS_VERSION.startswith("3.") == HAS_HOOKED
+    assert inspect.signature(ul.load_model).parameters["wrap"].default == DEFAULT_WRAP
+    assert hooked.is_bridge(ul.load_model("builtin")) != HAS_HOOKED
+    assert hooked.is_bridge(ul.load_model(hf_model("llama"), tokenizer=tokenizer())) != HAS_HOOKED
+
+
+def test_a_hooked_wrap_names_the_version_that_has_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(lens_version, "HAS_HOOKED", False)
+    message = (
+        r'wrap="hooked" needs HookedTransformer, which TransformerLens 4.0 removed \(installed: [0-9.]+\); '
+        r'use wrap="bridge", or install "transformer-lens>=3.9,<4", which has it'
+    )
+    path, model = save(tmp_path / "model", "gpt2")
+    for spec in ("builtin", path, model):
+        with pytest.raises(InputError, match=message):
+            ul.load_model(spec, wrap="hooked")
+    monkeypatch.setattr(lens_version, "HAS_HOOKED", True)
+    require_hooked("this")
+
+
+def test_a_saved_hooked_model_names_the_version_that_reads_it(monkeypatch, tmp_path):
+    if not HAS_HOOKED:
+        pytest.skip("no HookedTransformer can be saved here")
+    path = save_model(ul.load_model("builtin"), tmp_path / "saved")
+    monkeypatch.setattr(lens_version, "HAS_HOOKED", False)
+    with pytest.raises(InputError, match=r"holds a HookedTransformer; it needs HookedTransformer, .* install"):
+        ul.load_model(path, wrap="auto")
