@@ -49,6 +49,10 @@ experiments: .venv/.ready-all  ## Run the experiments on the embedded model; res
 	$(BIN)/python -m experiments.focus.run
 	$(BIN)/python -m experiments.dilemma.run
 	$(BIN)/python -m experiments.unseen.run
+	$(BIN)/python -m experiments.tune rehearsal
+	$(BIN)/python -m experiments.rehearsal.run
+	$(BIN)/python -m experiments.rehearsal.subjects
+	$(BIN)/python -m experiments.rehearsal.damage
 	$(BIN)/python -m experiments.sensitivity.run
 
 experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and real facts (about 4 h; resumes)

@@ -60,8 +60,6 @@ PLANS = {
             "ga_self",
             "ga_gdr",
             "unpact_blind_self",
-            "unpact_blind_gdr",
-            "npo_klr",
         ),
         "budget": 4,
         "fixed": {"steps": 300, "batch_size": 32, "check_every": 5},

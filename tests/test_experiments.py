@@ -40,6 +40,9 @@ def tables(path, results):
         if kinds.is_file():
             shown["kinds"] = kinds_table(pd.read_csv(kinds))
         return {f"{n}{name}": table for n, table in shown.items()}
+    if folder == "rehearsal":
+        gaps = pd.read_csv(path.with_name("gaps.csv"))
+        return {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
     if folder == "unseen":
         same = pd.read_csv(path.with_name("same-number.csv"))
         shown = {"curve": results, "same-number": same}
