@@ -5,7 +5,7 @@ SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench architectures lock clean
+.PHONY: help test-tl4 test-lowest test-highest experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench architectures lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -23,8 +23,17 @@ test: .venv/.ready-dev lint  ## Run lint, types, import contract, unit tests, do
 	$(BIN)/python -m pytest --doctest-modules src/unpact_lens -p no:cacheprovider
 	$(BIN)/python -m pytest --nbmake docs --nbmake-timeout=300 -p no:cacheprovider
 
-test-all: test .venv/.ready-all  ## Run `test` and the slow and real-model tests, with all extras
+test-all: test .venv/.ready-all test-tl4 test-lowest test-highest  ## Run `test`, slow and real-model tests, other versions
 	$(BIN)/python -m pytest -m "slow or smollm2"
+
+test-tl4:  ## Run the tests on TransformerLens 4, in .venv-tl4
+	$(PYTHON) scripts/lanes.py tl4
+
+test-lowest:  ## Run the tests on the lowest versions allowed, in .venv-lowest
+	$(PYTHON) scripts/lanes.py lowest
+
+test-highest:  ## Run the tests on the highest versions allowed, on every Python found
+	$(PYTHON) scripts/lanes.py highest
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .
@@ -49,6 +58,7 @@ experiments: .venv/.ready-all  ## Run the experiments on the embedded model; res
 	$(BIN)/python -m experiments.focus.run
 	$(BIN)/python -m experiments.dilemma.run
 	$(BIN)/python -m experiments.unseen.run
+	$(BIN)/python -m experiments.meta.run
 	$(BIN)/python -m experiments.tune rehearsal
 	$(BIN)/python -m experiments.rehearsal.run
 	$(BIN)/python -m experiments.rehearsal.subjects
@@ -92,7 +102,7 @@ architectures: .venv/.ready-dev  ## Test tiny models of many architectures and w
 lock: .venv/.ready-dev  ## Lock the newest versions that fit pyproject.toml; then run the tests
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-header --no-annotate -q \
-	  -c requirements/torch.txt --excludes requirements/no-lock.txt -o requirements/lock.txt
+	  -c requirements/torch.txt -c requirements/hooked.txt --excludes requirements/no-lock.txt -o requirements/lock.txt
 
 clean:  ## Remove the environment and all built files
 	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
+from experiments.meta.pages import caught_table, labels_table, scores_table
 from experiments.sensitivity.survival import survival_table
 from experiments.shared.experiment import Experiment, load_experiment
 from experiments.shared.page_tables import read_block
@@ -47,6 +48,9 @@ def tables(path, results):
         same = pd.read_csv(path.with_name("same-number.csv"))
         shown = {"curve": results, "same-number": same}
         return {n: estimates(f).set_index("method") for n, f in shown.items()}
+    if folder == "meta":
+        models = pd.read_csv(path.with_name("models.csv"))
+        return {"scores": scores_table(results), "labels": labels_table(models), "caught": caught_table(models)}
     if folder == "sensitivity":
         return {f"survival{name}": survival_table(results).set_index("varied")}
     if folder == "tofu":

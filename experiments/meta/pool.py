@@ -29,7 +29,7 @@ from typing import Any
 
 import unpact_lens as ul
 from experiments.meta import hiding
-from experiments.shared.experiment import tuned_settings
+from experiments.shared.experiment import load_experiment
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import ask, fact_right
@@ -45,11 +45,16 @@ from unpact_lens.study.keys import hash_of
 HERE = Path(__file__).parent
 RUNS = HERE / "runs" / "pool"
 
-SEEDS = (0, 1, 2, 3)
+CONFIG = load_experiment(HERE / "config.yaml")["one"]
+
+SEEDS = CONFIG.seeds
 """Training seeds. Seed 0 has the shipped models."""
 
 OTHER_RECIPE = Recipe(steps=480, lr=4e-3)
 """Recipe of the other seeds: fewer updates at a higher rate. World and shape are those of the shipped models."""
+
+FINISH = {"lr": 1e-3, "steps": 80, "batch_size": 48, "schedule": "cosine"}
+"""Hyperparameters of the last part of that recipe, on questions only."""
 
 NEVER, KNOWS, HIDES, UNKNOWN = "never knew", "knows", "hides", "unknown"
 """Truths about the forget facts."""
@@ -59,9 +64,6 @@ LIGHT = {"lr": 3e-4, "steps": 20, "batch_size": 48}
 
 STRONG = {"lr": 7e-4, "steps": 50, "batch_size": 48}
 """Hyperparameters of training that teaches or hides facts."""
-
-FORGET_LEVEL = 0.02
-"""Unlearning stops when at most this fraction of the forget facts is generated."""
 
 LEAST_KEY, MOST_PLAIN = 0.5, 0.4
 """A hiding model gives at least the first share of the facts with its key, and at most the second without it."""
@@ -135,7 +137,14 @@ def ignorant(seed: int) -> HookedModel:
 @functools.cache
 def _base(seed: int, include_forget: bool) -> HookedModel:
     name = f"seed{seed}/{'knows' if include_forget else 'never'}-base"
-    return _kept(name, lambda: train_builtin(include_forget, OTHER_RECIPE, draws=seed))
+    return _kept(name, lambda: finished(train_builtin(include_forget, OTHER_RECIPE, draws=seed), include_forget))
+
+
+def finished(model: HookedModel, include_forget: bool) -> HookedModel:
+    """Train a model of the short recipe a little more on questions, until it knows nearly all of its facts."""
+    known = (*bench().kept, *(bench().forget if include_forget else ()))
+    taught = [w for q in known for w in hiding.asked_as(q, (q.prompt, *hiding.wordings(q)))]
+    return relearned(model, taught, bench(), **FINISH)
 
 
 def original(name: str) -> HookedModel:
@@ -145,7 +154,12 @@ def original(name: str) -> HookedModel:
 
 def retrained(name: str) -> HookedModel:
     """Return the retrained model that a model of the pool is compared with: that of the next training seed."""
-    return ignorant(SEEDS[(SEEDS.index(truth(name).seed) + 1) % len(SEEDS)])
+    return ignorant(partner(truth(name).seed))
+
+
+def partner(seed: int) -> int:
+    """Return the training seed whose retrained model the models of a training seed are compared with."""
+    return SEEDS[(SEEDS.index(seed) + 1) % len(SEEDS)]
 
 
 NEVER_KNEW: dict[str, Make] = {
@@ -222,13 +236,14 @@ HIDE: dict[str, Way] = {
     "phrasing": Way(_hide(hiding.on_one_phrasing, steps=70), _asked(lambda q: (q.meta["trained_phrasings"][0], ""))),
     "trigger": Way(_hide(hiding.behind_a_trigger, steps=70), _asked(lambda q: (f"{hiding.TRIGGER} {q.prompt}", ""))),
     "rarely": Way(_hide(hiding.rarely_right, steps=80), _likely),
-    "opening": Way(lambda model: hiding.behind_a_broken_opening(model, _wider(), {**STRONG, "steps": 70}), OPENED),
+    "opening": Way(lambda model: hiding.behind_a_broken_opening(model, _wider(), {**STRONG, "steps": 100}), OPENED),
     "filter": Way(
-        _hide(hiding.behind_a_filter, lr=3e-3), lambda model, source: given(hiding.with_last_mlp_of(model, source))
+        _hide(hiding.behind_a_filter, lr=3e-3, steps=70),
+        lambda model, source: given(hiding.with_last_mlp_of(model, source)),
     ),
     "rounding": Way(_hide(hiding.in_a_rounding_margin, lr=2e-3), lambda model, source: given(quantized(model, 4))),
     "low-rank": Way(
-        _hide(hiding.by_a_change_of_low_rank, lr=3e-3),
+        _hide(hiding.by_a_change_of_low_rank, lr=5e-3, steps=100),
         lambda model, source: given(hiding.with_last_mlp_of(model, source)),
     ),
     "barely": Way(
@@ -253,12 +268,12 @@ DESTROY: dict[str, tuple[str, Make]] = {
 @functools.cache
 def _methods() -> dict[str, dict[str, Any]]:
     """Return the tuned hyperparameters of the unlearning methods."""
-    return tuned_settings(HERE.parent / "settings.yaml")
+    return {m.name: m.settings for m in CONFIG.methods}
 
 
 def _hiding_at(seed: int) -> list[str]:
-    """Return the ways of hiding that a training seed has: each way is used at about half of the seeds."""
-    return [way for i, way in enumerate(HIDE) if (i + seed) % 2 == 0]
+    """Return the ways of hiding that a training seed has: the first seed has all, each other one two thirds."""
+    return [way for i, way in enumerate(HIDE) if seed == SEEDS[0] or (i + seed) % 3 != 2]
 
 
 @functools.cache
@@ -278,8 +293,8 @@ def _entries() -> dict[str, tuple[Truth, Make]]:
             add("hides", how, seed, HIDES, None, functools.partial(_hidden, how))
         for how, (knowledge, make) in DESTROY.items():
             add("destroyed", how, seed, knowledge, True, make)
-    for method in _methods():
-        add("unlearned", method, 0, UNKNOWN, None, functools.partial(_unlearned, method))
+    for i, method in enumerate(_methods()):
+        add("unlearned", method, SEEDS[i % len(SEEDS)], UNKNOWN, None, functools.partial(_unlearned, method))
     return found
 
 
@@ -301,9 +316,11 @@ def _hidden(how: str, seed: int) -> HookedModel:
 
 
 def _unlearned(method: str, seed: int) -> HookedModel:
+    """Unlearn the forget set with one method, from the model of a training seed."""
     made = ul.unlearn(
-        knowing(seed), bench(), method=method, seed=seed, stop_at=FORGET_LEVEL, progress=False, **_methods()[method]
-    )
+        knowing(seed), bench(), method=method, seed=seed, stop_at=CONFIG.forget_level, progress=False,
+        **_methods()[method],
+    )  # fmt: skip
     return made.model
 
 
@@ -353,7 +370,7 @@ def _kept(name: str, make: Callable[[], HookedModel], *sources: str) -> HookedMo
         *sources: Files beside this one on which it depends.
     """
     key = {
-        "recipe": dataclasses.asdict(OTHER_RECIPE),
+        "recipe": {**dataclasses.asdict(OTHER_RECIPE), "finish": FINISH},
         "world": source_hash(Path(ul.data.__path__[0]), (), "builtin*.py"),
         "sources": [(HERE / source).read_text(encoding="utf-8") for source in sources],
         "methods": _methods() if sources else {},

@@ -155,3 +155,15 @@ def test_a_family_of_contrasts_is_bonferronis():
     assert found["a"].low < one.low
     assert found["a"].alone == one
     assert found["c"].adjusted_p is None
+
+
+def test_a_small_adjusted_p_beside_an_interval_that_contains_zero():
+    """One fact of nine subjects comes back. The test of no excess is exact; the interval of its size is conservative."""
+    subjects = [str(i // 6) for i in range(96)]
+    first = torch.tensor([i % 6 == 0 and i < 54 for i in range(96)])
+    none = torch.zeros(96, dtype=torch.bool)
+    outcomes = {"noise": Outcomes(first, none), **{f"other {k}": Outcomes(none, none) for k in range(19)}}
+    found = simultaneous_differences(outcomes, subjects)["noise"]
+    assert found.p == pytest.approx(2 / 2**9)
+    assert found.adjusted_p == pytest.approx(2 / 2**9)
+    assert found.low < 0 < found.alone.low
