@@ -2,8 +2,8 @@
 
 Functions check their own values. What they do not foresee, e.g. a string in a list of questions, ends somewhere inside
 with an error about something else. `guard` looks at the arguments then: one of a wrong Python type is named in a
-`TypeError`, a tensor of a wrong shape or dtype in an `InputError`. Random seeds, confidence levels and numbers of draws
-are checked before the call.
+`TypeError`, a tensor of a wrong shape or dtype in an `InputError`. Models, random seeds, confidence levels and numbers
+of draws are checked before the call.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ from unpact_lens.field_types import fits, type_text
 P = ParamSpec("P")
 R = TypeVar("R")
 
+CHECKS: list[Callable[[object], None]] = []
+"""Functions that look at each argument of a public function before the call, and raise an `InputError` if it is bad.
+`unpact_lens.models.ready` adds the one that refuses a model with NaN weights."""
+
 GUARDED = "_unpact_guarded"
 """Attribute of a function that has a guard."""
 
 LARGEST_SEED = 2**63 - 1
 """Largest random seed that every generator accepts."""
+
+MOST_DRAWS = 10_000_000
+"""Largest number of draws; their sums fit in memory."""
 
 OTHER_LEVELS = ("tune",)
 """Functions whose `level` is no confidence level."""
@@ -51,6 +58,9 @@ def guard(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        for check in CHECKS:
+            for value in (*args, *kwargs.values()):
+                check(value)
         _check_numbers(function, kwargs)
         try:
             return function(*args, **kwargs)
@@ -78,8 +88,8 @@ def _check_numbers(function: Callable[..., object], given: Mapping[str, object])
             if not 0 <= value <= LARGEST_SEED:
                 raise InputError(f"{name}={value!r}; give a whole number of at least 0 and below 2**63")
         elif hints.get(name) is int and name in ("draws", "resamples") and isinstance(value, int):
-            if not 1 <= value <= LARGEST_SEED:
-                raise InputError(f"{name}={value!r}; give a whole number of at least 1")
+            if not 1 <= value <= MOST_DRAWS:
+                raise InputError(f"{name}={value!r}; give a whole number from 1 to {MOST_DRAWS}")
         elif name != "level" or not isinstance(value, (int, float)) or function.__name__ in OTHER_LEVELS:
             continue
         elif not 0 < value < 1:

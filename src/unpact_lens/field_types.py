@@ -105,6 +105,8 @@ def _instance_fits(value: object, hint: object, exact: bool) -> bool:
 def _sequence_fits(value: object, inside: tuple[object, ...], exact: bool) -> bool:
     if not isinstance(value, SEQUENCES):
         # Of other sequences, e.g. an array or a series, items are not looked at. A text is none.
+        if isinstance(value, Tensor) and inside and inside[0] not in (bool, int, float):
+            return False
         return exact and isinstance(value, collections.abc.Iterable) and not isinstance(value, (str, bytes, Mapping))
     if not inside or inside == ((),):
         return True

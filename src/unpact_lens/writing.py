@@ -66,8 +66,9 @@ class Scratch:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 self.path = Path(tempfile.mkdtemp(dir=folder, prefix=SCRATCH))
-            except OSError as error:
-                raise InputError(f"cannot write to {folder} ({error.strerror}); give another place") from None
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise InputError(f"cannot write to {folder} ({why}); give another place") from None
             lock = _lock(self.path, wait=True)
             if self.path.is_dir():  # Another writer may have swept it before it was locked.
                 break

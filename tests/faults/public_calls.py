@@ -274,7 +274,7 @@ USUAL = {
     "chosen": lambda: [None, [0, 1]],
     "row": lambda: [None],
     "trained": lambda: [Rate(1, 4)],
-    "which": lambda: ["l"],
+    "which": lambda: ["rougeL"],
     "config": lambda: [None],
     "unseen_rate": lambda: [0.5],
     "task_vector": lambda: [None],

@@ -21,6 +21,9 @@ SEED = 20260102
 LONGEST = 30
 """Largest duration of a call, whole seconds."""
 
+SMALL = ("answer", "seed", "draws", "progress", "methods", "drawn", "steps", "limit", "budget")
+"""Optional parameters that are always given, because their default makes a call long."""
+
 VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 CALLED = sorted(name for name in functions() if name not in LEFT_OUT)
 
@@ -40,7 +43,7 @@ def call(draw, names=None):
     for parameter, about in parameters.items():
         if about.kind in VARIADIC or not known(name, parameter):
             continue
-        needed = about.default is inspect.Parameter.empty or parameter in ("answer", "seed", "draws", "progress")
+        needed = about.default is inspect.Parameter.empty or parameter in SMALL
         if not needed and draw(st.integers(0, 3)):
             continue
         odd, kind = odd_values(name, parameter), draw(st.integers(0, 11))

@@ -11,6 +11,7 @@ from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 from torch import Tensor
 
 from unpact_lens.data.benchmark import QA
+from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import Answers
 from unpact_lens.evaluation.metrics import metric
 from unpact_lens.evaluation.text_folding import is_word_character, tokens
@@ -57,8 +58,13 @@ def rouge(generated: str, qa: QA, which: str = "rougeL", *, as_published: bool =
         as_published: If True, uses rouge-score's own tokenizer, as the code of TOFU and MUSE does, where the gold
             answer has no letter outside the Latin script.
 
+    Raises:
+        InputError: If `which` is neither.
+
     Source: Lin 2004, through rouge-score.
     """
+    if which not in ("rouge1", "rougeL"):
+        raise InputError(f"which={which!r}; give 'rouge1' or 'rougeL'")
     score = scorer(stem=True, ascii_only=as_published and is_latin(qa.answer)).score(qa.answer, generated)[which]
     return float(score.recall), float(score.fmeasure)
 

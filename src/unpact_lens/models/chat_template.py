@@ -105,7 +105,7 @@ def rendered(tokenizer: Tokenizer, turns: list[dict[str, str]], chat: Chat = Tru
     if not isinstance(text, str):
         raise InputError(f"the chat template of the tokenizer writes {type(text).__name__}, not text; use chat=False")
     if len(text) > MOST + sum(len(turn["content"]) for turn in turns):
-        raise InputError(f"the chat template of the tokenizer writes {len(text)} characters; mend it, or use chat=False")
+        raise InputError(f"the chat template of the tokenizer writes {len(text)} characters; use chat=False")
     if system.strip() not in text:
         raise InputError(f"the chat template does not write the system message {system!r}; put it into the prompt")
     return text

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from unpact_lens.boundary import CHECKS
 from unpact_lens.errors import InputError
 
 CHECKED = "_unpact_checked_weights"
@@ -47,6 +48,20 @@ def require_ready(model: object) -> None:
         return
     if model.training and (where := dropout_of(model)):
         raise InputError(f"the model is in training mode and {where} drops activations at random; call model.eval()")
+    require_sound(model)
+
+
+def require_sound(model: object) -> None:
+    """Refuse a model whose weights hold NaN or infinity; each public function asks this about its arguments.
+
+    Args:
+        model: Anything. What is no model with weights passes.
+
+    Raises:
+        InputError: If a weight is not finite.
+    """
+    if not isinstance(model, nn.Module):
+        return
     kept = vars(model).get(CHECKED)
     if kept is not None and kept[1] == _version(kept[0]):
         return
@@ -76,3 +91,6 @@ def _version(weights: Iterable[Tensor]) -> tuple[int, int]:
             versions += weight._version
         places ^= hash((weight.data_ptr(), weight.numel()))
     return versions, places
+
+
+CHECKS.append(require_sound)

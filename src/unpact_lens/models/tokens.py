@@ -118,8 +118,7 @@ def text_ids(model: HookedModel, text: Text, what: str) -> tuple[int, ...]:
         if not text:
             return ()
         return _checked(model, plain_ids(_tokenizer(model, text, what), text), what)
-    if isinstance(text, Tensor) and text.ndim != 1:
-        raise InputError(f"{what} ids have shape {tuple(text.shape)}; pass a 1-D tensor or a list of int")
+    _check_form(text, what)
     return _checked(model, tuple(int(t) for t in text), what)
 
 
@@ -310,6 +309,8 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 
 def _encoded(model: HookedModel, prompt: Text, chat: Chat, prefill: Text, answer: Text) -> Encoded:
     """Tokenise the parts of an input; see `encode`."""
+    for part, what in ((prompt, "prompt"), (prefill, "prefill"), (answer, "answer")):
+        _check_form(part, what)
     if not len(prompt):
         raise _no_prompt(prompt)
     chat = read_chat(chat)
@@ -431,6 +432,23 @@ def _tokenizer(model: HookedModel, text: str, what: str) -> Tokenizer:
     if model.tokenizer is None:
         raise InputError(f"{what} {text!r} is text, but the model has no tokenizer; pass token ids instead")
     return model.tokenizer
+
+
+def _check_form(text: Text, what: str) -> None:
+    """Refuse text that no tokenizer reads, and ids that are no list of whole numbers.
+
+    Raises:
+        InputError: If a text holds half a character, a tensor has not one axis, or an id is no whole number.
+    """
+    if isinstance(text, str):
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise InputError(f"the {what} {text[:60]!r} holds a lone surrogate, which is no character; decode it again")
+        return
+    if isinstance(text, Tensor) and (text.ndim != 1 or text.is_floating_point()):
+        kind = f"shape {tuple(text.shape)} and type {str(text.dtype).removeprefix('torch.')}"
+        raise InputError(f"{what} ids have {kind}; pass a 1-D tensor of whole numbers or a list of int")
+    if not isinstance(text, Tensor) and (odd := [t for t in text if not hasattr(t, "__index__")]):
+        raise InputError(f"{what} ids hold {odd[0]!r}, which is no whole number; pass a list of int")
 
 
 def _checked(model: HookedModel, ids: tuple[int, ...], what: str) -> tuple[int, ...]:

@@ -52,10 +52,13 @@ def intraclass_correlation(events: Sequence[float], sizes: Sequence[float], quan
         A number between 0 and 1.
 
     Raises:
-        InputError: If a subject has more events than facts, or the quantile is not between 0 and 1.
+        InputError: If the numbers of events and sizes differ, a subject has more events than facts, or the quantile is
+            not between 0 and 1.
     """
     if not 0 < quantile < 1:
         raise InputError(f"quantile={quantile}; it must lie between 0 and 1, e.g. {QUANTILE}")
+    if len(events) != len(sizes):
+        raise InputError(f"{len(events)} numbers of events with {len(sizes)} sizes; give one of each for each subject")
     pairs = sorted((round(float(e), 6), round(float(n), 6)) for e, n in zip(events, sizes, strict=True))
     wrong = next((p for p in pairs if not 0 <= p[0] <= p[1]), None)
     if wrong is not None:

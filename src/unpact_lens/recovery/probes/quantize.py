@@ -44,10 +44,13 @@ def round_to_bits(weight: Float[Tensor, "*axes"], bits: int, dim: int | tuple[in
         dim: Axes of a channel's inputs. One scale is shared along them.
 
     Raises:
-        InputError: If `bits` is out of range.
+        InputError: If `bits` is out of range, or the weight has no such axis.
     """
     if not isinstance(bits, int) or not 2 <= bits <= 16:
         raise InputError(f"bits={bits!r}; give a whole number from 2 to 16, e.g. 8 or 4")
+    for axis in (dim,) if isinstance(dim, int) else dim:
+        if not -weight.ndim <= axis < weight.ndim:
+            raise InputError(f"dim={dim!r}; give axes of the weight, which has {weight.ndim}")
     steps = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(dim, keepdim=True) / steps
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a channel of zeros stays zero
