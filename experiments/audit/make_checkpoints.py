@@ -1,6 +1,6 @@
 """Make two unlearned SmolLM2 checkpoints with Hugging Face Transformers and PEFT alone.
 
-    python make_checkpoints.py MODEL_DIRECTORY OUT_DIRECTORY
+    python make_checkpoints.py MODEL_DIRECTORY OUT_DIRECTORY [ascent | refusal]
 
 `OUT/ascent` is a full model: gradient ascent on the forget questions with a retain term, through a LoRA that is merged.
 `OUT/refusal` is a PEFT adapter: trained to answer the forget questions by a refusal, and the retain questions rightly.
@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-STEPS = {"ascent": 14, "refusal": 40}
+STEPS = {"ascent": 14, "refusal": 24}
 RATES = {"ascent": 2e-4, "refusal": 4e-4}
 BATCH = 8
 REFUSAL = " not something I can tell you."
@@ -74,5 +74,5 @@ def unlearn(source: str, way: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in STEPS:
+    for name in sys.argv[3:] or STEPS:
         unlearn(sys.argv[1], name, Path(sys.argv[2]))

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 import unpact_lens as ul
 from tests.auditing.facts import table
-from unpact_lens.auditing import BUDGETS, Budget
+from unpact_lens.auditing import BUDGETS, Budget, audit_run
 from unpact_lens.auditing.audit_run import AuditRun
 from unpact_lens.auditing.compare_audits import compare_audits
 from unpact_lens.auditing.given_model import GivenModel, split_revision
@@ -98,8 +98,10 @@ def test_nothing_is_asked_twice(retrained, folder, monkeypatch):
 def test_a_larger_budget_reads_what_a_smaller_one_made(tmp_path, monkeypatch):
     audited("builtin-retrain", tmp_path)
     made = []
-    compute = AuditRun._asked
-    monkeypatch.setattr(AuditRun, "_asked", lambda run, name, plan: made.append(name) or compute(run, name, plan))
+    extend = audit_run.with_probes
+    monkeypatch.setattr(
+        audit_run, "with_probes", lambda plan, b, names, **o: made.extend(names) or extend(plan, b, names, **o)
+    )
     found = audited("builtin-retrain", tmp_path, budget=LARGER)
     assert made == ["noise"]
     alone = audited("builtin-retrain", None, budget=LARGER)

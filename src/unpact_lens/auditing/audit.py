@@ -191,9 +191,16 @@ def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, 
     with answers_kept_in(store):
         counts = prepare(run, table, asked)
         show_costs(run, asked)
-        scores, kept_facts = scored(run)
-        recovery = run.recovered()
+        # The steps are in an order in which each model is loaded as seldom as can be.
+        before, control = fixed_scores(run)
+        if BEFORE in models:
+            for items in run.looked_at:
+                run.attributed(BEFORE, items)
+        _ = run.planned
+        run.prepare_probes()
+        scores, kept_facts = scored(run, before, control)
         focus, focus_kept = run.focus()
+        recovery = run.recovered()
         internals = run.comparable()
         diffs = run.diffs() if internals else ()
         depth = run.depth() if internals else None
@@ -309,7 +316,7 @@ def show_costs(run: AuditRun, asked: Asked) -> None:
         run: Audit with the facts that are asked.
         asked: Options.
     """
-    role = next((r for r in (AFTER, BEFORE) if r in run.models and run.models[r].endpoint is None), None)
+    role = next((r for r in (BEFORE, AFTER) if r in run.models and run.models[r].endpoint is None), None)
     if role is None:
         return
     run.step("measuring the speed")
@@ -327,21 +334,37 @@ def show_costs(run: AuditRun, asked: Asked) -> None:
         print(f"{title}\n{listed}", file=sys.stderr, flush=True)
 
 
-def scored(run: AuditRun) -> tuple[dict[str, Scores], str]:
-    """Score every model, and check the control.
+def fixed_scores(run: AuditRun) -> tuple[Scores | None, Scores | None]:
+    """Score the original and the retrained model, and check the latter before anything long.
+
+    Args:
+        run: Audit with the facts that are asked.
 
     Returns:
-        Scores by role, and what destruction is measured on.
+        Their scores; None for a model that was not given.
     """
-    found: dict[str, Scores] = {}
-    before = found[BEFORE] = run.scores(BEFORE) if BEFORE in run.models else None  # type: ignore[assignment]
+    before = run.scores(BEFORE) if BEFORE in run.models else None
     control = run.scores(CONTROL, before=before) if CONTROL in run.models else None
     if control is not None:
         asked = control.among("forget") if before is None else before.right & before.among("forget")
         check_control(Rate.of(control.right, control.subjects, among=asked), run.notes)
-        found[CONTROL] = control
-    found[AFTER] = run.scores(AFTER, before=before, reference=control)
-    shipped = any(i.startswith("general knowledge/") for i in found[AFTER].ids)
+    return before, control
+
+
+def scored(run: AuditRun, before: Scores | None, control: Scores | None) -> tuple[dict[str, Scores], str]:
+    """Score the unlearned model.
+
+    Args:
+        run: Audit with the facts that are asked.
+        before: Scores of the original model.
+        control: Scores of the retrained model.
+
+    Returns:
+        Scores by role, and what destruction is measured on.
+    """
+    after = run.scores(AFTER, before=before, reference=control)
+    found = {AFTER: after, BEFORE: before, CONTROL: control}
+    shipped = any(i.startswith("general knowledge/") for i in after.ids)
     return {role: s for role, s in found.items() if s is not None}, GENERAL if shipped else GIVEN
 
 

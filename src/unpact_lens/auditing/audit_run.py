@@ -35,6 +35,8 @@ from unpact_lens.evaluation import evaluate, prefill_for
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import PROBES, Recovery, RecoveryPlan, recovery_plan, run_plan, with_probes
+from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
+from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
 from unpact_lens.recovery.probing import MIN_BEFORE
 from unpact_lens.results import Result
 from unpact_lens.study.config import StudyConfig
@@ -108,9 +110,8 @@ class AuditRun:
     def workspace(self) -> Workspace:
         """Return the workspace that keeps the parts, with the configuration that their keys hold."""
         entries = {
-            "name": "audit", "model": self.identity(BEFORE) or "none", "control": self.identity(CONTROL),
-            "benchmark": self.bench.name, "retain_split": None, "methods": [{"name": "given"}],
-            "batch_tokens": self.batch_tokens, "recovery": {"probes": []}, "seeds": [self.seed],
+            "name": "audit", "model": "given", "control": "given", "benchmark": self.bench.name, "retain_split": None,
+            "methods": [{"name": "given"}], "batch_tokens": self.batch_tokens, "recovery": {"probes": []}, "seeds": [self.seed],
         }  # fmt: skip
         config = StudyConfig.model_validate(entries)
         return Workspace(config, self.folder, self.step)
@@ -119,21 +120,23 @@ class AuditRun:
         """Return the fingerprint of a model, or None if it was not given."""
         return self.models[role].identity if role in self.models else None
 
-    def kept(self, name: str, compute: Callable[[], R], **more: object) -> R:
+    def kept(self, name: str, compute: Callable[[], R], roles: Sequence[str], **more: object) -> R:
         """Read a part from disk, or make and keep it.
 
         Args:
             name: Name of the part.
             compute: Function that makes it.
+            roles: Models on which it depends.
             **more: What it depends on beside the models, the seed and the package.
         """
+        on = {role: self.identity(role) for role in roles}
         key = part_key(
             name.split("/")[0],
             self.workspace.config,
-            model=self.identity(BEFORE) or "",
-            control=self.identity(CONTROL),
+            model=on.get(BEFORE) or "",
+            control=on.get(CONTROL),
             data=hash_of(more.pop("data", "")),
-            after=self.identity(AFTER),
+            after=on.get(AFTER),
             seed=self.seed,
             **more,
         )
@@ -157,15 +160,22 @@ class AuditRun:
         endpoint = self.models[role].endpoint
 
         def compute() -> Scores:
-            model = self.one(role)
+            # The control is scored while the original model is in memory, because the plan asks both next.
+            together = [r for r in (BEFORE, CONTROL) if r in self.models] if role == CONTROL else [role]
+            model = dict(zip(together, self.need(*together), strict=True))[role]
             if endpoint is not None:
                 return endpoint_scores(endpoint, self.bench)
             return evaluate(model, self.bench, batch_tokens=self.batch_tokens)
 
-        scored = self.kept(f"scores/{role}", compute, data=asdict(self.bench), role=role)
+        scored = self.kept(f"scores/{role}", compute, [role], data=asdict(self.bench), role=role)
         return scored.beside(before=before, reference=reference)
 
     # Recovery
+
+    @property
+    def fixed_roles(self) -> tuple[str, str]:
+        """Models that the plan asks: the original (or without one the unlearned) and the retrained one."""
+        return (BEFORE if BEFORE in self.models else AFTER), CONTROL
 
     @cached_property
     def planned(self) -> RecoveryPlan:
@@ -173,7 +183,7 @@ class AuditRun:
         self.step("planning the probes")
         prompts = tuple(p for p in self.budget.probes if PROBES[p].compared)
         options = {"templates": self.budget.templates, "probes": prompts}
-        return self.kept("plan", lambda: self._new_plan(prompts), data=asdict(self.bench), **options)
+        return self.kept("plan", lambda: self._new_plan(prompts), self.fixed_roles, data=asdict(self.bench), **options)
 
     def original_and_retrained(self) -> tuple[HookedModel, HookedModel | None]:
         """Load the original model, or the unlearned one in its place, and the retrained model if there is one."""
@@ -192,58 +202,94 @@ class AuditRun:
         )  # fmt: skip
         return assumed_known(plan) if without else plan
 
+    @cached_property
+    def further(self) -> tuple[str, ...]:
+        """Probes beyond the prompts that can be asked, in the order of the budget; the others say why not."""
+        return tuple(name for name in self.budget.probes if not PROBES[name].compared and self._can_be_asked(name))
+
+    def _can_be_asked(self, name: str) -> bool:
+        """Return whether a probe can be asked, and record why if not."""
+        entry = PROBES[name]
+        reason = entry.refuse(self.planned.headline, self.bench) if entry.refuse else None
+        if any(model.endpoint is not None for model in self.models.given.values()) and name not in PROBES_OF_TEXTS:
+            reason = "needs the weights of every model, and one of them is an endpoint"
+        elif NEEDS_BEFORE in entry.needs and BEFORE not in self.models:
+            reason = "needs the original model (--before)"
+        if reason is not None:
+            self.left_out[name] = reason
+        return reason is None
+
+    def prepare_probes(self) -> None:
+        """Ask the original and the retrained model under every further probe, while both are in memory."""
+        for name in self.further:
+            self._prepared(name)
+
+    def _prepared(self, name: str) -> RecoveryPlan | None:
+        """Return the plan of one further probe, with the answers of the original and the retrained model."""
+        if name in self.left_out:
+            return None
+
+        def compute() -> RecoveryPlan:
+            before, control = self.original_and_retrained()
+            found = with_probes(bare_plan(self.planned), self.bench, (name,), before=before, control=control)
+            return found if BEFORE in self.models else assumed_known(found)
+
+        self.step(f"probe {name}: preparing")
+        try:
+            return self.kept(f"probe-plan/{name}", compute, self.fixed_roles, data=asdict(self.bench), probe=name)
+        except InputError as error:
+            self.left_out[name] = str(error)
+            return None
+
     def recovered(self) -> Recovery:
-        """Run the prompts of the plan, then each further probe as a part of its own."""
+        """Ask the unlearned model the prompts of the plan, then each further probe as a part of its own."""
         plan = self.planned
         self.step("asking under every prompt")
         prompts = tuple(p for p in self.budget.probes if PROBES[p].compared)
         base = self.kept(
             "recovery", lambda: run_plan(self.one(AFTER), plan, batch_tokens=self.batch_tokens, progress=False),
-            data=asdict(self.bench), templates=self.budget.templates, probes=prompts,
+            tuple(ROLES), data=asdict(self.bench), templates=self.budget.templates, probes=prompts,
         )  # fmt: skip
-        further = []
-        for name in self.budget.probes:
-            if PROBES[name].compared or name == "paraphrase" or name in self.left_out:
-                continue
-            found = self._probe(name, plan)
-            if found is not None:
-                further.append(found)
-        return joined(base, further)
+        found = {}
+        # Probes that need the original model beside the unlearned one come last, so that each is loaded once.
+        for name in sorted(self.further, key=lambda n: NEEDS_BEFORE in PROBES[n].needs):
+            recovery = self._probed(name)
+            if recovery is not None:
+                found[name] = recovery
+        return joined(base, [found[name] for name in self.further if name in found])
 
-    def _probe(self, name: str, plan: RecoveryPlan) -> Recovery | None:
-        """Run one probe, or say why it is left out."""
+    def _probed(self, name: str) -> Recovery | None:
+        """Run one further probe on the unlearned model."""
+        plan = self._prepared(name)
+        if plan is None:
+            return None
         needs = PROBES[name].needs
-        asks_endpoint = any(model.endpoint is not None for model in self.models.given.values())
-        if asks_endpoint and name not in PROBES_OF_TEXTS:
-            self.left_out[name] = "needs the weights of every model, and one of them is an endpoint"
-            return None
-        if "before" in needs and BEFORE not in self.models:
-            self.left_out[name] = "needs the original model (--before)"
-            return None
-        refuse = PROBES[name].refuse
-        reason = refuse(plan.headline, self.bench) if refuse else None
-        if reason is not None:
-            self.left_out[name] = reason
-            return None
+        roles = [AFTER, *([BEFORE] if NEEDS_BEFORE in needs else []), *([CONTROL] if NEEDS_AFTER in needs else [])]
+
+        def compute() -> Recovery:
+            loaded = dict(zip(roles, self.use(*roles), strict=True))
+            return run_plan(
+                self.one_of(loaded, AFTER), plan, before=loaded.get(BEFORE), control=loaded.get(CONTROL), progress=False
+            )
+
         self.step(f"probe {name}")
         try:
-            return self.kept(f"probe/{name}", lambda: self._asked(name, plan), data=asdict(self.bench), probe=name)
+            return self.kept(f"probe/{name}", compute, tuple(ROLES), data=asdict(self.bench), probe=name)
         except InputError as error:
             self.left_out[name] = str(error)
             return None
 
-    def _asked(self, name: str, plan: RecoveryPlan) -> Recovery:
-        """Ask a probe of the original and the retrained model, then of the unlearned one."""
-        before, control = self.original_and_retrained()
-        asked = with_probes(bare_plan(plan), self.bench, (name,), before=before, control=control)
-        if BEFORE not in self.models:
-            asked = assumed_known(asked)
-        needs = PROBES[name].needs
-        roles = [AFTER, *([BEFORE] if "before" in needs else []), *([CONTROL] if "after" in needs else [])]
-        loaded = dict(zip(roles, self.use(*roles), strict=True))
-        return run_plan(
-            self.models[AFTER].load(), asked, before=loaded.get(BEFORE), control=loaded.get(CONTROL), progress=False
-        )
+    @staticmethod
+    def one_of(loaded: dict[str, HookedModel | None], role: str) -> HookedModel:
+        """Return a model that was loaded with others.
+
+        Raises:
+            InputError: If it was not given.
+        """
+        model = loaded.get(role)
+        if model is None:
+            raise InputError(f"no {ROLES[role]} was given")
+        return model
 
     # Internals
 
@@ -257,7 +303,13 @@ class AuditRun:
             return attribute_many(self.one(role), [qa], chat=self.bench.chat, prefill=prefill, progress=False)[0]
 
         asked = [asdict(qa), self.bench.chat, self.bench.prefill]
-        return self.kept(f"contributions/{role}-{short(qa.id)}", compute, data=asked)
+        return self.kept(f"contributions/{role}-{short(qa.id)}", compute, [role], data=asked)
+
+    @property
+    def looked_at(self) -> tuple[tuple[QA, ...], tuple[QA, ...]]:
+        """Facts whose contributions are computed: forget facts, and unseen facts."""
+        most = self.budget.contributions
+        return self.bench.forget[:most], tuple(self.bench.unseen or self.bench.retain)[:most]
 
     def focus(self) -> tuple[Focus | None, Focus | None]:
         """Compare the contributions before and after, on forget facts and on unseen facts."""
@@ -265,13 +317,11 @@ class AuditRun:
             self.left_out["contributions"] = "need the original model (--before)"
             return None, None
         self.step("contributions")
-        groups = (self.bench.forget, self.bench.unseen or self.bench.retain)
+        sides = {role: [self.attributed(role, items) for items in self.looked_at] for role in (BEFORE, AFTER)}
         looks: list[Focus | None] = []
-        for items in groups:
-            chosen = items[: self.budget.contributions]
-            before, after = (self.attributed(role, chosen) for role in (BEFORE, AFTER))
+        for before, after in zip(sides[BEFORE], sides[AFTER], strict=True):
             try:
-                looks.append(focus(before, after, TopK(3)) if chosen else None)
+                looks.append(focus(before, after, TopK(3)) if before else None)
             except InputError as error:
                 self.left_out["KeyToken shift"] = f"the two models read other tokens: {error}"
                 looks.append(None)
@@ -304,7 +354,9 @@ class AuditRun:
             prefill = prefill_for(self.bench, qa)
             return diff(before, after, qa, chat=self.bench.chat, prefill=prefill, sources=True, weights=False)
 
-        return self.kept(f"diff/{short(qa.id)}", compute, data=[asdict(qa), self.bench.chat, self.bench.prefill])
+        return self.kept(
+            f"diff/{short(qa.id)}", compute, [BEFORE, AFTER], data=[asdict(qa), self.bench.chat, self.bench.prefill]
+        )
 
     def depth(self) -> UnlearningDepth | None:
         """Compute the Unlearning Depth Score of the first forget facts."""
@@ -321,7 +373,7 @@ class AuditRun:
             return unlearning_depth(before, control, after, items, chat=self.bench.chat, prefill=self.bench.prefill)
 
         try:
-            return self.kept("depth", compute, data=[asdict(q) for q in items], chat=self.bench.chat)
+            return self.kept("depth", compute, tuple(ROLES), data=[asdict(q) for q in items], chat=self.bench.chat)
         except InputError as error:
             self.left_out["depth"] = str(error)
             return None
@@ -339,7 +391,9 @@ class AuditRun:
                 )  # fmt: skip
 
             try:
-                found.append(self.kept(f"graft/{short(qa.id)}", compute, data=[asdict(qa), self.bench.chat]))
+                found.append(
+                    self.kept(f"graft/{short(qa.id)}", compute, [BEFORE, AFTER], data=[asdict(qa), self.bench.chat])
+                )
             except InputError as error:
                 self.left_out["grafts"] = str(error)
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -110,7 +111,7 @@ class Audit(Result):
         scores = self.scores[AFTER]
         return Rate(0, 0) if scores.values_before is None else scores.destruction_trained
 
-    @property
+    @cached_property
     def excesses(self) -> dict[str, Estimate]:
         """Excess of every probe, with intervals that hold for all of them together."""
         return {} if self.recovery is None else self.recovery.excesses
