@@ -1,6 +1,7 @@
 """Check that the report is one self-contained page, safe for any text, with the numbers of the study."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -92,7 +93,35 @@ def test_every_figure_element_has_its_data(page):
     for place in places:
         figure = json.loads(page.scripts[place])
         assert figure["data"]
-        assert figure["layout"]["title"]["text"]
+        assert "title" not in figure["layout"]  # the page shows it as text, which wraps
+    described = [a for _, a in page.tags if "aria-describedby" in a]
+    assert len(described) == len(places)
+    assert all(a["aria-label"] and a["tabindex"] == "0" for a in described)
+    assert {a["aria-describedby"] for a in described} <= {a.get("id") for _, a in page.tags}
+
+
+def test_terms_are_explained_on_hover_and_focus(page):
+    terms = [a for a in page.all("abbr") if a.get("class") == "term"]
+    assert all(a["title"].endswith(".") and a["tabindex"] == "0" for a in terms)
+    for first in ("Forgetting", "Destruction of unseen", "Recovery: of the common set", "Largest excess"):
+        assert any(a["title"].startswith(first) for a in terms)
+
+
+def test_components_are_averaged_over_the_facts_with_their_baseline(study, tmp_path):
+    cell = studies.cell("ga")
+    floors = tuple(replace(d, floor=d) for d in cell.diffs)
+    for diffs, baseline in ((cell.diffs, False), (floors, True)):
+        with_floor = replace(study, cells=(replace(cell, diffs=diffs),))
+        text = Page(write_report(with_floor, tmp_path / "a.html").read_text(encoding="utf-8")).text
+        assert "Mean over 2 facts, ga" in text
+        assert ("This study has no noise baseline" in text) != baseline
+
+
+def test_a_dark_page_changes_the_colours_of_figures(page):
+    pairs = json.loads(page.scripts["dark-colours"])
+    assert json.dumps("#FFFFFF") in [light for light, _ in pairs]
+    figures = [page.scripts[a["data-figure"]] for _, a in page.tags if "data-figure" in a]
+    assert any(pairs[0][0] in text for text in figures)  # the diverging scale, as the script finds it
 
 
 def test_markup_in_prompts_is_escaped(page):

@@ -592,7 +592,7 @@ class _Scale:
     def ink(self, value: float) -> str:
         """Return a colour of text that is legible on the colour of a value."""
         red, green, blue, _ = theme.channels(self.colour(value))
-        return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else theme.INK
+        return theme.legible((red, green, blue))
 
 
 def _title_of(layout: Mapping[str, object]) -> str:

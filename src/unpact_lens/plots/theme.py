@@ -70,7 +70,7 @@ class Colours:
 LIGHT = Colours("#FFFFFF", INK, MUTED, GRID)
 DARK = Colours("#1B2128", "#E6EAEE", "#A3ADB8", "#3A4652")
 
-_TO_DARK = {
+TO_DARK = {
     LIGHT.paper: DARK.paper, LIGHT.ink: DARK.ink, LIGHT.muted: DARK.muted, LIGHT.grid: DARK.grid,
     "#EEF2F5": "#2A333C", "#0072B2": "#4AA8E0", "#D55E00": "#F08A3C", "#6A4C93": "#A88BD0",
 }  # fmt: skip
@@ -88,7 +88,7 @@ def darkened(part: object) -> object:
         return {k: _dark_scale(v) if k == "colorscale" else darkened(v) for k, v in part.items()}
     if isinstance(part, (list, tuple)):
         return [darkened(v) for v in part]
-    return _TO_DARK.get(part, part) if isinstance(part, str) else part
+    return TO_DARK.get(part, part) if isinstance(part, str) else part
 
 
 def _dark_scale(scale: object) -> object:
@@ -310,8 +310,25 @@ def diverging_colour(value: float, limit: float) -> tuple[str, str]:
     stops, colours = zip(*DIVERGING, strict=True)
     channels = zip(*map(plotly.colors.hex_to_rgb, colours), strict=True)
     red, green, blue = (round(float(np.interp(place, stops, channel))) for channel in channels)
-    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
-    return f"rgb({red}, {green}, {blue})", "#FFFFFF" if dark else INK
+    return f"rgb({red}, {green}, {blue})", legible((red, green, blue))
+
+
+def legible(colour: tuple[int, int, int]) -> str:
+    """Return a text colour with a contrast of at least 4.5 (WCAG AA) on a background of red, green and blue.
+
+    >>> legible((255, 255, 255)), legible((11, 60, 111)), legible((200, 91, 35))
+    ('#1F2933', '#FFFFFF', '#000000')
+    """
+    light = _luminance(colour)
+    if (light + 0.05) / (_luminance(channels(INK)[:3]) + 0.05) >= 4.5:
+        return INK
+    return "#FFFFFF" if 1.05 / (light + 0.05) >= 4.5 else "#000000"
+
+
+def _luminance(colour: tuple[int, ...]) -> float:
+    """Compute the relative luminance of WCAG 2 from red, green and blue."""
+    red, green, blue = (c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def titled(title: str, subtitle: str = "") -> dict[str, Any]:

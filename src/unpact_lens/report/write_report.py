@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from unpact_lens.comparison import average
 from unpact_lens.errors import InputError
 from unpact_lens.plots import attribution as token_plots
-from unpact_lens.plots import dilemma
+from unpact_lens.plots import dilemma, theme
+from unpact_lens.plots.figure import Figure
 from unpact_lens.plots.focus import focus_shift
 from unpact_lens.plots.model_diff import head_triptych, model_diff
 from unpact_lens.plots.recovery import recovery_bars
+from unpact_lens.plots.static_axes import plain
 from unpact_lens.plots.unlearning import history_frame
 from unpact_lens.report import sentences, tables
 from unpact_lens.results import write_text
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 FORGET_MAPS, RETAIN_MAPS, DIFF_MAPS = 8, 4, 3
 """Number of facts with token maps and head maps: always the first of the seed, never selected."""
+
+HEAD = 56
+"""Height in pixels above the plots of a figure, for legends and the titles of facets."""
 
 
 def write_report(study: StudyLike, path: str | os.PathLike[str]) -> Path:
@@ -62,6 +67,7 @@ def render(study: StudyLike) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
     environment.globals["number"] = sentences.number
+    environment.globals["glossary"] = {column.label: column.about for column in tables.COLUMNS}
     page = environment.from_string(asset("report.html.jinja"))
     context = {
         "title": study.config.get("name", "study"),
@@ -88,6 +94,7 @@ def render(study: StudyLike) -> str:
     return page.render(
         **context,
         figures=figures.scripts,
+        dark=figures.dark,
         css=Markup(asset("report.css")),
         js=Markup(asset("report.js")),
         plotly=Markup(get_plotlyjs()),
@@ -112,11 +119,26 @@ def cell_context(study: StudyLike, cell: CellLike, name: str, figures: Figures) 
             {"heads": figures.add(head_triptych(d)), "components": figures.add(model_diff(d))}
             for d in cell.diffs[:DIFF_MAPS]
         ],
+        "average": averaged_diffs(cell, figures),
         "history": figures.add(history_frame(cell.history.to_frame(), name, cell.stopped))
         if cell.history.rows
         else None,
         "generated": tables.generated_rows(study, cell),
     }
+
+
+def averaged_diffs(cell: CellLike, figures: Figures) -> dict[str, Any] | None:
+    """Draw the change of components and heads averaged over the facts of a cell; None with fewer than two facts.
+
+    Where the diffs hold a noise baseline, both figures show it.
+    """
+    if len(cell.diffs) < 2:
+        return None
+    summary = average(cell.diffs)
+    return {
+        "facts": len(cell.diffs), "baseline": summary.floor is not None,
+        "components": figures.add(summary.plot("components")), "heads": figures.add(summary.plot("heads")),
+    }  # fmt: skip
 
 
 def map_pairs(cell: CellLike) -> list[tuple[Attribution, Attribution, KeyRule]]:
@@ -158,15 +180,36 @@ class Figures:
     def __init__(self) -> None:
         self._json: list[str] = []
 
-    def add(self, figure: go.Figure) -> dict[str, Any]:
-        """Add a figure. Return the `id` of its script element and its height in pixels."""
-        self._json.append(in_script(figure.to_json()))
-        return {"id": f"figure-{len(self._json) - 1}", "height": figure.layout.height or 450}
+    def add(self, figure: Figure) -> dict[str, Any]:
+        """Add a figure without its title, which the page shows as text that wraps.
+
+        Returns:
+            `id` of the script element, `height` in pixels, `title`, `subtitle`, and `alt`, the text that stands for it.
+        """
+        title, top = figure.layout.title, int(figure.layout.margin.t or 100)
+        height = (figure.layout.height or 450) - max(0, top - HEAD)
+        data = json.loads(str(figure.to_json()))
+        data["layout"].pop("title", None)
+        data["layout"].pop("meta", None)
+        data["layout"] |= {"height": height, "margin": {**data["layout"].get("margin", {}), "t": HEAD}}
+        self._json.append(in_script(json.dumps(data, ensure_ascii=False, separators=(",", ":"))))
+        return {
+            "id": f"figure-{len(self._json) - 1}", "height": height, "title": plain(title.text or ""),
+            "subtitle": plain(title.subtitle.text or ""), "alt": figure.alt,
+        }  # fmt: skip
 
     @property
     def scripts(self) -> list[tuple[str, Markup]]:
         """Return id and JSON of each figure."""
         return [(f"figure-{i}", Markup(text)) for i, text in enumerate(self._json)]
+
+    @property
+    def dark(self) -> Markup:
+        """Return pairs of texts in the JSON of figures, and what stands for them on a dark page, as JSON."""
+        scales = ((theme.DIVERGING, theme.DIVERGING_DARK), (theme.SEQUENTIAL, theme.SEQUENTIAL_DARK))
+        pairs = [[json.dumps(scale, separators=(",", ":")) for scale in pair] for pair in scales]
+        pairs += [[json.dumps(light), json.dumps(dark)] for light, dark in theme.TO_DARK.items()]
+        return Markup(in_script(json.dumps(pairs)))
 
 
 def in_script(text: str) -> str:

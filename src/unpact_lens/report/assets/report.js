@@ -8,11 +8,17 @@
     displayModeBar: narrow ? false : "hover",
   };
 
-  const draw = (element) => {
-    if (element.dataset.drawn) return;
+  const night = window.matchMedia("(prefers-color-scheme: dark)");
+  const darkColours = JSON.parse(document.getElementById("dark-colours").textContent);
+
+  const draw = (element, { again = false, width = null, dark = night.matches } = {}) => {
+    if (element.dataset.drawn && !again) return;
     element.dataset.drawn = "yes";
-    const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
-    Plotly.newPlot(element, figure.data, figure.layout, config);
+    let text = document.getElementById(element.dataset.figure).textContent;
+    if (dark) darkColours.forEach(([light, colour]) => { text = text.replaceAll(light, colour); });
+    const figure = JSON.parse(text);
+    if (width) figure.layout.width = width;
+    Plotly.newPlot(element, figure.data, figure.layout, { ...config, responsive: !width });
   };
 
   const seen = new IntersectionObserver(
@@ -24,7 +30,16 @@
     const inView = element.offsetParent && element.getBoundingClientRect().top < window.innerHeight;
     inView ? draw(element) : seen.observe(element);
   });
-  window.addEventListener("beforeprint", () => figures.forEach((e) => { if (e.offsetParent) draw(e); }));
+  const redraw = (options) => figures.forEach((e) => { if (e.offsetParent) draw(e, { again: true, ...options }); });
+  night.addEventListener("change", () => figures.forEach((e) => { if (e.dataset.drawn) draw(e, { again: true }); }));
+  window.addEventListener("beforeprint", () => {
+    document.body.classList.add("printing");
+    redraw({ width: 680, dark: false });
+  });
+  window.addEventListener("afterprint", () => {
+    document.body.classList.remove("printing");
+    redraw({});
+  });
 
   const show = () => {
     document.querySelectorAll(".panel").forEach((panel) => {
