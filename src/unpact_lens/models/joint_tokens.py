@@ -153,17 +153,18 @@ def _by_offsets(
         start = offsets[n][0]
         before = offsets[n - 1][1] if n else 0
         # Some tokenizers leave the blanks that a token begins with out of its offsets.
-        if before < start and whole[before:start].isspace() and _begins_blank(tokenizer, ids[n]):
-            start = before
+        if before < start and whole[before:start].isspace():
+            start = max(before, start - _blanks(tokenizer, ids[n]))
         first = sum(border <= start for border in borders)
         if first < owner:
             shared.append(SharedToken(first, owner, decoded_whole(tokenizer, ids[n : n + 1])))
     return owners, shared
 
 
-def _begins_blank(tokenizer: Tokenizer, token: int) -> bool:
-    """Return whether a token's own text begins with white space."""
-    return decoded_whole(tokenizer, (token,))[:1].isspace()
+def _blanks(tokenizer: Tokenizer, token: int) -> int:
+    """Return the number of characters of white space that a token begins with."""
+    shown = decoded_whole(tokenizer, (token,))
+    return len(shown) - len(shown.lstrip())
 
 
 def _by_prefixes(
