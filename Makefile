@@ -5,7 +5,7 @@ SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help test-tl4 test-lowest test-highest experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench architectures lock clean
+.PHONY: help mutants supply-chain test-tl4 test-lowest test-highest experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench architectures lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -25,6 +25,19 @@ test: .venv/.ready-dev lint  ## Run lint, types, import contract, unit tests, do
 
 test-all: test .venv/.ready-all test-tl4 test-lowest test-highest  ## Run `test`, slow and real-model tests, other versions
 	$(BIN)/python -m pytest -m "slow or smollm2"
+	$(MAKE) mutants
+
+mutants: export OMP_NUM_THREADS := 1
+mutants: .venv/.ready-dev  ## Change formulas by one operator at a time: at least 90% must make a test fail
+	$(BIN)/python -m scripts.mutants
+
+supply-chain:  ## Build twice and compare, write the bill of materials, look for known vulnerabilities
+	$(PYTHON) -m venv .venv-build
+	.venv-build/bin/pip install -q --require-hashes -r requirements/build.txt
+	.venv-build/bin/python -m scripts.check_distribution
+	.venv-build/bin/python -m scripts.sbom sbom.json
+	.venv-build/bin/pip install -q pip-audit
+	.venv-build/bin/pip-audit --require-hashes --disable-pip -r requirements/hashes.txt
 
 test-tl4:  ## Run the tests on TransformerLens 4, in .venv-tl4
 	$(PYTHON) scripts/lanes.py tl4
@@ -103,6 +116,11 @@ lock: .venv/.ready-dev  ## Lock the newest versions that fit pyproject.toml; the
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-header --no-annotate -q \
 	  -c requirements/torch.txt -c requirements/hooked.txt --excludes requirements/no-lock.txt -o requirements/lock.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-header --no-annotate -q \
+	  --generate-hashes -c requirements/lock.txt -c requirements/torch.txt --excludes requirements/no-lock.txt \
+	  -o requirements/hashes.txt
+	$(BIN)/uv pip compile requirements/build.in --universal --python-version 3.10 --no-header --no-annotate -q \
+	  --generate-hashes -o requirements/build.txt
 
 clean:  ## Remove the environment and all built files
 	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -123,14 +123,15 @@ def _explained(
 def _hints(function: Callable[..., object]) -> dict[str, object]:
     """Return the annotation of each parameter that can be looked up at run time."""
     bare = inspect.unwrap(function)
-    names = vars(sys.modules.get(bare.__module__, types.ModuleType("none")))
+    # Modules that import pandas for type checkers only call it `pd`, too.
+    names = {"pd": sys.modules.get("pandas"), **vars(sys.modules.get(bare.__module__, types.ModuleType("none")))}
     found: dict[str, object] = {}
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     for name, about in inspect.signature(bare).parameters.items():
         if about.kind in variadic or about.annotation is inspect.Parameter.empty:
             continue
         try:
-            found[name] = eval(about.annotation, dict(names)) if isinstance(about.annotation, str) else about.annotation
+            found[name] = eval(about.annotation, names) if isinstance(about.annotation, str) else about.annotation
         except Exception:  # It is imported for type checkers only.
             continue
     return {name: hint for name, hint in found.items() if not isinstance(hint, typing.TypeVar)}
