@@ -39,12 +39,12 @@ def test_every_form_of_table_gives_the_same_benchmark(tmp_path, form):
         }
         frame.assign(**lists).to_csv(file, index=False)
     bench = from_pairs(frame if form == "frame" else file, name="mine", chat=True)
-    assert (bench.forget[0].prompt, bench.forget[0].answer) == ("Where was Ann born?", " Ann was born in Oslo.")
+    assert (bench.forget[0].prompt, bench.forget[0].answer) == ("Where was Ann born?", "Ann was born in Oslo.")
     assert (bench.forget[0].fact, bench.forget[0].kind, bench.forget[0].id) == ("Oslo", "place", "row 1")
     assert (bench.near[0].answer, bench.near[0].kind, bench.near[0].id) == (" 1900", "year", "w")
     assert bench.near[0].paraphrases == ("In what year?",)
     assert bench.far[0].choices == (" Bo", " Cy")
-    assert bench.general[0].answer == " 4"
+    assert bench.general[0].answer == "4"
     assert [q.aliases for q in (*bench.forget, *bench.general)] == [(), ("four", "四")]
     assert (bench.name, bench.chat) == ("mine", True)
 
@@ -56,8 +56,8 @@ def test_every_form_of_table_gives_the_same_benchmark(tmp_path, form):
         ({"answer": "Bo"}, "row 1: neither 'prompt' nor 'question' is given"),
         ({"prompt": "Who?", "answer": "Bo", "group": "keep"}, "row 1: column 'group' is 'keep'; known are forget"),
         ({"prompt": "Who?", "answer": "Bo", "fact": "Cy"}, "row 1: column 'fact' 'Cy' does not occur in the answer"),
-        ({"prompt": "Who?", "answer": "Bo", "choices": ["Bo"]}, "the answer ' Bo' is not one of its choices 'Bo'"),
-        ({"prompt": "Who?", "answer": "Bo", "perturbed": "Cy"}, "row 1: column 'perturbed' should be a list of texts"),
+        ({"prompt": "Who?", "answer": "Bo", "choices": ["Cy"]}, "the answer ' Bo' is not one of its choices ' Cy'"),
+        ({"prompt": "Who?", "answer": "Bo", "perturbed": [True]}, "column 'perturbed' should be a list of texts"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_column(row, message):

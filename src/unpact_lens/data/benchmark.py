@@ -150,8 +150,8 @@ class Corpus:
     def __post_init__(self) -> None:
         if isinstance(self.texts, (str, bytes)):
             raise InputError(
-                f"corpus {self.name!r}: texts is one string, {short(str(self.texts), 40)!r}; give a tuple of documents, "
-                "e.g. Corpus((text,))"
+                f"corpus {self.name!r}: texts is one string, {short(str(self.texts), 40)!r}; give a tuple of "
+                "documents, e.g. Corpus((text,))"
             )
         if wrong := [t for t in self.texts if not isinstance(t, str)]:
             raise InputError(f"corpus {self.name!r}: a document is {wrong[0]!r:.60}; give each document as text")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 import os
-from collections.abc import Sequence
-from dataclasses import fields
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +16,7 @@ from unpact_lens.data.benchmark import GROUPS, QA, Benchmark, benchmark, check_u
 from unpact_lens.data.chat import Chat
 from unpact_lens.data.question_kinds import kind_of
 from unpact_lens.data.splits import KEPT, Facts, SplitRequest
-from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, read_table
+from unpact_lens.data.table_reader import TEXTS, Column, Row, check_rows, raw_rows
 from unpact_lens.errors import InputError
 
 REFUSALS = (
@@ -42,8 +45,12 @@ SCHEMA = {
 """Columns that are read. `fact` is the part of the answer that carries the fact. The others are fields of `QA`."""
 
 
+Source = str | os.PathLike[str] | pd.DataFrame | Mapping[str, object] | Iterable[object]
+"""What `from_pairs` reads: a file, a table, `{prompt: answer}`, or an iterable of rows."""
+
+
 def from_pairs(
-    source: str | os.PathLike[str] | pd.DataFrame,
+    source: Source,
     *,
     name: str = "pairs",
     retain_split: SplitRequest = "auto",
@@ -54,10 +61,12 @@ def from_pairs(
 
     Only `prompt` (or `question`) and `answer` are required. An item without a `group` is to be forgotten; the group
     `"retain"` means `"far"`. An item without a `kind` gets it from the rule in `question_kinds.py`. An answer without a
-    leading blank gets one leading space, because prompt and answer are joined as they are.
+    leading blank gets one leading space, because prompt and answer are joined as they are; with `chat`, where the
+    template separates them, it stays as it is. Numbers are read as text. Columns that are not read are warned of.
 
     Args:
-        source: A csv, json, jsonl or parquet file, or a DataFrame. In a csv, lists are written as JSON.
+        source: A csv, json, jsonl or parquet file; a DataFrame or `datasets.Dataset`; a list of `(prompt, answer)`,
+            dicts or `QA`; or `{prompt: answer}`. In a csv, lists are written as JSON.
         name: Name of the benchmark.
         retain_split: Shares of the subjects for trained, validation and unseen items, as in `load_benchmark`. Items
             without a subject are subjects of their own.
@@ -71,14 +80,17 @@ def from_pairs(
         InputError: If a row is wrong (the message names file, row and column), `Benchmark` has no such option, or
             there are too few subjects for the shares given.
 
-    >>> from_pairs(pd.DataFrame({"question": ["Where is Oslo?"], "answer": ["Norway"]})).forget[0].answer
-    ' Norway'
+    >>> from_pairs([("Where is Oslo?", "Norway"), ("When was NATO founded?", 1949)]).forget[1].answer
+    ' 1949'
     """
     known = {f.name for f in fields(Benchmark)} - _FROM_THE_TABLE
     if unknown := sorted(options.keys() - known):
         raise InputError(f"unknown option {unknown[0]!r} of from_pairs; known are {', '.join(sorted(known))}")
-    where = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
-    items = [_item(row, number, where) for number, row in enumerate(_rows(source, where), start=1)]
+    where = str(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__}"
+    items = [
+        row if isinstance(row, QA) else _item(row, number, where, blank=not options.get("chat"))
+        for number, row in enumerate(_rows(source, where), start=1)
+    ]
     check_unique_ids(items)
     whole = Benchmark(
         name=name,
@@ -128,21 +140,98 @@ def load_pairs(
     )
 
 
-def _rows(source: str | os.PathLike[str] | pd.DataFrame, where: str) -> Sequence[Row]:
-    either = {**SCHEMA, "prompt": Column(required=False), "question": Column(required=False)}
-    if isinstance(source, pd.DataFrame):
-        rows = check_rows(source.to_dict("records"), either, where)
-    else:
-        rows = read_table(source, either)
-    for number, row in enumerate(rows, start=1):
-        row["prompt"] = row["prompt"] or row.pop("question")
+_EITHER = {**SCHEMA, "prompt": Column(required=False), "question": Column(required=False)}
+"""Columns that a table may have. One of `prompt` and `question` is required."""
+
+
+def _rows(source: Source, where: str) -> list[Row | QA]:
+    """Read the rows of any source, as checked rows or as the `QA` that were given."""
+    raw = _raw(source, where)
+    _warn_of_unread(raw, where)
+    given = [row if isinstance(row, QA) else None for row in raw]
+    tables = [_as_text(row, where, number) for number, row in enumerate(raw, start=1) if not isinstance(row, QA)]
+    checked = iter(check_rows(tables, _EITHER, where)) if tables or not given else iter(())
+    rows: list[Row | QA] = []
+    for number, qa in enumerate(given, start=1):
+        if qa is not None:
+            rows.append(qa if qa.id else replace(qa, id=f"row {number}"))
+            continue
+        row = next(checked)
+        question = row.pop("question")
+        row["prompt"] = row["prompt"] or question
         if row["prompt"] is None:
             raise InputError(f"{where}, row {number}: neither 'prompt' nor 'question' is given")
+        rows.append(row)
     return rows
 
 
-def _item(row: Row, number: int, where: str) -> QA:
-    answer = row["answer"] if row["answer"][:1].isspace() else f" {row['answer']}"
+def _raw(source: Source, where: str) -> list[object]:
+    """Return the rows of a source, unchecked.
+
+    Raises:
+        InputError: If the source has several tables, or is none.
+    """
+    if isinstance(source, pd.DataFrame):
+        return list(source.to_dict("records"))
+    if isinstance(source, (str, os.PathLike)):
+        return list(raw_rows(Path(source)))
+    if isinstance(source, Mapping):
+        tables = [name for name, part in source.items() if hasattr(part, "column_names")]
+        if tables:
+            raise InputError(f"{where} has the tables {', '.join(tables)}; give one of them, e.g. data[{tables[0]!r}]")
+        return [{"prompt": prompt, "answer": answer} for prompt, answer in source.items()]
+    if isinstance(source, Iterable):
+        return list(source)
+    raise InputError(f"{where} is no table; give a file, a DataFrame, or a list of (prompt, answer)")
+
+
+def _as_text(row: object, where: str, number: int) -> object:
+    """Return a pair as a row, and the numbers of a row as text. A single alias is a list of one."""
+    if isinstance(row, (tuple, list)):
+        if len(row) != 2:
+            raise InputError(f"{where}, row {number}: {row!r:.60} is no pair; give (prompt, answer), or a dict")
+        row = {"prompt": row[0], "answer": row[1]}
+    if not isinstance(row, Mapping):
+        return row
+    texts: Row = {}
+    for name, value in row.items():
+        kind = _EITHER[name].type if name in _EITHER else None
+        if kind == TEXTS and isinstance(value, str) and not value.lstrip().startswith("["):
+            value = [value]
+        elif kind == TEXTS and isinstance(value, (list, tuple)):
+            value = [_number_as_text(v) for v in value]
+        elif kind is not None:
+            value = _number_as_text(value)
+        texts[str(name)] = value
+    return texts
+
+
+def _number_as_text(value: object) -> object:
+    """Return a number as text, 1949.0 as "1949"; anything else is unchanged."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
+        return value
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
+def _warn_of_unread(rows: Sequence[object], where: str) -> None:
+    """Warn of columns that are not read, and say which column holds the group of an item."""
+    tables = [row for row in rows if isinstance(row, Mapping)]
+    unread = sorted({str(name) for row in tables for name in row} - _EITHER.keys())
+    if not unread:
+        return
+    text = f"{where}: not read are the columns {', '.join(unread)}; known are {', '.join(_EITHER)}"
+    for name in unread:
+        values = {str(row.get(name)) for row in tables}
+        if "group" not in tables[0] and values <= {*GROUPS, "retain", "None"} and values != {"None"}:
+            text += f". Column {name!r} looks like the group of each item: name it 'group'"
+    warnings.warn(text, stacklevel=4)
+
+
+def _item(row: Row, number: int, where: str, *, blank: bool) -> QA:
+    answer, choices = row["answer"], row["choices"] or ()
+    if f" {answer}" in choices or (blank and not answer[:1].isspace()):
+        answer = f" {answer}"
+        choices = tuple(choice if choice[:1].isspace() else f" {choice}" for choice in choices)
     group = {"retain": "far", None: "forget"}.get(row["group"], row["group"])
     if group not in GROUPS:
         raise InputError(
@@ -159,7 +248,7 @@ def _item(row: Row, number: int, where: str) -> QA:
         group=group,
         wrong_subject=row["wrong_subject"],
         perturbed=row["perturbed"] or (),
-        choices=row["choices"] or (),
+        choices=choices,
         aliases=row["aliases"] or (),
     )
 

@@ -144,9 +144,9 @@ def raw_rows(file: Path) -> list[Any]:
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a file in one of the formats {', '.join(FORMATS)}")
     readers = {".jsonl": _read_json, ".json": _read_json, ".parquet": _read_parquet, ".csv": _read_csv}
-    if file.suffix not in readers:
+    if file.suffix.lower() not in readers:
         raise InputError(f"{file} is in none of the formats {', '.join(FORMATS)}")
-    return readers[file.suffix](file)
+    return readers[file.suffix.lower()](file)
 
 
 def check_rows(rows: Sequence[Any], schema: Schema, where: str) -> list[Row]:
@@ -196,7 +196,7 @@ def _texts(value: Any, column: Column, where: str) -> tuple[str, ...]:
 
 def _read_json(file: Path) -> list[Any]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: {error}") from None
     if text.lstrip().startswith("["):
@@ -228,7 +228,7 @@ def _read_parquet(file: Path) -> list[Row]:
 
 def _read_csv(file: Path) -> list[Row]:
     try:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not a readable csv file: {error}") from None
     rows = frame.to_dict("records")
