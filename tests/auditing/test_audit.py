@@ -19,8 +19,8 @@ from unpact_lens.auditing.record import record_schema
 from unpact_lens.auditing.verify import verify_audit
 from unpact_lens.evaluation.known_facts import right_facts
 
-SMALL = Budget("small", 1, 12, 10, ("focus_list",), ("prefill", "quantize_4"), 2, 1, 1, 1)
-LARGER = Budget("larger", 1, 12, 10, ("focus_list", "quotes"), ("prefill", "quantize_4", "noise"), 3, 1, 1, 1)
+SMALL = Budget("small", 1, 12, 40, ("focus_list",), ("prefill", "quantize_4"), 2, 1, 1, 1)
+LARGER = Budget("larger", 1, 12, 40, ("focus_list", "quotes"), ("prefill", "quantize_4", "noise"), 3, 1, 1, 1)
 OPTIONS = {"max_new_tokens": 12, "progress": False}
 
 

@@ -30,14 +30,14 @@ def forms(tmp_path):
 
 def test_every_form_gives_the_same_facts(tmp_path):
     found = [read_facts(form) for form in forms(tmp_path)]
-    assert groups(found[0]) == [12, 4, 10]
+    assert groups(found[0]) == [12, 4, 14]
     assert len({tuple((q.prompt, q.answer, q.fact, q.wrong_subject) for q in f.bench.all_items()) for f in found}) == 1
 
 
 @pytest.mark.parametrize("names", [("Question", "Answer"), ("prompt", "completion"), ("instruction", "ground-truth")])
 def test_usual_column_names_are_read(names):
     rows = [{names[0]: r["question"], names[1]: r["answer"]} for r in ROWS]
-    assert groups(read_facts(rows)) == [26, 0, 0]
+    assert groups(read_facts(rows)) == [30, 0, 0]
 
 
 def test_a_question_of_the_same_frame_is_the_wrong_subject():
@@ -78,7 +78,7 @@ def test_a_wrong_table_is_named(rows, message):
 def test_duplicates_are_used_once_with_a_warning():
     with pytest.warns(UserWarning, match="2 facts occur twice and are used once"):
         found = read_facts([*ROWS, *ROWS[:2]])
-    assert groups(found) == [12, 4, 10]
+    assert groups(found) == [12, 4, 14]
 
 
 def test_unread_columns_are_warned_of():

@@ -111,7 +111,8 @@ class AuditRun:
         """Return the workspace that keeps the parts, with the configuration that their keys hold."""
         entries = {
             "name": "audit", "model": "given", "control": "given", "benchmark": self.bench.name, "retain_split": None,
-            "methods": [{"name": "given"}], "batch_tokens": self.batch_tokens, "recovery": {"probes": []}, "seeds": [self.seed],
+            "methods": [{"name": "given"}], "batch_tokens": self.batch_tokens, "recovery": {"probes": []},
+            "seeds": [self.seed],
         }  # fmt: skip
         config = StudyConfig.model_validate(entries)
         return Workspace(config, self.folder, self.step)
