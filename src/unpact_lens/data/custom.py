@@ -210,7 +210,9 @@ def _number_as_text(value: object) -> object:
     """Return a number as text, 1949.0 as "1949"; anything else is unchanged."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
         return value
-    return str(int(value)) if float(value).is_integer() else str(value)
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    return str(int(float(value))) if float(value).is_integer() else str(value)
 
 
 def _warn_of_unread(rows: Sequence[object], where: str) -> None:
