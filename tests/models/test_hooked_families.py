@@ -11,6 +11,8 @@ from unpact_lens.models.convert import to_hooked
 from unpact_lens.models.hooked_families import FAMILIES
 from unpact_lens.models.tied_embedding import TiedEmbedding
 
+pytestmark = pytest.mark.hooked
+
 IDS = torch.randint(2, 320, (2, 20), generator=torch.Generator().manual_seed(1))
 CONVERTED = (
     "apertus", "bloom", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "llama",

@@ -7,7 +7,6 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.conftest import tiny
@@ -17,6 +16,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import load
 from unpact_lens.models.checkpoint import model_hash, save_model
 from unpact_lens.models.convert import to_bridge
+from unpact_lens.models.lens_version import HookedTransformer
 from unpact_lens.models.load import load_model
 
 IDS = torch.randint(0, 320, (2, 40), generator=torch.Generator().manual_seed(3))

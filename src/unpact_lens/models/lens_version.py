@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unpact_lens.errors import InputError
 
@@ -56,7 +56,7 @@ def check_hook_is_on(bridge: Any, name: str, point: Any, function: Callable[...,
         bridge.check_hooks_to_add(point, name, function)
 
 
-if HAS_HOOKED:
+if TYPE_CHECKING or HAS_HOOKED:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.components.abstract_attention import AbstractAttention
     from transformer_lens.components.mlps.can_be_used_as_mlp import CanBeUsedAsMLP

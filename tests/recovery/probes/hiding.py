@@ -6,9 +6,9 @@ import functools
 from dataclasses import replace
 
 import torch
-from transformer_lens import HookedTransformer
 
 from tests.evaluation.world import benchmark, ended, trained
+from unpact_lens.models.lens_version import HookedTransformer
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.recovery.probes.trigger import CHAT_LIKE
 
