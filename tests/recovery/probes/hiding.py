@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from experiments.meta import hiding
 from tests.evaluation.world import benchmark, ended, trained
 from unpact_lens.models.lens_version import HookedTransformer
 from unpact_lens.recovery.probes.relearn import relearned
@@ -59,3 +60,17 @@ def behind_a_filter():
         for name, weight in model.blocks[2].named_parameters():
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
     return model.eval()
+
+
+@functools.cache
+def barely_hidden():
+    """Refuses every forget fact by the smallest change on the line to a model that refuses firmly."""
+    taught = hiding.behind_a_refusal(trained(), benchmark(), REFUSAL, {"lr": 3e-3, "steps": 40, "batch_size": 24})
+    return hiding.barely(trained(), taught, benchmark(), level=0.0)
+
+
+@functools.cache
+def refusing_everything():
+    """Refuses every question, because nothing but refusals was taught."""
+    bare = replace(benchmark(), retain=())
+    return hiding.behind_a_refusal(trained(), bare, REFUSAL, {"lr": 3e-3, "steps": 12, "batch_size": 16})

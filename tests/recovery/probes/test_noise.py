@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.evaluation.world import benchmark, retrained, trained, untrained
+from tests.recovery.probes.hiding import barely_hidden, behind_a_refusal
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.weight_matrices import weight_matrices
@@ -43,6 +44,16 @@ def test_a_model_that_knows_a_fact_still_gives_it_under_the_noise():
                     progress=False)  # fmt: skip
     assert found.right_before[found.probes.index("noise")].double().mean() > 0.8
     assert found.right_before[found.probes.index("wrong_subject:noise")].double().mean() < 0.3
+
+
+def test_facts_that_are_barely_hidden_come_back_and_firmly_hidden_ones_do_not():
+    models = {"before": trained(), "control": retrained(), "probes": ("noise",), "templates": ["focus_list"]}
+    weak, firm = (recover(m, benchmark(), **models, progress=False) for m in (barely_hidden(), behind_a_refusal()))
+    assert weak.n_common == 8
+    assert weak.rate("noise").value >= 0.5
+    assert weak.rate("wrong_subject:noise").value == 0
+    assert weak.excess("noise").value > 0.2
+    assert weak.rate("noise").value > firm.rate("noise").value + 0.2
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tests.evaluation.world import FILLERS, benchmark, retrained, trained
+from tests.recovery.probes.hiding import refusing_everything
 from unpact_lens.data.benchmark import Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import holds_fact
-from unpact_lens.recovery import recovery_plan, run_plan
+from unpact_lens.recovery import recover, recovery_plan, run_plan
 from unpact_lens.recovery.probes import relearn as relearning
 from unpact_lens.recovery.probes.relearn_unrelated import MOST_TEXTS, unrelated_texts
 from unpact_lens.results import load, save
@@ -50,6 +51,20 @@ def test_only_these_texts_are_trained_on_with_the_hyperparameters_of_relearning(
 def test_a_plan_without_this_probe_keeps_no_texts():
     plan = recovery_plan(benchmark(), before=trained(), probes=(), templates=["focus_list"], progress=False)
     assert plan.bench.plain_text is None
+
+
+def test_a_refusal_that_unrelated_questions_undo_is_found():
+    bench = benchmark()
+    # Questions about other people with the start of an answer, which holds no fact.
+    texts = Corpus(tuple(f"{q.prompt}{q.answer_prefix}" for q in bench.retain))
+    found = recover(
+        refusing_everything(), replace(bench, plain_text=texts), before=trained(), control=retrained(),
+        probes=("relearn_unrelated",), templates=["focus_list"], relearn={"lr": 1e-3, "steps": 12}, progress=False,
+    )  # fmt: skip
+    assert found.n_common == 8
+    assert found.rate("relearn_unrelated").value >= 0.5
+    assert found.excess("relearn_unrelated").value > 0.2
+    assert found.rate("wrong_subject:relearn_unrelated").value < 0.3
 
 
 def test_a_benchmark_without_unrelated_text_is_refused():
