@@ -206,11 +206,13 @@ def _finish_maps(fig: Figure) -> None:
     """Set gaps, numbers and the ranges of the axes of all maps."""
     maps = [t for t in fig.data if t.type == "heatmap" and t.z is not None and len(t.z)]
     facets = len({t.xaxis or "x" for t in maps})
+    dotted = any(t.type == "scatter" and t.mode == "markers" and len(listed(t.x)) for t in fig.data)
     for trace in maps:
         rows, columns = len(trace.z), len(trace.z[0])
         dense = max(rows, columns * facets) > DENSE
         trace.xgap = trace.ygap = 0 if dense else 1
-        if trace.texttemplate is None and rows * columns <= NUMBERED and columns * facets <= 24:
+        few = rows * columns <= NUMBERED and columns * facets <= 24
+        if trace.texttemplate is None and few and not dotted:  # a dot would lie on the number
             limit = number(fig.layout[trace.coloraxis].cmax, 1.0) if trace.coloraxis else 1.0
             trace.texttemplate = f"%{{z:{_digits(limit)}}}"
         for letter, n in (("x", columns), ("y", rows)):
