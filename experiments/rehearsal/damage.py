@@ -32,7 +32,7 @@ METHODS = ("npo_gdr", "npo_self")
 def changes(before: HookedModel, after: HookedModel, qa: QA) -> dict[str, float]:
     """Return the change of the logit of the fact's first token, in all and by component, logits."""
     at = fact_tokens(before, qa)[0]
-    first, then = (ul.decompose(model, qa, by="component") for model in (before, after))
+    first, then = (ul.decompose(model, qa.prompt, qa.answer, by="component") for model in (before, after))
     moved: Float[Tensor, " component"] = (then.values - first.values)[:, at]
     return {"all": float((then.total - first.total)[at]), **dict(zip(first.labels[0], moved.tolist(), strict=True))}
 
