@@ -8,6 +8,7 @@ import yaml
 
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
 from experiments.meta.pages import caught_table, labels_table, scores_table
+from experiments.rehearsal.subjects import table as subjects_table
 from experiments.sensitivity.survival import survival_table
 from experiments.shared.experiment import Experiment, load_experiment
 from experiments.shared.page_tables import read_block
@@ -43,7 +44,9 @@ def tables(path, results):
         return {f"{n}{name}": table for n, table in shown.items()}
     if folder == "rehearsal":
         gaps = pd.read_csv(path.with_name("gaps.csv"))
-        return {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
+        arms = subjects_table(pd.read_csv(path.with_name("subjects.csv"))).set_index("rehearsed")
+        shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
+        return {**shown, "subjects": arms}
     if folder == "unseen":
         same = pd.read_csv(path.with_name("same-number.csv"))
         shown = {"curve": results, "same-number": same}
