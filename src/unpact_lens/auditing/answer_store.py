@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class KeptAnswer:
         model: Fingerprint of the model that was asked.
         prompt: Prompt.
         prefill: Answer prefix.
-        chat: True if the prompt went through the chat template.
+        chat: True, or the options of the template, if the prompt went through the chat template.
         max_new_tokens: Largest number of tokens of the answer.
         stop: Texts that end an answer.
         text: Answer.
@@ -39,7 +39,7 @@ class KeptAnswer:
     model: str
     prompt: str
     prefill: str
-    chat: bool
+    chat: bool | Mapping[str, object]
     max_new_tokens: int
     stop: tuple[str, ...]
     text: str

@@ -109,7 +109,7 @@ class AuditRun:
     @cached_property
     def workspace(self) -> Workspace:
         """Return the workspace that keeps the parts, with the configuration that their keys hold."""
-        entries = {
+        entries: dict[str, object] = {
             "name": "audit", "model": "given", "control": "given", "benchmark": self.bench.name, "retain_split": None,
             "methods": [{"name": "given"}], "batch_tokens": self.batch_tokens, "recovery": {"probes": []},
             "seeds": [self.seed],

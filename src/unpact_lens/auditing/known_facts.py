@@ -85,11 +85,12 @@ def best_way_to_ask(
     if not getattr(model.tokenizer, "chat_template", None):
         return bench
     some = bench.forget[:TRIED]
-    ways = {way: replace(bench, chat=way) for way in (bench.chat, not bench.chat)}
-    right = {way: sum(right_facts(model, some, bench=b, batch_tokens=batch_tokens)) for way, b in ways.items()}
-    chosen = max(ways, key=lambda way: right[way])
+    ways = (bench, replace(bench, chat=not bench.chat))
+    right = [sum(right_facts(model, some, bench=way, batch_tokens=batch_tokens)) for way in ways]
+    best = 1 if right[1] > right[0] else 0
+    asked, other = ("with", "without") if ways[best].chat else ("without", "with")
     notes.append(
-        f"Asked {'with' if chosen else 'without'} the chat template: {right[chosen]} of the first {len(some)} forget "
-        f"facts are given, {right[not chosen]} {'without' if chosen else 'with'} it."
+        f"Asked {asked} the chat template: {right[best]} of the first {len(some)} forget facts are given, "
+        f"{right[1 - best]} {other} it."
     )
-    return ways[chosen]
+    return ways[best]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -116,11 +117,12 @@ def read_record(folder: Path) -> AuditRecord:
 def _compared(role: str, model: HookedModel, chosen: list[KeptAnswer], batch_tokens: int) -> tuple[str, str, str]:
     """Ask some answers of one model again and compare them."""
     different = 0
-    groups: dict[tuple[bool, int, tuple[str, ...]], list[KeptAnswer]] = {}
+    groups: dict[str, list[KeptAnswer]] = {}
     for kept in chosen:
-        groups.setdefault((kept.chat, kept.max_new_tokens, kept.stop), []).append(kept)
-    for (chat, most, stop), some in groups.items():
-        bench = Benchmark("answers", (), Facts(), chat=chat, max_new_tokens=most, stop=stop)
+        groups.setdefault(json.dumps([kept.chat, kept.max_new_tokens, kept.stop]), []).append(kept)
+    for some in groups.values():
+        way = some[0]
+        bench = Benchmark("answers", (), Facts(), chat=way.chat, max_new_tokens=way.max_new_tokens, stop=way.stop)
         texts = ask(model, [k.prompt for k in some], [k.prefill for k in some], bench=bench, batch_tokens=batch_tokens)
         different += sum(text != kept.text for text, kept in zip(texts, some, strict=True))
     remark = f"{len(chosen) - different} of {len(chosen)} answers are the same"

@@ -109,6 +109,7 @@ def audit(
         _verify(verify, seed, as_json)
         return
     import unpact_lens as ul
+    from unpact_lens.auditing.audit import audit as judge
     from unpact_lens.auditing.require import read_requirements, unmet
 
     if after is None:
@@ -129,7 +130,7 @@ def audit(
         options["max_new_tokens"] = max_new_tokens
     model = ul.Endpoint(endpoint, after) if endpoint is not None else after
     with interruptible(lambda: f"the finished parts and all answers are kept in {out}; {go_on()}"):
-        found = ul.audit(model, before=before, control=control, facts=facts, **options)
+        found = judge(model, before=before, control=control, facts=facts, **options)
     outputs.keep(found)
     _print(found, out, as_json)
     if failed := unmet(found, conditions):
