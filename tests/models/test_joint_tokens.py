@@ -91,6 +91,7 @@ EXACT = [n for n in MAKERS if "GPT-2" in n or "embedded" in n or "RoBERTa" in n 
 @example("who is ", "Tokyo")
 @example("is \n", "Tokyo")
 @example(" ", " ")
+@example(" ", "\n")
 def test_the_answer_begins_with_the_first_token_that_reaches_into_it(name, prompt, answer):
     """Checked against decoded text, where the tokenizer decodes to the text itself."""
     model = model_of(name)

@@ -154,17 +154,17 @@ def _by_offsets(
         before = offsets[n - 1][1] if n else 0
         # Some tokenizers leave the blanks that a token begins with out of its offsets.
         if before < start and whole[before:start].isspace():
-            start = max(before, start - _blanks(tokenizer, ids[n]))
+            left_out = _blanks(decoded_whole(tokenizer, ids[n : n + 1])) - _blanks(whole[start : offsets[n][1]])
+            start = max(before, start - max(left_out, 0))
         first = sum(border <= start for border in borders)
         if first < owner:
             shared.append(SharedToken(first, owner, decoded_whole(tokenizer, ids[n : n + 1])))
     return owners, shared
 
 
-def _blanks(tokenizer: Tokenizer, token: int) -> int:
-    """Return the number of characters of white space that a token begins with."""
-    shown = decoded_whole(tokenizer, (token,))
-    return len(shown) - len(shown.lstrip())
+def _blanks(text: str) -> int:
+    """Return the number of characters of white space that a text begins with."""
+    return len(text) - len(text.lstrip())
 
 
 def _by_prefixes(
