@@ -40,6 +40,10 @@ class Verification(Result):
 
     checks: tuple[tuple[str, str, str], ...]
 
+    def _brief(self) -> str:
+        differing = [what for what, outcome, _ in self.checks if outcome == DIFFERS]
+        return f"{len(self.checks)} checks, {len(differing)} differ" + (f": {', '.join(differing)}" if differing else "")
+
     @property
     def agrees(self) -> bool:
         """Return whether nothing differs."""
