@@ -42,7 +42,8 @@ class Verification(Result):
 
     def _brief(self) -> str:
         differing = [what for what, outcome, _ in self.checks if outcome == DIFFERS]
-        return f"{len(self.checks)} checks, {len(differing)} differ" + (f": {', '.join(differing)}" if differing else "")
+        named = f": {', '.join(differing)}" if differing else ""
+        return f"{len(self.checks)} checks, {len(differing)} differ{named}"
 
     @property
     def agrees(self) -> bool:
