@@ -21,6 +21,7 @@ from experiments.shared.page_tables import fill_block
 from unpact_lens.data.benchmark import QA
 from unpact_lens.evaluation.answers import fact_tokens
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import encode
 from unpact_lens.results import write_text
 from unpact_lens.stats import mean_interval
 from unpact_lens.text_tables import to_markdown
@@ -31,7 +32,7 @@ METHODS = ("npo_gdr", "npo_self")
 
 def changes(before: HookedModel, after: HookedModel, qa: QA) -> dict[str, float]:
     """Return the change of the logit of the fact's first token, in all and by component, logits."""
-    at = fact_tokens(before, qa)[0]
+    at = fact_tokens(before, encode(before, qa.prompt, qa.answer), qa)[0]
     first, then = (ul.decompose(model, qa.prompt, qa.answer, by="component") for model in (before, after))
     moved: Float[Tensor, " component"] = (then.values - first.values)[:, at]
     return {"all": float((then.total - first.total)[at]), **dict(zip(first.labels[0], moved.tolist(), strict=True))}
