@@ -143,7 +143,8 @@ def test_without_an_original_model_f_is_undefined_and_said():
 
 def test_without_an_original_model_d_is_relative_to_the_retrained_one():
     found = audited("builtin", before=None, control="builtin-retrain")
-    assert (found.destruction.value, found.destruction.n > 5) == (0.0, True)
+    assert found.destruction.n > 5  # facts that the retrained model knows
+    assert found.destruction.value < 0.3
 
 
 def test_without_unseen_facts_general_ones_are_asked():
@@ -190,10 +191,13 @@ def test_a_directory_that_is_not_an_audits_is_refused(tmp_path):
 
 
 def test_too_few_known_facts_are_counted():
+    unknown = [{"question": f"What is the birthplace of Person {i}?", "answer": "Nowhereton"} for i in range(3)]
     with pytest.raises(
-        ul.InputError, match=r"gives \d of the 9 forget facts, and an audit needs 10 .* add at least \d"
+        ul.InputError, match=r"gives \d of the 12 forget facts, and an audit needs 10 .* add at least \d"
     ):
-        audited("builtin-retrain", facts=table(forget=9))
+        audited("builtin-retrain", facts=[*table(forget=9), *unknown])
+    with pytest.raises(ul.InputError, match=r"9 forget facts are given, and an audit needs 10; add at least 1 more"):
+        audited("builtin-retrain", before=None, facts=table(forget=9))
 
 
 def test_a_control_that_knows_the_facts_is_refused():

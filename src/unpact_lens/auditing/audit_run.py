@@ -169,6 +169,11 @@ class AuditRun:
             return evaluate(model, self.bench, batch_tokens=self.batch_tokens)
 
         scored = self.kept(f"scores/{role}", compute, [role], data=asdict(self.bench), role=role)
+        others = [other for other in (before, reference) if other is not None]
+        if any(not torch.equal(scored.text_tokens, other.text_tokens) for other in others):
+            if len(scored.text_nll):
+                self.left_out["perplexity"] = f"the {ROLES[role]} reads other tokens, so its perplexity is another unit"
+            scored = replace(scored, text_nll=scored.text_nll[:0], text_tokens=scored.text_tokens[:0])
         return scored.beside(before=before, reference=reference)
 
     # Recovery
