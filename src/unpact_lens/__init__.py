@@ -126,7 +126,7 @@ if TYPE_CHECKING:
         unlearning,
     )
     from unpact_lens.attribution import Share, Threshold, TopK, attribute, attribute_many, attribution_methods
-    from unpact_lens.auditing import audit
+    from unpact_lens.auditing.audit import audit
     from unpact_lens.comparison import average, diff
     from unpact_lens.data.benchmark import QA, Benchmark, Corpus
     from unpact_lens.data.custom import from_pairs

@@ -158,7 +158,7 @@ def test_a_family_of_contrasts_is_bonferronis():
 
 
 def test_a_small_adjusted_p_beside_an_interval_that_contains_zero():
-    """One fact of nine subjects comes back. The test of no excess is exact; the interval of its size is conservative."""
+    """One fact of nine subjects comes back. The test is exact, the interval of the size is conservative."""
     subjects = [str(i // 6) for i in range(96)]
     first = torch.tensor([i % 6 == 0 and i < 54 for i in range(96)])
     none = torch.zeros(96, dtype=torch.bool)

@@ -61,6 +61,7 @@ def builtin_models(
                     bar.at(done, total)
 
                 builtin.rebuild(report_step)
-        quality = builtin.builtin_quality(*(builtin.load_builtin_model(name) for name in builtin.MODELS))
+        before, control = (builtin.load_builtin_model(name) for name in builtin.MODELS)
+        quality = builtin.builtin_quality(before, control)
     frame = pd.DataFrame({"quality": list(quality), "value": list(quality.values())})
     print_table(frame, form_of(as_json=as_json))

@@ -24,7 +24,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +41,9 @@ PRESENT, ABSENT = ("knows", "hides"), ("never knew",)
 LEAST_CLUSTERS = 3
 """Smallest number of clusters from which an interval is computed."""
 
+Row = dict[str, str | float | int | bool | None]
+"""One score's numbers, by column."""
+
 Draws = NDArray[np.float64]
 """One number for each draw of the bootstrap."""
 
@@ -57,10 +59,14 @@ class MetaEvaluation(Result):
         level: Confidence level of the intervals.
     """
 
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
     against: str | None
     clusters: int
     level: float
+
+    def _brief(self) -> str:
+        best = max(self.rows, key=lambda row: float(row["auc"] or 0))
+        return f"{len(self.rows)} scores, {self.clusters} clusters, best AUC {best['auc']:.2f} by {best['score']}"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each score, the most faithful one first."""
@@ -123,7 +129,7 @@ def meta_evaluate(
     rows = []
     for name in scores:
         value, drawn = areas[name]
-        row: dict[str, Any] = {"score": name, **_with_ends("auc", value, drawn, level)}
+        row: Row = {"score": name, **_with_ends("auc", value, drawn, level)}
         row |= {"present": int(known[name].notna().sum()), "absent": int(ignorant[name].notna().sum())}
         if against is not None:
             best, best_drawn = areas[against]
@@ -139,7 +145,8 @@ def meta_evaluate(
             row |= _with_ends(letter, mean, of_draws, level)
         if len(found) == len(stabilities):
             (r, r_draws), (q, q_draws) = found["R"], found["Q"]
-            row |= _with_ends("robustness", _harmonic(r, q), _harmonic(r_draws, q_draws), level)
+            mean = float(_harmonic(np.array(r), np.array(q)))
+            row |= _with_ends("robustness", mean, _harmonic(r_draws, q_draws), level)
         rows.append(row)
     return MetaEvaluation(tuple(rows), against, len(clusters.names), level)
 
@@ -202,7 +209,7 @@ def rounding_stability(before: float, after: float) -> float:
 class _Clusters:
     """Draw the weights of the clusters, which all scores share."""
 
-    def __init__(self, names: tuple[Any, ...], draws: int, seed: int) -> None:
+    def __init__(self, names: tuple[object, ...], draws: int, seed: int) -> None:
         self.names, self.draws, self.seed = names, draws, seed
         count = len(names)
         # Dirichlet weights of concentration (K - 2)/K give a mean of K clusters the variance s²/K.
@@ -241,41 +248,45 @@ def _stability(
     models: pd.DataFrame, after: pd.DataFrame, name: str, letter: str, clusters: _Clusters
 ) -> tuple[float, Draws]:
     """Compute the mean stability of a score over the changed models, and its value in every draw."""
-    first = models.set_index("model")
-    then = after.set_index("model")[name]
-    retrained = set(first["retrained"].dropna()) if letter == "R" else set()
+    first = _by_model(models, name)
+    then = _by_model(after, name)
+    rows = models.set_index("model")
+    pairs = dict(zip(models["model"], models["retrained"], strict=True)) if letter == "R" else {}
+    retrained = {other for other in pairs.values() if isinstance(other, str)}
     kept, values = [], []
-    for model in then.index:
+    for model in then:
         if model in retrained:
             continue
         if letter == "R":
-            other = first.at[model, "retrained"]
-            if other not in then.index:
+            other = pairs.get(model)
+            if other not in then:
                 raise InputError(
                     f"model {model!r} was relearned, and its retrained model {other!r} was not; add its row"
                 )
-            found = relearning_stability(
-                float(first.at[model, name]), float(then[model]), float(first.at[other, name]), float(then[other])
-            )
+            found = relearning_stability(first[model], then[model], first[other], then[other])
         else:
-            found = rounding_stability(float(first.at[model, name]), float(then[model]))
+            found = rounding_stability(first[model], then[model])
         if not math.isnan(found):
             kept.append(model)
             values.append(found)
     if not kept:
         return float("nan"), np.full(clusters.draws, np.nan)
-    weights = clusters.of(first.loc[kept])  # [draw, model]
+    weights = clusters.of(rows.loc[kept])  # [draw, model]
     more, unseen = clusters.unseen(f"{name}/{letter}")
     drawn = (weights @ np.array(values) + more * unseen) / (weights.sum(1) + more)
     return float(np.mean(values)), drawn
 
 
-def _harmonic(one: Any, two: Any) -> Any:
-    """Compute the harmonic mean of two numbers, or of two arrays; 0 if both are 0."""
-    total = np.asarray(one + two, dtype=float)
+def _by_model(table: pd.DataFrame, name: str) -> dict[str, float]:
+    """Return a score of each model."""
+    return {str(model): float(value) for model, value in zip(table["model"], table[name], strict=True)}
+
+
+def _harmonic(one: Draws, two: Draws) -> Draws:
+    """Compute the harmonic mean of two arrays, or of two numbers as arrays; 0 where both are 0."""
+    total = one + two
     found = np.divide(2 * one * two, total, out=np.zeros_like(total), where=total != 0)
-    found = np.where(np.isnan(total), np.nan, found)
-    return float(found) if found.ndim == 0 else found
+    return np.where(np.isnan(total), np.nan, found)
 
 
 def _with_ends(name: str, value: float, drawn: Draws, level: float) -> dict[str, float]:
@@ -299,7 +310,7 @@ def _check(
         raise InputError(f"scores={scores!r} is one text; give a list of columns, e.g. scores=[{scores!r}]")
     for column in ("model", "truth", "cluster", *scores, *filter(None, [against])):
         if column not in models:
-            raise InputError(f"the table of models has no column {column!r}; {nearest(column, list(models))}")
+            raise InputError(f"the table of models has no column {column!r}; {nearest(column, list(map(str, models)))}")
     twice = models["model"][models["model"].duplicated()]
     if len(twice):
         raise InputError(f"model {twice.iloc[0]!r} occurs twice in the table; give one row a model")
