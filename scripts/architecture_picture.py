@@ -17,6 +17,7 @@ PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 
 ROWS = (
     ("cli",),
+    ("auditing",),
     ("study", "report"),
     ("plots", "recovery", "unlearning"),
     ("comparison", "evaluation"),
@@ -32,6 +33,7 @@ BASE = ROWS[-1]
 
 LINES = {
     "cli": "unpact … on the command line",
+    "auditing": "two checkpoints in, a verdict out",
     "study": "models × methods × seeds, resumable",
     "report": "one HTML page from a study",
     "plots": "result → plotly figure",

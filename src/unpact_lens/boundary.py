@@ -93,7 +93,7 @@ def _check_numbers(function: Callable[..., object], given: Mapping[str, object])
         elif name != "level" or not isinstance(value, (int, float)) or function.__name__ in OTHER_LEVELS:
             continue
         elif not 0 < value < 1:
-            raise InputError(f"level={value!r}; give a number between 0 and 1, e.g. 0.95")
+            raise InputError(f"level={value!r}; a confidence level lies between 0 and 1, e.g. 0.95")
 
 
 def _explained(

@@ -78,6 +78,8 @@ _TYPES_AT: dict[str, str] = {
     for module, names in {
         "attribution": "Attribution KeyTokens Interactions Sensitivity Faithfulness MethodComparison TopK Share"
         " Threshold",
+        "auditing": "Audit AuditComparison Verification",
+        "auditing.given_model": "Origin",
         "comparison": "ActivationChanges AttentionPatterns DecompositionSummary DiffSummary Focus HeadSplit KeyPath"
         " KeyPathSummary LensChanges ModelDiff PatchingMap PatchingSummary UnlearningDepth WeightChanges",
         "data.benchmark": "Benchmark Corpus QA",
@@ -85,6 +87,7 @@ _TYPES_AT: dict[str, str] = {
         "decomposition": "Ablation Decomposition LensCurves PathEffects TunedLens",
         "evaluation": "Agreement Answers Choices HarnessScores Judgement LabelledPair Membership Memorisation Published"
         " Scores TofuScores Verdict",
+        "evaluation.meta_evaluate": "MetaEvaluation",
         "models.self_test": "SelfTest",
         "recovery": "Example Leak Recovery RecoveryPlan Sheet",
         "stats.ks": "KSTest",

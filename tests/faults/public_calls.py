@@ -27,7 +27,6 @@ LEFT_OUT = {
     "auditing.unmet": "takes an audit",
     "auditing.verify_audit": "takes the folder of an audit",
     "auditing.read_requirements": "is called by `unpact audit --require`",
-    "evaluation.meta_evaluate": "takes a pool of models, and runs for minutes",
     "meta_evaluate": "takes a pool of models, and runs for minutes",
     "evaluation.embed": "needs the extra [semantic]",
     "evaluation.semantic_similarity": "needs the extra [semantic]",

@@ -1129,7 +1129,9 @@ def _() -> Any:
         "right": [[use(f)(t, qa) for t in texts] for f in ("fact_right", "exact_match")],
         "rouge": [list(use("rouge")(t, qa, which)) for t in texts for which in ("rougeL", "rouge1")],
         "degenerate": [use("degenerate")(t) for t in texts],
-        "fact_tokens": [list(use("fact_tokens")(builtin(), q)) for q in bench().forget],
+        "fact_tokens": [
+            list(use("fact_tokens")(builtin(), use("encode")(builtin(), q.prompt, q.answer), q)) for q in bench().forget
+        ],
         "muse_rouge": [use("muse_rouge")(t, qa.answer) for t in texts],
     }
 

@@ -26,8 +26,10 @@ LOOSER: tuple[tuple[str, float], ...] = (
     (r"(patch|patch_many|graft_map|graft_many|key_path|key_path_many)\|.*(share|restored).*", 1e-3),
     (r"unlearning_depth\|.*(scores|mean).*", 1e-3),
     # Norms of small changes, and differences of differences, of what is large itself.
-    (r"(attribute\.value_zeroing|interactions)\|.*", 5e-5),
+    (r"(attribute\.value_zeroing|interactions|path_effects)\|.*", 5e-5),
     # KLR has an exact zero for its first gradient. What rounding leaves of it, AdamW turns into a whole step.
+    # On another CPU the norm of that gradient differed by 0.007, on the same source.
+    (r"unlearn\.satimp_klr\|history/grad_norm", 1e-2),
     (r"unlearn\.\w+_klr\|.*", 5e-3),
     # AdamW divides by the root of a mean square: where a gradient is nearly zero, rounding moves a weight by a step.
     (
@@ -54,6 +56,10 @@ KNOWINGLY_CHANGED: tuple[tuple[str, str], ...] = (
         "RMU's default positions and mean are those of its source.",
     ),
     (r"unlearn\.task_vector\|.*", "The default hyperparameters of task_vector were searched anew."),
+    (r"methods\|.*", "Methods with self-rehearsal are new."),
+    (r"load_config\|demo/methods", "A cell of a study may be a checkpoint; its entry is null for a method."),
+    (r"save\|format", "Format 2 has a manifest with the SHA-256 of every file."),
+    (r"write_report\|cells", "Glossary words and figure alternatives add elements to the page."),
     (r"load_config\|demo/unlearn_from", "The default is null: questions or corpus, as the benchmark trains on."),
     (r"study\.focus_study\|frame/.*", "The retain term trains on the trained retain facts only."),
     # In a `HookedTransformer`, an output of attention is one channel over all heads, as in the source's linear layer.

@@ -37,7 +37,7 @@ FULL = {
 OTHER = {
     "model": "other", "wrap": "auto", "load.device": "cuda", "load.dtype": "bfloat16", "control": "other",
     "benchmark": "tofu", "retain_split": None, "unlearn_from": "corpus", "methods.0.name": "npo_klr",
-    "methods.0.settings.modules.0": "x",
+    "methods.0.settings.modules.0": "x", "methods.0.checkpoint": "other",
     "recovery.templates.0": "quotes",
     "recovery.templates.1": "doubled", "recovery.headline": "quotes", "recovery.key_tokens": "answer_free",
     "recovery.probes.0": "relearn", "recovery.added.0": "quantize_4", "matmul_precision": "medium", "name": "other",

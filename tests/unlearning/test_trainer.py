@@ -217,7 +217,7 @@ def test_diverged_training_stops_with_the_last_good_weights():
 def test_model_with_nan_weights_is_refused():
     model = untrained()
     model.embed.W_E.data.fill_(torch.nan)
-    with pytest.raises(InputError, match="the forget loss is nan before the first step; load a sound model"):
+    with pytest.raises(InputError, match="holds NaN or infinity; load a sound checkpoint"):
         unlearn(model, world()[0], method="ga", **SETTINGS)
 
 

@@ -205,6 +205,7 @@ def clustered_ratios(
     Returns:
         One row for each column; NaN if the denominators are all zero. With a single cluster the interval is NaN.
     """
+    require_subjects(clusters, wholes)
     undefined = parts.isnan()
     if undefined.any():
         table = clustered_ratios(parts.nan_to_num(), wholes, clusters, level, draws, seed)

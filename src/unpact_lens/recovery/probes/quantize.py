@@ -51,6 +51,8 @@ def round_to_bits(weight: Float[Tensor, "*axes"], bits: int, dim: int | tuple[in
     for axis in (dim,) if isinstance(dim, int) else dim:
         if not -weight.ndim <= axis < weight.ndim:
             raise InputError(f"dim={dim!r}; give axes of the weight, which has {weight.ndim}")
+    if not weight.numel():
+        raise InputError(f"the weight of shape {tuple(weight.shape)} is empty; give one with values")
     steps = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(dim, keepdim=True) / steps
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a channel of zeros stays zero
