@@ -300,7 +300,7 @@ def test_thousands_of_calls(cell):
 
 def test_every_command_and_option_is_typed():
     commands = typer.main.get_command(cli.app).commands
-    # `builtin --rebuild` writes into the package. An audit takes minutes and has tests of its inputs; `compare` reads audits.
+    # `builtin --rebuild` writes into the package, an audit takes minutes, and `compare` reads audits.
     assert set(commands) - {"builtin", "audit", "compare"} == set(VERBS)
     assert set(commands["study"].commands) <= set(STUDY)
     for verb, (_, options) in VERBS.items():
