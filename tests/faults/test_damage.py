@@ -99,6 +99,7 @@ UNCHECKED = (
     "without",
     "models",
     "result.fields.model",
+    "result.fields.without model",
     "result.fields.nested",
     "result.fields.items: []",
 )

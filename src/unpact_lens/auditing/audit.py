@@ -148,6 +148,7 @@ def audit(
         InputError: If a model or a fact is wrong, fewer than ten facts are known, or the control knows the facts.
             Models and facts are checked before anything is loaded.
 
+    >>> import unpact_lens as ul
     >>> bench = ul.load_benchmark("builtin")
     >>> a = audit("builtin-retrain", before="builtin", facts=bench, budget="quick", progress=False)
     >>> a.verdict.labels

@@ -165,7 +165,7 @@ def names_in(text: str, subjects: Sequence[str]) -> list[str]:
     A run is a longest row of words with single blanks between them. If all words of the subjects are capitalised, so
     are those of a run. Its number of words lies between the least and the most words of a subject.
 
-    >>> names_in("Then Ada Bell wrote The Iron Feather in Rome.", ["Halvan Quinford"])
+    >>> names_in("Later on, Ada Bell wrote The Iron Feather in Rome.", ["Halvan Quinford"])
     ['Ada Bell']
     """
     capitals = all(not word[:1].isalpha() or word[:1].isupper() for s in subjects for word in s.split())
