@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -118,6 +118,7 @@ MIGRATED: dict[str, Migration] = {}
 """Classes whose name or fields changed since version 0.1, by their old name."""
 
 
+@runtime_checkable
 class LoadModel(Protocol):
     """Define the function that reads a model."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -180,6 +180,7 @@ def ask(
     return [answered[pair] for pair in pairs]
 
 
+@runtime_checkable
 class AnswerStore(Protocol):
     """Keep greedy answers, so that a question is asked once of a model, also after an interruption."""
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -30,6 +30,7 @@ FAMILY = "Inter, 'Segoe UI', system-ui, 'Helvetica Neue', Arial, sans-serif"
 """Fonts of an SVG. Their glyphs are narrower than those of DejaVu Sans, for which the layout leaves room."""
 
 
+@runtime_checkable
 class Shape(Protocol):
     """Write itself as SVG, and draw itself on an image."""
 
