@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 TOKENS = 24
 """Number of tokens of a map: those whose attention moved most."""
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @finished
-def attention_patterns(patterns: AttentionPatterns) -> Figure:
+def attention_patterns(patterns: AttentionPatterns) -> go.Figure:
     """Draw attention of the chosen heads before | after | Δ, query downwards, key across; a menu picks the head.
 
     All heads and facets share one symmetric scale. A noise baseline is a second row. The upper triangle, which no

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ MEAN = "mean"
 
 
 @finished
-def token_heatmap(attribution: Attribution, *, top: int = TOP) -> Figure:
+def token_heatmap(attribution: Attribution, *, top: int = TOP) -> go.Figure:
     """Draw the contribution of each prompt token (rows) to each answer token (columns), and the mean (last column).
 
     An answer of one token has one bar for each prompt token.
@@ -58,7 +58,7 @@ def token_heatmap(attribution: Attribution, *, top: int = TOP) -> Figure:
 
 
 @finished
-def token_triptych(before: Attribution, after: Attribution, *, top: int = TOP) -> Figure:
+def token_triptych(before: Attribution, after: Attribution, *, top: int = TOP) -> go.Figure:
     """Draw one prompt as original | unlearned | Δ = unlearned − original, on one symmetric scale.
 
     Args:
@@ -156,7 +156,7 @@ def html_scores(tokens: Sequence[str], scores: Any, *, unit: str, limit: float |
 
 
 @finished
-def interactions(found: Interactions) -> Figure:
+def interactions(found: Interactions) -> go.Figure:
     """Draw the cost of removing two units beyond that of each alone: positive is redundant, negative only together."""
     labels = theme.token_labels(found.tokens)
     measured = UNITS.get(found.target, found.target)
@@ -188,7 +188,7 @@ def interactions(found: Interactions) -> Figure:
 
 
 @finished
-def sensitivity(found: Sensitivity) -> Figure:
+def sensitivity(found: Sensitivity) -> go.Figure:
     """Draw each measure of the KeyTokens against the rule that chooses them, as item means, and the rules' overlap.
 
     A measure that is defined for no item is omitted, e.g. those that need an unlearned model if none was given.
@@ -227,7 +227,7 @@ def sensitivity(found: Sensitivity) -> Figure:
 
 
 @finished
-def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> Figure:
+def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> go.Figure:
     """Draw the target as the highest ranked units are removed (deletion), and as only they are kept (insertion).
 
     Args:
@@ -268,7 +268,7 @@ def faithfulness_curves(found: Faithfulness | Sequence[Faithfulness]) -> Figure:
 
 
 @finished
-def method_comparison(found: MethodComparison) -> Figure:
+def method_comparison(found: MethodComparison) -> go.Figure:
     """Draw a comparison of attribution methods: agreement of their rankings, and faithfulness (AOPC)."""
     labels = [theme.escape(m.replace("_", " ")) for m in found.methods]
     aopc = [float(np.nanmean(theme.array(f.aopc))) for f in found.faithfulness]

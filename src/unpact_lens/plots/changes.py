@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 HOOKS, TOKENS = 28, 40
 """Numbers of hooks and positions of a map of activations: those that moved most."""
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @finished
-def head_split(split: HeadSplit) -> Figure:
+def head_split(split: HeadSplit) -> go.Figure:
     """Draw Δ of each head's direct contribution and the share of each player, which sum to Δ, on one scale.
 
     The two parts of the pattern's share follow if it was split again. A noise baseline is a second row.
@@ -69,7 +69,7 @@ def _split_maps(split: HeadSplit) -> dict[str, NDArray[np.float64]]:
 
 
 @finished
-def activation_changes(changes: ActivationChanges) -> Figure:
+def activation_changes(changes: ActivationChanges) -> go.Figure:
     """Draw KL of the next-token distributions at each position, and below it ‖Δ‖ / ‖before‖, hook × position.
 
     Hovering shows the cosine of before and after, and CKA. A noise baseline is to the right, on the same scales.
@@ -141,7 +141,7 @@ def activation_changes(changes: ActivationChanges) -> Figure:
 
 
 @finished
-def weight_changes(changes: WeightChanges, *, top: int = 40) -> Figure:
+def weight_changes(changes: WeightChanges, *, top: int = 40) -> go.Figure:
     """Draw the relative change of each weight, `‖Δ‖ / ‖before‖` in the Frobenius norm, the largest first.
 
     Args:

@@ -26,7 +26,7 @@ _HEAD = re.compile(r"^(L\d+)H\d+$")
 
 
 @finished
-def decomposition(d: Decomposition, *, what: str | None = None) -> Figure:
+def decomposition(d: Decomposition, *, what: str | None = None) -> go.Figure:
     """Draw a decomposition.
 
     Args:
@@ -51,7 +51,7 @@ def decomposition(d: Decomposition, *, what: str | None = None) -> Figure:
 
 
 @finished
-def source_tokens(d: Decomposition, *, top: int = 40) -> Figure:
+def source_tokens(d: Decomposition, *, top: int = 40) -> go.Figure:
     """Draw what all heads together move from each source token into the logit, mean over the answer tokens.
 
     Args:
@@ -70,7 +70,7 @@ def source_tokens(d: Decomposition, *, top: int = 40) -> Figure:
 
 
 @finished
-def waterfall(d: Decomposition) -> Figure:
+def waterfall(d: Decomposition) -> go.Figure:
     """Draw the sum from the embedding to the logit, one step for each component, mean over the answer tokens.
 
     Args:
@@ -110,7 +110,7 @@ def head_map(d: Decomposition) -> Figure:
 
 
 @finished
-def source_map(d: Decomposition, *, heads: int = 16, top: int = 40) -> Figure:
+def source_map(d: Decomposition, *, heads: int = 16, top: int = 40) -> go.Figure:
     """Draw what each head moves from each source token into the answer's logit, mean over the answer tokens.
 
     Args:
@@ -147,7 +147,7 @@ def source_map(d: Decomposition, *, heads: int = 16, top: int = 40) -> Figure:
 
 
 @finished
-def neurons(d: Decomposition, *, top: int = 20) -> Figure:
+def neurons(d: Decomposition, *, top: int = 20) -> go.Figure:
     """Draw the neurons with the largest effect on the answer's logit, mean over the answer tokens.
 
     Args:
@@ -176,7 +176,7 @@ def neurons(d: Decomposition, *, top: int = 20) -> Figure:
 
 
 @finished
-def lens_curves(curves: LensCurves) -> Figure:
+def lens_curves(curves: LensCurves) -> go.Figure:
     """Draw logit, probability and rank of each answer token when it is read after each layer."""
     panels = {"logit": curves.logit, "probability": curves.probability, "rank (0 is first)": curves.rank}
     fig = make_subplots(1, 3, subplot_titles=list(panels), horizontal_spacing=0.08)
@@ -206,7 +206,7 @@ def lens_curves(curves: LensCurves) -> Figure:
 
 
 @finished
-def lens_changes(changes: LensChanges) -> Figure:
+def lens_changes(changes: LensChanges) -> go.Figure:
     """Draw logit, log-probability and rank after each layer for two models, and Δ below, with its noise baseline.
 
     Args:

@@ -10,14 +10,14 @@ import plotly.graph_objects as go
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import MAX_BARS, head_axes, head_heatmap, head_map_height
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import DecompositionSummary
 
 
 @finished
-def decomposition_summary(summary: DecompositionSummary, *, what: str | None = None) -> Figure:
+def decomposition_summary(summary: DecompositionSummary, *, what: str | None = None) -> go.Figure:
     """Draw the mean of each component with its interval, or the mean of each head as a map.
 
     Args:

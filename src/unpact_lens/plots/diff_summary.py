@@ -11,14 +11,14 @@ from plotly.subplots import make_subplots
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import MAX_BARS, head_axes, head_heatmap, head_map_height
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import DiffSummary
 
 
 @finished
-def diff_summary(summary: DiffSummary, *, what: str = "components") -> Figure:
+def diff_summary(summary: DiffSummary, *, what: str = "components") -> go.Figure:
     """Draw what changed over a data set.
 
     Args:

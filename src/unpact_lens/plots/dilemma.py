@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 NEEDED = (
     "method",
@@ -43,7 +43,7 @@ class StudyLike(Protocol):
 
 
 @finished
-def dilemma_plane(study: StudyLike) -> Figure:
+def dilemma_plane(study: StudyLike) -> go.Figure:
     r"""Plot the largest excess of any probe (x) against the destruction D of unseen facts (y).
 
     The shaded square $[0, \epsilon]^2$ is where unlearning is reliable, provided that the facts were forgotten. Markers

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.attribution import unit
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison.focus import Focus
@@ -27,7 +27,7 @@ PAIRED = {
 
 
 @finished
-def focus_shift(focus: Focus) -> Figure:
+def focus_shift(focus: Focus) -> go.Figure:
     """Draw each item as a dot beside the mean and its interval: agreement of the two models, then before and after.
 
     Args:

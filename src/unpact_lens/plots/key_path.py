@@ -9,14 +9,14 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import KeyPath, KeyPathSummary
 
 
 @finished
-def key_path(path: KeyPath) -> Figure:
+def key_path(path: KeyPath) -> go.Figure:
     """Draw how much of the loss comes back when heads read the KeyTokens as in the original model: all heads, and each.
 
     A noise baseline is drawn as diamonds on the bars (its nats as a share of this loss), and as a second head map.
@@ -72,7 +72,7 @@ def key_path(path: KeyPath) -> Figure:
 
 
 @finished
-def key_path_summary(summary: KeyPathSummary) -> Figure:
+def key_path_summary(summary: KeyPathSummary) -> go.Figure:
     """Draw the share of the loss that comes back in each way with its interval, and each head alone.
 
     Diamonds are the noise baseline: its nats as a share of this loss.

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_map_height
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 HEADS, TOKENS = 32, 24
 """Numbers of heads and source tokens of a map of path effects, the strongest; other tokens are summed."""
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @finished
-def path_effects(effects: PathEffects) -> Figure:
+def path_effects(effects: PathEffects) -> go.Figure:
     """Draw the effect of each head's reading of each source token on the logit: direct, indirect, total; one scale."""
     names = ("direct", "indirect", "total")
     table = np.stack([theme.array(getattr(effects, name)).mean(-1) for name in names])  # [effect, head, source]
@@ -56,7 +56,7 @@ def path_effects(effects: PathEffects) -> Figure:
 
 
 @finished
-def ablation_map(ablation: Ablation) -> Figure:
+def ablation_map(ablation: Ablation) -> go.Figure:
     """Draw the effect of each part on the answer's mean log-probability; hover shows the spread over resamples."""
     values = theme.array(ablation.values)
     title = f"Effect of each {ablation.what} on the answer"

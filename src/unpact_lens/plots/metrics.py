@@ -8,14 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from unpact_lens.evaluation import Scores
 
 
 @finished
-def scores_table(scores: Scores) -> Figure:
+def scores_table(scores: Scores) -> go.Figure:
     """Draw a table of every metric on every group of facts: value with its 95% CI, beside the models compared.
 
     Args:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import grouped_bars, head_axes, head_heatmap, head_map_height, head_values
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @finished
-def model_diff(diff: ModelDiff, *, what: str = "components") -> Figure:
+def model_diff(diff: ModelDiff, *, what: str = "components") -> go.Figure:
     """Draw what changed in the answer to one question; values are means over the answer tokens.
 
     Args:
@@ -42,7 +42,7 @@ def model_diff(diff: ModelDiff, *, what: str = "components") -> Figure:
 
 
 @finished
-def component_waterfalls(diff: ModelDiff) -> Figure:
+def component_waterfalls(diff: ModelDiff) -> go.Figure:
     """Draw waterfalls of the logit before and after, and below them Δ of each component; they sum to Δ logit."""
     noisy = diff.floor is not None
     sides = [diff.components_before, diff.components_after]
@@ -98,7 +98,7 @@ def component_waterfalls(diff: ModelDiff) -> Figure:
 
 
 @finished
-def head_triptych(diff: ModelDiff) -> Figure:
+def head_triptych(diff: ModelDiff) -> go.Figure:
     """Draw the direct contribution of each head before | after | Δ, layer × head, on one symmetric scale.
 
     A diff with a noise baseline has a fourth facet: Δ of the baseline.
@@ -120,7 +120,7 @@ def head_triptych(diff: ModelDiff) -> Figure:
 
 
 @finished
-def source_triptych(diff: ModelDiff, *, heads: int = 16, top: int = 24) -> Figure:
+def source_triptych(diff: ModelDiff, *, heads: int = 16, top: int = 24) -> go.Figure:
     """Draw each head's contribution from each source token before | after | Δ, on one symmetric scale.
 
     A diff with a noise baseline has a fourth facet: Δ of the baseline.
@@ -173,7 +173,7 @@ def _source_maps(diff: ModelDiff) -> dict[str, NDArray[np.float64]]:
 
 
 @finished
-def contributions(diff: ModelDiff, *, top: int = 40) -> Figure:
+def contributions(diff: ModelDiff, *, top: int = 40) -> go.Figure:
     """Draw the contribution of each prompt token before and after, and below them Δ with its noise baseline.
 
     Args:

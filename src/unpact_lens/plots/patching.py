@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.decomposition import head_axes, head_heatmap, head_map_height
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 MOST_PLACES = 60
 """Number of columns of a patching map; those with the smallest changes are left out."""
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @finished
-def patching_map(patching: PatchingMap) -> Figure:
+def patching_map(patching: PatchingMap) -> go.Figure:
     """Draw the change of the answer's mean log-probability by each patch.
 
     Hovering shows the share of the gap that it closes. A noise baseline is below, on the same scale.
@@ -87,7 +87,7 @@ def _patching_bars(patching: PatchingMap) -> go.Figure:
 
 
 @finished
-def patching_summary(summary: PatchingSummary) -> Figure:
+def patching_summary(summary: PatchingSummary) -> go.Figure:
     """Draw the mean change of the answer's log-probability by each patch or graft, beside the noise baseline.
 
     A black dot marks a mean that is significant after correction for the whole map. Hovering shows the share of the gap

@@ -28,7 +28,7 @@ def cell_recovery(cell: Any) -> Figure:
 
 
 @finished
-def recovery_bars(recovery: Recovery, *, name: str = "") -> Figure:
+def recovery_bars(recovery: Recovery, *, name: str = "") -> go.Figure:
     """Plot the fraction of the common set that is right under each row: unlearned model and control, with Wilson CIs.
 
     The control is the retrained model under the same row, or never-known facts if there is none. An undefined rate (no

@@ -37,7 +37,7 @@ def history(result: Unlearned | History) -> Figure:
 
 
 @finished
-def trajectory(result: Unlearned | History, *, item: int = 0) -> Figure:
+def trajectory(result: Unlearned | History, *, item: int = 0) -> go.Figure:
     """Draw the contributions of one tracked fact's prompt tokens during unlearning: tokens down, steps across.
 
     Args:
@@ -85,7 +85,7 @@ FOCUS = {
 
 
 @finished
-def focus_course(result: Unlearned | History) -> Figure:
+def focus_course(result: Unlearned | History) -> go.Figure:
     """Draw the model's focus on the tracked facts' prompts during unlearning: means over the facts, by step.
 
     Args:
@@ -137,7 +137,7 @@ def _history_of(result: Unlearned | History) -> History:
 
 
 @finished
-def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> Figure:
+def history_frame(frame: pd.DataFrame, method: str = "", stopped: str = "") -> go.Figure:
     """Draw the figure of `history` from the table of a history.
 
     Args:

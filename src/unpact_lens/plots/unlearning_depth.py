@@ -8,14 +8,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
-from unpact_lens.plots.figure import Figure, finished
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from unpact_lens.comparison import UnlearningDepth
 
 
 @finished
-def unlearning_depth(depth: UnlearningDepth) -> Figure:
+def unlearning_depth(depth: UnlearningDepth) -> go.Figure:
     """Draw the mean loss of the answer with each layer's state taken from the retrained and the unlearned model.
 
     Where the two curves meet, the unlearned model's states hold as little of the answer as the retrained model's. Bars
