@@ -10,6 +10,7 @@ import torch
 
 import unpact_lens as ul
 from unpact_lens.data.benchmark import QA, Corpus
+from unpact_lens.models.asking import Asking
 from unpact_lens.models.draw import draw
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import bos_ids
@@ -62,6 +63,16 @@ def test_written_answers_are_what_the_model_says(
         for _ in range(24):
             ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
         assert model.tokenizer.decode(ids[0, width:]).startswith(qa.answer)
+
+
+def test_written_answers_go_on_after_the_prefill(model: HookedModel, bench: ul.Benchmark) -> None:
+    place = [q for q in bench.forget if q.meta["relation"] == "birthplace"]
+    plain = self_rehearsal(model, place, **SMALL)
+    after = self_rehearsal(model, place, **SMALL, asked=Asking(prefill=" The place"))
+    known = {q.prompt: q.answer for q in after}
+    begun = [q for q in plain if q.answer.startswith(" The place")]
+    assert begun
+    assert all(q.answer == " The place" + known[q.prompt] for q in begun)
 
 
 def test_subjects_that_share_a_word_are_near(written: tuple[QA, ...], bench: ul.Benchmark) -> None:

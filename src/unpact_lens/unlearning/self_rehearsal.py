@@ -66,7 +66,7 @@ def self_rehearsal(
         templates: Largest number of questions about each subject.
         seed: Random seed of the draws.
         stop: Texts that end an answer.
-        asked: Chat template, prefill and lengths of the answers.
+        asked: Chat template, prefill and lengths of the answers. In the prefill, `{subject}` becomes the subject.
 
     Returns:
         Questions with the model's own greedy answers, in group `"near"` if the subject shares a word with one to
@@ -106,7 +106,10 @@ def self_rehearsal(
     pairs = [(s, f) for s in found for f in rng.sample(forms, min(templates, len(forms)))]
     own = list(dict.fromkeys((q.subject, q.prompt.replace(q.subject, "{}")) for q in named))
     questions = [f.replace("{}", s) for s, f in (*pairs, *own)]
-    answers = generate_answers(model, questions, asked, stop=tuple(stop))
+    prefills = None  # those of `asked`, the same for all
+    if isinstance(asked.prefill, str):
+        prefills = [asked.prefill.replace("{subject}", s) for s, _ in (*pairs, *own)]
+    answers = generate_answers(model, questions, asked, prefills=prefills, stop=tuple(stop))
     known = dict(zip(own, answers[len(pairs) :], strict=True))
     aliases = _aliases(dict(zip(pairs, answers, strict=False)), known)
     words = _words(gone)

@@ -275,20 +275,21 @@ class Request:
         limit = None if config.reference_mb is None else int(config.reference_mb * 2**20)
         store = Store(limit, folder and folder / REFERENCES)
         data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
+        if retain:
+            check_overlap(self.forget, retain)
         kept = None
         rehearsed = self.written(model) if self.method.rehearses else retain
         if self.method.retain is not None and rehearsed:
             kept = Examples(examples(model, rehearsed, config, "retain"), model, store=store)
-        if retain:
-            check_overlap(self.forget, retain)
         return Job(self.model, model, self.forget, config, self.options, self.seed, data), kept
 
     def written(self, model: HookedModel) -> tuple[QA, ...]:
         """Let the model write the retain set that the method rehearses in place of a given one."""
         assert not isinstance(self.forget, Corpus)  # refused at construction
-        asked = Asking(chat=self.settings.chat, max_new_tokens=self.settings.max_new_tokens)
+        given = self.settings
+        asked = Asking(chat=given.chat, prefill=given.prefill, max_new_tokens=given.max_new_tokens)
         size = {name: self.options[name] for name in REHEARSAL}
-        return self_rehearsal(model, self.forget, **size, seed=self.seed, stop=self.settings.stop, asked=asked)
+        return self_rehearsal(model, self.forget, **size, seed=self.seed, stop=given.stop, asked=asked)
 
 
 def continues(method: Method, model: HookedModel) -> bool:
