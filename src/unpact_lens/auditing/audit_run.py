@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,6 @@ from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
 from unpact_lens.recovery.probing import MIN_BEFORE
 from unpact_lens.results import Result
 from unpact_lens.study.config import StudyConfig
-from unpact_lens.study.folder import CLAIMS
 from unpact_lens.study.keys import hash_of, part_key
 from unpact_lens.study.workspace import Workspace
 
@@ -153,6 +153,18 @@ class AuditRun:
             self.seconds[name] = time.monotonic() - started
         return part
 
+    def asked(self, *items: QA) -> list[object]:
+        """Return what an analysis of these facts depends on: the facts, and the way of asking."""
+        return [*map(asdict, items), self.bench.chat, self.bench.prefill]
+
+    @contextmanager
+    def left_out_if_refused(self, name: str) -> Iterator[None]:
+        """Record the reason if a part cannot be made."""
+        try:
+            yield
+        except InputError as error:
+            self.left_out[name] = str(error)
+
     # Scores
 
     def scores(self, role: str, before: Scores | None = None, reference: Scores | None = None) -> Scores:
@@ -241,11 +253,9 @@ class AuditRun:
             return found if BEFORE in self.models else assumed_known(found)
 
         self.step(f"probe {name}: preparing")
-        try:
+        with self.left_out_if_refused(name):
             return self.kept(f"probe-plan/{name}", compute, self.fixed_roles, data=asdict(self.bench), probe=name)
-        except InputError as error:
-            self.left_out[name] = str(error)
-            return None
+        return None
 
     def recovered(self) -> Recovery:
         """Ask the unlearned model the prompts of the plan, then each further probe as a part of its own."""
@@ -274,28 +284,13 @@ class AuditRun:
 
         def compute() -> Recovery:
             loaded = dict(zip(roles, self.use(*roles), strict=True))
-            return run_plan(
-                self.one_of(loaded, AFTER), plan, before=loaded.get(BEFORE), control=loaded.get(CONTROL), progress=False
-            )
+            after, before, control = self.models[AFTER].load(), loaded.get(BEFORE), loaded.get(CONTROL)
+            return run_plan(after, plan, before=before, control=control, progress=False)
 
         self.step(f"probe {name}")
-        try:
+        with self.left_out_if_refused(name):
             return self.kept(f"probe/{name}", compute, tuple(ROLES), data=asdict(self.bench), probe=name)
-        except InputError as error:
-            self.left_out[name] = str(error)
-            return None
-
-    @staticmethod
-    def one_of(loaded: dict[str, HookedModel | None], role: str) -> HookedModel:
-        """Return a model that was loaded with others.
-
-        Raises:
-            InputError: If it was not given.
-        """
-        model = loaded.get(role)
-        if model is None:
-            raise InputError(f"no {ROLES[role]} was given")
-        return model
+        return None
 
     # Internals
 
@@ -308,8 +303,7 @@ class AuditRun:
             prefill = [prefill_for(self.bench, qa)]
             return attribute_many(self.one(role), [qa], chat=self.bench.chat, prefill=prefill, progress=False)[0]
 
-        asked = [asdict(qa), self.bench.chat, self.bench.prefill]
-        return self.kept(f"contributions/{role}-{short(qa.id)}", compute, [role], data=asked)
+        return self.kept(f"contributions/{role}-{short(qa.id)}", compute, [role], data=self.asked(qa))
 
     @property
     def looked_at(self) -> tuple[tuple[QA, ...], tuple[QA, ...]]:
@@ -360,9 +354,7 @@ class AuditRun:
             prefill = prefill_for(self.bench, qa)
             return diff(before, after, qa, chat=self.bench.chat, prefill=prefill, sources=True, weights=False)
 
-        return self.kept(
-            f"diff/{short(qa.id)}", compute, [BEFORE, AFTER], data=[asdict(qa), self.bench.chat, self.bench.prefill]
-        )
+        return self.kept(f"diff/{short(qa.id)}", compute, [BEFORE, AFTER], data=self.asked(qa))
 
     def depth(self) -> UnlearningDepth | None:
         """Compute the Unlearning Depth Score of the first forget facts."""
@@ -378,11 +370,9 @@ class AuditRun:
             before, control, after = self.need(BEFORE, CONTROL, AFTER)
             return unlearning_depth(before, control, after, items, chat=self.bench.chat, prefill=self.bench.prefill)
 
-        try:
-            return self.kept("depth", compute, tuple(ROLES), data=[asdict(q) for q in items], chat=self.bench.chat)
-        except InputError as error:
-            self.left_out["depth"] = str(error)
-            return None
+        with self.left_out_if_refused("depth"):
+            return self.kept("depth", compute, tuple(ROLES), data=self.asked(*items))
+        return None
 
     def grafts(self) -> tuple[PatchingMap, ...]:
         """Graft each layer of the original model into the unlearned one, for the first forget facts."""
@@ -396,19 +386,11 @@ class AuditRun:
                     before, after, qa, unit="layer", chat=self.bench.chat, prefill=prefill_for(self.bench, qa)
                 )  # fmt: skip
 
-            try:
-                found.append(
-                    self.kept(f"graft/{short(qa.id)}", compute, [BEFORE, AFTER], data=[asdict(qa), self.bench.chat])
-                )
-            except InputError as error:
-                self.left_out["grafts"] = str(error)
-                break
+            with self.left_out_if_refused("grafts"):
+                found.append(self.kept(f"graft/{short(qa.id)}", compute, [BEFORE, AFTER], data=self.asked(qa)))
+                continue
+            break
         return tuple(found)
-
-    @property
-    def claims(self) -> Path:
-        """Directory of the marks of parts at work."""
-        return self.folder / CLAIMS
 
 
 def assumed_known(plan: RecoveryPlan) -> RecoveryPlan:
