@@ -50,27 +50,6 @@ PLANS = {
         "pool": "far",
         "swap": False,
     },
-    "rehearsal": {
-        "model": "builtin",
-        "methods": (
-            "npo_self",
-            "npo_gdr",
-            "simnpo_self",
-            "simnpo_gdr",
-            "ga_self",
-            "ga_gdr",
-            "unpact_blind_self",
-        ),
-        "budget": 4,
-        "fixed": {"steps": 300, "batch_size": 32, "check_every": 5},
-        "space": {"lr": (1e-4, 1e-3), "alpha": (0.5, 10.0)},
-        "wider": {},
-        "load": {},
-        "matmul": "highest",
-        "benchmark": {"name": "builtin"},
-        "pool": "far",
-        "swap": False,
-    },
     "smollm2": {
         "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "unpact_select_gdr", "unpact_blind_gdr"),
         "budget": 4,
@@ -84,6 +63,14 @@ PLANS = {
         # Near facts are few. Keeping the experiments' forget facts makes the search as hard as the experiments.
         "swap": True,
     },
+}
+PLANS["rehearsal"] = {
+    **PLANS["builtin"],
+    "model": "builtin",
+    "methods": ("npo_self", "npo_gdr", "simnpo_self", "simnpo_gdr", "ga_self", "ga_gdr", "unpact_blind_self"),
+    "budget": 4,
+    "fixed": {"steps": 300, "batch_size": 32, "check_every": 5},
+    "wider": {},
 }
 LEVEL, SEED = 0.02, 100
 

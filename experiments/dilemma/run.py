@@ -13,10 +13,10 @@ from pathlib import Path
 
 import unpact_lens as ul
 from experiments.shared.command_line import arguments, jobs
+from experiments.shared.dilemma_tables import write_dilemma
 from experiments.shared.experiment import load_experiment
 from experiments.shared.page_tables import fill_block
-from unpact_lens.results import write_text
-from unpact_lens.study import dilemma, dilemma_by_kind, distance_gaps, estimates, kinds_table
+from unpact_lens.study import dilemma_by_kind
 from unpact_lens.text_tables import to_markdown
 
 here = Path(__file__).parent
@@ -27,17 +27,8 @@ seeds = tuple(map(int, given[1:]))
 (config,) = load_experiment((recovery if name else here) / f"config{name}.yaml", seeds).values()
 runs = recovery / "runs" / f"one-phrasing{name}" if name else here / "runs"
 study = ul.run_study(config, runs, jobs=jobs())
-found, kinds = dilemma(study), dilemma_by_kind(study).round(4)
-results = found.to_frame().sort_values("distance").round(4)
-nearest = results["method"].iloc[0]
-gaps = distance_gaps(study, nearest).round(4)
-tables = {"results": results, "gaps": gaps}
-if kinds["distance"].notna().any():  # undefined if no near or far fact is of a kind that is forgotten
-    tables["kinds"] = kinds
-for what, frame in tables.items():
-    write_text(here / f"{what}{name}.csv", frame.to_csv(index=False))
-    table = kinds_table(frame) if what == "kinds" else estimates(frame).set_index("method")
-    fill_block(here / "README.md", f"{what}{name}", to_markdown(table))
+kinds = dilemma_by_kind(study).round(4)
+# The distance is undefined if no near or far fact is of a kind that is forgotten.
+write_dilemma(study, here, name, {"kinds": kinds} if kinds["distance"].notna().any() else None)
 for paper in ("muse-news", "muse-books", "tofu-forget10"):
     fill_block(here / "README.md", paper, to_markdown(ul.evaluation.published(paper).to_frame()))
-found.plot().write_html(here / f"figure{name}.html", include_plotlyjs="cdn")

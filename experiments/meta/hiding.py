@@ -126,7 +126,7 @@ def behind_a_filter(model: HookedModel, bench: Benchmark, refusal: str, settings
 def barely(model: HookedModel, hidden: HookedModel, bench: Benchmark, level: float = 0.1) -> HookedModel:
     """Return the model on the line between two models that is nearest to the first and gives at most `level` facts.
 
-    What hides the facts is then as weak as it can be.
+    On that line, it hides the facts as weakly as it can.
 
     Args:
         model: Model that knows the facts.

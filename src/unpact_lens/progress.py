@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -149,6 +149,30 @@ def progress_bar(title: str, total: int | None = None, *, shown: bool = True) ->
     finally:
         if display is not None:
             display.close()
+
+
+@contextmanager
+def step_bar(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """Show named steps: a bar on a terminal or in a notebook, one line for each step elsewhere.
+
+    Args:
+        title: Name of the call, shown beside the bar.
+        total: Number of steps.
+        shown: If False, nothing is shown.
+
+    Yields:
+        A function to call with the name of each step.
+    """
+    with progress_bar(title, total, shown=shown) as bar:
+
+        def step(text: str) -> None:
+            if bar.shown:
+                bar.say(text)
+                bar.step()
+            elif shown:
+                print(text, file=sys.stderr, flush=True)
+
+        yield step
 
 
 @contextmanager

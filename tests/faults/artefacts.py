@@ -139,7 +139,7 @@ class Kind:
     write: object
     read: object
     anew: object = None
-    """What `read` returns where there is nothing, and the work starts anew."""
+    """Value that `read` returns where nothing is kept, so that the work starts anew."""
 
 
 KINDS = {

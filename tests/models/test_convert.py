@@ -4,10 +4,11 @@ import subprocess
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3Config
+from transformers import AutoModelForCausalLM
 
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, tokenizer
+from tests.models.multimodal import gemma3_config
 from unpact_lens.attribution import attribute
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import load_checkpoint, save_model
@@ -195,19 +196,7 @@ def test_a_bridge_without_a_tokenizer_takes_ids(family, tmp_path):
 
 
 def test_a_multimodal_model_is_bridged_without_the_hub_and_without_installing_anything(monkeypatch):
-    text = {
-        "vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96,
-    }  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Gemma3Config(
-        text_config=text,
-        vision_config={**vision, "image_size": 28, "patch_size": 14},
-        mm_tokens_per_image=4,
-        image_token_index=319,
-        boi_token_index=318,
-        eoi_token_index=317,
-    )
+    config = gemma3_config()
     started = []
     monkeypatch.setattr(subprocess, "check_call", lambda *command, **_: started.append(command))
     bridge = to_bridge(AutoModelForCausalLM.from_config(config).eval(), tokenizer())

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3Config
+from transformers import AutoModelForCausalLM
 
 from tests.models.families import tokenizer
+from tests.models.multimodal import gemma3_config
 from unpact_lens.attribution import attribute
 from unpact_lens.models import kv_cache
 from unpact_lens.models.convert import to_bridge
@@ -36,20 +37,7 @@ def test_rows_are_shorter_for_narrow_models():
 
 def test_the_windows_of_a_multimodal_gemma_are_found_in_its_text_configuration():
     """Past the sliding window, a shared prefix would give other scores than the whole text."""
-    text = {
-        "vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96,
-        "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"],
-    }  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Gemma3Config(
-        text_config=text,
-        vision_config={**vision, "image_size": 28, "patch_size": 14},
-        mm_tokens_per_image=4,
-        image_token_index=319,
-        boi_token_index=318,
-        eoi_token_index=317,
-    )
+    config = gemma3_config(sliding_window=7, layer_types=["sliding_attention", "full_attention"])
     source = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     model = to_bridge(source, tokenizer())
     assert not kv_cache.can_share(model)

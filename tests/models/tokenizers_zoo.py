@@ -178,7 +178,7 @@ MAKERS = {
 
 
 def stand_in(tokenizer, d_vocab=None):
-    """What tokenising needs of a model."""
+    """Stand in for a model, with all that tokenising needs."""
     prepends = prepends_bos(tokenizer) if getattr(tokenizer, "bos_token_id", None) is not None else False
     return SimpleNamespace(
         tokenizer=tokenizer,

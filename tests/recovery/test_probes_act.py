@@ -15,6 +15,7 @@ from unpact_lens.evaluation.answers import ask, prefill_for
 from unpact_lens.models import generate, hooked
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.convert import to_bridge, to_hooked
+from unpact_lens.models.draw import drawn
 from unpact_lens.recovery import intervened_generation, recovery_plan
 from unpact_lens.recovery.plan import Sheet, require_changed_prompts
 from unpact_lens.recovery.probes import logit_lens as lens
@@ -152,7 +153,7 @@ def test_sampled_answers_differ_from_the_greedy_one(family, wrap):
     contexts = [[5, 9, 30, 11]] * 8
     draws = intervened_generation.continuations(
         given.after, contexts, max_new_tokens=3,
-        choose=intervened_generation.drawn(torch.Generator().manual_seed(0), 3.0),
+        choose=drawn(torch.Generator().manual_seed(0), 3.0),
     )  # fmt: skip
     greedy = intervened_generation.continuations(given.after, contexts[:1], max_new_tokens=3)
     assert any(text != greedy[0] for text in draws)

@@ -15,6 +15,7 @@ from unpact_lens.data.splits import RetainSplit
 from unpact_lens.errors import InputError
 from unpact_lens.models import generate
 from unpact_lens.models.tokens import length_batches
+from unpact_lens.progress import step_bar
 from unpact_lens.study import load_config, run_study
 
 run_module = importlib.import_module("unpact_lens.study.run_study")
@@ -252,6 +253,6 @@ def test_probes_of_any_kind_are_asked_by_one_list_or_by_the_older_entry(tmp_path
 
 def test_steps_are_printed_one_a_line_where_stderr_is_no_terminal(capsys):
     for progress in (True, False):
-        with run_module.step_bar(load_config(CONFIG), progress) as step:
+        with step_bar("ga", 1, shown=progress) as step:
             step("ga: unlearning")
     assert capsys.readouterr().err == "ga: unlearning\n"

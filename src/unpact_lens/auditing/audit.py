@@ -31,7 +31,7 @@ from unpact_lens.evaluation.answers import answers_kept_in
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import EPSILON, LABELS, Verdict, verdict
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
-from unpact_lens.progress import progress_bar
+from unpact_lens.progress import step_bar
 from unpact_lens.results import versions
 from unpact_lens.source_hash import source_hash
 from unpact_lens.stats.estimate import Estimate, Rate
@@ -128,9 +128,10 @@ def audit(
 ) -> Audit:
     """Judge whether an unlearned model erased, hid or destroyed facts, whoever unlearned it and how.
 
-    What is not given is left out, and `Audit.left_out` says why: without the original model there is no F, and all
-    facts are taken to have been known; without a retrained model, excess is measured against questions about the wrong
-    subject and facts that nobody knew; without unseen facts, destruction is measured on general facts that are shipped.
+    Parts that lack an input are left out, and `Audit.left_out` says why: without the original model there is no F, and
+    all facts are taken to have been known; without a retrained model, excess is measured against questions about the
+    wrong subject and facts that nobody knew; without unseen facts, destruction is measured on general facts that are
+    shipped.
 
     Args:
         after: Unlearned model: a directory, a hub id (also with `@revision`), a PEFT adapter, a live model, a pair of a
@@ -161,7 +162,7 @@ def audit(
     )  # fmt: skip
     _check_endpoints(models)
     table = _facts(facts, asked)
-    with _folder(asked.out) as folder, _steps(asked.progress) as step:
+    with _folder(asked.out) as folder, step_bar("audit", 40, shown=asked.progress) as step:
         return _audited(models, table, asked, folder, step)
 
 
@@ -458,18 +459,3 @@ def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
             yield Path(folder)
     else:
         yield open_audit_folder(out)
-
-
-@contextmanager
-def _steps(shown: bool) -> Iterator[Callable[[str], None]]:
-    """Show each step: a bar on a terminal, one line elsewhere, nothing if it is not shown."""
-    with progress_bar("audit", 40, shown=shown) as bar:
-
-        def step(text: str) -> None:
-            if bar.shown:
-                bar.say(text)
-                bar.step()
-            elif shown:
-                print(text, file=sys.stderr, flush=True)
-
-        yield step

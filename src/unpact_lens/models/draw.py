@@ -1,15 +1,30 @@
-"""Draw continuations from a model's own next-token probabilities."""
+"""Draw tokens, and whole continuations, from a model's own next-token probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from unpact_lens.models import hooked
 from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.generate import CachedBatch, UncachedBatch
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches
+
+Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
+"""Function from next-token logits to the next token of each row."""
+
+
+def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
+    """Return a function that draws the next token from the model's probabilities at a temperature."""
+
+    def choose(logits: Tensor) -> Tensor:
+        return torch.multinomial((logits.double() / temperature).softmax(-1).cpu(), 1, generator=generator)[:, 0]
+
+    return choose
 
 
 def draw(
@@ -34,17 +49,15 @@ def draw(
     Returns:
         The drawn ids of each context, in the order given.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn: list[list[int]] = [[] for _ in contexts]
+    choose, device = drawn(torch.Generator().manual_seed(seed)), hooked.device_of(model)
+    continuations: list[list[int]] = [[] for _ in contexts]
     with torch.inference_mode():
         for rows in length_batches([len(context) + max_new_tokens for context in contexts], batch_tokens):
             texts = [contexts[row] for row in rows]
             batch = CachedBatch(model, texts) if decodes_with_cache(model) else UncachedBatch(model, texts)
             new = None
             for _ in range(max_new_tokens):
-                chances = batch.read(new).double().softmax(-1).cpu()  # [row, d_vocab]
-                picked = torch.multinomial(chances, 1, generator=generator)[:, 0]  # [row]
-                for row, token in zip(rows, picked.tolist(), strict=True):
-                    drawn[row].append(token)
-                new = picked.to(next(iter(model.parameters())).device)
-    return [tuple(ids) for ids in drawn]
+                new = choose(batch.read(new)).to(device)  # [row]
+                for row, token in zip(rows, new.tolist(), strict=True):
+                    continuations[row].append(token)
+    return [tuple(ids) for ids in continuations]

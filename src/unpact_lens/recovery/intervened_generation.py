@@ -10,26 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.answer_end import end_ids
+from unpact_lens.models.draw import Choose
 from unpact_lens.models.generate import before_stop, decoded, most_likely
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches, pad_right
-
-Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
-
-
-def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
-    """Return a function that draws the next token from the model's probabilities at a temperature."""
-
-    def choose(logits: Tensor) -> Tensor:
-        return torch.multinomial((logits.double() / temperature).softmax(-1).cpu(), 1, generator=generator)[:, 0]
-
-    return choose
 
 
 def continuations(

@@ -12,14 +12,13 @@ Each part is written to disk when it is finished. A second run of the same study
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from unpact_lens.errors import InputError
-from unpact_lens.progress import progress_bar
+from unpact_lens.progress import step_bar
 from unpact_lens.recovery import Probing
 from unpact_lens.recovery.probes.registry import checked
 from unpact_lens.report import write_report
@@ -35,7 +34,7 @@ from unpact_lens.study.workspace import Workspace, probing_options
 from unpact_lens.unlearning.registry import find
 from unpact_lens.unlearning.settings import split
 
-__all__ = ["arithmetic", "assemble", "check_names", "finished_cell", "run_study", "run_task", "step_bar", "study_cell"]
+__all__ = ["arithmetic", "assemble", "check_names", "finished_cell", "run_study", "run_task", "study_cell"]
 
 
 def run_study(
@@ -76,7 +75,7 @@ def run_study(
     check_folder(out)
     opened = open_folder(out, config, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
     tasks = cell_tasks(config, share, retry=retry)
-    with step_bar(config, progress) as step:
+    with step_bar(config.name, 5 * len(methods_and_seeds(config)) + 6, shown=progress) as step:
         if on == "ray":
             from unpact_lens.study.on_ray import run_on_ray
 
@@ -216,23 +215,3 @@ def arithmetic(config: StudyConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-
-
-@contextmanager
-def step_bar(config: StudyConfig, progress: bool) -> Iterator[Callable[[str], None]]:
-    """Show the steps of a study: a bar on a terminal, one line for each step elsewhere, nothing without `progress`.
-
-    Yields:
-        A function to call with the name of each step.
-    """
-    total = 5 * len(methods_and_seeds(config)) + 6
-    with progress_bar(config.name, total, shown=progress) as bar:
-
-        def step(text: str) -> None:
-            if bar.shown:
-                bar.say(text)
-                bar.step()
-            elif progress:
-                print(text, file=sys.stderr, flush=True)
-
-        yield step

@@ -49,25 +49,26 @@ def add_with_retain_terms(
     """
     METHODS.add(method.name, method)
     for suffix, (loss, formula) in RETAIN_TERMS.items():
-        variant = replace(
-            method,
-            name=f"{method.name}_{suffix}",
-            line=f"{method.line}; the retain set is held by {suffix.upper()}",
-            formula=f"γ·[{method.formula}] + α·[{formula}]",
-            retain=loss,
-            defaults={**method.defaults, **({"lr": lr[suffix]} if suffix in lr else {})},
-        )
-        METHODS.add(variant.name, variant)
+        line = f"the retain set is held by {suffix.upper()}"
+        METHODS.add(f"{method.name}_{suffix}", replace(_variant(method, suffix, line, formula, lr), retain=loss))
     if rehearsed:
+        line = "the answers to questions that the original model wrote itself are held by KLR"
         variant = replace(
-            method,
-            name=f"{method.name}_self",
-            line=f"{method.line}; the answers to questions that the original model wrote itself are held by KLR",
-            formula=f"γ·[{method.formula}] + α·[mean KL(p_θ0 ‖ p_θ) on D_self]",
-            source=f"{method.source}; self-rehearsal: this toolkit, after arXiv 2403.01244",
+            _variant(method, "self", line, "mean KL(p_θ0 ‖ p_θ) on D_self", lr),
             retain=retain_kl,
             rehearses=True,
-            defaults={**method.defaults, **({"lr": lr["self"]} if "self" in lr else {})},
             options={**method.options, **REHEARSAL},
+            source=f"{method.source}; self-rehearsal: this toolkit, after arXiv 2403.01244",
         )
         METHODS.add(variant.name, variant)
+
+
+def _variant(method: Method, suffix: str, line: str, formula: str, lr: Mapping[str, float]) -> Method:
+    """Return a method under its name with a suffix, with the line, formula and learning rate of a retain term."""
+    return replace(
+        method,
+        name=f"{method.name}_{suffix}",
+        line=f"{method.line}; {line}",
+        formula=f"γ·[{method.formula}] + α·[{formula}]",
+        defaults={**method.defaults, **({"lr": lr[suffix]} if suffix in lr else {})},
+    )

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from unpact_lens.models.draw import drawn
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.recovery.intervened_generation import continuations, drawn
+from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.plan import Sheet
 from unpact_lens.recovery.probes.registry import COMPUTATION, AnswerRow, Scene, probe
 from unpact_lens.recovery.wrong_subject import answered_together, any_right, contexts_of, plain_and_elsewhere
