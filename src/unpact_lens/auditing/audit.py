@@ -50,7 +50,7 @@ class AuditOptions(TypedDict, total=False):
     """Keyword arguments of `audit` beside models and facts.
 
     Attributes:
-        budget: `"quick"`, `"standard"` (default) or `"full"`: about 1, 10 and 60 minutes for a model of 135 million
+        budget: `"quick"`, `"standard"` (default) or `"full"`: meant for 1, 10 and 60 minutes with 135 million
             weights on two CPU cores. A larger budget reads what a smaller one left in `out`.
         out: Directory of the outputs and of all parts, from which an interrupted audit goes on. If None, nothing is
             kept.

@@ -62,7 +62,10 @@ def audit(
         str, typer.Option(help="Retain facts of a benchmark that the unlearner saw: split, all or none.")
     ] = "split",
     budget: Annotated[
-        str, typer.Option(help="quick, standard or full: about 1, 10 or 60 minutes for 135 million weights, two cores.")
+        str,
+        typer.Option(
+            help="quick, standard or full: meant for 1, 10 or 60 minutes with 135 million weights, two cores."
+        ),
     ] = "standard",
     require: Annotated[
         str | None,
