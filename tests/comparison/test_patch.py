@@ -138,6 +138,32 @@ def test_each_cell_of_the_graft_map_equals_that_graft(style, unit):
     assert all(torch.equal(w, named_weights(after)[n]) for n, w in named_weights(kept).items())
 
 
+@pytest.mark.parametrize("method", ["exact", "gradient"])
+def test_chosen_layers_and_heads_are_cells_of_the_whole_map(style, method):
+    before, after = pair(style)
+    whole = patch(before, after, PROMPT, ANSWER, what="head", method=method)
+    part = patch(before, after, PROMPT, ANSWER, what="head", method=method, layers=[2, 0], heads=[3])
+    assert part.labels == (("L2", "L0"), ("H3",))
+    torch.testing.assert_close(part.log_prob, whole.log_prob[[2, 0]][:, [3]])
+    assert (part.baseline, part.donor) == (whole.baseline, whole.donor)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"what": "head", "layers": [3]}, r"layers=\[3\]; give different whole numbers from 0 to 2"),
+        ({"what": "head", "heads": [-1]}, r"heads=\[-1\]; give different whole numbers from 0 to 3"),
+        ({"what": "head", "layers": []}, r"layers=\[\]; give different"),
+        ({"what": "head", "heads": [1, 1]}, r"heads=\[1, 1\]; give different"),
+        ({"what": "mlp", "heads": [1]}, r"heads=\[1\] with what='mlp'; give what='head'"),
+    ],
+)
+def test_a_layer_or_head_that_does_not_exist_is_refused(chosen, message):
+    before, after = pair("gpt2")
+    with pytest.raises(InputError, match=message):
+        patch(before, after, PROMPT, ANSWER, **chosen)
+
+
 def test_a_patching_map_survives_saving(tmp_path):
     found = patch(*pair(), PROMPT, ANSWER, what="head", method="gradient", check=True)
     assert load(save(found, tmp_path / "map")) == found

@@ -77,12 +77,16 @@ class Patching:
     direction: str = "before_into_after"
     method: str = "exact"
     check: bool = False
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("what", PLACES), ("direction", DIRECTIONS), ("method", METHODS)):
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name}={value!r}; {nearest(str(value), known)}")
+        if self.heads is not None and PLACES[self.what].columns != "head":
+            raise InputError(f"heads={self.heads!r} with what={self.what!r}; give what='head', or leave out heads=")
 
 
 def patch(
@@ -95,6 +99,8 @@ def patch(
     direction: str = "before_into_after",
     method: str = "exact",
     check: bool = False,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
     floor: Sequence[HookedModel] | None = None,
     **asking: Unpack[AskingOptions],
 ) -> PatchingMap:
@@ -110,18 +116,22 @@ def patch(
         direction: Which model gives its activations to the other.
         method: `"exact"`, or `"gradient"`: all places from one forward and one backward pass, to first order.
         check: With `"gradient"`, also run the exact patches and report the error.
+        layers: Layers to patch, from 0. If None, all. One head is one forward pass:
+            `patch(..., what="head", layers=[5], heads=[2])`.
+        heads: Heads to patch, with `what="head"`. If None, all.
         floor: Noise baseline: two models that differ by noise only (two training seeds, or before and after
             fine-tuning on unrelated text), patched in the same direction. Compare changes in nats; a share of a gap
             that is itself noise is meaningless.
         **asking: `chat`, `prefill` and `batch_tokens`; see `AskingOptions`.
 
     Raises:
-        InputError: If an option is unknown, the models are not comparable, changing such an activation changes no
-            output, the models differ and none of these activations does, or for any input that `encode` refuses.
+        InputError: If an option is unknown, a layer or head does not exist, the models are not comparable, changing
+            such an activation changes no output, the models differ and none of these activations does, or for any input
+            that `encode` refuses.
 
     Source: Meng et al. 2022, arXiv 2202.05262 (causal tracing); Nanda 2023, Attribution patching.
     """
-    patching = Patching(what, direction, method, check)
+    patching = Patching(what, direction, method, check, layers, heads)
     asked = Asking(**asking)
     return patch_of_pair(ModelPair.of(before, after, floor=floor), Question.of(prompt, answer), patching, asked)
 
@@ -133,6 +143,7 @@ def patch_of_pair(pair: ModelPair, question: Question, patching: Patching, asked
         raise InputError(f"what={patching.what!r}, but the models have no MLPs (cfg.attn_only=True)")
     donor, recipient = pair.donor_and_recipient(patching.direction)
     example = asked.encode(before, question.prompt, question.answer)
+    layers, columns = _chosen(patching.layers, before.cfg.n_layers, "layers"), _columns(before, example, patching)
     names = [f"blocks.{layer}.{place.hook}" for layer in range(before.cfg.n_layers)]
     require_acting_hooks(
         recipient, names, feature=f"patch(what={patching.what!r})", remedy="choose another place, e.g. what='resid_pre'"
@@ -143,7 +154,8 @@ def patch_of_pair(pair: ModelPair, question: Question, patching: Patching, asked
             f"what={patching.what!r} changes nothing: these activations are equal in the two models, so unlearning "
             "changed only what comes after them; choose another place, or graft_map"
         )
-    columns = _columns(before, example, place)
+    names = [names[layer] for layer in layers]
+    given, own = ({name: side[name] for name in names} for side in (given, own))
     exact = approximate = None
     if patching.method == "exact" or patching.check:
         places = list(product(names, columns.values()))
@@ -157,7 +169,7 @@ def patch_of_pair(pair: ModelPair, question: Question, patching: Patching, asked
     assert log_prob is not None
     found = PatchingMap(
         log_prob=log_prob,
-        labels=(tuple(f"L{layer}" for layer in range(before.cfg.n_layers)), tuple(columns)),
+        labels=(tuple(f"L{layer}" for layer in layers), tuple(columns)),
         baseline=float(baseline),
         donor=float(answer_log_probs(donor, example, [[]]).mean()),
         what=patching.what,
@@ -189,11 +201,26 @@ def require_places_in_all_prompts(what: str) -> None:
         )
 
 
-def _columns(model: HookedModel, example: Encoded, place: Place) -> dict[str, Index]:
+def _chosen(places: Sequence[int] | None, count: int, name: str) -> list[int]:
+    """Return the layers or heads that were asked for; all if None.
+
+    Raises:
+        InputError: If there are none, one does not exist, or one is given twice.
+    """
+    if places is None:
+        return list(range(count))
+    chosen = list(places)
+    if not chosen or not all(type(p) is int and 0 <= p < count for p in chosen) or len(set(chosen)) < len(chosen):
+        raise InputError(f"{name}={places!r}; give different whole numbers from 0 to {count - 1}, or leave it out")
+    return chosen
+
+
+def _columns(model: HookedModel, example: Encoded, patching: Patching) -> dict[str, Index]:
     """Map each column's label to its index in an activation `[pos, ...]`."""
-    if place.columns == "head":
-        return {f"H{h}": (slice(None), h) for h in range(model.cfg.n_heads)}
-    if place.columns == "all":
+    columns = PLACES[patching.what].columns
+    if columns == "head":
+        return {f"H{h}": (slice(None), h) for h in _chosen(patching.heads, model.cfg.n_heads, "heads")}
+    if columns == "all":
         return {"all positions": (slice(None),)}
     return {f"{token}_{i}": (i,) for i, token in enumerate(token_strings(model, example.ids[:-1]))}
 

@@ -63,12 +63,12 @@ def require_sound(model: object) -> None:
     if not isinstance(model, nn.Module):
         return
     kept = vars(model).get(CHECKED)
-    if kept is not None and kept[1] == _version(kept[0]):
+    if kept is not None and kept[1] == weights_version(kept[0]):
         return
     parameters = list(model.named_parameters())
     check_sound((name, parameter.detach()) for name, parameter in parameters)
     weights = [parameter for _, parameter in parameters]
-    vars(model)[CHECKED] = (weights, _version(weights))
+    vars(model)[CHECKED] = (weights, weights_version(weights))
 
 
 def dropout_of(model: nn.Module) -> str | None:
@@ -83,7 +83,7 @@ def dropout_of(model: nn.Module) -> str | None:
     return None
 
 
-def _version(weights: Iterable[Tensor]) -> tuple[int, int]:
+def weights_version(weights: Iterable[Tensor]) -> tuple[int, int]:
     """Return numbers that change when a weight is changed in place or replaced."""
     versions = places = 0
     for weight in weights:
