@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from PIL import Image
 
 import unpact_lens as ul
 from tests.models.families import hf_model, tokenizer
@@ -252,12 +253,20 @@ def test_a_figure_is_written_as_html_that_needs_no_network(unpact, one_load, tmp
         assert "<script src=" not in text
 
 
-def test_a_png_without_kaleido_says_how_to_get_it_before_any_work(unpact, monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_a_png_is_written_without_kaleido_and_browser(unpact, one_load, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    file = tmp_path / "new" / "x.png"
+    status, _, err = unpact("attribute", *QUESTION, "--png", str(file))
+    assert status == 0, err
+    assert Image.open(file).width == 1800
+
+
+@pytest.mark.parametrize(("option", "name"), [("--png", "x.html"), ("--png", "x"), ("--html", "x.png")])
+def test_a_figure_file_of_another_kind_is_refused_before_any_work(unpact, monkeypatch, tmp_path, option, name):
     monkeypatch.setattr("unpact_lens.load_model", lambda *a, **k: pytest.fail("work began"))
-    status, _, err = unpact("attribute", *QUESTION, "--png", str(tmp_path / "x.png"))
+    status, _, err = unpact("attribute", *QUESTION, option, str(tmp_path / name))
     assert status == 2
-    assert 'a PNG needs kaleido; install it by pip install "unpact-lens[image]"' in err
+    assert f"end it in .{option[2:]}" in err
 
 
 @pytest.mark.parametrize("option", ["--out", "--html", "--checkpoint"])

@@ -121,9 +121,7 @@ Html = Annotated[
 ]
 Png = Annotated[
     Path | None,
-    typer.Option(
-        "--png", parser=path, metavar="FILE", help="PNG file to write the figure to. Needs the [image] extra."
-    ),
+    typer.Option("--png", parser=path, metavar="FILE", help="PNG file to write the figure to."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,7 @@ import typer
 from unpact_lens.errors import InputError
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from unpact_lens.results import Result
-
-GET_KALEIDO = 'install it by pip install "unpact-lens[image]" (it needs Chrome or Chromium), or write --html'
 
 
 @dataclass(frozen=True)
@@ -44,11 +39,9 @@ class Outputs:
             check_result_directory(self.out, self.checkpoint)
         if self.checkpoint is not None:
             check_directory(self.checkpoint)
-        for file in (self.html, self.png):
+        for file, suffix in ((self.html, ".html"), (self.png, ".png")):
             if file is not None:
-                check_file(file)
-        if self.png is not None:
-            check_png()
+                check_file(file, suffix)
 
     def keep(self, result: Result) -> None:
         """Save the result, then its figures, and name each on stderr.
@@ -62,7 +55,7 @@ class Outputs:
             typer.echo(write_result(result, self.out), err=True)
         for file in (self.html, self.png):
             if file is not None:
-                typer.echo(write_figure(result.plot(), file), err=True)
+                typer.echo(result.plot().save(file), err=True)
 
 
 def check_result_directory(path: Path, apart: Path | None = None) -> None:
@@ -103,11 +96,15 @@ def check_directory(path: Path) -> None:
         raise InputError(f"{_short(path)} has a name of {longest} bytes; names have at most {limit}")
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, suffix: str = "") -> None:
     """Refuse a path at which no file can be written.
 
+    Args:
+        path: File.
+        suffix: What the name must end in, e.g. `.png`. If empty, anything.
+
     Raises:
-        InputError: If it is a directory, or its directory cannot be made or written.
+        InputError: If it is a directory, its directory cannot be made or written, or its name ends in something else.
     """
     try:
         is_directory = path.is_dir()
@@ -118,51 +115,8 @@ def check_file(path: Path) -> None:
     check_directory(path.parent)
     if len(os.fsencode(path.name)) > 240:
         raise InputError(f"{_short(path)} has a name of {len(os.fsencode(path.name))} bytes; give at most 240")
-
-
-def check_png() -> None:
-    """Refuse a PNG that nothing can draw.
-
-    Raises:
-        InputError: If kaleido or its browser is missing. The message says how to get it.
-    """
-    if importlib.util.find_spec("kaleido") is None:
-        raise InputError(f"a PNG needs kaleido; {GET_KALEIDO}")
-    import plotly.graph_objects as go
-
-    _png(go.Figure())
-
-
-def write_figure(figure: go.Figure, path: Path) -> Path:
-    """Write a figure to a PNG file, or to an HTML file that needs no network.
-
-    Args:
-        figure: Figure to write.
-        path: File; PNG if its name ends in `.png`, else HTML.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: If a PNG cannot be drawn.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".png":
-        path.write_bytes(_png(figure))
-        return path
-    from unpact_lens.results import write_text
-
-    return write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
-
-
-def _png(figure: go.Figure) -> bytes:
-    """Draw a figure as a PNG."""
-    try:
-        drawn: bytes = figure.to_image(format="png", scale=2)
-    except Exception as error:  # kaleido and its browser raise errors of many kinds
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"kaleido cannot draw a PNG ({why}); {GET_KALEIDO}") from None
-    return drawn
+    if suffix and path.suffix.lower() != suffix:
+        raise InputError(f"{_short(path)} is no name of a {suffix[1:].upper()} file; end it in {suffix}")
 
 
 def _short(path: Path) -> str:
