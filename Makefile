@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+TYPED := tests/attribution tests/decomposition tests/comparison
 SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/torch.txt
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -18,8 +19,8 @@ demo-smollm2: .venv/.ready-smollm2  ## Run the demo on a real LLM and real facts
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.ready-dev lint  ## Run lint, types, import contract, unit tests, doctests and notebooks
-	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2"
-	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2" --jaxtyping-packages=unpact_lens,tests.type_checker.check tests/attribution tests/decomposition tests/comparison
+	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2" $(addprefix --ignore=,$(TYPED))
+	$(BIN)/python -m pytest -n 2 -m "not slow and not smollm2" --jaxtyping-packages=unpact_lens,tests.type_checker.check $(TYPED)
 	$(BIN)/python -m pytest --doctest-modules src/unpact_lens -p no:cacheprovider
 	$(BIN)/python -m pytest --nbmake docs --nbmake-timeout=300 -p no:cacheprovider
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from tests.cli.conftest import status_of
 from unpact_lens import cli
 
-FAST, FULL = 300, 5000
-"""Number of calls in `make test` and in `make test-all`."""
+FAST, FULL, SHARDS = 300, 5040, 28
+"""Number of calls in `make test` and in `make test-all`, and of tests that share the latter."""
 
 SEED = 20260101
+"""Seed of the calls in `make test`; the shards in `make test-all` have `SEED + 1000` and the next ones."""
+
 LONGEST = 30
 """Largest duration of a call, whole seconds."""
 
@@ -111,6 +113,9 @@ VERBS = {
         **ASKING, **FILES, **OUT, **JSON,
     }),
     "diff": ([model, model, text, text], {**ASKING, **FILES, **OUT, **JSON}),
+    "explore": ([model, model], {
+        "--control": model, "--facts": text, "--port": number, "--browser": FLAG, "--no-browser": FLAG, **ASKING,
+    }),
     "unlearn": ([], {
         "--method": methods, "--stop-at": number, "--seed": number, "--set": setting, "--model": model,
         "--checkpoint-every": number, "--checkpoint": "out", "--no-score": FLAG, **DATA, **ASKING, **FILES, **OUT,
@@ -253,6 +258,8 @@ def cell(one_load, own, tmp_path, monkeypatch, capsys):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("unpact_lens.explorer.server.ExplorerServer.serve_forever", lambda *_, **__: None)
+    monkeypatch.setattr("webbrowser.open", lambda url: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the library's own cache is no result
     work = tmp_path / "work"
     work.mkdir()
@@ -271,31 +278,39 @@ def cell(one_load, own, tmp_path, monkeypatch, capsys):
     return run
 
 
-def fuzzed(cell, examples):
-    """Run this number of calls and count how they end."""
-    ends = {}
+def fuzzed(cell, examples, first):
+    """Run this number of calls with this seed; count how they end and list those that end otherwise."""
+    ends, wrongly = {0: 0, 2: 0}, {}
 
-    @seed(SEED)
+    @seed(first)
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(call(), st.sampled_from(CONFIGS))
     def one(arguments, config):
-        status = cell(arguments, config)
-        ends[status] = ends.get(status, 0) + 1
+        try:
+            ends[cell(arguments, config)] += 1
+        except (AssertionError, pytest.fail.Exception, GeneratorExit) as error:  # The other calls go on.
+            wrongly.setdefault((arguments[0], str(error)[-60:]), str(error))
 
     one()
-    return ends
+    return ends, list(wrongly.values())
 
 
 def test_a_few_hundred_calls(cell):
-    ends = fuzzed(cell, FAST)
-    assert min(ends[0], ends[2]) > 20  # both ends are met
+    ends, wrongly = fuzzed(cell, FAST, SEED)
+    assert wrongly == []
+    assert min(ends.values()) > 20  # both ends are met
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_thousands_of_calls(cell):
-    ends = fuzzed(cell, FULL)
-    assert min(ends[0], ends[2]) > 300
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_thousands_of_calls(shard, cell, record_property):
+    ends, wrongly = fuzzed(cell, FULL // SHARDS, SEED + 1000 + shard)
+    for end, count in ends.items():
+        record_property(f"exit code {end}", count)
+    assert wrongly == []
+    assert min(ends.values()) > 10
+    assert sum(ends.values()) >= FULL // SHARDS
 
 
 def test_every_command_and_option_is_typed():
