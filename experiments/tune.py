@@ -51,7 +51,16 @@ PLANS = {
         "swap": False,
     },
     "smollm2": {
-        "methods": ("ga", "npo", "ga_gdr", "npo_gdr", "unpact_select_gdr", "unpact_blind_gdr"),
+        "methods": (
+            "ga",
+            "npo",
+            "ga_gdr",
+            "npo_gdr",
+            "unpact_select_gdr",
+            "unpact_blind_gdr",
+            "npo_self",
+            "unpact_blind_self",
+        ),
         "budget": 4,
         "fixed": {"steps": 150, "batch_size": 8, "check_every": 5, "precision": "bf16"},
         "space": {"lr": (5e-6, 5e-5), "alpha": (0.5, 10.0)},

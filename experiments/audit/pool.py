@@ -1,22 +1,26 @@
 """Audit the pool of models whose truth is known by construction, and count the verdicts that are right.
 
-    python -m experiments.audit.pool [BUDGET] [MINUTES]
+    python -m experiments.audit.pool [BUDGET [MODEL ...]]
 
-Models that are not built are skipped. Finished audits are kept in `runs/`, so that a second run goes on. After MINUTES
-no further audit is started. `confusion-BUDGET.csv` has one row for each truth, `pool-BUDGET.csv` one for each model.
+`--jobs N` audits N models at a time. Models that are not built are built first. Finished audits are kept in `runs/` and
+are not made again. `confusion-BUDGET.csv` has one row for each truth, `pool-BUDGET.csv` one for each model.
 """
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 import unpact_lens as ul
 from experiments.meta import pool
+from experiments.meta.prepare import prepare
+from experiments.shared.command_line import arguments, jobs
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"
@@ -38,45 +42,33 @@ def leaning(audit: ul.auditing.Audit) -> str:
     return "there" if audit.forgetting.value < 1 - 0.1 or (worst.n and worst.value > 0.1) else "gone"
 
 
-def built() -> list[str]:
-    """Return the names of the models that are built, in an order that mixes the truths."""
-    found = [name for name in pool.names() if any(pool.RUNS.glob(f"*/{name}/config.json"))]
-    order: dict[str, list[str]] = {}
-    for name in found:
-        order.setdefault(pool.truth(name).knowledge, []).append(name)
-    rounds = max(map(len, order.values()), default=0)
-    return [names[i] for i in range(rounds) for names in order.values() if i < len(names)]
+def audited(name: str, budget: str) -> dict[str, Any]:
+    """Audit a model of the pool and return its row of the table."""
+    torch.set_num_threads(1)  # fastest for a tiny model
+    truth, begun = pool.truth(name), time.process_time()
+    found = ul.audit(
+        pool.build(name), before=pool.original(name), control=pool.retrained(name), facts=pool.bench(), budget=budget,
+        out=RUNS / budget / name.replace("/", "-"), name=name, progress=False,
+    )  # fmt: skip
+    worst, probe = found.excess_worst()
+    return {
+        "model": name, "knowledge": truth.knowledge, "destroyed": truth.destroyed, "verdict": str(found.verdict),
+        "side": side(found.verdict.labels), "leaning": leaning(found), "F": found.forgetting.value,
+        "D": found.destruction.value, "excess": worst.value, "probe": probe, "facts": found.counts["forget"],
+        "cpu_seconds": round(time.process_time() - begun, 1),
+    }  # fmt: skip
 
 
-def main(budget: str = "quick", minutes: float = 25.0) -> None:
-    """Audit what is built, and write the tables."""
-    torch.set_num_threads(1)
-    started, rows = time.process_time(), []
-    for name in built():
-        truth = pool.truth(name)
-        if truth.knowledge not in SIDES or time.process_time() - started > 60 * minutes:
-            continue
-        out = RUNS / budget / name.replace("/", "-")
-        begun = time.process_time()
-        try:
-            found = ul.audit(
-                pool.build(name), before=pool.original(name), control=pool.retrained(name), facts=pool.bench(),
-                budget=budget, out=out, name=name, progress=False,
-            )  # fmt: skip
-        except ul.InputError as error:
-            print(name, error, flush=True)
-            continue
-        worst, probe = found.excess_worst()
-        rows.append(
-            {
-                "model": name, "knowledge": truth.knowledge, "destroyed": truth.destroyed,
-                "verdict": str(found.verdict), "side": side(found.verdict.labels), "leaning": leaning(found),
-                "F": found.forgetting.value, "D": found.destruction.value, "excess": worst.value, "probe": probe,
-                "facts": found.counts["forget"], "cpu_seconds": round(time.process_time() - begun, 1),
-            }
-        )  # fmt: skip
-        print(rows[-1], flush=True)
-        write(pd.DataFrame(rows), budget)
+def main(budget: str = "quick", *names: str) -> None:
+    """Audit the models and write the tables."""
+    chosen = [n for n in pool.names() if pool.truth(n).knowledge in SIDES and (not names or n in names)]
+    with ProcessPoolExecutor(jobs(), mp_context=multiprocessing.get_context("spawn")) as workers:
+        prepare(workers, tuple(chosen))
+        rows = []
+        for row in workers.map(audited, chosen, [budget] * len(chosen)):
+            print(row, flush=True)
+            rows.append(row)
+    write(pd.DataFrame(rows), budget)
 
 
 def write(frame: pd.DataFrame, budget: str) -> None:
@@ -101,4 +93,4 @@ def write(frame: pd.DataFrame, budget: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:2] or ["quick"]), *(float(m) for m in sys.argv[2:3]))
+    main(*arguments(__doc__))

@@ -24,6 +24,7 @@ import unpact_lens as ul
 from experiments.meta import measures, pool
 from experiments.meta.faithfulness_figure import faithfulness_figure
 from experiments.meta.pages import caught_table, labels_table, scores_table
+from experiments.meta.prepare import prepare
 from experiments.shared.command_line import arguments, jobs
 from experiments.shared.page_tables import fill_block
 from unpact_lens.errors import InputError
@@ -35,7 +36,7 @@ from unpact_lens.text_tables import to_markdown
 HERE = Path(__file__).parent
 TABLES = "--tables"
 
-DRAWN = ("run.py", "pages.py", "faithfulness_figure.py")
+DRAWN = ("run.py", "prepare.py", "pages.py", "faithfulness_figure.py")
 """Files that only name tasks and make tables and figures of scores."""
 
 
@@ -113,14 +114,10 @@ def main() -> None:
     given = arguments(__doc__)
     if TABLES not in given:
         chosen = [(n, c) for n, c in tasks() if not given or n in given]
-        if jobs() == 1:
-            for name, change in chosen:
-                print(measure(name, change), flush=True)
-        else:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(jobs(), mp_context=context) as workers:
-                for line in workers.map(measure, *zip(*chosen, strict=True)):
-                    print(line, flush=True)
+        with ProcessPoolExecutor(jobs(), mp_context=multiprocessing.get_context("spawn")) as workers:
+            prepare(workers, tuple(dict.fromkeys(n for n, _ in chosen)))
+            for line in workers.map(measure, *zip(*chosen, strict=True)):
+                print(line, flush=True)
     write_tables()
 
 
