@@ -17,7 +17,7 @@ PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 
 ROWS = (
     ("cli",),
-    ("auditing",),
+    ("explorer", "auditing"),
     ("study", "report"),
     ("plots", "recovery", "unlearning"),
     ("comparison", "evaluation"),
@@ -33,6 +33,7 @@ BASE = ROWS[-1]
 
 LINES = {
     "cli": "unpact … on the command line",
+    "explorer": "two models in a page or a notebook",
     "auditing": "two checkpoints in, a verdict out",
     "study": "models × methods × seeds, resumable",
     "report": "one HTML page from a study",

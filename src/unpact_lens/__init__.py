@@ -39,6 +39,7 @@ _PUBLIC = {
     "decompose": "decomposition",
     "diff": "comparison",
     "average": "comparison",
+    "explore": "explorer",
     "unlearn": "unlearning",
     "methods": "unlearning.registry",
     "recover": "recovery",
@@ -96,6 +97,7 @@ _SUBPACKAGES = (
     "data",
     "decomposition",
     "evaluation",
+    "explorer",
     "models",
     "plots",
     "recovery",
@@ -117,6 +119,7 @@ if TYPE_CHECKING:
         data,
         decomposition,
         evaluation,
+        explorer,
         models,
         plots,
         recovery,
@@ -135,6 +138,7 @@ if TYPE_CHECKING:
     from unpact_lens.errors import InputError
     from unpact_lens.evaluation import evaluate, metrics
     from unpact_lens.evaluation.meta_evaluate import meta_evaluate
+    from unpact_lens.explorer import explore
     from unpact_lens.models.endpoint import Endpoint
     from unpact_lens.models.export import export_hf
     from unpact_lens.models.load import load_model

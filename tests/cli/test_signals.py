@@ -14,6 +14,7 @@ from unpact_lens.models.checkpoint import model_hash
 VERBS = {
     "attribute": ("attribute", "a b", " c"),
     "diff": ("diff", "builtin", "builtin", "a b", " c"),
+    "explore": ("explore", "builtin", "builtin"),
     "unlearn": ("unlearn", "--method", "ga", "--out", "x"),
     "unlearn-sequence": ("unlearn-sequence", "--method", "ga", "--out", "x"),
     "tune": ("tune", "--method", "ga"),

@@ -6,8 +6,8 @@ Exit status: 0 success, 2 wrong input or environment, 1 internal error, 3 some c
 143 terminated, 141 stdout was closed by its reader.
 """
 
-from unpact_lens.cli import audit, explain, lists, measure, models, studies, train
+from unpact_lens.cli import audit, explain, explore, lists, measure, models, studies, train
 from unpact_lens.cli.app import app
 from unpact_lens.cli.main import main
 
-__all__ = ["app", "audit", "explain", "lists", "main", "measure", "models", "studies", "train"]
+__all__ = ["app", "audit", "explain", "explore", "lists", "main", "measure", "models", "studies", "train"]

@@ -8,8 +8,8 @@ import typer
 import typer.core
 
 ORDER = (
-    "demo", "audit", "compare", "attribute", "diff", "unlearn", "unlearn-sequence", "tune", "recover", "evaluate",
-    "known-facts", "study", "report", "methods", "export", "builtin",
+    "demo", "audit", "compare", "attribute", "diff", "explore", "unlearn", "unlearn-sequence", "tune", "recover",
+    "evaluate", "known-facts", "study", "report", "methods", "export", "builtin",
 )  # fmt: skip
 """Order of the commands in the help; others follow."""
 
