@@ -557,10 +557,10 @@ def _find_type(name: str) -> type | None:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Compute the SHA-256 of named CPU tensors: names, dtypes, shapes and values, in the order of the names."""
+    """Compute the SHA-256 of named tensors: names, dtypes, shapes and values, in the order of the names."""
     hasher = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach().cpu()
         hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.reshape(-1)
         if flat.stride(0) != 1:  # also a single value that was cut out of a table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -231,7 +231,7 @@ def _require_difference(recipient: HookedModel, donor: HookedModel, names: Seque
         )
 
 
-def _put(model: HookedModel, weights: dict[str, Tensor], names: Sequence[str]) -> None:
+def _put(model: HookedModel, weights: Mapping[str, Tensor], names: Sequence[str]) -> None:
     """Overwrite the named weights of a model."""
     own = named_weights(model)
     with torch.no_grad():

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils import parametrize
 from typing_extensions import Unpack
 
 from unpact_lens.decomposition import linear_parts
@@ -209,7 +210,8 @@ def train_tuned_lens(
     order = [
         i for _ in range(-(-steps // len(texts))) for i in torch.randperm(len(texts), generator=generator).tolist()
     ]
-    device, dtype = hooked.device_of(wide), next(iter(wide.parameters())).dtype
+    device = hooked.device_of(wide)
+    dtype = torch.promote_types(next(iter(wide.parameters())).dtype, torch.float32)
     layers, d_model = wide.cfg.n_layers, wide.cfg.d_model
     weight = torch.zeros(layers, d_model, d_model, device=device, dtype=dtype, requires_grad=True)
     bias = torch.zeros(layers, d_model, device=device, dtype=dtype, requires_grad=True)
@@ -217,10 +219,11 @@ def train_tuned_lens(
     losses = []
     for i in order[:steps]:
         streams = _streams(wide, examples[i])
-        target = linear_parts.uncapped_logits(wide, streams[-1]).detach().log_softmax(-1)
         translated = [h + h @ weight[l] + bias[l] for l, h in enumerate(streams[:-1])]
-        loss = torch.stack([_kl(target, linear_parts.uncapped_logits(wide, h).log_softmax(-1)) for h in translated])
-        weight.grad, bias.grad = torch.autograd.grad(loss.sum(), [weight, bias])
+        with parametrize.cached():  # the graph keeps one fp32 unembedding, not one for each layer
+            target = linear_parts.uncapped_logits(wide, streams[-1]).detach().log_softmax(-1)
+            loss = torch.stack([_kl(target, linear_parts.uncapped_logits(wide, h).log_softmax(-1)) for h in translated])
+            weight.grad, bias.grad = torch.autograd.grad(loss.sum(), [weight, bias])
         optimizer.step()
         losses.append(loss.detach().cpu())
     lens = TunedLens(weight.detach().cpu(), bias.detach().cpu(), torch.stack(losses), model_hash(model), settings)

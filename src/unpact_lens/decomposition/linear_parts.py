@@ -9,9 +9,9 @@ from torch import Tensor
 from unpact_lens.decomposition.norm import Norm, norm_of
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
-from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.upcast import HALF, in_fp32
 
 NORMS_AFTER_SUBLAYER = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """Architectures whose `ln1` and `ln2` come after the sublayer instead of before it."""
@@ -56,13 +56,11 @@ def require_decomposable(model: HookedModel) -> None:
 
 
 def in_full_precision(model: HookedModel) -> tuple[HookedModel, tuple[str, ...]]:
-    """Return the model, or an fp32 copy if its weights are in half precision, and the notes for the result."""
+    """Return the model, or if its weights are in half precision, a model on them that computes in fp32; and notes."""
     dtype = next(iter(model.parameters())).dtype
-    if dtype in (torch.float32, torch.float64):
+    if dtype not in HALF:
         return model, ()
-    wide = clone(model).to(torch.float32)
-    wide.cfg.dtype = torch.float32
-    return wide, (f"weights of {str(dtype).removeprefix('torch.')} were decomposed in float32",)
+    return in_fp32(model), (f"weights of {str(dtype).removeprefix('torch.')} were decomposed in float32",)
 
 
 def has_positions(model: HookedModel) -> bool:

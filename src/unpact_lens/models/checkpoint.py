@@ -38,6 +38,8 @@ from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
+from unpact_lens.models.low_rank import merge_adapters, own_classes
+from unpact_lens.models.shared_weights import copy_memo
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
 from unpact_lens.models.weights import fill_weights, named_weights, uncovered_weight
 from unpact_lens.results import MODEL_FILES, ModelStorage, digest, read_json, register_model_storage, write_json
@@ -63,20 +65,20 @@ INDEPENDENT: dict[str, bool] = {}
 def clone(model: M) -> M:
     """Return an independent copy with the same weights, configuration and `requires_grad` flags.
 
-    The tokenizer is shared. Gradients are not copied. The first copy of each kind of model runs on a few tokens, to
-    check that it reads no memory of its original.
+    Adapters are merged into the copy's weights, in the dtype of the weights; `share` keeps them apart. The tokenizer is
+    shared. Gradients are not copied. The first copy of each kind of model runs on a few tokens, to check that it reads
+    no memory of its original.
 
     Raises:
         InputError: If the copy would read, and so train, the original's weights.
     """
     source = cast(torch.nn.Module, model)
-    memo: dict[int, object] = {id(t): t for t in [getattr(model, "tokenizer", None)] if t}
-    # A bridge stores its last attention pattern. With its graph attached, the pattern cannot be copied.
-    for module in source.modules():
-        memo |= {id(v): v.detach() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf}
     with exclusive(model):  # A copy made during another thread's forward pass would keep its hooks.
+        memo = copy_memo(source)
         copied = copy.deepcopy(source, memo)
     rebind(copied, memo)
+    own_classes(copied)
+    merge_adapters(copied)
     for parameter in copied.parameters():
         parameter.grad = None
     if isinstance(model, (HookedTransformer, TransformerBridge)):
@@ -93,7 +95,7 @@ def clone(model: M) -> M:
 
 def model_hash(model: HookedModel) -> str:
     """Compute the SHA-256 of the named weights: names, dtypes, shapes and values."""
-    return digest({name: tensor.cpu().contiguous() for name, tensor in named_weights(model).items()})
+    return digest(named_weights(model))
 
 
 def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:

@@ -13,7 +13,7 @@ Here the source model's `state_dict` decides:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,14 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.low_rank import (
+    LowRank,
+    adapters_of,
+    is_adapted,
+    original,
+    parametrisations,
+    without_adapters,
+)
 
 WRAPPED = "._original_component"
 """Part of a bridge's raw names that says that a module is wrapped."""
@@ -51,15 +59,66 @@ class Fused:
         return whole.reshape(self.weight.shape)
 
 
-def named_weights(model: HookedModel) -> dict[str, Tensor]:
+class AdaptedWeights(Mapping[str, Tensor]):
+    """Read the weights of a model with adapters; each sum is formed when it is read, and not kept.
+
+    Args:
+        stored: Weights without adapters, by name.
+        adapters: Adapters of each adapted weight, by the same names.
+    """
+
+    def __init__(self, stored: Mapping[str, Tensor], adapters: Mapping[str, Sequence[LowRank]]) -> None:
+        self.stored, self.adapters = stored, adapters
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a weight; an adapted one in fp32 at least, because half precision would round small changes away."""
+        weight = self.stored[name]
+        with torch.no_grad():
+            for adapter in self.adapters.get(name, ()):
+                weight = adapter(weight.to(adapter.A.dtype))
+        return weight
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        """Return the number of weights."""
+        return len(self.stored)
+
+
+def named_weights(model: HookedModel) -> Mapping[str, Tensor]:
     """Return all weights of a model by name, detached; these are hashed, saved and compared.
 
-    Of a bridge, these are all parameters and buffers of the source model's `state_dict`, each once.
+    Of a bridge, these are all parameters and buffers of the source model's `state_dict`, each once. Of a model with
+    adapters, they are the sums, which are copies. The others are the model's own memory.
     """
-    if not hooked.is_bridge(model):
-        return {name: tensor.detach() for name, tensor in model.named_parameters()}
-    with exclusive(model):
+    stored = stored_weights(model)
+    if not is_adapted(model):
+        return stored
+    return AdaptedWeights(stored, named_adapters(model, stored))
+
+
+def stored_weights(model: HookedModel) -> dict[str, Tensor]:
+    """Return all weights of a model by name, detached and without adapters; they are the model's own memory."""
+    with exclusive(model), without_adapters(model):
+        if not hooked.is_bridge(model):
+            return {name: tensor.detach() for name, tensor in model.named_parameters()}
         return _weights_of_bridge(model)
+
+
+def named_adapters(model: HookedModel, stored: Mapping[str, Tensor] | None = None) -> dict[str, list[LowRank]]:
+    """Return the adapters of each adapted weight, by the weight's name.
+
+    Args:
+        model: Hooked model.
+        stored: Result of `stored_weights`, if at hand.
+    """
+    stored = stored_weights(model) if stored is None else stored
+    names = {_place(tensor): name for name, tensor in stored.items()}
+    return {
+        names[_place(original(parametrisations(module)[leaf]))]: found for module, leaf, found in adapters_of(model)
+    }
 
 
 def _weights_of_bridge(model: HookedModel) -> dict[str, Tensor]:

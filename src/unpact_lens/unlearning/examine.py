@@ -10,6 +10,7 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import named_weights
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.same_weights import equal_numbers
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import score_rows
 from unpact_lens.unlearning.early_stopping import FactsKnown, StopRule
@@ -57,7 +58,7 @@ def acted(before: HookedModel, after: HookedModel, rows: list[Encoded]) -> bool:
         pairs = zip(score_rows(before, rows[:ROWS]), score_rows(after, rows[:ROWS]), strict=True)
         return any(not torch.equal(b, a) for b, a in pairs)
     start = named_weights(before)
-    return any(n not in start or not torch.equal(start[n], w) for n, w in named_weights(after).items())
+    return any(n not in start or not equal_numbers(start[n], w) for n, w in named_weights(after).items())
 
 
 def examine(method: str, model: HookedModel, run: Run, asked: Asked) -> tuple[float | None, tuple[str, ...]]:

@@ -9,7 +9,9 @@ from torch.nn import Parameter
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models import hooked
+from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.low_rank import without_adapters
 
 
 def trainable(model: HookedModel, modules: Sequence[str] | None = None) -> dict[str, Parameter]:
@@ -51,7 +53,8 @@ def readable_names(model: HookedModel) -> dict[str, str]:
         return {n: short.get(id(p)) or n for n, p in named.items()}
     if not hooked.is_bridge(model):
         return {n: n for n in named}
-    known = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}
+    with exclusive(model), without_adapters(model):
+        known = {(t.data_ptr(), t.shape): n for n, t in model.state_dict().items()}
     return {n: known.get((p.data_ptr(), p.shape)) or n for n, p in named.items()}
 
 

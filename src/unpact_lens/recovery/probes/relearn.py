@@ -16,11 +16,13 @@ from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.shared_weights import share
 from unpact_lens.recovery.changed_weights import require_changed_weights
 from unpact_lens.recovery.plan import ask_sheet, plain_sheet
 from unpact_lens.recovery.probes.registry import WEIGHTS, Answered, AnswerRow, Scene, probe
 from unpact_lens.recovery.result import RELEARN
 from unpact_lens.unlearning import losses
+from unpact_lens.unlearning.adapters import keeps_adapters, trained_adapters
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.dataset import Source, draw_order, examples
 from unpact_lens.unlearning.settings import split
@@ -120,7 +122,8 @@ def check_relearn(given: Mapping[str, Any], model: HookedModel) -> tuple[float, 
 def relearned(model: HookedModel, taught: Source, bench: Benchmark, *, seed: int = 0, **settings: Any) -> HookedModel:
     """Return a copy of a model after a few training steps on some facts, or on raw text.
 
-    The unlearning trainer minimises the negative log-likelihood of the answers, or of every token of the text.
+    The unlearning trainer minimises the negative log-likelihood of the answers, or of every token of the text. With a
+    `rank`, it trains low-rank adapters; on a bridge, the copy then shares the weights of `model`.
 
     Args:
         model: Model to copy. It is not changed.
@@ -134,11 +137,12 @@ def relearned(model: HookedModel, taught: Source, bench: Benchmark, *, seed: int
     """
     _, complete = check_relearn(settings, model)
     shared, _ = split(complete, {"chat": bench.chat, "prefill": bench.prefill}, {})
-    copy = clone(model)
+    copy = share(model) if keeps_adapters(model, shared.rank) else clone(model)
     data = Examples(examples(copy, taught, shared, "relearning"), copy)
     steps = shared.length(len(data))
     order = draw_order(len(data), steps, shared.batch_size, torch.Generator().manual_seed(seed))
     term = Term("relearn", lambda view, options: losses.nll(view.log_probs, view.mask), "token", 1.0, data, order)
-    train(copy, [term], shared)
+    with trained_adapters(copy, shared, seed) as trained:
+        train(copy, [term], trained)
     require_changed_weights(model, copy, f"relearning at lr={shared.lr}", "give relearn= a larger lr or more steps")
     return copy
