@@ -13,6 +13,13 @@ class InputError(ValueError):
     """
 
 
+class NoEffectError(InputError):
+    """Signal a probe or an intervention that would change nothing of the model that it was applied to.
+
+    A run of several probes leaves such a probe out, with the message as the reason.
+    """
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return a clause for an error message that suggests the known names closest to `name`.
 

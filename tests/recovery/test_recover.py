@@ -15,6 +15,7 @@ from unpact_lens.evaluation.known_facts import known_facts
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.recovery import recover, recovery_plan, run_plan
 from unpact_lens.recovery.probes.emphasis import key_words
+from unpact_lens.recovery.probes.quantize import quantized
 from unpact_lens.recovery.result import RELEARN
 from unpact_lens.results import load, save
 
@@ -202,3 +203,19 @@ def test_the_rate_of_a_headline_without_prompts_is_undefined(monkeypatch):
     recovery = run_plan(retrained(), plan, progress=False)
     assert recovery.n_common == 0
     assert math.isnan(recovery.rate(recovery.headline).value)
+
+
+def test_a_probe_that_changes_nothing_of_the_model_is_left_out_with_the_reason_and_the_others_are_asked():
+    probes = ("prefill", "quantize_4")
+    plan = recovery_plan(benchmark(), before=trained(), control=retrained(), probes=probes, progress=False)
+    found = run_plan(quantized(retrained(), 4), plan, progress=False)
+    assert found.settings["without_effect"] == {
+        "quantize_4": "rounding to 4 bits changes no weight of this model; the weights are rounded already; "
+        "use fewer bits"
+    }
+    row = found.probes.index("quantize_4")
+    assert not found.asked[row].any()
+    assert not found.right_after[row].any()
+    assert found.excesses["quantize_4"].n == 0
+    assert found.excesses["prefill"].n == found.n_common > 0
+    assert run_plan(retrained(), plan, progress=False).settings["without_effect"] == {}

@@ -87,8 +87,10 @@ def recover(
     print_table(
         recovery_table(result, as_json), form_of(as_json=as_json), title=f"recovery, n = {result.n_common} facts"
     )
-    if not as_json and (reason := no_common_facts(result)):
-        print_line(reason, style="bold yellow")
+    if not as_json:
+        reasons = [f"{name}: left out, {why}" for name, why in result.settings.get("without_effect", {}).items()]
+        for reason in filter(None, [no_common_facts(result), *reasons]):
+            print_line(reason, style="bold yellow")
 
 
 def check_probes(options: ProbingOptions) -> None:

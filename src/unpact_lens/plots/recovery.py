@@ -89,6 +89,8 @@ def _label(recovery: Recovery, probe: str, rate: Rate) -> str:
         name = f"{name} ★"
     if probe in recovery.set_apart:
         name = f"{name} (excluded)"
+    if probe in recovery.settings.get("without_effect", {}):
+        name = f"{name} (changes nothing of this model)"
     return theme.escape(name if rate.n else f"{name} (undefined)")
 
 

@@ -22,7 +22,11 @@ Change = Callable[[HookedModel], HookedModel]
 
 
 def with_changed_matrices(
-    model: HookedModel, change: Callable[[WeightMatrix], Tensor], what: str, remedy: str
+    model: HookedModel,
+    change: Callable[[WeightMatrix], Tensor],
+    what: str,
+    remedy: str,
+    error: type[InputError] = InputError,
 ) -> HookedModel:
     """Return a copy of a model with every weight matrix replaced.
 
@@ -31,6 +35,7 @@ def with_changed_matrices(
         change: Function from a matrix of the copy to its new values.
         what: Name of the change in error messages.
         remedy: What to do if nothing changes.
+        error: Error to raise if nothing changes.
 
     Raises:
         InputError: If no weight changes.
@@ -39,11 +44,13 @@ def with_changed_matrices(
     with torch.no_grad():
         for matrix in weight_matrices(copy):
             matrix.weight.copy_(change(matrix))
-    require_changed_weights(model, copy, what, remedy)
+    require_changed_weights(model, copy, what, remedy, error)
     return copy
 
 
-def require_changed_weights(model: HookedModel, copy: HookedModel, what: str, remedy: str) -> None:
+def require_changed_weights(
+    model: HookedModel, copy: HookedModel, what: str, remedy: str, error: type[InputError] = InputError
+) -> None:
     """Refuse a change of the weights that changed none.
 
     Args:
@@ -51,12 +58,13 @@ def require_changed_weights(model: HookedModel, copy: HookedModel, what: str, re
         copy: Model after it.
         what: Name of the change.
         remedy: What to do instead.
+        error: Error to raise.
 
     Raises:
         InputError: If all weights of both are equal.
     """
     if same_weights(model, copy):
-        raise InputError(f"{what} changes no weight of this model; {remedy}")
+        raise error(f"{what} changes no weight of this model; {remedy}")
 
 
 def asked_of_copies(scene: Scene, name: str, changes: Sequence[Change], *, elsewhere: bool = False) -> list[AnswerRow]:

@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from unpact_lens.data.benchmark import Benchmark, Corpus, check_unique_ids
 from unpact_lens.data.splits import Facts
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, NoEffectError
 from unpact_lens.evaluation.answers import with_room
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
@@ -26,7 +26,7 @@ from unpact_lens.recovery.plan import RecoveryPlan, Sheet, ask_sheet, plain_shee
 from unpact_lens.recovery.probes.emphasis import key_words
 from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
 from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
-from unpact_lens.recovery.probes.registry import PROBES, AnswerRow, Scene, checked
+from unpact_lens.recovery.probes.registry import PROBES, Answered, AnswerRow, Scene, checked
 from unpact_lens.recovery.probes.registry import TEXTS as NEEDS_TEXTS
 from unpact_lens.recovery.probes.relearn import check_relearn, taught_facts
 from unpact_lens.recovery.probes.relearn_unrelated import RELEARN_UNRELATED, unrelated_texts
@@ -201,7 +201,8 @@ def run_plan(
 
     Returns:
         Rates on the common set, net of every control, and excess over the retrained model. The rows of the plan come
-        first, then relearning, then the other probes in the order asked.
+        first, then relearning, then the other probes in the order asked. A probe that changes nothing of this model is
+        asked of no fact, and `settings["without_effect"]` has the reason.
 
     Raises:
         InputError: If a probe of the plan needs a model that was not given.
@@ -214,10 +215,15 @@ def run_plan(
         bar.say("asking the unlearned model")
         said = _ask_prompts(model, plan, unlearned=True)
         rows = _answer_rows(plan, before=before, after=model, counted=plan.candidates & ~said.plain)
-        answered = []
+        answered, without_effect = [], {}
         for row in rows:
             bar.say(row.name)
-            answered.append(row.answer(model))
+            try:
+                answered.append(row.answer(model))
+            except NoEffectError as error:
+                without_effect[row.name] = str(error)
+                answered.append(Answered(torch.zeros_like(row.asked)))
+        rows = [replace(r, asked=torch.zeros_like(r.asked)) if r.name in without_effect else r for r in rows]
         bar.say("asking the original and the retrained model")
         asked_once = {row.name: row.before for row in rows if row.before is not None}
         right_before = _fixed(before, rows, {RELEARN: plan.plain_before, **asked_once, **plan.added_before})
@@ -261,6 +267,7 @@ def run_plan(
             "relearn": plan.relearn,
             "relearn_taught": int(plan.taught.sum()),
             "relearn_taught_right": None,
+            "without_effect": without_effect,
             **{name: value for a in answered for name, value in a.settings.items()},
         },
     )

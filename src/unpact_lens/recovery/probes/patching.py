@@ -21,7 +21,7 @@ from transformer_lens.hook_points import HookPoint
 
 from unpact_lens.comparison.model_pair import require_comparable
 from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.errors import InputError, nearest
+from unpact_lens.errors import InputError, NoEffectError, nearest
 from unpact_lens.evaluation.answers import holds_fact, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
@@ -229,7 +229,7 @@ def patched_answers(
     kept = _states(recipient, [e.context for e in own], hook, batch_tokens)
     equal = all(torch.equal(k[at], v) for k, at, v in zip(kept, targets, values, strict=True))
     if items and equal and not same_weights(recipient, donor):
-        raise InputError(
+        raise NoEffectError(
             f"patching at layer {layer} changes nothing: there the states of both models are equal for every question, "
             f"so unlearning changed later layers only; give a later layer=, or leave patch_{where} out"
         )

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.errors import InputError
+from unpact_lens.errors import InputError, NoEffectError
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.weight_matrices import WeightMatrix
 from unpact_lens.recovery.changed_weights import asked_of_copies, with_changed_matrices
@@ -71,7 +71,8 @@ def quantized(model: HookedModel, bits: int) -> HookedModel:
         bits: Number of bits, from 2 to 16.
 
     Raises:
-        InputError: If `bits` is out of range, or rounding changes no weight, because all lie on such a grid already.
+        InputError: If `bits` is out of range.
+        NoEffectError: If rounding changes no weight, because all lie on such a grid already.
     """
     round_to_bits(torch.zeros(1), bits, 0)
 
@@ -79,5 +80,5 @@ def quantized(model: HookedModel, bits: int) -> HookedModel:
         return round_to_bits(matrix.weight, bits, matrix.inputs)
 
     return with_changed_matrices(
-        model, rounded, f"rounding to {bits} bits", "the weights are rounded already; use fewer bits"
+        model, rounded, f"rounding to {bits} bits", "the weights are rounded already; use fewer bits", NoEffectError
     )
