@@ -1,0 +1,106 @@
+"""Compare self-rehearsal with given retain facts on real facts that SmolLM2 knows.
+
+    python -m experiments.rehearsal.smollm2                # all methods and seeds
+    python -m experiments.rehearsal.smollm2 METHOD ...     # only these methods
+
+`--jobs N` runs N at a time. A method that rehearses takes the hyperparameters that were searched for the same method on
+given retain facts. Finished runs are kept in runs/smollm2/. The command writes smollm2.csv and its table in README.md.
+"""
+
+import functools
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import unpact_lens as ul
+from experiments.shared.command_line import arguments, jobs
+from experiments.shared.destruction_over_seeds import destruction_over_seeds
+from experiments.shared.experiment import tuned_settings
+from experiments.shared.page_tables import fill_block
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.results import write_text
+from unpact_lens.study import estimates
+from unpact_lens.text_tables import to_markdown
+
+HERE = Path(__file__).parent
+RUNS = HERE / "runs" / "smollm2"
+SEEDS = (0, 1, 2)
+SEARCHED = {
+    "npo_self": "npo_gdr",
+    "npo_gdr": "npo_gdr",
+    "unpact_blind_self": "unpact_blind_gdr",
+    "unpact_blind_gdr": "unpact_blind_gdr",
+}
+"""Method whose searched hyperparameters each method takes."""
+REHEARSAL = {"drawn": 1024, "subjects": 192}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Hold the scores of a method at a seed."""
+
+    method: str
+    seed: int
+    scores: ul.evaluation.Scores
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Hold all cells that are finished."""
+
+    cells: Sequence[Cell]
+
+
+@functools.cache
+def world() -> tuple[HookedModel, ul.Benchmark]:
+    """Load the model and the facts that it knows."""
+    model = ul.load_model("smollm2", wrap="bridge")
+    return model, ul.evaluation.known_facts(model, ul.load_benchmark("facts", relations="all"))
+
+
+def folder(method: str, seed: int) -> Path:
+    """Return the directory of a run."""
+    return RUNS / f"{method}-{seed}"
+
+
+def run(method: str, seed: int) -> str:
+    """Unlearn and evaluate, unless that is finished, and return one line on it."""
+    if not folder(method, seed).exists():
+        torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("medium")
+        model, bench = world()
+        settings = tuned_settings(HERE.parent / "settings-smollm2.yaml")[SEARCHED[method]]
+        settings |= REHEARSAL if method.endswith("_self") else {}
+        made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
+        ul.evaluate(made.model, bench, ["fact_span"], before=model).save(folder(method, seed))
+    return f"{method} {seed} {ul.load(folder(method, seed))!r}"
+
+
+def main() -> None:
+    """Run the command."""
+    chosen = arguments(__doc__) or list(SEARCHED)
+    pairs = [(method, seed) for seed in SEEDS for method in chosen]
+    with ProcessPoolExecutor(jobs(), mp_context=multiprocessing.get_context("spawn")) as workers:
+        for line in workers.map(run, *zip(*pairs, strict=True)):
+            print(line, flush=True)
+            write()
+
+
+def write() -> None:
+    """Write the table of the finished runs, of the seeds that all methods have."""
+    seeds = [s for s in SEEDS if all(folder(m, s).exists() for m in SEARCHED)]
+    if not seeds:
+        return
+    cells = Cells([Cell(m, s, ul.load(folder(m, s))) for m in SEARCHED for s in seeds])
+    against = {name: peer for name, peer in SEARCHED.items() if name != peer}
+    found = destruction_over_seeds(cells, against).round(4)
+    write_text(HERE / "smollm2.csv", found.to_csv(index=False))
+    fill_block(HERE / "README.md", "smollm2", to_markdown(estimates(found).set_index("method")))
+
+
+if __name__ == "__main__":
+    main()
