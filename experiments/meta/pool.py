@@ -243,7 +243,7 @@ HIDE: dict[str, Way] = {
     ),
     "rounding": Way(_hide(hiding.in_a_rounding_margin, lr=2e-3), lambda model, source: given(quantized(model, 4))),
     "low-rank": Way(
-        _hide(hiding.by_a_change_of_low_rank, lr=5e-3, steps=100),
+        _hide(hiding.by_a_change_of_low_rank, lr=8e-3, steps=160),
         lambda model, source: given(hiding.with_last_mlp_of(model, source)),
     ),
     "barely": Way(
