@@ -6,6 +6,7 @@ SETUP := scripts/setup_env.py pyproject.toml requirements/lock.txt requirements/
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
+.PHONY: docs-version gallery notebooks api-summary check-install
 .PHONY: help mutants supply-chain test-tl4 test-lowest test-highest experiments experiments-smollm2 experiments-gemma3 experiments-tofu demo demo-smollm2 test test-all lint fix docs bench architectures lock clean
 
 help:  ## List the targets
@@ -107,8 +108,27 @@ bench: .venv/.ready-dev  ## Measure speed and memory compared with named peers
 	$(BIN)/python benchmarks/unlearning.py
 	$(BIN)/python benchmarks/unlearning.py --methods
 
-docs: .venv/.ready-docs  ## Build the documentation into site/
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.ready-docs  ## Build the documentation into site/, warnings are errors, and check it
+	$(BIN)/python -m scripts.mathjax
 	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m scripts.check_site site
+
+docs-version: docs  ## Put the documentation of VERSION on the branch gh-pages; VERSION=0.2 ALIAS=latest
+	DOCS_VERSIONS=mike $(BIN)/mike deploy --update-aliases $(VERSION) $(or $(ALIAS),latest)
+	$(BIN)/mike set-default $(or $(ALIAS),latest)
+
+gallery: .venv/.ready-dev  ## Draw the gallery of the documentation again (about 2 min)
+	$(BIN)/python -m scripts.gallery
+
+notebooks: .venv/.ready-dev  ## Execute the notebooks of the documentation in place
+	$(BIN)/python -m scripts.notebooks
+
+api-summary: .venv/.ready-dev  ## Write llms.txt and the first page of the reference again
+	$(BIN)/python -m scripts.api_summary
+
+check-install: .venv/.ready-dev  ## Install the wheel into a fresh environment and run the README (minutes)
+	$(BIN)/python -m scripts.check_install
 
 architectures: .venv/.ready-dev  ## Test tiny models of many architectures and write docs/architectures.md
 	$(BIN)/python -m scripts.architectures
