@@ -295,7 +295,8 @@ def page(alts: dict[str, str]) -> str:
     parts = [
         "# Gallery\n",
         "Every kind of figure, with the code that draws it. Model `builtin`, seed 0; the first block makes the "
-        "unlearned model. `figure.save('x.svg')` writes a figure to a file; see [Save a figure](how-to/save-a-figure.md).\n",
+        "unlearned model. `figure.save('x.svg')` writes a figure to a file; "
+        "see [Save a figure](how-to/save-a-figure.md).\n",
         f"<!-- not executed here: by scripts/gallery.py -->\n```python\n{PREPARATION}```\n",
     ]
     for title, section in SECTIONS.items():
