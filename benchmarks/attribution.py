@@ -40,8 +40,13 @@ def setup(options: Namespace) -> Task:
 def rows_of(task: Task) -> list[list[int]]:
     """Return the whole text and each deletion, without the last answer token, which no model needs to read."""
     whole = task.before + task.x
-    cuts = range(task.prefix, len(whole))
+    cuts = [task.prefix + i for i in deleted(task)]
     return [(r + task.y)[:-1] for r in (whole, *(whole[:i] + whole[i + 1 :] for i in cuts))]
+
+
+def deleted(task: Task) -> range:
+    """Return which tokens of the prompt are deleted, one at a time."""
+    return range(0, task.prompt, task.every)
 
 
 def scores(log_probs: torch.Tensor) -> torch.Tensor:
@@ -58,7 +63,9 @@ def ours(task: Task) -> Work:
     from unpact_lens.attribution import attribute
 
     model = bridge(task.shape)
-    units: Any = "token" if not task.prefix else [(i, i + 1) for i in range(task.prefix, task.prefix + task.prompt)]
+    units: Any = "token"
+    if task.prefix or task.every > 1:
+        units = [(task.prefix + i, task.prefix + i + 1) for i in deleted(task)]
     return lambda: attribute(model, task.before + task.x, task.y, units=units).per_answer_token
 
 
@@ -112,7 +119,7 @@ def limit(task: Task) -> Work:
     ids = random_ids(count, task.vocabulary)
     blocks = [torch.tensor(ids[: full * length]).reshape(full, length)] if full else []
     blocks += [torch.tensor([ids[full * length :]])] if rest else []
-    answers = (task.prompt + 1) * task.answer
+    answers = (len(deleted(task)) + 1) * task.answer
 
     @torch.inference_mode()
     def work() -> None:
@@ -128,7 +135,7 @@ def unshared_tokens(task: Task) -> int:
     The variant of the last prompt token also needs the position before it, which predicts the first answer token.
     """
     after = task.prompt + task.answer - 1
-    each = [after - 1 - min(i, task.prompt - 2) for i in range(task.prompt)]
+    each = [after - 1 - min(i, task.prompt - 2) for i in deleted(task)]
     return task.prefix + after + sum(each)
 
 
@@ -143,8 +150,10 @@ def captum_of(**settings: Any) -> Any:
         words = tokenizer(task.vocabulary)
         attribution = LLMAttribution(FeatureAblation(hf_model(task.shape)), words)
         before = "".join(f"{word(i)} " for i in task.before)
-        values = [f"{word(i)} " for i in task.x]
-        inputs = TextTemplateInput(before + "{}" * len(values), values, baselines=[""] * len(values))
+        places = deleted(task)
+        values = [f"{word(task.x[i])} " for i in places]
+        template = "".join("{}" if i in places else f"{word(token)} " for i, token in enumerate(task.x))
+        inputs = TextTemplateInput(before + template, values, baselines=[""] * len(values))
         target = " ".join(word(i) for i in task.y)
 
         @torch.inference_mode()
@@ -203,7 +212,7 @@ def operations(task: Task, hf: Any) -> dict[str, float]:
     The products of attention are excluded; at these lengths they are a few per cent.
     """
     inside = sum(p.numel() for n, p in hf.named_parameters() if p.dim() == 2 and (".h." in n or ".layers." in n))
-    rows = (task.prompt + 1) * task.answer
+    rows = (len(deleted(task)) + 1) * task.answer
     return {
         "tokens": unshared_tokens(task),
         "rows": rows,
@@ -223,7 +232,7 @@ def growth(options: Namespace) -> tuple[list[Row], list[dict[str, float]]]:
             prompt=prompt,
             answer=answer,
         )
-        needed = operations(Namespace(prompt=prompt, answer=answer, prefix=0), hf)
+        needed = operations(Namespace(prompt=prompt, answer=answer, prefix=0, every=1), hf)
         seconds = row.found["unpact-lens"]["seconds"]
         table.append(
             {"prompt": prompt, "answer": answer, **needed, "seconds": seconds, "gflop_per_s": needed["gflop"] / seconds}
@@ -234,6 +243,7 @@ def growth(options: Namespace) -> tuple[list[Row], list[dict[str, float]]]:
 
 
 contest = Contest(__file__, CONTESTANTS, setup)
+"""Contestants of this file; `benchmarks/limit.py` runs them in turns in one process."""
 
 
 def main() -> None:
@@ -242,6 +252,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=30)
     parser.add_argument("--answer", type=int, default=8)
     parser.add_argument("--prefix", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="delete every n-th token of the prompt only")
     parser.add_argument("--inseq", help="Python interpreter of an environment that has inseq")
     parser.add_argument(
         "--rows",

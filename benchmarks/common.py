@@ -221,17 +221,53 @@ def shown(found: Mapping[str, Any]) -> str:
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
     """Describe the machine and the versions."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    packages = ("torch", "transformers", "transformer-lens", "unpact-lens")
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    packages = ("torch", "transformers", "transformer-lens", "unpact-lens", "captum", "peft", "inseq")
     return {
         "date": date.today().isoformat(),
-        "cores": os.cpu_count(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": options.threads,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{p: version(p) for p in packages},
+        **{p: found for p in packages if (found := installed(p)) is not None},
     }
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def write_markdown(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    path.write_text("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n", encoding="utf-8")
+
+
+def write_figure(picture: Any, path: Path) -> Path:
+    """Write a plotly figure as PNG, or as HTML if kaleido or a browser is missing; return the path."""
+    from unpact_lens.results import write_text
+
+    try:
+        import kaleido  # type: ignore[import-not-found]  # noqa: F401
+
+        picture.write_image(path, scale=2)
+    except (ImportError, RuntimeError):  # kaleido raises RuntimeError if it finds no browser
+        path = path.with_suffix(".html")
+        write_text(path, picture.to_html(include_plotlyjs=True))
+    return path
 
 
 def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: Mapping[str, Any] | None = None) -> Path:
@@ -246,18 +282,8 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
     Returns:
         The path of the figure.
     """
-    from unpact_lens.results import write_text
-
     keep(name, {"rows": {r.name: r.found for r in rows}, **(extra or {})}, options)
-    picture = figure(name, rows)
-    try:
-        import kaleido  # type: ignore[import-not-found]  # noqa: F401
-
-        path = options.output / f"{name}.png"
-        picture.write_image(path, scale=2)
-    except (ImportError, RuntimeError):  # kaleido raises RuntimeError if it finds no browser
-        path = options.output / f"{name}.html"
-        write_text(path, picture.to_html(include_plotlyjs=True))
+    path = write_figure(figure(name, rows), options.output / f"{name}.png")
     print(f"wrote {options.output / f'{name}.json'} and {path}")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 SHAPES = ("gpt2-small", "smollm2", "tiny")
 
 
+@functools.cache
 def hf_model(shape: str, attention: str = "sdpa") -> Any:
-    """Make a Hugging Face model with random weights (seed 0), in fp32 and eval mode.
+    """Make a Hugging Face model with random weights (seed 0), in fp32 and eval mode; once in each process.
 
     Args:
         shape: One of `SHAPES`, or a directory that `save_pretrained` wrote.

@@ -1,5 +1,8 @@
 """Compute LP(x, y), the mean log-probability of an answer.
 
+On a bridge without hooks, examples are packed without padding on the source model; see
+`unpact_lens.models.packed_logits`. Elsewhere:
+
 1. Sort the examples by length and cut them into batches of at most `batch_tokens` tokens.
 2. Pad each batch on the right. A causal model does not see the padding at the positions that are scored.
 3. Unembed the answer's positions only.
@@ -7,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,18 +21,26 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, length_batches, pad_right
+from unpact_lens.models.memory import batch_tokens_for
+from unpact_lens.models.packed_logits import packed_logits
+from unpact_lens.models.source_model import source_model
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS as DEFAULT_BATCH_TOKENS
+from unpact_lens.models.tokens import Encoded, Text, length_batches, pad_right
+
+VOCABULARY_CHUNK = 16_384
+"""Number of logits of which log-sum-exp is taken at a time."""
 
 
 def score_rows(
-    model: HookedModel, rows: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, rows: Sequence[Encoded], *, batch_tokens: int | None = None
 ) -> list[Float[Tensor, " answer"]]:
     """Compute the log-probability of each answer token, for many examples.
 
     Args:
         model: Hooked causal model.
         rows: Encoded prompts with their answers.
-        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. If None, it is chosen from
+            the free memory.
 
     Returns:
         log p(y_k | x, y_<k) of each row in nats, in the given order, on the CPU, in fp32 or wider.
@@ -38,24 +49,32 @@ def score_rows(
 
 
 def forced_rows(
-    model: HookedModel, rows: Sequence[Encoded], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, rows: Sequence[Encoded], *, batch_tokens: int | None = None
 ) -> list[tuple[Float[Tensor, " answer"], Bool[Tensor, " answer"]]]:
     """Compute `score_rows`, and whether each answer token is the most likely one given the tokens before it.
 
     Args:
         model: Hooked causal model.
         rows: Encoded prompts with their answers.
-        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. If None, it is chosen from
+            the free memory.
 
     Returns:
         Log-probabilities of each row in nats, and whether each answer token has the largest logit.
     """
+    if not rows:
+        return []
     results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
-    device = hooked.device_of(model)
     with torch.inference_mode():
-        for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
-            tokens, answers, positions = padded([rows[i] for i in batch], device)
-            logits = hooked.logits_at(model, tokens, positions)  # [row, answer, d_vocab]
+        source = source_model(model)
+        share = max(len(r.answer) / (len(r.ids) - 1) for r in rows)
+        limit = batch_tokens_for(
+            model, batch_tokens, max(len(r.ids) for r in rows), read_out=share, scores=source is None
+        )
+        for batch, logits in (
+            _answer_logits(model, rows, limit) if source is None else packed_logits(model, source, rows, limit)
+        ):
+            answers = pad_right([rows[i].answer for i in batch], logits.device)  # [row, answer]
             log_probs = gather_log_probs(logits, answers).cpu()  # [row, answer]
             most_likely = (logits.argmax(-1) == answers).cpu()  # [row, answer]
             for row, i in enumerate(batch):
@@ -64,24 +83,39 @@ def forced_rows(
     return results
 
 
-def padded(
-    rows: Sequence[Encoded], device: torch.device
-) -> tuple[Int[Tensor, "row input"], Int[Tensor, "row answer"], Int[Tensor, "row answer"]]:
-    """Return the model's input of each row, the answers, and the input positions that predict the answer tokens."""
+def _answer_logits(
+    model: HookedModel, rows: Sequence[Encoded], batch_tokens: int
+) -> Iterator[tuple[list[int], Float[Tensor, "row answer d_vocab"]]]:
+    """Yield the indices of the rows of each padded batch, and the logits that predict their answers."""
+    device = hooked.device_of(model)
+    for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
+        tokens, positions = padded([rows[i] for i in batch], device)
+        yield batch, hooked.logits_at(model, tokens, positions)
+
+
+def padded(rows: Sequence[Encoded], device: torch.device) -> tuple[Int[Tensor, "row input"], Int[Tensor, "row answer"]]:
+    """Return the model's input of each row, and the input positions that predict the answer tokens."""
     tokens = pad_right([r.ids[:-1] for r in rows], device)
-    answers = pad_right([r.answer for r in rows], device)
     first = torch.tensor([len(r.context) - 1 for r in rows], device=device)  # [row]
-    positions = first[:, None] + torch.arange(answers.shape[1], device=device)  # [row, answer]
+    positions = first[:, None] + torch.arange(max(len(r.answer) for r in rows), device=device)  # [row, answer]
     # Positions beyond a shorter answer are clamped and never read.
-    return tokens, answers, positions.clamp(max=tokens.shape[1] - 1)
+    return tokens, positions.clamp(max=tokens.shape[1] - 1)
 
 
 def gather_log_probs(
     logits: Float[Tensor, "batch pos d_vocab"], labels: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
-    """Compute log p of each label, nats, in fp32 at least: `logit[label] − logsumexp(logits)`."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return wide.gather(-1, labels[..., None])[..., 0] - wide.logsumexp(-1)
+    """Compute log p of each label, nats, in fp32 at least: `logit[label] − logsumexp(logits)`.
+
+    Without gradients, the sum is taken over `VOCABULARY_CHUNK` logits at a time, so that no copy of all logits is made,
+    neither in fp32 nor of their exponentials.
+    """
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    chosen = logits.gather(-1, labels[..., None])[..., 0].to(dtype)
+    if logits.requires_grad or logits.shape[-1] <= VOCABULARY_CHUNK:
+        return chosen - logits.to(dtype).logsumexp(-1)
+    parts = [part.to(dtype).logsumexp(-1) for part in logits.split(VOCABULARY_CHUNK, dim=-1)]
+    return chosen - torch.stack(parts).logsumexp(0)
 
 
 def log_prob(

@@ -9,7 +9,6 @@ from tests.attribution.test_leave_one_out import random_ids
 from tests.conftest import tiny
 from tests.decomposition.bridges import bridge
 from unpact_lens.attribution import attribute
-from unpact_lens.attribution import scorer as module
 from unpact_lens.attribution.scorer import LAUNCH_TOKENS, Scorer, cut, shared_positions
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
@@ -132,15 +131,6 @@ def test_memory_too_small_for_one_row_is_an_error(monkeypatch):
     monkeypatch.setattr(hooked, "logits_at", full)
     with pytest.raises(RuntimeError, match="can't allocate"):
         Scorer(tiny(), batch_tokens=4000, share_prefix=False)([family(tiny(), 5)])
-
-
-def test_the_budget_follows_free_memory(monkeypatch):
-    model, rows = tiny(), family(tiny(), 20)
-    found = []
-    for free in (10**5, 4 * 10**7, 10**12):
-        monkeypatch.setattr(module, "free_memory", lambda _, free=free: free)
-        found.append(module.budget(model, rows))
-    assert found[0] == 256 < found[1] < found[2] == module.MAX_BATCH_TOKENS
 
 
 def test_train_mode_is_refused():

@@ -1,6 +1,10 @@
 """Score a prompt and many variants of it, exactly and as fast as possible.
 
-The algorithm, for one *family* (a prompt with its answer, and variants that differ from it somewhere):
+On a bridge without hooks, all rows of all families are laid out as a tree of tokens on the source model
+(`unpact_lens.models.packed_logits`): every distinct beginning is computed once, across variants and examples, nothing
+is padded, and answer positions only are unembedded.
+
+Elsewhere the algorithm, for one *family* (a prompt with its answer, and variants that differ from it somewhere), is:
 
 1. Run the whole prompt once, keeping keys and values at every position.
 2. Share the positions before a variant's first difference. If the model takes a mask of pairs (bridges), pack the
@@ -22,7 +26,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,13 +35,13 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
 from unpact_lens.models.asking import Asking
 from unpact_lens.models.hooked import HookedModel, Hooks
+from unpact_lens.models.memory import batch_tokens_for, out_of_memory
+from unpact_lens.models.packed_logits import packed_logits
+from unpact_lens.models.source_model import SourceModel, source_model
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 
 LAUNCH_TOKENS = 24
 """Cost of starting a forward pass, in computed tokens."""
-
-MAX_BATCH_TOKENS = 8192
-"""Largest batch; larger ones gain nothing."""
 
 Family = Sequence[Encoded]
 """A prompt with its answer, followed by its variants."""
@@ -91,6 +94,10 @@ class Scorer:
         found: list[dict[Encoded, Tensor]] = [{} for _ in families]
         with torch.inference_mode():
             alone: list[tuple[int, Encoded]] = []
+            source = source_model(self.model) if self.share_prefix else None
+            if source is not None:
+                found = self._tree(source, unique)
+                unique = []
             for f, rows in enumerate(unique):
                 if self._packs(rows):
                     found[f] = self._packed(rows[0], rows[1:])
@@ -113,7 +120,30 @@ class Scorer:
             passes: Memory of each token, as a multiple of a plain forward pass.
         """
         if self.batch_tokens is None:
-            self.batch_tokens = max(256, budget(self.model, rows) // passes)
+            share = max(len(r.answer) / (len(r.ids) - 1) for r in rows)
+            longest = max(len(r.ids) for r in rows)
+            self.batch_tokens = batch_tokens_for(self.model, None, longest, read_out=share, passes=passes)
+
+    def _tree(self, source: SourceModel, families: Sequence[Sequence[Encoded]]) -> list[dict[Encoded, Tensor]]:
+        """Score all rows of all families on the source model, with every distinct beginning computed once."""
+        found: list[dict[Encoded, Tensor]] = [{} for _ in families]
+        left = [(f, row) for f, rows in enumerate(families) for row in rows]
+        while left:
+            rows = [row for _, row in left]
+            done: set[int] = set()
+            assert self.batch_tokens is not None
+            try:
+                for members, logits in packed_logits(self.model, source, rows, self.batch_tokens):
+                    answers = torch.tensor([rows[i].answer for i in members], device=logits.device)  # [row, answer]
+                    for i, values in zip(members, self.target.values(logits, answers).cpu(), strict=True):
+                        found[left[i][0]][rows[i]] = values
+                    done.update(members)
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.batch_tokens <= max(len(r.ids) for r in rows):
+                    raise
+                self.batch_tokens = max(1, self.batch_tokens // 2)
+            left = [item for i, item in enumerate(left) if i not in done]
+        return found
 
     def _plan(self, rows: list[Encoded]) -> list[tuple[int, list[Encoded]]] | None:
         """Cut the variants into chunks, each with its number of shared positions; None if sharing gains nothing."""
@@ -298,38 +328,6 @@ def _inputs(
     columns = first[:, None] + torch.arange(max(len(r.answer) for r in rows), device=device)  # [row, answer]
     # Columns beyond a shorter answer are clamped and never read.
     return tokens, columns.clamp(max=tokens.shape[1] - 1)
-
-
-def budget(model: HookedModel, rows: Sequence[Encoded]) -> int:
-    """Compute how many input tokens of one forward pass fit into a quarter of the free memory.
-
-    The result is a power of two from 256 to `MAX_BATCH_TOKENS`.
-
-    Args:
-        model: Model whose widths count: one layer's activations and attention scores, and the logits at the answer.
-        rows: Rows that will be scored.
-    """
-    cfg, itemsize = model.cfg, next(iter(model.parameters())).element_size()
-    longest = max(len(r.ids) for r in rows)
-    answer_share = max(len(r.answer) / (len(r.ids) - 1) for r in rows)
-    layer = 12 * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model) + 4 * cfg.n_heads * longest
-    logits = 3 * cfg.d_vocab * answer_share
-    each = itemsize * (layer + logits)
-    fitting = free_memory(hooked.device_of(model)) / 4 / each
-    # A power of two, so that small changes of free memory do not change the batches, and with them the last digits.
-    return int(min(MAX_BATCH_TOKENS, max(256, 2 ** int(np.log2(max(1.0, fitting))))))
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the free memory of a device, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error means that memory ran out, on a GPU or in the CPU's allocator."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -309,7 +309,12 @@ def logit_scale(model: HookedModel) -> float:
     """Return the factor between the unembedding and the logits: not 1 for Granite, Cohere and Falcon-H1."""
     if not is_bridge(model):
         return 1.0
-    config, scale = model.original_model.config.get_text_config(), 1.0
+    return scale_of_logits(model.original_model.config.get_text_config())
+
+
+def scale_of_logits(config: object) -> float:
+    """Return the factor between the unembedding and the logits that a Hugging Face configuration names."""
+    scale = 1.0
     for name, power in LOGIT_SCALES:
         value = getattr(config, name, None)
         if isinstance(value, (int, float)):

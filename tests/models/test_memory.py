@@ -1,0 +1,80 @@
+"""Batches follow the free memory, and the vocabulary counts."""
+
+import pytest
+import torch
+
+from tests.conftest import tiny
+from unpact_lens.models import memory
+from unpact_lens.models.memory import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, batch_tokens_for
+from unpact_lens.scoring import gather_log_probs
+
+
+def free(monkeypatch, number):
+    monkeypatch.setattr(memory, "free_memory", lambda _: number)
+
+
+def test_the_batch_follows_the_free_memory(monkeypatch):
+    found = []
+    for number in (10**5, 4 * 10**7, 10**12):
+        free(monkeypatch, number)
+        found.append(batch_tokens_for(tiny(), None, 20))
+    assert found[0] == MIN_BATCH_TOKENS < found[1] < found[2] == MAX_BATCH_TOKENS
+
+
+def test_a_given_number_is_kept(monkeypatch):
+    free(monkeypatch, 0)
+    assert batch_tokens_for(tiny(), 7, 20) == 7
+
+
+def test_a_large_vocabulary_makes_small_batches(monkeypatch):
+    """At Gemma's vocabulary of 262,144, 4096 tokens would need 4.3 GB for their logits in fp32 alone."""
+    model = tiny()
+    free(monkeypatch, 4 * 2**30)
+    plain = batch_tokens_for(model, None, 20)
+    monkeypatch.setattr(model.cfg, "d_vocab", 262_144)
+    wide = batch_tokens_for(model, None, 20)
+    assert wide < plain
+    assert wide * 262_144 * 12 <= 2**30
+
+
+def test_free_memory_is_positive():
+    assert memory.free_memory(torch.device("cpu")) > 10**6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_log_probs_in_chunks_of_the_vocabulary_equal_log_softmax(dtype):
+    """The vocabulary is no multiple of the chunk; logits far apart do not overflow."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (30 * torch.randn(3, 4, 40_001, generator=generator)).to(dtype)
+    logits[0, 0, 5] = 3000
+    labels = torch.randint(40_001, (3, 4), generator=generator)
+    expected = logits.double().log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+    found = gather_log_probs(logits, labels)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    # Relative to the largest logit, which limits the precision of fp32.
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-6)
+
+
+def test_log_probs_have_the_gradients_of_log_softmax():
+    logits = torch.randn(2, 3, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits.requires_grad_(True)
+    labels = torch.tensor([[1, 2, 3], [4, 5, 19_999]])
+    (found,) = torch.autograd.grad(gather_log_probs(logits, labels).sum(), logits)
+    expected = torch.nn.functional.one_hot(labels, 20_000) - logits.detach().softmax(-1)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_no_fp32_copy_of_all_half_precision_logits_is_made():
+    logits = torch.zeros(1, 4, 300_000, dtype=torch.bfloat16)
+    largest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
+                largest.append(out.numel())
+            return out
+
+    with Watch():
+        gather_log_probs(logits, torch.zeros(1, 4, dtype=torch.long))
+    assert max(largest) <= 4 * 16_384
