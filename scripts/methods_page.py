@@ -21,8 +21,9 @@ Generated from the registry by `python scripts/methods_page.py`; a test compares
 file of `unpact_lens/unlearning/methods/`.
 
 Notation: ℓ is the sum of log p over an answer's T tokens, θ0 the original model, D_f and D_r the forget and the retain
-set, sg[·] a value without gradient. Training minimises γ times the forget loss plus, where there is one, α times the
-retain loss. Token losses are means over all answer tokens of a step's batch, sequence losses means over its examples.
+set, D_self what the original model wrote itself (`self_rehearsal`), sg[·] a value without gradient. Training minimises
+γ times the forget loss plus, where there is one, α times the retain loss. Token losses are means over all answer tokens
+of a step's batch, sequence losses means over its examples.
 `lora_` before the name of a trained method trains adapters of rank 8 and merges them.
 
 The default learning rate is that for the embedded model (`d_model · n_layers` = 256), on which it was searched
@@ -56,7 +57,7 @@ def section(method: Method, variants: list[str]) -> str:
         f"- Formula: `{method.formula}`",
     ]
     if variants:
-        lines.append("- Variants: " + "; ".join(f"`{v}`, {SUFFIXES[v.rsplit('_', 1)[1]]}" for v in variants))
+        lines.append("- Variants: " + "; ".join(f"`{v}`, {variant_text(method, v)}" for v in variants))
     lines.append("- Retain set: " + ("needed" if method.retain is not None else "not needed"))
     shared = {"lr": LR, **method.defaults}
     lines.append("- Own defaults of shared hyperparameters: " + ", ".join(f"`{k}={v!r}`" for k, v in shared.items()))
@@ -66,6 +67,13 @@ def section(method: Method, variants: list[str]) -> str:
     if method.note:
         lines.append(f"- Difference from the source: {method.note}")
     return "\n".join([*lines, ""])
+
+
+def variant_text(method: Method, variant: str) -> str:
+    """Return what a variant adds; one of a method with a retain term of its own is described by its formula."""
+    if method.retain is None:
+        return SUFFIXES[variant.rsplit("_", 1)[1]]
+    return f"`{METHODS[variant].formula}`, with D_self as for `npo_self`"
 
 
 def stated(name: str, option: object) -> str:

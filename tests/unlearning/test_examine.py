@@ -23,6 +23,11 @@ ADAPTERS = tuple(f"lora_{name}" for name in METHODS if not name.startswith(("o3"
 REFUSED = {
     "lora_sparsity_aware": "cannot train low-rank adapters: it prunes",
     "lora_whp_inference": "cannot train low-rank adapters: it trains nothing",
+    **{
+        name: "cannot train low-rank adapters: "
+        for name in ADAPTERS
+        if name.startswith(("lora_npo_null", "lora_npo_ewc", "lora_npo_local", "lora_npo_small", "lora_sam_npo"))
+    },
 }
 """Methods that refuse before any work, and why."""
 FORGET = [

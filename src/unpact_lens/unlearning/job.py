@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unpact_lens.data.benchmark import QA, Corpus
 from unpact_lens.errors import InputError
+from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.unlearning.adapters import Adapters
+from unpact_lens.models.shared_weights import share
+from unpact_lens.unlearning.adapters import keeps_adapters, trained_adapters
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.checkpointing import Checkpoints
 from unpact_lens.unlearning.dataset import Source
 from unpact_lens.unlearning.early_stopping import Checks
 from unpact_lens.unlearning.settings import Settings
-from unpact_lens.unlearning.trainer import Options, Run, Term, UpdateRule, train
+from unpact_lens.unlearning.trainer import GradientRule, Run, Term, UpdateRule, train
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Job:
         options: Hyperparameters of the method.
         seed: Random seed.
         data: Forget set as token ids.
+        rehearsal: Questions that the original model wrote and answered itself, where the method asks for them.
+        written: The same as token ids.
     """
 
     given: HookedModel
@@ -41,6 +44,8 @@ class Job:
     options: dict[str, Any]
     seed: int
     data: Examples
+    rehearsal: tuple[QA, ...] = ()
+    written: Examples | None = None
 
     def questions(self, needed_for: str = "this method needs questions with answers") -> Sequence[QA]:
         """Return the forget set as questions.
@@ -59,10 +64,11 @@ class Plan:
 
     Attributes:
         job: Models, data and hyperparameters.
-        after: Copy of `job.before` to be changed.
+        after: Copy of `job.before` to be changed, made by `copy_to_train`.
         terms: Objective with its data order.
         checks: Scores taken on the way, and the rule that stops training early.
-        make_rule: Function of the copy and the options to what every update must do besides the loss.
+        make_rule: Function of the copy and the job to what every update must do besides the loss.
+        make_combine: Function of the job to how the gradient of a step is formed.
         checkpoints: Saved states.
         on_step: Function called with the number of finished steps.
     """
@@ -71,26 +77,29 @@ class Plan:
     after: HookedModel
     terms: Sequence[Term]
     checks: Checks
-    make_rule: Callable[[Any, Options], UpdateRule] | None
+    make_rule: Callable[[Any, Job], UpdateRule] | None
+    make_combine: Callable[[Job], GradientRule] | None
     checkpoints: Checkpoints | None
     on_step: Callable[[int], object]
 
     def train(self, settings: Settings, rule: UpdateRule | None) -> Run:
         """Train the copy with these hyperparameters and this update rule."""
+        combine = self.make_combine(self.job) if self.make_combine else None
         return train(
             self.after, self.terms, settings, self.checks,
-            rule=rule, checkpoints=self.checkpoints, on_step=self.on_step,
+            rule=rule, combine=combine, checkpoints=self.checkpoints, on_step=self.on_step,
         )  # fmt: skip
 
 
+def copy_to_train(job: Job) -> HookedModel:
+    """Return the copy that a run changes: on a bridge with a rank, one that shares the weights and gets adapters."""
+    return share(job.before) if keeps_adapters(job.before, job.settings.rank) else clone(job.before)
+
+
 def train_copy(plan: Plan) -> Run:
-    """Train the copy: its weights, or low-rank adapters that are merged into them afterwards."""
-    settings, after = plan.job.settings, plan.after
-    adapters = None
-    if settings.rank is not None:
-        adapters = Adapters(after, settings.modules, settings.rank, settings.lora_alpha, plan.job.seed)
-        settings = dataclasses.replace(settings, modules=None)
-    run = plan.train(settings, plan.make_rule(after, plan.job.options) if plan.make_rule else None)
-    if adapters is not None:
-        adapters.merge()
-    return run
+    """Train the copy: its weights, or low-rank adapters.
+
+    On a bridge, adapters stay apart from the weights. On a `HookedTransformer`, they are merged into them afterwards.
+    """
+    with trained_adapters(plan.after, plan.job.settings, plan.job.seed) as settings:
+        return plan.train(settings, plan.make_rule(plan.after, plan.job) if plan.make_rule else None)

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """Return the values in fp32 or wider. Half precision would lose the small differences that these losses measure."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def sequence_sums(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
     r"""Compute $\ell(x, y)$ of each example: the sum of log p over its answer tokens, nats."""
-    return torch.where(mask, _wide(log_probs), 0.0).sum(-1)
+    return torch.where(mask, wide(log_probs), 0.0).sum(-1)
 
 
 def nll(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
@@ -35,7 +35,7 @@ def nll(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) 
     Returns:
         Scalar to minimise, nats a token.
     """
-    return -_wide(log_probs[mask]).mean()
+    return -wide(log_probs[mask]).mean()
 
 
 def gradient_ascent(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
@@ -52,7 +52,7 @@ def gradient_ascent(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "b
 
     Source: Jang et al. 2022, arXiv 2210.01504.
     """
-    return _wide(log_probs[mask]).mean()
+    return wide(log_probs[mask]).mean()
 
 
 def npo(
@@ -131,7 +131,7 @@ def dpo(
 
     Source: Rafailov et al. 2023, arXiv 2305.18290, Eq. 7; for refusals TOFU, arXiv 2401.06121.
     """
-    margin = (_wide(chosen) - _wide(ref_chosen).detach()) - (_wide(rejected) - _wide(ref_rejected).detach())
+    margin = (wide(chosen) - wide(ref_chosen).detach()) - (wide(rejected) - wide(ref_rejected).detach())
     return -scale * logsigmoid(beta * margin).mean()
 
 
@@ -150,7 +150,7 @@ def wga(log_probs: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], 
 
     Source: Wang et al. 2025, arXiv 2502.19301.
     """
-    kept = _wide(log_probs[mask])
+    kept = wide(log_probs[mask])
     return ((beta * kept.detach()).exp() * kept).mean()
 
 
@@ -175,7 +175,7 @@ def satimp(
 
     Source: Yang et al. 2025, arXiv 2505.11953.
     """
-    kept = _wide(log_probs[mask])
+    kept = wide(log_probs[mask])
     p = kept.detach().exp()
     return (p**beta1 * (1 - p).clamp(min=0) ** beta2 * kept).mean()
 
@@ -195,7 +195,7 @@ def weighted_ascent(
     Returns:
         Scalar to minimise, nats a token.
     """
-    return (_wide(weights[mask]).detach() * _wide(log_probs[mask])).mean()
+    return (wide(weights[mask]).detach() * wide(log_probs[mask])).mean()
 
 
 def kl_to_reference(
@@ -213,8 +213,8 @@ def kl_to_reference(
     Returns:
         Scalar to minimise, nats a token; 0 with zero gradient where both agree.
     """
-    log_p = _wide(logits[mask]).log_softmax(-1)
-    log_ref = _wide(ref_logits[mask]).detach().log_softmax(-1)
+    log_p = wide(logits[mask]).log_softmax(-1)
+    log_ref = wide(ref_logits[mask]).detach().log_softmax(-1)
     return (log_ref.exp() * (log_ref - log_p)).sum(-1).mean()
 
 
@@ -224,8 +224,8 @@ def soft_cross_entropy(
     mask: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
     r"""Compute $-\mathrm{mean}_t \sum_v q_v \log p_v$, q the softmax of `target_logits`, without a gradient."""
-    target = _wide(target_logits[mask]).detach().softmax(-1)
-    return -(target * _wide(logits[mask]).log_softmax(-1)).sum(-1).mean()
+    target = wide(target_logits[mask]).detach().softmax(-1)
+    return -(target * wide(logits[mask]).log_softmax(-1)).sum(-1).mean()
 
 
 def undial(
@@ -280,8 +280,8 @@ def ce_u(
 def _shift_label(logits: Tensor, labels: Tensor, mask: Tensor, by: float) -> Tensor:
     """Add `by` to each label's logit. Labels outside the mask are not read."""
     at = torch.where(mask, labels, 0)[..., None]  # [batch, pos, 1]
-    shifts = torch.zeros_like(_wide(logits)).scatter(-1, at, by)
-    return _wide(logits).detach() + shifts
+    shifts = torch.zeros_like(wide(logits)).scatter(-1, at, by)
+    return wide(logits).detach() + shifts
 
 
 def whp_target(
@@ -327,7 +327,7 @@ def rmu_forget(
 
     Source: Li et al. 2024, arXiv 2403.03218.
     """
-    return _mean_square(_wide(acts) - c * _wide(direction).detach(), mask, mean)
+    return _mean_square(wide(acts) - c * wide(direction).detach(), mask, mean)
 
 
 def rmu_retain(
@@ -349,7 +349,7 @@ def rmu_retain(
 
     Source: Li et al. 2024, arXiv 2403.03218.
     """
-    return _mean_square(_wide(acts) - _wide(ref_acts).detach(), mask, mean)
+    return _mean_square(wide(acts) - wide(ref_acts).detach(), mask, mean)
 
 
 def _mean_square(

@@ -25,7 +25,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.registry import Registry
 from unpact_lens.unlearning.job import Job, Plan, train_copy
 from unpact_lens.unlearning.option import default_of
-from unpact_lens.unlearning.trainer import Loss, Options, Run, UpdateRule
+from unpact_lens.unlearning.trainer import GradientRule, Loss, Options, Run, UpdateRule
 
 LORA_RANK = 8
 """Rank of the adapters that `lora_` before a method's name trains."""
@@ -57,11 +57,15 @@ class Method:
         retain: Loss on the retain set; None for methods without a retain term.
         rehearses: Whether the original model writes a retain set itself; see `self_rehearsal`. It takes
             the place of a given one.
+        writes: Whether the original model writes questions and answers that `prepare`, `rule` or `combine` read
+            (`Job.written`). A retain loss reads the given retain set, unless `rehearses` is True as well.
         defaults: Shared hyperparameters whose defaults differ from those of `Settings`. The learning rate is that for a
             model of the size `MEASURED_SIZE`; see `default_settings`.
         options: Hyperparameters of the method: an `Option`, which declares default, type and range, or a default.
         prepare: Function run once before training, e.g. to draw other answers, token weights or a direction.
-        rule: Function of the copy to be trained and the options to what every update must do besides the loss.
+        rule: Function of the copy to be trained and the job to what every update must do besides the loss.
+        combine: Function of the job to how the gradient of a step is formed from those of the terms. If None, it is
+            their weighted sum.
         note: Difference from the source, and its reason.
         start: Function of the given model and the options to the model that is copied and trained, where it is another.
         carry_out: Function that trains the copy, or forms the result in another way.
@@ -79,10 +83,12 @@ class Method:
     sums: bool = False
     retain: Loss | None = None
     rehearses: bool = False
+    writes: bool = False
     defaults: Options = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     prepare: Callable[[Job], None] | None = None
-    rule: Callable[[Any, Options], UpdateRule] | None = None
+    rule: Callable[[Any, Job], UpdateRule] | None = None
+    combine: Callable[[Job], GradientRule] | None = None
     note: str = ""
     start: Callable[[Any, Options], HookedModel] | None = None
     carry_out: Callable[[Plan], Run] = train_copy

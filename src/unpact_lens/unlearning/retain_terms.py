@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from unpact_lens.unlearning import losses
+from unpact_lens.unlearning import bounded_losses, losses
 from unpact_lens.unlearning.batch import View
 from unpact_lens.unlearning.registry import METHODS, Method
 from unpact_lens.unlearning.self_rehearsal import REHEARSAL
@@ -28,6 +28,11 @@ def retain_nll(view: View, options: Options) -> Tensor:
 def retain_kl(view: View, options: Options) -> Tensor:
     """Compute KLR: the KL divergence from the original model's next-token distributions on the retain set."""
     return losses.kl_to_reference(view.logits, view.ref_logits, view.mask)
+
+
+def retain_jensen_shannon(view: View, options: Options) -> Tensor:
+    """Compute the Jensen-Shannon divergence from the original model's next-token distributions on the retain set."""
+    return bounded_losses.jensen_shannon(view.logits, view.ref_logits, view.mask)
 
 
 RETAIN_TERMS = {
@@ -52,15 +57,31 @@ def add_with_retain_terms(
         line = f"the retain set is held by {suffix.upper()}"
         METHODS.add(f"{method.name}_{suffix}", replace(_variant(method, suffix, line, formula, lr), retain=loss))
     if rehearsed:
+        add_rehearsed(method, lr)
+
+
+def add_rehearsed(method: Method, lr: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Register the variant of a method with self-rehearsal, e.g. `npo_self`.
+
+    Args:
+        method: Method without self-rehearsal. Its retain term, if it has one, takes the place of KLR.
+        lr: Default learning rate of the variant, under `"self"`. Default: that of the method.
+    """
+    if method.retain is None:
         line = "the answers to questions that the original model wrote itself are held by KLR"
-        variant = replace(
-            _variant(method, "self", line, "mean KL(p_θ0 ‖ p_θ) on D_self", lr),
-            retain=retain_kl,
-            rehearses=True,
-            options={**method.options, **REHEARSAL},
-            source=f"{method.source}; self-rehearsal: this toolkit, after arXiv 2403.01244",
-        )
-        METHODS.add(variant.name, variant)
+        named = _variant(method, "self", line, "mean KL(p_θ0 ‖ p_θ) on D_self", lr)
+    else:
+        line = f"{method.line}; the retain set is what the original model wrote itself"
+        formula = method.formula.replace("D_r", "D_self")
+        named = replace(_variant(method, "self", "", "", lr), line=line, formula=formula)
+    variant = replace(
+        named,
+        retain=method.retain or retain_kl,
+        rehearses=True,
+        options={**method.options, **REHEARSAL},
+        source=f"{method.source}; self-rehearsal: this toolkit, after arXiv 2403.01244",
+    )
+    METHODS.add(variant.name, variant)
 
 
 def _variant(method: Method, suffix: str, line: str, formula: str, lr: Mapping[str, float]) -> Method:

@@ -65,7 +65,14 @@ class Settings:
         check_every: Number of optimiser steps between two checks of the stop rule.
         modules: Names or patterns of the parameters to train, e.g. `"blocks.*.mlp"`. If None, all are trained. With a
             rank, the matrices that get an adapter; if None, all of attention and MLPs.
-        rank: Rank of the low-rank adapters that are trained and merged afterwards. If None, trains the weights.
+        only: Names of the components, heads and neurons to train, e.g. `"L0.mlp"`, `"L1H3"`, `"L0N17"`; see `bounds`.
+            All other entries of the weights keep their values. If None, all entries are trained.
+        anchor: Weight of the penalty ½·anchor·‖θ − θ0‖² on the change of the trained weights (L2-SP; Li et al. 2018,
+            arXiv 1802.01483).
+        radius: Largest norm of the change of all trained weights together, relative to their norm at the start. The
+            change is scaled back after every step. If None, it is free.
+        rank: Rank of the low-rank adapters that are trained. On a bridge they stay apart from the weights, which the
+            original model shares; on a `HookedTransformer` they are merged. If None, trains the weights.
         lora_alpha: Scale of the adapters; what they add is multiplied by lora_alpha / rank.
         precision: `"full"` computes in the weights' own type, `"bf16"` under autocast. Weights keep their type.
             Half-precision weights are trained by fp32 copies in both cases; see `MasterWeights`.
@@ -100,6 +107,9 @@ class Settings:
     end_token: bool = setting(True, Flag())
     check_every: int = setting(5, COUNT)
     modules: Names | None = setting(None, Texts(optional=True, one=True))  # noqa: RUF009
+    only: Names | None = setting(None, Texts(optional=True, one=True))  # noqa: RUF009
+    anchor: float = setting(0.0, NOT_NEGATIVE)
+    radius: float | None = setting(None, Number(0, above=True, optional=True))
     rank: int | None = setting(None, MAYBE_COUNT)
     lora_alpha: float = setting(16.0, POSITIVE)
     precision: str = setting("full", OneOf(("full", "bf16")))
@@ -110,6 +120,14 @@ class Settings:
         for declaration in dataclasses.fields(self):
             accepts: Accepts = declaration.metadata["accepts"]
             object.__setattr__(self, declaration.name, accepts.read(declaration.name, getattr(self, declaration.name)))
+
+        bounds = {"only": self.only, "anchor": self.anchor or None, "radius": self.radius}
+        given = [f"{name}={value!r}" for name, value in bounds.items() if value is not None]
+        if self.rank is not None and given:
+            raise InputError(
+                f"rank={self.rank} trains adapters, and {', '.join(given)} bounds the change of the weights; "
+                "leave one of them out"
+            )
 
     def length(self, examples: int) -> int:
         """Return the number of optimiser steps for a forget set of this many examples."""

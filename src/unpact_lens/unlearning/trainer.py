@@ -1,16 +1,17 @@
 """Train every gradient method with one loop.
 
 A step, in the order of the code: set the learning rate; for each term (forget, retain), accumulate the gradient over
-micro-batches; let the method edit the gradient; clip it; take an AdamW step; score the model and save the state where
-these are due. Token losses are means over all answer tokens of the step's batch, sequence losses means over its
-examples. Half-precision weights are updated through fp32 copies (`MasterWeights`).
+micro-batches; let the bounds and the method edit the gradient; clip it; take an AdamW step; restore the constraints on
+the weights; score the model and save the state where these are due. Token losses are means over all answer tokens of
+the step's batch, sequence losses means over its examples. Half-precision weights are updated through fp32 copies
+(`MasterWeights`).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tied_embedding import TiedEmbedding
 from unpact_lens.unlearning.batch import Examples, View
+from unpact_lens.unlearning.bounds import Bounds
 from unpact_lens.unlearning.checkpointing import Checkpoints
 from unpact_lens.unlearning.early_stopping import Checks
 from unpact_lens.unlearning.master_weights import MasterWeights
@@ -75,6 +77,78 @@ class UpdateRule(Protocol):
         """Restore, after the update, the constraints that the weights must satisfy."""
 
 
+@dataclass(frozen=True)
+class StepBatch:
+    """Hold what the gradient of one step is computed from.
+
+    Attributes:
+        model: Model being trained.
+        terms: Objective.
+        step: Number of the step, from 0.
+        micro_batch: Number of examples in one forward pass, or None for the whole batch.
+        weights: Weights to be updated.
+        tied: Copies of tied embeddings.
+        scale: Factor of the loss, which is divided out afterwards.
+    """
+
+    model: HookedModel
+    terms: Sequence[Term]
+    step: int
+    micro_batch: int | None
+    weights: MasterWeights
+    tied: TiedEmbedding
+    scale: float = 1.0
+
+    def term(self, name: str) -> Term:
+        """Return the term of that name."""
+        return next(term for term in self.terms if term.name == name)
+
+    def add(self, term: Term, weight: float | None = None) -> float:
+        """Add the gradient of one term to the gradients of the weights.
+
+        Args:
+            term: Term of the objective.
+            weight: Factor in place of the term's own.
+
+        Returns:
+            The unweighted value of the term on the batch of this step.
+        """
+        factor = self.scale * (term.weight if weight is None else weight)
+        total = 0.0
+        for part, share in micro_batches(term, self.step, self.micro_batch):
+            loss = term.loss(View(self.model, term.data, part), term.options)
+            (factor * share * loss).backward()
+            self.weights.collect()
+            total += share * float(loss.detach())
+        return total
+
+    def distinct(self) -> list[Parameter]:
+        """Return the weights to be updated, without the second copies of tied ones."""
+        return self.tied.distinct(self.weights.params)
+
+    def write(self) -> None:
+        """Give the model the values of the weights to be updated."""
+        self.tied.copy_weight()
+        self.weights.write()
+        # Autocast caches half-precision weights; clear the cache so the next forward pass sees the new values.
+        torch.clear_autocast_cache()
+
+
+@runtime_checkable
+class GradientRule(Protocol):
+    """Define how a method forms the gradient of a step from those of its terms, where it is not their weighted sum."""
+
+    def gather(self, batch: StepBatch) -> dict[str, float]:
+        """Leave the gradient of the step in the weights.
+
+        Returns:
+            The unweighted value of each term by name, and further columns of the history.
+        """
+
+    def resume(self, rows: Sequence[Row]) -> None:
+        """Restore the rule's state from the history of a run that goes on."""
+
+
 @dataclass
 class Run:
     """Hold the progress of a training run.
@@ -99,6 +173,7 @@ def train(
     checks: Checks | None = None,
     *,
     rule: UpdateRule | None = None,
+    combine: GradientRule | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[int], object] = lambda step: None,
 ) -> Run:
@@ -110,6 +185,7 @@ def train(
         settings: Hyperparameters of optimiser, schedule and micro-batches.
         checks: Scores taken on the way, and the rule that stops training early. If None, nothing is scored.
         rule: What the method does to every update besides its loss.
+        combine: How the gradient of a step is formed. If None, it is the weighted sum of those of the terms.
         checkpoints: Saved states. Training resumes from the last one if there is any.
         on_step: Function called with the number of finished steps, e.g. to show progress.
 
@@ -136,6 +212,7 @@ def train(
         fused=True if hooked.device_of(model).type == "cpu" else None,
     )
     last_good = [p.detach().clone() for p in weights.params.values()]
+    bounds = Bounds(model, weights.params, tied.distinct(weights.params), settings)
     run, done = Run(), 0
 
     # resume from a saved state, or score the model before the first step
@@ -144,6 +221,8 @@ def train(
         weights.write()
     if done:
         checks.resume(done)
+        if combine is not None:
+            combine.resume(run.rows)
     elif checks.due(0, steps):
         run.rows.append({"step": 0, **checks.take(model, 0)})
         if reason := checks.verdict(run.rows[-1]):
@@ -159,9 +238,10 @@ def train(
             row: Row = {"step": step + 1, "lr": lr}
 
             # forward and backward passes, accumulated over micro-batches
-            row.update(gradient(model, terms, step, settings.micro_batch, weights))
-            row["loss"] = sum(term.weight * row[term.name] for term in terms)
+            row.update(gradient(StepBatch(model, terms, step, settings.micro_batch, weights, tied), combine))
+            row.setdefault("loss", sum(term.weight * row[term.name] for term in terms))
             tied.fold_gradient()
+            bounds.edit(weights.params)
             if rule is not None:
                 rule.edit(weights.params)
 
@@ -175,10 +255,11 @@ def train(
             # update the weights
             torch._foreach_copy_(last_good, [p.detach() for p in weights.params.values()])
             optimiser.step()
-            tied.copy_weight()
-            weights.write()
+            bounds.settle(weights.params, last_good)
             if rule is not None:
                 rule.settle()
+            tied.copy_weight()
+            weights.write()
             # Autocast caches half-precision weights; clear the cache so the next forward pass sees this update.
             torch.clear_autocast_cache()
             run.rows.append(row)
@@ -203,38 +284,21 @@ def train(
     return run
 
 
-def gradient(
-    model: HookedModel, terms: Sequence[Term], step: int, micro_batch: int | None, weights: MasterWeights
-) -> dict[str, float]:
+def gradient(batch: StepBatch, combine: GradientRule | None = None) -> dict[str, float]:
     """Leave the gradient of the objective on the batch of one step in the weights to be updated.
 
     Returns:
         The unweighted value of each term, by name.
     """
+    weights = batch.weights
     for scale in weights.scales:
         weights.clear()
-        values = {term.name: accumulate(model, term, step, micro_batch, weights, scale) for term in terms}
+        scaled = replace(batch, scale=scale)
+        values = {t.name: scaled.add(t) for t in batch.terms} if combine is None else combine.gather(scaled)
         if scale == weights.scales[-1] or weights.finite():
             break
     weights.unscale(scale)
     return values
-
-
-def accumulate(
-    model: HookedModel, term: Term, step: int, micro_batch: int | None, weights: MasterWeights, scale: float
-) -> float:
-    """Add the gradient of one term over the batch of one step, times a factor.
-
-    Returns:
-        The unweighted value of the term on the whole batch.
-    """
-    total = 0.0
-    for part, share in micro_batches(term, step, micro_batch):
-        loss = term.loss(View(model, term.data, part), term.options)
-        (scale * term.weight * share * loss).backward()
-        weights.collect()
-        total += share * float(loss.detach())
-    return total
 
 
 def micro_batches(term: Term, step: int, size: int | None) -> Iterator[tuple[list[int], float]]:

@@ -24,12 +24,13 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
 from unpact_lens.results import versions
 from unpact_lens.unlearning.batch import Examples
+from unpact_lens.unlearning.bounds import part_masks
 from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
 from unpact_lens.unlearning.dataset import Source, check_overlap, draw_order, examples, owners
 from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, Score, StopRule, Tracker
 from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.examine import Asked, examine
-from unpact_lens.unlearning.job import Job, Plan
+from unpact_lens.unlearning.job import Job, Plan, copy_to_train, train_copy
 from unpact_lens.unlearning.option import whole
 from unpact_lens.unlearning.reference_cache import REFERENCES, Store
 from unpact_lens.unlearning.registry import METHODS, Method, cannot_adapt, default_settings, find
@@ -59,6 +60,9 @@ def unlearn(
 ) -> Unlearned:
     """Make a copy of the model forget.
 
+    With a `rank`, low-rank adapters are trained in place of the weights. On a bridge, the result keeps them apart and
+    shares its weights with `model`: both need the memory of one.
+
     Args:
         model: Hooked causal model; it is not changed.
         forget: Questions, raw text, or a benchmark, which also gives the retain set, chat template and prefill. Of a
@@ -66,7 +70,7 @@ def unlearn(
             only decide when to stop.
         retain: Questions or raw text to keep. Methods without a retain term, or with self-rehearsal, use it for a
             retain floor only.
-        method: Name of a method, see `methods()`. With `lora_` before it, low-rank adapters are trained and merged.
+        method: Name of a method, see `methods()`. With `lora_` before it, low-rank adapters of rank 8 are trained.
         seed: Random seed of the data order and of all else that is random, a whole number of at least 0. On one CPU,
             equal seeds give bitwise equal weights.
         stop_at: Forgetting level (share of forget facts still known) or `StopRule` at which training stops. If None,
@@ -121,9 +125,9 @@ def unlearn(
     if isinstance(forget, Benchmark):
         described["retain_split"] = forget.retain_split
 
-    after = clone(job.before)
+    after = copy_to_train(job) if chosen.carry_out is train_copy else clone(job.before)
     with progress_bar(f"unlearning by {method}", len(terms[0].order), shown=progress) as bar:
-        run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, checkpoints, bar.at))
+        run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, chosen.combine, checkpoints, bar.at))
     result = after if run.model is None else run.model
     scored = [row["forget_score"] for row in run.rows if "forget_score" in row]
     score = scored[-1] if scored else None
@@ -246,7 +250,7 @@ class Request:
             raise InputError(
                 f"method {name!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
             )
-        if self.method.rehearses and isinstance(self.forget, Corpus):
+        if (self.method.rehearses or self.method.writes) and isinstance(self.forget, Corpus):
             raise InputError(
                 f"method {name!r} puts other subjects into the forget questions, and the forget set is raw text; give "
                 "QA items"
@@ -271,17 +275,22 @@ class Request:
         """
         config, retain = self.settings, self.retain
         model = self.model if self.method.start is None else self.method.start(self.model, self.options)
-        trainable(model, config.modules)
+        trained = trainable(model, config.modules)
+        if config.only is not None:
+            part_masks(model, config.only, trained)
         limit = None if config.reference_mb is None else int(config.reference_mb * 2**20)
         store = Store(limit, folder and folder / REFERENCES)
         data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
         if retain:
             check_overlap(self.forget, retain)
+        items = self.written(model) if self.method.rehearses or self.method.writes else ()
+        written = Examples(examples(model, items, config, "retain"), model, store=store) if items else None
         kept = None
-        rehearsed = self.written(model) if self.method.rehearses else retain
-        if self.method.retain is not None and rehearsed:
-            kept = Examples(examples(model, rehearsed, config, "retain"), model, store=store)
-        return Job(self.model, model, self.forget, config, self.options, self.seed, data), kept
+        if self.method.retain is not None and self.method.rehearses:
+            kept = written
+        elif self.method.retain is not None and retain:
+            kept = Examples(examples(model, retain, config, "retain"), model, store=store)
+        return Job(self.model, model, self.forget, config, self.options, self.seed, data, items, written), kept
 
     def written(self, model: HookedModel) -> tuple[QA, ...]:
         """Let the model write the retain set that the method rehearses in place of a given one."""

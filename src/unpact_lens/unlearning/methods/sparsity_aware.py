@@ -17,11 +17,11 @@ from torch.nn import Parameter
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.adapters import is_matrix
+from unpact_lens.unlearning.job import Job
 from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import METHODS, Method
 from unpact_lens.unlearning.retain_terms import retain_nll
 from unpact_lens.unlearning.trainable import readable_names
-from unpact_lens.unlearning.trainer import Options
 
 
 def survivors(weight: Float[Tensor, "*shape"], sparsity: float) -> Bool[Tensor, "*shape"]:
@@ -59,11 +59,11 @@ class SparseUpdate:
 
     Args:
         model: Copy to be trained.
-        options: `sparsity`, from 0 to below 1, and `strength`, λ.
+        job: Run with the options `sparsity`, from 0 to below 1, and `strength`, λ.
     """
 
-    def __init__(self, model: HookedModel, options: Options) -> None:
-        self.strength, sparsity = options["strength"], options["sparsity"]
+    def __init__(self, model: HookedModel, job: Job) -> None:
+        self.strength, sparsity = job.options["strength"], job.options["sparsity"]
         self.masks: dict[str, Tensor] = {}
         with torch.no_grad():
             names = readable_names(model)

@@ -1,0 +1,1 @@
+"""Compare the candidates for a method that forgets without destroying what it never saw."""
