@@ -1,6 +1,7 @@
 """Compare leave-one-out with the least that must be computed, contestants in turns in one process.
 
     python benchmarks/limit.py --shape gpt2-small --prompt 30 --answer 8 --threads 2 --seconds 60 --out runs/limit
+    python benchmarks/limit.py --grid --out runs/limit  # every shape, length and number of threads of the documentation
     python benchmarks/limit.py --table runs/limit        # one table and one picture of all measurements in the folder
 
 Work and contestants are those of `benchmarks/attribution.py`. In each turn, every contestant runs once, in an order
@@ -13,9 +14,12 @@ token of a long prompt, for all contestants.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -164,6 +168,25 @@ def picture(records: list[dict[str, Any]], folder: Path) -> None:
     write_figure(figure, folder / "limit.png")
 
 
+def grid(options: argparse.Namespace) -> None:
+    """Measure every shape, prompt, answer and number of threads in a process of its own, then write the table."""
+    tasks = [(30, 8, 1, 0), (30, 20, 1, 0), (200, 8, 8, 0), (200, 20, 8, 0), (30, 8, 1, 500)]
+    for shape, threads, (prompt, answer, every, prefix) in itertools.product(("gpt2-small", "smollm2"), (1, 2), tasks):
+        chosen = {
+            "shape": shape,
+            "threads": threads,
+            "prompt": prompt,
+            "answer": answer,
+            "every": every,
+            "prefix": prefix,
+        }
+        flags = [
+            f"--{name}={value}" for name, value in {**chosen, "seconds": options.seconds, "out": options.out}.items()
+        ]
+        subprocess.run([sys.executable, __file__, *flags, f"--turns={options.turns}"], check=True)
+    table(options.out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="gpt2-small", help="gpt2-small, smollm2, tiny, or a directory with a model")
@@ -178,7 +201,11 @@ def main() -> None:
     parser.add_argument("--inseq", help="Python interpreter of an environment that has inseq")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/limit"))
     parser.add_argument("--table", type=Path, help="only write the table and the picture of this folder")
+    parser.add_argument("--grid", action="store_true", help="measure all tasks of the documentation, one after another")
     options = parser.parse_args()
+    if options.grid:
+        grid(options)
+        return
     if options.table:
         table(options.table)
         return
