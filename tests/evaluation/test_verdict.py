@@ -7,7 +7,7 @@ import torch
 
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.verdict import distance_to_reliable, facts_to_decide, side, verdict
-from unpact_lens.stats.estimate import MeanRate, Rate
+from unpact_lens.stats.estimate import MeanRate, PlainEstimate, Rate
 from unpact_lens.stats.paired import Outcomes, paired_difference, simultaneous_differences
 
 
@@ -146,3 +146,28 @@ def test_clustered_facts_need_as_many_more_as_their_design_effect():
     assert facts_to_decide(Rate(0, 20), 0.1) == 35
     # Seeds that differ set a limit that no number of facts lifts.
     assert facts_to_decide(Rate(3, 20, seed_variance=0.05), 0.1) is None
+
+
+def plain(value: float, low: float, high: float, n: int = 25):
+    return PlainEstimate(value, low, high, n)
+
+
+def test_an_end_on_the_threshold_counts_for_the_method():
+    """F ≥ 1−ε and D, excess ≤ ε: the thresholds are 3/4 and 1/4, which are exact."""
+    reached, kept = plain(0.875, 0.75, 1.0), plain(0.125, 0.0, 0.25)
+    assert verdict(reached, kept, {"p": kept}, epsilon=0.25).labels == ("erased",)
+    assert side(reached, 0.75, at_least=True) == "above"
+    assert side(reached, 0.75) is None
+    assert side(plain(0.5, 0.25, 0.75), 0.75, at_least=True) is None
+    assert side(plain(0.5, 0.25, 0.75), 0.75) == "below"
+
+
+def test_the_smallest_number_of_facts_puts_an_end_on_the_threshold():
+    """At 100 facts the half-widths of 25 facts are halved, which gives 3/4 and 1/4 exactly."""
+    forgetting, destroyed = plain(1.0, 0.5, 1.0), plain(0.0, 0.0, 0.5)
+    judged = verdict(forgetting, destroyed, {"p": destroyed}, epsilon=0.25)
+    assert judged.n_needed == {"forgetting": 100, "destruction": 100, "excess of p": 100}
+    assert facts_to_decide(destroyed, 0.25) == 100
+    assert facts_to_decide(destroyed, 0.25, at_least=True) == 101
+    assert facts_to_decide(plain(0.0, 0.0, 0.001, n=1), 0.25) == 1
+    assert facts_to_decide(plain(0.0, 0.0, 0.001, n=0), 0.25) is None

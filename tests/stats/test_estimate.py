@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from statsmodels.stats.proportion import confint_proportions_2indep
+from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 
 from unpact_lens.errors import InputError
 from unpact_lens.results import load, save
 from unpact_lens.stats.bootstrap import clustered_mean
 from unpact_lens.stats.estimate import Contrast, Estimate, MeanRate, PlainEstimate, Rate, lost
+from unpact_lens.stats.intervals import wilson
 from unpact_lens.stats.paired import paired_difference
 
 
@@ -125,3 +126,34 @@ def test_every_estimate_gives_the_same_columns():
         assert estimate.row() == {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
         assert (estimate.level, estimate.adjusted_p) == (0.95, None)
         assert estimate.alone == estimate
+
+
+def test_the_p_value_of_a_contrast_is_that_of_the_pooled_score_test_of_a_peer():
+    for first, second in ((Rate(7, 20), Rate(2, 31)), (Rate(3, 10), Rate(9, 10))):
+        peer = proportions_ztest([first.count, second.count], [first.n, second.n])[1]
+        assert Contrast(first, second).p == pytest.approx(peer, abs=1e-12)
+    clustered = Contrast(Rate(14, 40, design_effect=2), Rate(4, 62, design_effect=2))
+    assert clustered.p == pytest.approx(Contrast(Rate(7, 20), Rate(2, 31)).p)
+    assert Contrast(Rate(0, 9), Rate(0, 4)).p == 1.0
+    assert Contrast(Rate(1, 2), Rate(0, 0)).p is None
+    assert Contrast(Rate(1, 2), Rate(0, 0)).n == 0
+
+
+def test_seeds_that_disagree_make_facts_worth_less():
+    rate = Rate(5, 20, design_effect=1.5, seed_variance=0.01)
+    assert rate.effective_n == pytest.approx(20 / (1.5 + 20 * 0.01 / (0.25 * 0.75)))
+    assert (rate.low, rate.high) == pytest.approx(wilson(0.25 * rate.effective_n, rate.effective_n))
+    assert Rate(0, 0).effective_n == 0
+    assert paired_difference(flags(), flags(), []).effective_n == 0
+
+
+def test_the_correlation_of_a_mean_is_the_largest_of_its_pairs():
+    rates = [Rate(4, 20), Rate(1, 30), Rate(2, 25)]
+    assert MeanRate.of(rates, [["a", "b"], ["b", "c"], ["d"]]).correlation == pytest.approx(0.5)
+    assert MeanRate.of(rates[:2], [["a"], []]).correlation == 0
+    assert MeanRate.of(rates[:1], [["a"]]).correlation == 0
+
+
+def test_lost_takes_one_seed_in_a_row_of_its_own():
+    before, after = flags(1, 1, 0), flags(0, 1, 0)
+    assert lost(before, after[None]) == lost(before, after)
