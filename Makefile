@@ -100,6 +100,7 @@ experiments-tofu: .venv/.ready-all  ## Run TOFU on SmolLM2 (a night; resumes); T
 	$(BIN)/python -m experiments.focus.run tofu $(or $(TOFU),hub)
 
 bench: .venv/.ready-dev  ## Measure speed and memory compared with named peers
+	$(BIN)/python benchmarks/limit.py --grid
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/decomposition.py
@@ -127,8 +128,8 @@ notebooks: .venv/.ready-dev  ## Execute the notebooks of the documentation in pl
 api-summary: .venv/.ready-dev  ## Write llms.txt and the first page of the reference again
 	$(BIN)/python -m scripts.api_summary
 
-check-install: .venv/.ready-dev  ## Install the wheel into a fresh environment and run the README (minutes)
-	$(BIN)/python -m scripts.check_install
+check-install:  ## Install the wheel into a fresh environment and run the README (minutes)
+	$(PYTHON) -m scripts.check_install
 
 architectures: .venv/.ready-dev  ## Test tiny models of many architectures and write docs/architectures.md
 	$(BIN)/python -m scripts.architectures

@@ -12,10 +12,11 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
 HIDDEN = "install"
@@ -26,6 +27,8 @@ BADGE = re.compile(r"^\[!\[Open in Colab\].*\n*", re.MULTILINE)
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page, and its pictures, for each notebook."""
+    from mkdocs.structure.files import File
+
     for file in list(files):
         if file.src_uri.endswith(".ipynb") and file.abs_src_path:
             for name, content in page(json.loads(Path(file.abs_src_path).read_text(encoding="utf-8")), file.src_uri):
