@@ -243,16 +243,19 @@ def _normed_inputs(model: HookedModel, example: Encoded) -> tuple[Float[Tensor, 
     Raises:
         InputError: If a layer's values, queries or keys are not its weights times that input, plus their bias.
     """
+    norms = [linear_parts.norm_before(model, layer, "attn") for layer in range(model.cfg.n_layers)]
+    names = [
+        f"blocks.{layer}.hook_resid_pre"
+        if norm is None or not norm[1].scales
+        else norm[0].replace("hook_scale", "hook_normalized")
+        for layer, norm in enumerate(norms)
+    ]
+    taken = activations(model, example, names)  # of all layers in one forward pass
     inputs = []
-    for layer in range(model.cfg.n_layers):
-        before = linear_parts.norm_before(model, layer, "attn")
-        stream = f"blocks.{layer}.hook_resid_pre"
-        if before is None or not before[1].scales:
-            normed = activations(model, example, [stream])[stream]
-        else:
-            name = before[0].replace("hook_scale", "hook_normalized")
-            normed = activations(model, example, [name])[name]
-            weight, bias = before[1].weight, before[1].bias
+    for name, norm in zip(names, norms, strict=True):
+        normed = taken[name]
+        if norm is not None and norm[1].scales:
+            weight, bias = norm[1].weight, norm[1].bias
             normed = normed if weight is None else normed * weight
             normed = normed if bias is None else normed + bias
         inputs.append(normed)

@@ -53,6 +53,7 @@ def answer(session: ExplorerSession, request: Request) -> Json:
         "answer": asked.answer,
         "own": asked.own,
         "fact": asked.qa.fact,
+        "prefill": asked.options.get("prefill", ""),
         "prefix": asked.qa.answer_prefix,
         "answer_tokens": _visible(measures.answer_tokens(session, asked)),
         "rows": [measures.answered(session, role, asked, room) for role in session.models],
@@ -201,9 +202,7 @@ def attempt(session: ExplorerSession, request: Request) -> Json:
     prompt = asked.prompt
     if request.emphasis:
         prompt = EMPHASIS[request.emphasis].apply(prompt, request.words)
-    scored = asked.answer
-    if prefill != own and asked.answer.startswith(prefill) and asked.answer != prefill:
-        scored = asked.answer[len(prefill) :]
+    scored = asked.answer.removeprefix(prefill.removeprefix(own)) or asked.answer
     tried = Asked(prompt, scored, {**asked.options, "prefill": prefill}, asked.qa)
     rows = {"plain prompt": asked}
     if (prompt, prefill) != (asked.prompt, own):

@@ -8,7 +8,7 @@ const PLAYERS = {
   readout: ["readout", "final norm and unembedding"],
 };
 const GROUPS = { forget: "to forget", near: "to keep, near", far: "to keep, far", general: "general", unknown: "never taught" };
-const NUMBERS_IN = 12; // columns up to which a map shows its numbers
+const NUMBERS_IN = 8; // columns up to which a map shows its numbers
 
 function h(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -23,8 +23,11 @@ function h(tag, props = {}, ...children) {
   return node;
 }
 
-const signed = (v, digits = 3) =>
-  v === null ? "–" : `${v > 0 ? "+" : v < 0 ? "−" : ""}${Math.abs(v).toFixed(digits)}`;
+const signed = (v, digits = 3) => {
+  if (v === null) return "–";
+  const size = Math.abs(v).toFixed(digits);
+  return Number(size) ? `${v > 0 ? "+" : "−"}${size}` : "0";
+};
 const plain = (v, digits = 2) => (v === null ? "–" : v.toFixed(digits).replace("-", "−"));
 const chance = (p) =>
   p === null ? "–" : p >= 0.0995 ? p.toFixed(2) : p >= 0.001 ? p.toFixed(3) : p.toExponential(1).replace("-", "−");
@@ -49,7 +52,7 @@ function paint(stops, value, limit) {
   const mixed = a.map((c, k) => Math.round(c + t * (b[k] - c)));
   const light = mixed.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   const luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2];
-  return [`rgb(${mixed.join(" ")})`, luminance > 0.2 ? "#10161d" : "#ffffff"];
+  return [`rgb(${mixed.join(" ")})`, luminance > 0.179 ? "#000000" : "#ffffff"]; // a contrast of at least 4.5
 }
 
 function isDark() {
@@ -84,7 +87,7 @@ function heatMap(stops, m) {
       : h("bdi", { title: label }, text);
   const cell = (value, r, c) => {
     const [background, color] = value === null ? ["transparent", "inherit"] : paint(stops, value, m.limit);
-    const label = `${m.rowLabel(r)}, ${m.colLabel(c)}: ${signed(value)} ${m.unit}`;
+    const label = `${m.rowLabel(r)}, ${m.colLabel(c)}: ${signed(value, 2)} ${m.unit}`;
     const node = h("td", {
       role: "gridcell", tabindex: r === 0 && c === 0 ? "0" : "-1", "aria-label": label, title: label,
       "aria-selected": String(Boolean(m.chosen?.(r, c))), style: { background, color },
@@ -102,10 +105,10 @@ function heatMap(stops, m) {
     (cells[r] ??= [])[c] = node;
     return node;
   };
-  const grid = h("table", { role: "grid", class: `heat${numbers ? " numbers" : ""}${dense ? " dense" : ""}`, "aria-label": m.label },
+  const grid = h("table", { role: "grid", class: `heat${numbers ? " numbers" : " steep"}${dense ? " dense" : ""}`, "aria-label": m.label },
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("td", { role: "gridcell", class: "corner" }),
       m.cols.map((text, c) => h("th", { role: "columnheader", scope: "col", "data-chosen": m.colChosen?.(c) },
-        header(dense && c % 4 ? "" : text, m.colLabel(c), m.onCol && (() => m.onCol(c)), m.colChosen?.(c)))))),
+        header(text, m.colLabel(c), m.onCol && (() => m.onCol(c)), m.colChosen?.(c)))))),
     h("tbody", { role: "rowgroup" }, m.rows.map((text, r) => h("tr", { role: "row" },
       h("th", { role: "rowheader", scope: "row", "data-chosen": m.rowChosen?.(r) },
         header(text, m.rowLabel(r), m.onRow && (() => m.onRow(r)), m.rowChosen?.(r))),
@@ -154,6 +157,8 @@ function sideTable(stops, t) {
   ];
 }
 
+const headers = (...texts) => texts.map((text) => h("th", { scope: "col", class: /^log p|^p\(|closed/.test(text) ? "number" : null }, text));
+
 function bars(rows, limit, unit) {
   return h("table", { class: "bars" }, h("tbody", {}, rows.map(({ name, line, value }) =>
     h("tr", {}, h("th", { scope: "row" }, name, line && h("small", {}, line)),
@@ -198,6 +203,16 @@ class Panel {
     this.error.hidden = !message;
   }
 
+  // Replaces the content; what had the focus, and how far each part was scrolled, stays.
+  redraw(nodes) {
+    const parts = () => [...this.body.querySelectorAll("button, [role=gridcell]")];
+    const at = parts().indexOf(this.body.getRootNode().activeElement);
+    const scrolled = [...this.body.querySelectorAll(".scroll")].map((part) => [part.scrollLeft, part.scrollTop]);
+    this.body.replaceChildren(...nodes);
+    this.body.querySelectorAll(".scroll").forEach((part, i) => { if (scrolled[i]) [part.scrollLeft, part.scrollTop] = scrolled[i]; });
+    if (at >= 0) parts()[at]?.focus({ preventScroll: true });
+  }
+
   // Asks, and draws the reply unless a later request of this panel overtook it.
   async load(ask, request, draw) {
     const run = ++this.run;
@@ -209,7 +224,7 @@ class Panel {
       this.code = data.code;
       this.copy.disabled = !data.code;
       if (!this.listing.hidden) this.listing.textContent = data.code;
-      this.draw = () => this.body.replaceChildren(...[draw(data)].flat(2).filter(Boolean));
+      this.draw = () => this.redraw([draw(data)].flat(2).filter(Boolean));
       this.draw();
       return data;
     } catch (error) {
@@ -260,12 +275,12 @@ export function mount(root, send) {
     return [
       data.own && h("p", { class: "note" }, "Note: no answer was given; this is the original model's own."),
       h("div", { class: "scroll" }, h("table", { class: "plain" },
-        h("thead", {}, h("tr", {}, ["model", "greedy answer", "gives the fact", "p(answer)"].map((text) => h("th", { scope: "col" }, text)))),
+        h("thead", {}, h("tr", {}, headers("model", "greedy answer", "fact given", "p(answer)"))),
         h("tbody", {}, data.rows.map((row) => h("tr", {},
           h("th", { scope: "row" }, ROLE[row.role]), h("td", { dir: "auto" }, row.said || "(nothing)"), fact(row.right),
           h("td", { class: "number" }, chance(row.probability))))))),
       heatMap(stops, {
-        title: h("span", {}, "log p of ", h("bdi", {}, `“${data.answer}”`)), label: "log p of each answer token, nats", unit: "nats", limit, value,
+        title: h("span", {}, "log p of ", h("bdi", {}, `“${data.answer}”`), ", nats"), label: "log p of each answer token, nats", unit: "nats", limit, value,
         rows: data.rows.map((row) => ROLE[row.role]), cols: names,
         rowLabel: (r) => `${ROLE[data.rows[r].role]} model`, colLabel: label,
         onCol: (c) => setColumn(c ? c - 1 : null), onCell: (r, c) => setColumn(c ? c - 1 : null),
@@ -290,7 +305,7 @@ export function mount(root, send) {
         rowLabel: (r) => `prompt token ${data.tokens[r]}`,
         colLabel: (c) => (c ? `answer token ${cols[c]}` : "mean over the answer tokens"),
         onRow: (r) => setSource(r), onCol: (c) => setColumn(c ? c - 1 : null),
-        onCell: (r, c) => { setColumn(c ? c - 1 : null, false); setSource(r); },
+        onCell: (r, c) => { setColumn(c ? c - 1 : null, false); setSource(r, false); },
         rowChosen: (r) => state.source === r + data.offset,
         colChosen: (c) => (c ? c - 1 : null) === state.column,
         chosen: (r, c) => state.source === r + data.offset && (c ? c - 1 : null) === state.column,
@@ -305,7 +320,7 @@ export function mount(root, send) {
     const names = [];
     for (let l = 0; l < data.layers.length; l++) for (let k = 0; k < data.heads.length; k++) names.push([l, k]);
     const delta = ([l, k]) => Math.abs(minus(data.after[l][k], data.before[l][k]) ?? 0);
-    const top = names.map((_, i) => i).sort((a, b) => delta(names[b]) - delta(names[a])).slice(0, 8);
+    const top = names.map((_, i) => i).sort((a, b) => delta(names[b]) - delta(names[a])).slice(0, 6);
     const chosen = (l, k) => state.head?.[0] === l && state.head?.[1] === k;
     const silent = Math.max(...names.map(delta)) === 0;
     return [
@@ -313,8 +328,8 @@ export function mount(root, send) {
         ? [h("span", { class: "chip" }, "what heads read from ", h("bdi", {}, `“${data.source.token}”`), h("button", { type: "button", class: "quiet", "aria-label": "Show all source tokens", onclick: () => setSource(null) }, "✕"))]
         : h("span", { class: "chip" }, "from all source tokens"), h("span", { class: "chip" }, h("bdi", {}, columnName()))),
       silent && h("p", { class: "note" }, "Note: no head changes what it adds here, so Δ is 0 everywhere; unlearning changed other parts."),
-      h("div", { class: "beside" },
-        h("div", { class: "wide" }, triptych(stops, {
+      h("div", { class: data.heads.length > 16 ? "" : "beside" },
+        h("div", {}, triptych(stops, {
           label: "what each head adds to the logit", unit: data.unit, rows: data.layers, cols: data.heads, before: data.before, after: data.after,
           hint: "Point at a head to read it; click it to see its source tokens.",
           rowLabel: (r) => `layer ${r}`, colLabel: (c) => `head ${c}`,
@@ -366,7 +381,7 @@ export function mount(root, send) {
     if (!last) return [h("p", { class: "muted" }, "Nothing is patched yet.")];
     const part = Object.fromEntries(last.rows.map((r) => [r.name, r]));
     return [h("div", { class: "scroll" }, h("table", { class: "bars patches" },
-      h("thead", {}, h("tr", {}, ["", "log p, nats per token", "p per token", "p(answer)", "gap closed"].map((text) => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, headers("model", "log p, nats per token", "p per token", "p(answer)", "gap closed"))),
       h("tbody", {}, row("unlearned", part.unlearned),
         state.patched.map((p) => row(`L${p.layer}H${p.head} patched`, { ...p.rows.find((r) => r.name === "patched"), restored: p.restored }, p === last ? "last" : "")),
         row("original", part.original))))];
@@ -379,7 +394,7 @@ export function mount(root, send) {
   const line = h("p", { class: "muted" });
   const words = h("div", { class: "words", role: "group", "aria-label": "Words to emphasise" });
   const prefill = h("input", { type: "text", dir: "auto", placeholder: "none", spellcheck: "false" });
-  const prefix = h("button", { type: "button", class: "quiet", onclick: () => { prefill.value = state.answer?.prefix ?? ""; } }, "Start of the asked answer");
+  const prefix = h("button", { type: "button", class: "quiet", onclick: () => { prefill.value = state.answer.prefill + state.answer.prefix; } }, "Start of the asked answer");
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); tryIt(); } },
     h("div", { class: "fields" },
       field("Emphasis", template), field("Prefill (beginning of the answer)", prefill)),
@@ -396,17 +411,19 @@ export function mount(root, send) {
   }
 
   function drawAttempt(data) {
-    const head = ["prompt", "model", "greedy answer", "gives the fact", "log p, nats per token", "p(answer)"];
+    const head = ["model", "greedy answer", "fact given", "log p, nats per token", "p(scored)"];
     return [
       data.leaks && h("p", { class: "note" }, "Note: the prompt or the prefill holds the fact, so an answer with it is no recovery."),
       !setup.models.some((m) => m.role === "control") && h("p", { class: "note" }, "Note: without a retrained model (control), an answer that comes back may be a guess that any model would make."),
       h("div", { class: "scroll" }, h("table", { class: "plain" },
-        h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", {}, data.rows.map((row) => row.cells.map((cell, i) => h("tr", { class: i ? "" : "first" },
-          i ? null : h("th", { scope: "rowgroup", rowspan: row.cells.length, class: "prompt" }, h("bdi", {}, row.prompt),
-            row.prefill && h("small", {}, "prefill ", h("bdi", {}, `“${row.prefill}”`)), h("small", {}, "scored ", h("bdi", {}, `“${row.scored}”`))),
-          h("th", { scope: "row" }, ROLE[cell.role]), h("td", { dir: "auto" }, cell.said || "(nothing)"), fact(cell.right),
-          h("td", { class: "number" }, plain(cell.log_prob, 3)), h("td", { class: "number" }, chance(cell.probability)))))))),
+        h("thead", {}, h("tr", {}, headers(...head))),
+        data.rows.map((row) => h("tbody", {},
+          h("tr", {}, h("th", { scope: "rowgroup", colspan: head.length, class: "prompt" }, h("bdi", {}, row.prompt),
+            row.prefill && [" ", h("small", {}, "prefill ", h("bdi", {}, `“${row.prefill}”`))],
+            " ", h("small", {}, "scored ", h("bdi", {}, `“${row.scored}”`)))),
+          row.cells.map((cell) => h("tr", {},
+            h("th", { scope: "row" }, ROLE[cell.role]), h("td", { dir: "auto" }, cell.said || "(nothing)"), fact(cell.right),
+            h("td", { class: "number" }, plain(cell.log_prob, 3)), h("td", { class: "number" }, chance(cell.probability)))))))),
     ];
   }
 
@@ -423,9 +440,9 @@ export function mount(root, send) {
     if (reload) loadHeads();
   }
 
-  function setSource(row) {
+  function setSource(row, toggles = true) {
     const position = row === null ? null : row + state.tokens.offset;
-    state.source = position === state.source ? null : position;
+    state.source = toggles && position === state.source ? null : position;
     panels.tokens.draw?.();
     loadHeads();
   }
@@ -488,7 +505,7 @@ export function mount(root, send) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) question.requestSubmit();
   });
   const results = h("div", { class: "results", hidden: true }, ["answer", "tokens", "heads", "head", "attempt"].map((name) => panels[name].node));
-  const first = h("p", { class: "muted" }, "Type a prompt, and press Explore.");
+  const first = h("p", { class: "muted" }, "No facts were given to pick from. Type a prompt, and press Explore.");
   const trouble = h("p", { class: "error", role: "alert", hidden: true });
   panels.attempt.hint.after(form);
 
@@ -504,6 +521,7 @@ export function mount(root, send) {
     patchPanel.body.replaceChildren(...drawPatch());
     panels.attempt.body.replaceChildren();
     first.hidden = true;
+    results.hidden = false;
     const run = panels.answer.run + 1;
     const found = await panels.answer.load(ask, { ...state.question, view: "answer" }, drawAnswer);
     results.hidden = !found && panels.answer.run === run;
@@ -513,6 +531,7 @@ export function mount(root, send) {
     state.answer = found;
     state.question.answer = found.answer;
     prefix.hidden = !found.prefix.trim();
+    prefill.value = found.prefill;
     const request = { ...state.question, view: "tokens" };
     state.tokens = await panels.tokens.load(ask, request, (data) => { state.tokens = data; return drawTokens(data); });
     if (state.tokens) {
