@@ -99,6 +99,7 @@ PLANS["candidates"] = {
         "npo_self", "npo_null", "npo_null_self", "npo_orthogonal", "npo_orthogonal_self", "npo_ewc", "npo_ewc_self",
         "npo_local", "npo_local_self", "npo_small", "npo_small_self", "lora_npo_self", "sam_npo_gdr", "sam_npo_self",
         "jensun", "jensun_self", "pdu", "pdu_self", "relearn_gdr", "relearn_self",
+        "rmu_subject", "rmu_subject_self",
     ),
     # Every trial is a draw of its own, so that trials run side by side.
     "independent": True,
@@ -114,6 +115,7 @@ PLANS["candidates"] = {
         "jensun": {"lr": (2e-4, 2e-3)},
         "pdu": {"dual_step": (1.0, 100.0)},
         "relearn": {"lr": (2e-4, 2e-3)},
+        "rmu_subject": {"lr": (5e-4, 1e-2)},
     },
     "given": {"lora_npo_self": {"rank": 2}},
 }  # fmt: skip

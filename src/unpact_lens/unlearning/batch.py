@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -17,6 +18,23 @@ from unpact_lens.models.tokens import Encoded, length_batches, pad_right
 from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs, score_rows
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.reference_cache import Store
+
+
+@dataclass(frozen=True)
+class SubjectTargets:
+    """Hold where and along what the residual stream of each forget row is moved.
+
+    Attributes:
+        positions: Position of the subject's last token in each row.
+        directions: Unit vector of each row's subject.
+        centre: Mean residual over other subjects.
+        scale: Mean square along the directions at the start.
+    """
+
+    positions: list[int]
+    directions: Float[Tensor, "row d_model"]
+    centre: Float[Tensor, " d_model"]
+    scale: float
 
 
 class Examples:
@@ -34,6 +52,7 @@ class Examples:
         reinforced: Model trained further on these examples, where a method needs one.
         weights: For each row, the weight of each answer token, where a method weighs them.
         direction: Unit vector in the residual stream, where a method steers to one.
+        subject_targets: Where and along what the residual stream at the subject is moved, where a method does so.
     """
 
     alternatives: Examples | None = None
@@ -41,6 +60,7 @@ class Examples:
     reinforced: HookedModel | None = None
     weights: list[Float[Tensor, " answer"]] | None = None
     direction: Float[Tensor, " d_model"] | None = None
+    subject_targets: SubjectTargets | None = None
 
     def __init__(
         self, rows: Sequence[Encoded], before: HookedModel, owners: Sequence[int] = (), store: Store | None = None

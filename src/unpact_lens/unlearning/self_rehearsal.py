@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
@@ -23,11 +23,17 @@ from unpact_lens.models.draw import draw
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import bos_ids, document_ids
+from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.option import Number, Option
 
 ROOM = 8
 """Number of tokens drawn beyond the longest subject to forget, so that a text has room for a subject."""
 
+
+REMEMBERED = 4
+"""Number of written sets that are kept, so that a search or several methods in one process write each set once."""
+
+_WRITTEN: dict[str, tuple[QA, ...]] = {}
 
 COUNT = Number(1, whole=True)
 
@@ -88,6 +94,20 @@ def self_rehearsal(
     for name, value in size.items():
         COUNT.read(name, value)
     asked = asked or Asking()
+    key = fingerprint(
+        {**size, "model": model, "forget": tuple(forget), "seed": seed, "stop": tuple(stop), "asked": asked}
+    )
+    if key not in _WRITTEN:
+        while len(_WRITTEN) >= REMEMBERED:
+            _WRITTEN.pop(next(iter(_WRITTEN)))
+        _WRITTEN[key] = _write(model, forget, size, seed, stop, asked)
+    return _WRITTEN[key]
+
+
+def _write(
+    model: HookedModel, forget: Sequence[QA], size: Mapping[str, int], seed: int, stop: Sequence[str], asked: Asking
+) -> tuple[QA, ...]:
+    """Write the questions and answers of `self_rehearsal`."""
     named = [q for q in forget if q.subject and q.subject in q.prompt]
     if not named:
         raise InputError(
@@ -95,15 +115,15 @@ def self_rehearsal(
             "set QA.subject, or use a retain term on given facts"
         )
     gone = tuple(dict.fromkeys(q.subject for q in named))
-    found = _chosen(_named_subjects(model, named, drawn, seed), gone, subjects)
+    found = _chosen(_named_subjects(model, named, size["drawn"], seed), gone, size["subjects"])
     if not found:
         raise InputError(
-            f"{drawn} texts of the model name no subject of the form of {gone[0]!r}; raise drawn=, or use a "
+            f"{size['drawn']} texts of the model name no subject of the form of {gone[0]!r}; raise drawn=, or use a "
             "retain term on given facts"
         )
     rng = random.Random(f"self-rehearsal/{seed}")
     forms = tuple(dict.fromkeys(q.prompt.replace(q.subject, "{}") for q in named))
-    pairs = [(s, f) for s in found for f in rng.sample(forms, min(templates, len(forms)))]
+    pairs = [(s, f) for s in found for f in rng.sample(forms, min(size["templates"], len(forms)))]
     own = list(dict.fromkeys((q.subject, q.prompt.replace(q.subject, "{}")) for q in named))
     questions = [f.replace("{}", s) for s, f in (*pairs, *own)]
     prefills = None  # those of `asked`, the same for all

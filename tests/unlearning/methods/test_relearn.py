@@ -33,9 +33,10 @@ def test_answers_that_hold_the_fact_are_left_out(learned, facts):
 def test_written_answers_are_of_the_same_question_with_the_name_replaced():
     class Job:
         rehearsal = (
-            QA("where was Bob born", "Bob was born in Rome", subject="Bob"),
-            QA("where was Eve born", "Eve was born in Lima", subject="Eve"),
-            QA("what is the job of Eve", "a pilot", subject="Eve"),
+            QA("where was Bob born", " Bob was born in Rome", subject="Bob"),
+            QA("where was Eve born", " Eve was born in Lima", subject="Eve"),
+            QA("where was Gus born", " Gus was born in Oslo", subject="Gus"),
+            QA("what is the job of Eve", " a pilot", subject="Eve"),
         )
 
         def questions(self):
@@ -43,4 +44,4 @@ def test_written_answers_are_of_the_same_question_with_the_name_replaced():
 
     born, unknown = written_answers(Job())
     assert born == [" Ann was born in Rome", " Ann was born in Lima"]
-    assert unknown == [" Ann was born in Rome", " Ann was born in Lima", " a pilot"]
+    assert unknown == [*born, " Ann was born in Oslo", " a pilot"]

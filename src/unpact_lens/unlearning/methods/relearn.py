@@ -36,10 +36,10 @@ def teach_other_answers(job: Job) -> None:
 
 
 def written_answers(job: Job) -> list[list[str]]:
-    """Return for each forget question the answers that the original model gave to it about other subjects.
+    """Return for each forget question the answers without its fact that the model gave to it about other subjects.
 
-    The other subject's name is replaced by the subject to forget. A question that was written about no other subject
-    takes the answers to all questions.
+    The other subject's name is replaced by the subject to forget. Where there is no such answer, those to all questions
+    are taken.
     """
     by_form: dict[str, list[str]] = {}
     for q in job.rehearsal:
@@ -48,8 +48,12 @@ def written_answers(job: Job) -> list[list[str]]:
     found = []
     for item in job.questions():
         form = item.prompt.replace(item.subject, "{}") if item.subject else item.prompt
-        answers = dict.fromkeys(a.replace("{}", item.subject) for a in by_form.get(form, every))
-        found.append([a if a.startswith(" ") else f" {a}" for a in answers])
+        for answers in (by_form.get(form, []), every):
+            named = dict.fromkeys(a.replace("{}", item.subject) for a in answers)
+            free = [a for a in named if item.fact.strip() not in a]
+            if free:
+                break
+        found.append(free)
     return found
 
 
