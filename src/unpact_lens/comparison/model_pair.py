@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
-from unpact_lens.models.checkpoint import named_weights
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.shared_weights import shares_weights
+from unpact_lens.models.weights import stored_weights
 
 FIELDS = (
     "n_layers", "d_model", "n_heads", "n_key_value_heads", "d_head", "d_mlp", "d_vocab", "act_fn",
@@ -63,6 +64,11 @@ class ModelPair:
         """Both models: before, after."""
         return self.before, self.after
 
+    @property
+    def shared(self) -> bool:
+        """Whether both models are on the same weights and differ by adapters only, so that they need one's memory."""
+        return shares_weights(self.before, self.after)
+
     def donor_and_recipient(self, direction: str) -> tuple[HookedModel, HookedModel]:
         """Return the model that gives and the model that takes, for one of `DIRECTIONS`."""
         return (self.before, self.after) if direction == DIRECTIONS[0] else (self.after, self.before)
@@ -91,7 +97,7 @@ def require_comparable(before: HookedModel, after: HookedModel) -> None:
 
 
 def _require_same_weights(before: HookedModel, after: HookedModel) -> None:
-    ours, theirs = named_weights(before), named_weights(after)
+    ours, theirs = stored_weights(before), stored_weights(after)
     for name in [*ours, *theirs]:
         if name not in theirs or name not in ours:
             raise InputError(f"weight {name} exists only {'before' if name in ours else 'after'}")

@@ -17,6 +17,8 @@ from unpact_lens.display import joined, largest
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import named_weights
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.low_rank import LowRank
+from unpact_lens.models.weights import named_adapters
 from unpact_lens.results import Result
 
 EXACT_SIDE = 512
@@ -100,10 +102,67 @@ def weights_of_pair(pair: ModelPair, task_vector: Mapping[str, Tensor]) -> Weigh
     for name, tau in task_vector.items():
         if name not in ours or ours[name].shape != tau.shape:
             raise InputError(f"task vector {name} {tuple(tau.shape)} fits no weight of the models")
-    rows = [_changes(name, w.double(), theirs[name].double(), task_vector.get(name)) for name, w in ours.items()]
+    adapted = _low_rank_changes(pair) if pair.shared else {}
+    rows = []
+    for name, w in ours.items():  # one weight at a time in fp64
+        if name in adapted:
+            rows.append(_low_rank(w.double(), *adapted[name], task_vector.get(name)))
+        elif pair.shared:
+            rows.append(_unchanged(w))
+        else:
+            rows.append(_changes(name, w.double(), theirs[name].double(), task_vector.get(name)))
     columns = {key: torch.stack([row[key].cpu() for row in rows]) for key in rows[0]}
     noise = None if pair.noise is None else weights_of_pair(pair.noise, task_vector)
     return WeightChanges(names=tuple(ours), floor=noise, **columns)
+
+
+Factors = tuple[Float[Tensor, "input rank"], Float[Tensor, "rank output"], LowRank]
+"""A change Δ as two factors, and an adapter that knows how the weight is stored."""
+
+
+def _low_rank_changes(pair: ModelPair) -> dict[str, Factors]:
+    """Return Δ of each adapted weight of two models on the same weights, in fp64."""
+    found: dict[str, list[tuple[float, LowRank]]] = {}
+    for sign, model in ((-1.0, pair.before), (1.0, pair.after)):
+        for name, adapters in named_adapters(model).items():
+            found.setdefault(name, []).extend((sign, adapter) for adapter in adapters)
+    return {
+        name: (
+            torch.cat([sign * a.scale * a.A.detach().double() for sign, a in both], dim=1),
+            torch.cat([a.B.detach().double() for _, a in both]),
+            both[0][1],
+        )
+        for name, both in found.items()
+    }
+
+
+def _low_rank(
+    before: Float[Tensor, "*shape"],
+    left: Float[Tensor, "input rank"],
+    right: Float[Tensor, "rank output"],
+    adapter: LowRank,
+    task_vector: Float[Tensor, "*shape"] | None,
+) -> dict[str, Float[Tensor, ""]]:
+    """Measure the change of one adapted weight; Δ's singular values are those of a matrix of its rank."""
+    delta = adapter.stored(left @ right, before)
+    inner = torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T  # [rank, rank]
+    return _measured(before, before + delta, delta, torch.linalg.svdvals(inner), task_vector)
+
+
+def _unchanged(weight: Float[Tensor, "*shape"]) -> dict[str, Float[Tensor, ""]]:
+    """Measure a weight that both models share."""
+    norm = torch.linalg.vector_norm(weight, dtype=torch.float64)
+    zero, nan = torch.zeros_like(norm), torch.full_like(norm, float("nan"))
+    return {
+        "norm_before": norm,
+        "norm_after": norm,
+        "norm_delta": zero,
+        "relative": zero if bool(norm) else nan,
+        "spectral": zero,
+        "effective_rank": nan,
+        "cosine": torch.ones_like(norm),
+        "task_vector_cosine": nan,
+    }
 
 
 def _changes(
@@ -114,7 +173,16 @@ def _changes(
 ) -> dict[str, Float[Tensor, ""]]:
     """Measure the change of one weight; keys are the fields of `WeightChanges`."""
     delta = after - before
-    singular = singular_values(as_matrix(name, delta))
+    return _measured(before, after, delta, singular_values(as_matrix(name, delta)), task_vector)
+
+
+def _measured(
+    before: Float[Tensor, "*shape"],
+    after: Float[Tensor, "*shape"],
+    delta: Float[Tensor, "*shape"],
+    singular: Float[Tensor, " rank"],
+    task_vector: Float[Tensor, "*shape"] | None,
+) -> dict[str, Float[Tensor, ""]]:
     nan = torch.tensor(float("nan"), dtype=torch.float64)
     return {
         "norm_before": before.norm(),

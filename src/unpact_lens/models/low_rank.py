@@ -70,13 +70,16 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight plus the low-rank matrix, in the weight's dtype."""
-        added = (self.scale * self.A @ self.B).to(weight.dtype)  # [rows, columns]
+        return weight + self.stored((self.scale * self.A @ self.B).to(weight.dtype), weight)
+
+    def stored(self, matrix: Float[Tensor, "rows columns"], like: Tensor) -> Tensor:
+        """Return a matrix `[input, output]` in the shape of the weight; the inverse of `matrix`."""
         if self.transposed:
-            return weight + added.T
+            return matrix.T
         if self.heads_last:
-            heads, d_model, d_head = weight.shape
-            return weight + added.reshape(d_model, heads, d_head).movedim(1, 0)  # [head, d_model, d_head]
-        return weight + added.reshape(weight.shape)
+            heads, d_model, d_head = like.shape
+            return matrix.reshape(d_model, heads, d_head).movedim(1, 0)  # [head, d_model, d_head]
+        return matrix.reshape(like.shape)
 
     def times(self, x: Float[Tensor, "*batch row"]) -> Float[Tensor, "*batch column"]:
         """Multiply inputs by the low-rank matrix alone, without forming it."""
@@ -225,6 +228,13 @@ def original(held: parametrize.ParametrizationList) -> nn.Parameter:
     stored = held.original
     assert isinstance(stored, nn.Parameter)
     return stored
+
+
+def holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module of a parameter and its name there; of an adapted weight, those that it has without adapters."""
+    owner, _, leaf = name.rpartition(".")
+    outer, mark, inner = owner.rpartition(f".{HELD}.")
+    return (model.get_submodule(outer), inner) if mark else (model.get_submodule(owner), leaf)
 
 
 def _restore_order(module: nn.Module) -> None:

@@ -21,6 +21,9 @@ from unpact_lens.models.shared_weights import share
 
 HALF = (torch.bfloat16, torch.float16)
 
+FIRST = "_unpact_fp32"
+"""Name of the empty parameter that says that a module computes in fp32."""
+
 _MADE: weakref.WeakKeyDictionary[object, tuple[tuple[int, int], HookedModel]] = weakref.WeakKeyDictionary()
 """The fp32 model of each half-precision model, and the version of the weights that it was made from."""
 
@@ -58,6 +61,7 @@ def _widen(module: nn.Module) -> None:
     if isinstance(module, parametrize.ParametrizationList):
         if original(module).dtype in HALF:
             module.insert(0, Upcast())  # before adapters, which then add to the fp32 weight
+            _say_fp32(module)
         return
     for name, weight in list(module._parameters.items()):
         if weight is None or weight.dtype not in HALF:
@@ -66,9 +70,18 @@ def _widen(module: nn.Module) -> None:
             module._parameters[name] = nn.Parameter(weight.detach().float(), weight.requires_grad)
             continue
         parametrise(module, name, Upcast(), _embed if type(module).forward is nn.Embedding.forward else None)
+        _say_fp32(module)
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.dtype in HALF:
             module._buffers[name] = buffer.float()
+
+
+def _say_fp32(module: nn.Module) -> None:
+    """Put an empty fp32 parameter first, because a bridge casts activations to the dtype of a module's first one."""
+    stored = next(module.parameters())
+    others = dict(module._parameters)
+    module._parameters.clear()
+    module._parameters.update({FIRST: nn.Parameter(stored.new_empty(0, dtype=torch.float32)), **others})
 
 
 def _embed(module: nn.Embedding, ids: Int[Tensor, "*batch"]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.low_rank import LowRank, attach, merge_adapters
+from unpact_lens.models.low_rank import LowRank, attach, holder, merge_adapters
 from unpact_lens.unlearning.settings import Settings
 from unpact_lens.unlearning.trainable import readable_names, trainable
 
@@ -44,8 +44,7 @@ class Adapters:
         self.places = []
         self.names = [names[n] for n in chosen]
         for name in chosen:
-            owner, leaf = name.rpartition(".")[::2]
-            module = model.get_submodule(owner)
+            module, leaf = holder(model, name)
             heads_last = leaf.lstrip("_") in ("W_Q", "W_K", "W_V")
             linear = isinstance(module, nn.Linear)
             adapter = LowRank(getattr(module, leaf), rank, alpha, generator, heads_last, transposed=linear)
