@@ -35,17 +35,23 @@ class Lane:
     Attributes:
         line: What the page says of it.
         options: Options of `uv pip install`.
+        torch: Version of torch, as pip reads it; None for the newest.
         every_python: Whether it runs on every interpreter that is found, instead of the one that runs this script.
     """
 
     line: str
     options: tuple[str, ...]
+    torch: str | None = None
     every_python: bool = False
 
 
+LOCKED_TORCH = (ROOT / "requirements" / "torch.txt").read_text(encoding="utf-8").strip()
+
 LANES = {
-    "tl4": Lane("TransformerLens 4, all else newest", ("transformer-lens>=4",)),
-    "lowest": Lane("the lowest versions that `pyproject.toml` allows", ("--resolution", "lowest-direct")),
+    "tl4": Lane("TransformerLens 4, torch as locked, all else newest", ("transformer-lens>=4",), LOCKED_TORCH),
+    "lowest": Lane(
+        "the lowest versions that `pyproject.toml` allows", ("--resolution", "lowest-direct"), "torch==2.6.0"
+    ),
     "highest": Lane("the highest versions that `pyproject.toml` allows", ("--upgrade",), every_python=True),
 }
 
@@ -71,9 +77,20 @@ def environment(lane: str, python: str, version: str) -> Path:
     if not own.exists():
         _run(python, "-m", "venv", folder)
         _run(own, "-m", "pip", "install", "-q", "uv")
-    uv = (own, "-m", "uv", "pip", "install", "-q", "--python", own, "--torch-backend", "cpu")
-    _run(*uv, *LANES[lane].options, "-e", f"{ROOT}[dev]")
+    uv = (own, "-m", "uv", "pip", "install", "-q", "--python", own)
+    _run(*uv, *torch_options(own, lane), *LANES[lane].options, "-e", f"{ROOT}[dev]")
     return own
+
+
+def torch_options(python: Path, lane: str) -> tuple[str, ...]:
+    """Install a CPU build of torch from where pip looks; return the options that make uv keep it.
+
+    Where pip finds none, uv takes one from PyTorch's own index.
+    """
+    wanted = f"{LANES[lane].torch}+cpu"
+    command = (str(python), "-m", "pip", "install", "-q", wanted)
+    found = LANES[lane].torch and not subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+    return (wanted,) if found else ("--torch-backend", "cpu")
 
 
 def _run(*command: object) -> None:

@@ -21,6 +21,11 @@ def test_every_lane_is_a_target_and_part_of_test_all():
         assert re.search(rf"^test-{lane}:.*\n\t.*scripts/lanes.py {lane}$", makefile, re.MULTILINE)
 
 
+def test_the_lowest_lane_has_the_lowest_torch_that_is_allowed():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert lanes.LANES["lowest"].torch == f"torch=={re.search('torch>=([0-9.]+)', project)[1]}.0"
+
+
 def test_a_result_is_counted_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(lanes, "ROOT", tmp_path)
     (tmp_path / "test_three.py").write_text(

@@ -1,11 +1,13 @@
 """The self-test finds what does not work, and the gate refuses exactly that."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from tests.conftest import tiny
+from tests.faults.damage import DAMAGES, wrong_types
 from tests.models.families import hf_model, tokenizer
 from tests.models.zoo import zoo_model
 from unpact_lens.attribution import attribute
@@ -16,7 +18,7 @@ from unpact_lens.models.checkpoint import clone, save_model
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.decoding import DECODES
 from unpact_lens.models.load import load_model
-from unpact_lens.models.self_test import CHECKS, KEPT, Source, require, self_test
+from unpact_lens.models.self_test import CHECKS, KEPT, Source, _written_outcomes, require, self_test
 from unpact_lens.results import load, save
 
 IDS = torch.randint(0, 320, (1, 12), generator=torch.Generator().manual_seed(3))
@@ -131,6 +133,36 @@ def test_outcomes_are_kept_by_weights_and_configuration(kept, monkeypatch):
         next(iter(source.parameters())).add_(0.1)
     with pytest.raises(ZeroDivisionError):
         self_test(to_bridge(source, tokenizer()), source)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_outcomes_are_found_again(kept, monkeypatch, damage):
+    ran = []
+
+    def counted(model, source):
+        ran.append(1)
+        return module.Outcome("passed", "counted")
+
+    for name in CHECKS:
+        monkeypatch.setitem(CHECKS, name, module.Check("", "", "", counted))
+    model = bridge("gpt2")
+    self_test(model)
+    (file,) = kept.iterdir()
+    (kept / "other").write_text("{}")
+    damage(file, kept / "other")
+    assert self_test(model).statuses == ("passed",) * len(CHECKS)
+    assert len(ran) == 2 * len(CHECKS)
+
+
+def test_a_changed_outcome_is_noticed(kept):
+    model = bridge("gpt2")
+    first = self_test(model)
+    (file,) = kept.iterdir()
+    for _, record in wrong_types(json.loads(file.read_text())):
+        file.write_text(json.dumps(record))
+        assert _written_outcomes(file) is None
+    file.write_text(file.read_text().replace("passed", "failed"))
+    assert self_test(model).statuses == first.statuses
 
 
 def test_a_cache_directory_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):

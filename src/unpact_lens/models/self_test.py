@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 
 from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
+from unpact_lens.json_files import read_record, write_record
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture, inert_hooks
 from unpact_lens.models.answer_end import end_ids
@@ -45,7 +46,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import probe_tokens
 from unpact_lens.models.pip_models import cache_dir
 from unpact_lens.models.weights import named_weights, source_state, uncovered_weight
-from unpact_lens.results import Result, read_json, storable, versions, write_json
+from unpact_lens.results import Result, storable, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,9 @@ SAMPLE = 64
 
 LARGEST_COPY = 400_000_000
 """Number of parameters above which the check `clone` waits for the first copy."""
+
+FORMAT = 1
+"""Version of the file of kept outcomes."""
 
 PASSED, FAILED, ABSENT = "passed", "failed", "absent"
 """Outcomes of a check: `absent` if the model has no such part."""
@@ -194,8 +198,8 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
     key = _key(model, source is not None)
     file = cache_dir() / "self-tests" / f"{key}.json"
     kept = vars(model).setdefault(KEPT, {})
-    if keep and file.is_file() and isinstance(record := read_json(file), dict) and record.keys() == CHECKS.keys():
-        kept.update({name: Outcome(*record[name]) for name in CHECKS})
+    if keep and (found := _written_outcomes(file)):
+        kept.update(found)
         if kept["cache"].status != ABSENT:
             vars(model)[DECODES] = kept["cache"].status == PASSED
     else:
@@ -203,7 +207,8 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         if keep:
             with contextlib.suppress(OSError):  # without a cache directory, the next load runs the checks again
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, {name: [kept[name].status, kept[name].detail] for name in CHECKS})
+                outcomes = {name: [kept[name].status, kept[name].detail] for name in CHECKS}
+                write_record(file, {"format": FORMAT, "outcomes": outcomes})
     return SelfTest(
         architecture=architecture(model),
         wrap="bridge" if hooked.is_bridge(model) else "hooked",
@@ -212,6 +217,15 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         details=tuple(kept[name].detail for name in CHECKS),
         model=key,
     )
+
+
+def _written_outcomes(file: Path) -> dict[str, Outcome] | None:
+    """Read the outcomes that an earlier load wrote; None if there are none, or the file is damaged."""
+    try:
+        record = read_record(file, sealed_since=FORMAT) if file.is_file() else {}
+        return {name: Outcome(*record["outcomes"][name]) for name in CHECKS}
+    except (InputError, OSError, LookupError, TypeError):
+        return None
 
 
 def require(model: HookedModel, check: str, *, feature: str, remedy: str | None = None) -> None:
