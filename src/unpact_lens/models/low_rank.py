@@ -82,8 +82,8 @@ class LowRank(nn.Module):
         return matrix.reshape(like.shape)
 
     def times(self, x: Float[Tensor, "*batch row"]) -> Float[Tensor, "*batch column"]:
-        """Multiply inputs by the low-rank matrix alone, without forming it."""
-        return (x.to(self.A.dtype) @ self.A) @ self.B * self.scale
+        """Multiply inputs by the low-rank matrix alone, without forming it, in the dtype of the inputs."""
+        return (x @ self.A.to(x.dtype) * self.scale) @ self.B.to(x.dtype)
 
 
 def attach(module: nn.Module, leaf: str, adapter: LowRank) -> None:
@@ -143,7 +143,7 @@ def _stored(module: nn.Module) -> Tensor:
 def _with_adapters(module: nn.Module, x: Tensor, out: Tensor) -> Tensor:
     for each in parametrisations(module)["weight"]:
         if isinstance(each, LowRank):
-            out = out + each.times(x).to(out.dtype)
+            out = out + each.times(x)
     return out
 
 
