@@ -32,7 +32,8 @@ def setup(options: Namespace) -> Task:
     vocabulary = {"gpt2-small": 50257, "smollm2": 49152, "tiny": 500}.get(options.shape) or hf_model(
         options.shape
     ).config.vocab_size
-    ids = random_ids(options.prefix + options.prompt + options.answer, vocabulary)
+    length = options.prefix + options.prompt + options.answer
+    ids = random_ids(length, vocabulary, seed=getattr(options, "seed", 1))
     a, b = options.prefix, options.prefix + options.prompt
     return Namespace(**{**vars(options), "before": ids[:a], "x": ids[a:b], "y": ids[b:], "vocabulary": vocabulary})
 
@@ -114,12 +115,13 @@ def limit(task: Task) -> Work:
     model = hf_model(task.shape)
     length = len(task.before + task.x + task.y) - 1
     # Rows have the whole length, so that attention costs the same. A last, shorter row makes the count exact.
-    count = unshared_tokens(task)
+    examples = getattr(task, "examples", 1)
+    count = unshared_tokens(task) * examples
     full, rest = divmod(count, length)
     ids = random_ids(count, task.vocabulary)
     blocks = [torch.tensor(ids[: full * length]).reshape(full, length)] if full else []
     blocks += [torch.tensor([ids[full * length :]])] if rest else []
-    answers = (len(deleted(task)) + 1) * task.answer
+    answers = (len(deleted(task)) + 1) * task.answer * examples
 
     @torch.inference_mode()
     def work() -> None:

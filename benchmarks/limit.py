@@ -41,13 +41,13 @@ PEERS = {
 
 def started(options: argparse.Namespace, names: list[str], record: dict[str, Any]) -> dict[str, Any]:
     """Build the works, run each once as a warm-up, and compare their numbers with ours."""
-    task = attribution.setup(options)
+    tasks = [attribution.setup(argparse.Namespace(**vars(options), seed=1 + i)) for i in range(options.examples)]
     works: dict[str, Any] = {}
     numbers = None
     for name in names:
         found: dict[str, Any] = {"seconds": [], "over_limit": []}
         try:
-            works[name] = attribution.CONTESTANTS[name](task)
+            works[name] = work_of(name, tasks)
             first = works[name]()
         except NotRun as reason:
             works.pop(name, None)
@@ -59,6 +59,20 @@ def started(options: argparse.Namespace, names: list[str], record: dict[str, Any
             numbers = first
         record["contestants"][name] = found
     return works
+
+
+def work_of(name: str, tasks: list[argparse.Namespace]) -> Any:
+    """Return the work of one contestant on one example, or on several: ours batches them, the limit is one for all."""
+    if len(tasks) == 1 or name == LIMIT:
+        return attribution.CONTESTANTS[name](tasks[0])
+    if name == OURS:
+        from unpact_lens.attribution import attribute_many
+
+        model = attribution.bridge(tasks[0].shape)
+        pairs = [(task.before + task.x, task.y) for task in tasks]
+        return lambda: torch.cat([a.per_answer_token for a in attribute_many(model, pairs, progress=False)])
+    each = [attribution.CONTESTANTS[name](task) for task in tasks]
+    return lambda: torch.cat([work() for work in each])
 
 
 def take_turns(works: dict[str, Any], options: argparse.Namespace, record: dict[str, Any], end: float) -> None:
@@ -105,6 +119,8 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
     prompt = f"{record['prompt']}" + (f", 1 in {record['every']} deleted" if record["every"] > 1 else "")
     if record["prefix"]:
         prompt += f" after {record['prefix']}"
+    if record["examples"] > 1:
+        prompt = f"{record['examples']} × {prompt}"
     rows = []
     for name, found in record["contestants"].items():
         if not found["seconds"]:
@@ -137,53 +153,59 @@ def table(folder: Path) -> None:
 
 
 def picture(records: list[dict[str, Any]], folder: Path) -> None:
-    """Draw the median ratio to the limit of each contestant, with the least and the largest."""
+    """Draw the median ratio to the limit of each contestant, with a line from the least to the largest."""
     import plotly.graph_objects as go
-    from common import write_figure
+
+    from unpact_lens.plots.figure import Figure
 
     figure = go.Figure()
     names = list(dict.fromkeys(n for r in records for n in r["contestants"] if n != LIMIT))
-    for symbol, name in enumerate(names):
-        points = []
+    for name in names:
+        points, spread = [], []
         for r in records:
             ratios = r["contestants"].get(name, {}).get("over_limit")
             if ratios:
-                where = f"{r['shape']}, {r['prompt']} + {r['answer']}, {r['machine']['threads']} threads"
-                points.append((where, statistics.median(ratios), min(ratios), max(ratios)))
+                where = " ".join(rows_of(r)[0][:4][i] + unit for i, unit in enumerate((":", " +", ",", " thr.")))
+                points.append((where, statistics.median(ratios)))
+                spread += [(where, min(ratios)), (where, max(ratios)), (None, None)]
         figure.add_scatter(
-            name=name, mode="markers", marker={"size": 10, "symbol": symbol},
-            y=[p[0] for p in points], x=[p[1] for p in points],
-            error_x={
-                "type": "data", "symmetric": False,
-                "array": [p[3] - p[1] for p in points], "arrayminus": [p[1] - p[2] for p in points],
-            },
-        )  # fmt: skip
-    figure.add_vline(x=1.0, line_dash="dot")
+            name=name, mode="markers", marker={"size": 9}, y=[p[0] for p in points], x=[p[1] for p in points]
+        )
+        figure.add_scatter(mode="lines", showlegend=False, y=[p[0] for p in spread], x=[p[1] for p in spread])
     figure.update_layout(
-        title="Leave-one-out: seconds over those of the limit (1 = no faster exact method can exist)",
-        xaxis={"type": "log", "title": "times the limit", "tickvals": [1, 1.1, 1.5, 2, 3, 5, 10]},
-        yaxis={"automargin": True}, template="plotly_white", width=1100, height=260 + 40 * len(records),
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
+        title="Leave-one-out: seconds over those of the limit",
+        xaxis={"title": "times the limit (1: no exact method can be faster)", "rangemode": "tozero"},
+        yaxis={"automargin": True}, height=240 + 36 * len(records),
     )  # fmt: skip
-    write_figure(figure, folder / "limit.png")
+    print(f"wrote {Figure(figure).save(folder / 'limit.png')}")
+
+
+GRID = [
+    *itertools.product(("gpt2-small", "smollm2"), (1, 2), ((30, 8, 1, 0, 1), (30, 20, 1, 0, 1), (200, 8, 8, 0, 1))),
+    *itertools.product(("gpt2-small", "smollm2"), (1, 2), ((200, 20, 8, 0, 1), (30, 8, 1, 500, 1))),
+    *itertools.product(
+        ("gpt2-small",), (2,), ((15, 8, 1, 0, 1), (60, 8, 1, 0, 1), (30, 64, 1, 0, 1), (30, 8, 1, 0, 8))
+    ),
+    *itertools.product(("gpt2-quarter", "gpt2-medium"), (2,), ((30, 8, 1, 0, 1),)),
+]
+"""Shape, threads, and prompt, answer, `--every`, prefix and examples of each measurement of `--grid`.
+
+The last two lines show the growth with prompt, answer, examples and parameters.
+"""
 
 
 def grid(options: argparse.Namespace) -> None:
-    """Measure every shape, prompt, answer and number of threads in a process of its own, then write the table."""
-    tasks = [(30, 8, 1, 0), (30, 20, 1, 0), (200, 8, 8, 0), (200, 20, 8, 0), (30, 8, 1, 500)]
-    for shape, threads, (prompt, answer, every, prefix) in itertools.product(("gpt2-small", "smollm2"), (1, 2), tasks):
-        chosen = {
-            "shape": shape,
-            "threads": threads,
-            "prompt": prompt,
-            "answer": answer,
-            "every": every,
-            "prefix": prefix,
-        }
-        flags = [
-            f"--{name}={value}" for name, value in {**chosen, "seconds": options.seconds, "out": options.out}.items()
+    """Make each measurement of `GRID` in a process of its own, then write the table."""
+    names = ("prompt", "answer", "every", "prefix", "examples")
+    for shape, threads, sizes in GRID:
+        flags = [f"--{name}={size}" for name, size in zip(names, sizes, strict=True)]
+        flags += [
+            f"--shape={shape}",
+            f"--threads={threads}",
+            f"--seconds={options.seconds}",
+            f"--turns={options.turns}",
         ]
-        subprocess.run([sys.executable, __file__, *flags, f"--turns={options.turns}"], check=True)
+        subprocess.run([sys.executable, __file__, *flags, f"--out={options.out}"], check=True)
     table(options.out)
 
 
@@ -194,6 +216,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=8)
     parser.add_argument("--prefix", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="delete every n-th token of the prompt only")
+    parser.add_argument("--examples", type=int, default=1, help="number of prompts, by attribute_many")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=120.0, help="no turn starts that would end later than this")
     parser.add_argument("--turns", type=int, default=7, help="largest number of turns")
@@ -211,8 +234,11 @@ def main() -> None:
         return
     end = time.perf_counter() + options.seconds
     torch.set_num_threads(options.threads)
-    name = f"{Path(options.shape).name}-{options.prefix}-{options.prompt}-{options.answer}-{options.threads}"
-    described = {k: getattr(options, k) for k in ("shape", "prompt", "answer", "prefix", "every")}
+    if options.examples > 1 and (options.every > 1 or options.prefix):
+        parser.error("--examples goes with neither --every nor --prefix")
+    sizes = (options.prefix, options.prompt, options.answer, options.examples, options.threads)
+    name = "-".join([Path(options.shape).name, *map(str, sizes)])
+    described = {k: getattr(options, k) for k in ("shape", "prompt", "answer", "prefix", "every", "examples")}
     record = {"name": name, **described, "machine": machine(options), "contestants": {}, "not_run": {}}
     works = started(options, [OURS, LIMIT, *(PEERS[p] for p in options.peers)], record)
     take_turns(works, options, record, end)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-SHAPES = ("gpt2-small", "smollm2", "tiny")
+SHAPES = ("gpt2-small", "gpt2-quarter", "gpt2-medium", "smollm2", "tiny")
+"""Shapes with random weights: 124, 60, 355, 135 and 0.1 million parameters."""
 
 
 @functools.cache
@@ -32,6 +33,8 @@ def hf_model(shape: str, attention: str = "sdpa") -> Any:
         return model.eval().requires_grad_(False)
     configs = {
         "gpt2-small": lambda: transformers.GPT2Config(),
+        "gpt2-quarter": lambda: transformers.GPT2Config(n_layer=3),
+        "gpt2-medium": lambda: transformers.GPT2Config(n_layer=24, n_embd=1024, n_head=16),
         "smollm2": lambda: transformers.LlamaConfig(
             vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
             num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,

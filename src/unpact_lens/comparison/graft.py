@@ -21,7 +21,7 @@ from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.checkpoint import clone, named_weights
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tied_embedding import tied_names
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, token_strings
+from unpact_lens.models.tokens import Encoded, Text, token_strings
 from unpact_lens.models.weight_matrices import weight_matrices
 from unpact_lens.scoring import score_rows
 
@@ -154,7 +154,7 @@ def check_graft(unit: str, direction: str) -> None:
 
 
 def grafted_scores(
-    pair: ModelPair, rows: Sequence[Encoded], unit: str, direction: str, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    pair: ModelPair, rows: Sequence[Encoded], unit: str, direction: str, batch_tokens: int | None = None
 ) -> Grafted:
     """Score each row under each graft; every graft is made once for all rows.
 

@@ -286,7 +286,7 @@ def _restored(
     rows: Sequence[_Row],
     restore: str,
     unedited: Float[Tensor, ""],
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> Float[Tensor, " row"]:
     """Compute LP(x, y) of the unlearned model with each row's readings restored, nats.
 
@@ -313,7 +313,7 @@ def _restored(
             "unlearning changed other parts; use patch(what='mlp') or graft_map"
         )
     found = unedited.repeat(len(rows))
-    for chunk in chunks(differs.nonzero()[:, 0].tolist(), len(example.ids) - 1, batch_tokens):
+    for chunk in chunks(pair.after, differs.nonzero()[:, 0].tolist(), len(example.ids) - 1, batch_tokens):
         masks = torch.zeros(len(chunk), len(layers), pair.before.cfg.n_heads, len(example.ids) - 1)
         for i, row in enumerate(rows[place] for place in chunk):
             for layer, head in row.heads:

@@ -188,7 +188,7 @@ def depth_score(
 
 
 def _loss_by_layer(
-    full: HookedModel, donor: HookedModel, example: Encoded, batch_tokens: int
+    full: HookedModel, donor: HookedModel, example: Encoded, batch_tokens: int | None
 ) -> Float[Tensor, " layer"]:
     """Compute the loss of the original model's mean log-probability with the donor's state after each layer, nats."""
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(full.cfg.n_layers)]

@@ -16,8 +16,9 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.memory import batch_tokens_for
 from unpact_lens.models.tokens import Encoded
-from unpact_lens.scoring import DEFAULT_BATCH_TOKENS, gather_log_probs
+from unpact_lens.scoring import gather_log_probs
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def answer_logits(
     rows: Sequence[Sequence[Edit]],
     *,
     capped: bool = True,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Float[Tensor, "row answer d_vocab"]:
     """Compute the logits at the answer's positions for each set of edits.
 
@@ -77,16 +78,16 @@ def answer_logits(
         InputError: If changing an edited activation changes no output of this model.
     """
     return torch.cat(
-        [_run(model, example, chunk, capped) for chunk in chunks(rows, len(example.ids) - 1, batch_tokens)]
+        [_run(model, example, chunk, capped) for chunk in chunks(model, rows, len(example.ids) - 1, batch_tokens)]
     )
 
 
 def answer_log_probs(
-    model: HookedModel, example: Encoded, rows: Sequence[Sequence[Edit]], *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, example: Encoded, rows: Sequence[Sequence[Edit]], *, batch_tokens: int | None = None
 ) -> Float[Tensor, "row answer"]:
     """Compute log p of each answer token, nats, for each set of edits; see `answer_logits`."""
     found = []
-    for chunk in chunks(rows, len(example.ids) - 1, batch_tokens):
+    for chunk in chunks(model, rows, len(example.ids) - 1, batch_tokens):
         logits = _run(model, example, chunk, True)
         labels = torch.tensor(example.answer, device=logits.device).expand(len(chunk), -1)
         found.append(gather_log_probs(logits, labels).cpu())
@@ -99,7 +100,7 @@ def replaced_one_at_a_time(
     given: Mapping[str, Tensor],
     places: Sequence[tuple[str, tuple[Any, ...]]],
     *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Float[Tensor, "row answer"]:
     """Compute log p of each answer token, first unedited, then with the given activation at one place at a time; nats.
 
@@ -122,15 +123,21 @@ def replaced_one_at_a_time(
     return values
 
 
-def chunks(rows: Sequence[T], length: int, batch_tokens: int) -> list[Sequence[T]]:
+def chunks(model: HookedModel, rows: Sequence[T], length: int, batch_tokens: int | None) -> list[Sequence[T]]:
     """Cut rows into batches of at most `batch_tokens` tokens, with at least one row each.
+
+    Args:
+        model: Model that will run.
+        rows: What is cut.
+        length: Number of tokens of each row.
+        batch_tokens: Largest number of tokens of a batch. If None, it is chosen from the free memory.
 
     Raises:
         InputError: If `batch_tokens` is not positive.
     """
-    if batch_tokens < 1:
+    if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
-    size = max(1, batch_tokens // length)
+    size = max(1, batch_tokens_for(model, batch_tokens, length) // length)
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 

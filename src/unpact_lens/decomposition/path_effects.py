@@ -156,7 +156,7 @@ def path_effects(
             torch.cat(
                 [
                     whole - numbers([_without(wide, example, acts, head, s, freeze) for s in sources])
-                    for sources in chunks(range(len(direct.tokens)), len(direct.tokens), asked.batch_tokens)
+                    for sources in chunks(wide, range(len(direct.tokens)), len(direct.tokens), asked.batch_tokens)
                 ]
             )
             for head in chosen

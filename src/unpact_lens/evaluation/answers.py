@@ -26,7 +26,7 @@ from unpact_lens.evaluation.fact_matching import Match, match_fact
 from unpact_lens.evaluation.text_folding import fold, shape
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, continuation_ids, encode
+from unpact_lens.models.tokens import Encoded, continuation_ids, encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import forced_rows
 
@@ -87,7 +87,7 @@ class Answers(Result):
 
 
 def answer_all(
-    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int | None = None
 ) -> Answers:
     """Ask a model every question once: one greedy generation and one teacher-forced pass serve all metrics.
 
@@ -95,7 +95,7 @@ def answer_all(
         model: Hooked model with a tokenizer.
         items: Questions of any group.
         bench: Benchmark that says how to ask: chat template, answer prefix, length of an answer.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
         The answers, in the order of `items`. If a gold answer is longer than the limit, the limit is raised for all of
@@ -141,7 +141,7 @@ def ask(
     prefills: Sequence[str],
     *,
     bench: Benchmark,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[str]:
     """Generate greedy answers to prompts as the benchmark asks; equal prompts with equal prefixes are asked once.
 
@@ -150,7 +150,7 @@ def ask(
         prompts: The prompts.
         prefills: Answer prefix of each prompt.
         bench: Benchmark that gives the chat template, the length of an answer and the texts that end it.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
         One answer for each prompt.

@@ -20,7 +20,6 @@ from unpact_lens.evaluation.metrics import METRICS, BenchmarkRun, Metric
 from unpact_lens.evaluation.perplexity import TextScores, score_texts
 from unpact_lens.evaluation.result import FACT, Scores
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Measured:
         metrics: Metrics to compute.
         nli: NLI model of metric `"entailment"`.
         judge: Judge of metric `"judge"`.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Raises:
         InputError: If a metric needs an argument that is not given.
@@ -40,7 +39,7 @@ class Measured:
     metrics: tuple[Metric, ...]
     nli: str | os.PathLike[str] | None
     judge: Judge | None
-    batch_tokens: int
+    batch_tokens: int | None
 
     def __post_init__(self) -> None:
         examples = {"nli": "nli='cross-encoder/nli-deberta-v3-small'", "judge": "judge=ul.evaluation.Judge(url, model)"}
@@ -79,7 +78,7 @@ def evaluate(
     reference: HookedModel | Scores | None = None,
     nli: str | os.PathLike[str] | None = None,
     judge: Judge | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Scores:
     """Score a model on every group of a benchmark.
 
@@ -97,7 +96,7 @@ def evaluate(
         reference: Retrained model, or its `Scores`, for comparison.
         nli: NLI model of metric `"entailment"`: a local directory or a hub id (see `entailment`).
         judge: Judge of metric `"judge"`.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
         Metrics of each item, with intervals by group, and F and D if `before` is given.

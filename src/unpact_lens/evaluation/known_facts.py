@@ -12,12 +12,11 @@ from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import ask, fact_right, prefill_for, with_room
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.stats.estimate import Rate
 
 
 def known_facts(
-    model: HookedModel, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int | None = None
 ) -> Benchmark:
     """Restrict each group of a benchmark to facts that a model gives under the plain prompt; its split stays.
 
@@ -28,7 +27,7 @@ def known_facts(
         model: Original model.
         bench: The benchmark.
         minimum: Number of forget facts, and of retain facts, that must be known. If None, any number is accepted.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
         The benchmark with known forget, retain and general facts only.
@@ -64,13 +63,13 @@ def known_facts(
     return kept
 
 
-def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> pd.DataFrame:
+def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int | None = None) -> pd.DataFrame:
     """Count the facts of a benchmark that a model gives under the plain prompt, by group and relation.
 
     Args:
         model: Hooked model with a tokenizer.
         bench: The benchmark.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
         One row for each group and relation (or kind of knowledge, if a fact has no relation): facts asked, facts known,
@@ -100,7 +99,7 @@ def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int = DEFAU
 
 
 def right_facts(
-    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int | None = None
 ) -> list[bool]:
     """Return, for each question, whether the greedy answer to the plain prompt contains its fact.
 
@@ -108,7 +107,7 @@ def right_facts(
         model: Hooked model with a tokenizer.
         items: The questions.
         bench: Benchmark that says how to ask: chat template, answer prefix, length of an answer.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
     """
     bench = with_room(model, bench, items)
     texts = ask(

@@ -12,7 +12,6 @@ import pandas as pd
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.registry import Registry
 
 INFINITY = float("inf")
@@ -123,14 +122,14 @@ class BenchmarkRun:
         model: Model to score.
         bench: The benchmark.
         reference: Retrained model, or None.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
         before: Original model, or None.
     """
 
     model: HookedModel
     bench: Benchmark
     reference: HookedModel | None = None
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int | None = None
     before: HookedModel | None = None
     _found: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 

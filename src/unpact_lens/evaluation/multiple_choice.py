@@ -19,7 +19,7 @@ from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.metrics import BenchmarkRun, metric
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode
+from unpact_lens.models.tokens import encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import score_rows
 from unpact_lens.stats.estimate import Rate
@@ -73,16 +73,14 @@ class Choices(Result):
         return pd.DataFrame(rows).rename(columns={"value": "accuracy"})
 
 
-def choose(
-    model: HookedModel, items: Sequence[QA], *, chat: Chat = False, batch_tokens: int = DEFAULT_BATCH_TOKENS
-) -> Choices:
+def choose(model: HookedModel, items: Sequence[QA], *, chat: Chat = False, batch_tokens: int | None = None) -> Choices:
     """Answer multiple-choice questions by the likelihood of each option; chance accuracy is 1/4 on WMDP.
 
     Args:
         model: Hooked model with a tokenizer.
         items: Questions with `choices`.
         chat: Wrap the prompts in the tokenizer's chat template, with these options if it is a mapping.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Raises:
         InputError: If there are no questions, or one has no choices.

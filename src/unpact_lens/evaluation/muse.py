@@ -20,7 +20,6 @@ from unpact_lens.evaluation.metrics import BenchmarkRun, metric
 from unpact_lens.evaluation.rouge import is_latin, scorer
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.results import Result
 
 VERBMEM_TOKENS = 128
@@ -97,7 +96,7 @@ def verbmem(
     bench: Benchmark,
     *,
     max_new_tokens: int = VERBMEM_TOKENS,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Memorisation:
     """Compute verbatim memorisation: how much of a passage's continuation the model recites, 0 to 100.
 
@@ -106,7 +105,7 @@ def verbmem(
         bench: Benchmark with `verbatim` passages.
         max_new_tokens: Number of tokens to generate. As in MUSE, they are compared with as many ids of the passage, and
             special tokens that the tokenizer adds (BOS) count.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Raises:
         InputError: If the benchmark has no passages, or the model has no tokenizer.
@@ -128,7 +127,7 @@ def knowmem(
     bench: Benchmark,
     *,
     max_new_tokens: int = KNOWMEM_TOKENS,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Memorisation:
     r"""Compute knowledge memorisation: how well the model answers questions after solved examples, 0 to 100.
 
@@ -138,7 +137,7 @@ def knowmem(
         model: Hooked model with a tokenizer.
         bench: Benchmark whose forget and retain questions are asked, each after the solved examples of its group.
         max_new_tokens: Largest number of tokens to generate.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
     """
     items = (*bench.forget, *bench.kept)
     generated = generate_answers(

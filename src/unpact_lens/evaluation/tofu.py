@@ -35,7 +35,7 @@ from unpact_lens.evaluation.answers import ask, prefill_for, with_room
 from unpact_lens.evaluation.metrics import INFINITY, BenchmarkRun, metric
 from unpact_lens.evaluation.rouge import rouge
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode
+from unpact_lens.models.tokens import encode
 from unpact_lens.results import Result
 from unpact_lens.scoring import score_rows
 from unpact_lens.stats.ks import KSTest, ks_test
@@ -255,7 +255,7 @@ def tofu_scores(
     reference: HookedModel | TofuScores | None = None,
     truth_ratio: str = "geometric",
     limit: int | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> TofuScores:
     """Compute TOFU's metrics on every question that has wrong answers.
 
@@ -265,7 +265,7 @@ def tofu_scores(
         reference: Retrained model, or its `TofuScores`, for forget quality.
         truth_ratio: Definition of the truth ratio, one of `TRUTH_RATIOS`. The reference must have the same.
         limit: Largest number of questions of each set, evenly spread; if None, all are asked.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Raises:
         InputError: If no question has wrong answers, or the reference's scores are of other questions.
@@ -314,7 +314,7 @@ def _with_wrong(bench: Benchmark, limit: int | None) -> tuple[list[str], list[QA
 
 
 def _retrain_log_ratio(
-    reference: HookedModel | TofuScores | None, items: list[QA], bench: Benchmark, batch_tokens: int, how: str
+    reference: HookedModel | TofuScores | None, items: list[QA], bench: Benchmark, batch_tokens: int | None, how: str
 ) -> Float[Tensor, " item"] | None:
     if reference is None:
         return None
@@ -332,7 +332,7 @@ def _retrain_log_ratio(
 
 
 def _likelihoods(
-    model: HookedModel, items: list[QA], prefills: list[str], bench: Benchmark, batch_tokens: int, how: str
+    model: HookedModel, items: list[QA], prefills: list[str], bench: Benchmark, batch_tokens: int | None, how: str
 ) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"], Float[Tensor, " item"]]:
     """Compute, for each question, LP of its answer, log r, and the answer's probability among its options."""
     texts = [(q.answer, str(q.meta.get("paraphrased_answer", q.answer)), *q.perturbed) for q in items]

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, Text, encode, encode_context
+from unpact_lens.models.tokens import Encoded, Text, encode, encode_context
 
 
 class AskingOptions(TypedDict, total=False):
@@ -21,13 +21,14 @@ class AskingOptions(TypedDict, total=False):
             e.g. `{"enable_thinking": False}`; its `"system"` is the system message.
         prefill: Answer prefix, text or ids, given to the model and not scored. Default: none.
         max_new_tokens: Largest number of tokens to generate, where the call generates. Default 24.
-        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. Default: None, chosen from
+            the free memory.
     """
 
     chat: Chat
     prefill: Text
     max_new_tokens: int
-    batch_tokens: int
+    batch_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Asking:
         chat: Wrap the prompt in the tokenizer's chat template, with these options if it is a mapping.
         prefill: Answer prefix, text or ids, given to the model and not scored.
         max_new_tokens: Largest number of tokens to generate.
-        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. If None, it is chosen from
+            the free memory; see `unpact_lens.models.memory`.
 
     Raises:
         InputError: If `max_new_tokens` or `batch_tokens` is not a positive whole number, or `chat` is neither a flag
@@ -48,12 +50,14 @@ class Asking:
     chat: Chat = False
     prefill: Text = ""
     max_new_tokens: int = 24
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chat", read_chat(self.chat))
         for name in ("max_new_tokens", "batch_tokens"):
             value = getattr(self, name)
+            if value is None and name == "batch_tokens":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}; give a positive whole number of tokens")
 

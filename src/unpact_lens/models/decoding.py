@@ -6,6 +6,9 @@ reading each text again at every step, which is slower and always right.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -48,14 +51,30 @@ def decodes_with_cache(model: HookedModel) -> bool:
     return bool(kept)
 
 
-def cache_difference(model: HookedModel) -> float | None:
+class Readable(Protocol):
+    """A batch of texts that is read step by step."""
+
+    def read(self, new: Tensor | None) -> Tensor:
+        """Read the contexts (`new` is None) or one new token for each row, and return the logits of the next."""
+
+
+BatchOf = Callable[[HookedModel, Sequence[Sequence[int]], int], Readable]
+"""Function from a model, contexts and the number of new tokens to a batch that decodes with a cache."""
+
+
+def _hooked_batch(model: HookedModel, contexts: Sequence[Sequence[int]], new: int) -> Readable:
+    from unpact_lens.models.generate import CachedBatch
+
+    return CachedBatch(model, contexts)
+
+
+def cache_difference(model: HookedModel, batch_of: BatchOf = _hooked_batch) -> float | None:
     """Return the largest difference between the logits of both ways of decoding; None if they do not agree.
 
     Args:
         model: Hooked model that is not an ensemble.
+        batch_of: Function that makes the batch which decodes with a cache.
     """
-    from unpact_lens.models.generate import CachedBatch
-
     room = model.cfg.n_ctx - NEW
     lengths = [min(length, room) for length in LENGTHS]
     if room < 1:
@@ -64,7 +83,8 @@ def cache_difference(model: HookedModel) -> float | None:
     with torch.inference_mode():
         alone = [uncached(model, text, length) for text, length in zip(texts, lengths, strict=True)]
         try:
-            batch = CachedBatch(model, [text[:length].tolist() for text, length in zip(texts, lengths, strict=True)])
+            contexts = [text[:length].tolist() for text, length in zip(texts, lengths, strict=True)]
+            batch = batch_of(model, contexts, NEW)
             steps = [batch.read(None)]
             for k in range(NEW):
                 new = torch.stack([text[length + k] for text, length in zip(texts, lengths, strict=True)])

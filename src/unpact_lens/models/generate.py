@@ -1,14 +1,15 @@
 """Generate greedy continuations of many prompts at once.
 
 1. Sort the prompts by length and cut them into batches.
-2. Pad each batch on the *left*, so that the next token of every row is in the last column.
+2. Pad each batch, where needed, on the *left*, so that the next token of every row is in the last column.
 3. Run the prompts once and keep keys and values.
 4. Feed one new token for each row and repeat. Only the last column is unembedded. Rows that have ended leave the batch
    with their keys and values.
 
-Left padding is exact: the attention mask hides it, and both kinds of model count positions from the first token that
-the mask shows. One forward pass for each step then serves prompts of all lengths. The result equals generation of one
-prompt at a time, except for ties within rounding error.
+On a bridge without hooks the steps run on the source model, without padding; see `source_decoding`. Elsewhere prompts
+are padded on the left. That is exact: the attention mask hides it, and both kinds of model count positions from the
+first token that the mask shows. One forward pass for each step then serves prompts of all lengths. The result equals
+generation of one prompt at a time, except for ties within rounding error.
 
 Some architectures return no usable cache (MPT, Falcon with ALiBi, Mamba). `decoding.py` finds that out before the first
 batch. Their texts are read again as a whole at each step, padded on the right.
@@ -32,8 +33,12 @@ from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.decoding import decodes_with_cache
-from unpact_lens.models.hooked import HookedModel, Hooks, Tokenizer
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode_context, length_batches, pad_right
+from unpact_lens.models.hooked import HookedModel, Hooks
+from unpact_lens.models.memory import batch_tokens_for
+from unpact_lens.models.source_decoding import SourceBatch, decoding_source
+from unpact_lens.models.stop_texts import StopTexts
+from unpact_lens.models.stop_texts import decoded as decoded
+from unpact_lens.models.tokens import encode_context, length_batches, pad_right
 
 CACHED_PER_TOKEN = 4
 """Number of tokens with cached keys and values that count as one input token in a batch's budget."""
@@ -53,7 +58,7 @@ def greedy(
     stop_ids: Sequence[int] = (),
     until: Callable[[int, Sequence[int]], bool] | None = None,
     prompt_hooks: PromptHooks | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[tuple[int, ...]]:
     r"""Generate the most likely next token repeatedly: $y_k = \arg\max_v p(v \mid x, y_{<k})$.
 
@@ -66,7 +71,8 @@ def greedy(
             the new ids so far.
         prompt_hooks: Interventions on the contexts, not on generated tokens; see `PromptHooks`.
         batch_tokens: Largest number of input tokens in one forward pass, padding included. Keys and values are cached
-            for at most `CACHED_PER_TOKEN` times as many tokens, generated tokens included.
+            for at most `CACHED_PER_TOKEN` times as many tokens, generated tokens included. If None, it is chosen from
+            the free memory.
 
     Returns:
         The new ids of each context, in the order given.
@@ -76,13 +82,19 @@ def greedy(
             `max_new_tokens` is below 1, or the logits are NaN.
     """
     _check(model, contexts, max_new_tokens)
+    if not contexts:
+        return []
     stops = frozenset(stop_ids)
     answers: list[list[int]] = [[] for _ in contexts]
     with torch.inference_mode():
         room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]  # ceiling division
-        for batch in length_batches(room, batch_tokens):
+        longest = max(len(c) for c in contexts) + max_new_tokens
+        limit = batch_tokens_for(
+            hooked.members_of(model)[0] if hooked.members_of(model) else model, batch_tokens, longest
+        )
+        for batch in length_batches(room, limit):
             rows = list(batch)  # index of the context in each row that is still running
-            stepper = _stepper(model, [contexts[i] for i in rows], prompt_hooks is not None)
+            stepper = _stepper(model, [contexts[i] for i in rows], prompt_hooks is not None, max_new_tokens)
             width = max(len(contexts[i]) for i in rows)
             new = stepper.step(None, prompt_hooks(rows, width) if prompt_hooks else ())  # [row]
             for _ in range(max_new_tokens):
@@ -145,7 +157,7 @@ def generate_answers(
     if len(prefixes) != len(prompts):
         raise InputError(f"{len(prefixes)} prefills for {len(prompts)} prompts; give one for each, or one text for all")
     contexts = [
-        encode_context(model, prompt, chat=asked.chat, prefill=prefix).context
+        encode_context(model, prompt, chat=asked.chat, prefill=prefix, special=asked.special).context
         for prompt, prefix in zip(prompts, prefixes, strict=True)
     ]
     given = [len(decoded(tokenizer, c)) for c in contexts]
@@ -159,16 +171,11 @@ def generate_answers(
         contexts,
         max_new_tokens=asked.max_new_tokens,
         stop_ids=end_ids(model),
-        until=lambda i, new: any(s in answer(i, new) for s in stop),
+        until=StopTexts(tokenizer, stop, answer),
         prompt_hooks=prompt_hooks,
         batch_tokens=asked.batch_tokens,
     )
     return [before_stop(answer(i, new), stop) for i, new in enumerate(outputs)]
-
-
-def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Return ids as text, without special tokens."""
-    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False, skip_special_tokens=True)
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
@@ -213,8 +220,10 @@ class Stepper(Protocol):
         """Drop all other rows."""
 
 
-def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]], with_hooks: bool) -> Stepper:
+def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]], with_hooks: bool, new: int) -> Stepper:
     members = hooked.members_of(model)
+    if not members and not with_hooks and (source := decoding_source(model)) is not None:
+        return ModelStepper(SourceBatch(model, source, contexts, new))
     without = [m for m in members or (model,) if not decodes_with_cache(m)]
     if without and (members or with_hooks):
         asked = "an ensemble" if members else "an intervention on the prompt"
@@ -320,7 +329,7 @@ class UncachedBatch:
 class ModelStepper:
     """Generate with one model."""
 
-    def __init__(self, batch: CachedBatch | UncachedBatch) -> None:
+    def __init__(self, batch: CachedBatch | UncachedBatch | SourceBatch) -> None:
         self.batch = batch
 
     def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
@@ -365,6 +374,7 @@ def most_likely(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]
     Raises:
         InputError: If a logit is NaN.
     """
-    if torch.isnan(logits).any():
+    largest, tokens = logits.max(-1)  # the largest of numbers and NaN is NaN
+    if torch.isnan(largest).any():
         raise InputError("the logits are NaN: the model's weights hold NaN or overflow; load a sound checkpoint")
-    return logits.argmax(-1)
+    return tokens
