@@ -132,6 +132,7 @@ class NoOffsets:
     def __init__(self, inner):
         self.inner = inner
         self.bos_token, self.bos_token_id, self.eos_token_id = inner.bos_token, inner.bos_token_id, inner.eos_token_id
+        self.added_tokens_decoder = inner.added_tokens_decoder
 
     def __len__(self):
         return len(self.inner)

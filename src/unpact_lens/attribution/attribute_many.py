@@ -298,6 +298,7 @@ def _attribution(
             **{k: v for k, v in request.options.items() if v is None or isinstance(v, (bool, int, float, str))},
             **output.settings,
             **({} if isinstance(item.question.asked.chat, bool) else {"chat": item.question.asked.chat}),
+            **({"special": True} if item.question.asked.special else {}),
         },
         notes=encoded.notes,
     )

@@ -107,4 +107,8 @@ def encode_for(model: HookedModel | Endpoint, prompt: Text, answer: Text, asked:
             raise InputError(f"the {what} is empty; give the text that the endpoint reads")
     if asked.chat:
         raise InputError("chat=True needs the model's tokenizer; write the template into the prompt and give units=")
+    if asked.special:
+        raise InputError(
+            "special=True needs the model's tokenizer; an endpoint reads control tokens as it does; drop it"
+        )
     return model.encode(str(prompt), str(answer), str(asked.prefill))

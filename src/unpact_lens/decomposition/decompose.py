@@ -169,6 +169,7 @@ def decompositions(
                 "dtype": str(total.dtype).removeprefix("torch."),
                 "chat": asked.chat,
                 "prefill": text_of(model, asked.prefill),
+                **({"special": True} if asked.special else {}),
             },
         )
         for by, (values, labels, rest) in split.items()

@@ -115,7 +115,7 @@ def verbmem(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("verbmem compares texts, but the model has no tokenizer; load it with a tokenizer")
-    ids = [tokenizer(q.answer)["input_ids"][:max_new_tokens] for q in bench.verbatim]
+    ids = [tokenizer(q.answer, split_special_tokens=True)["input_ids"][:max_new_tokens] for q in bench.verbatim]
     gold = [tokenizer.decode(list(i), skip_special_tokens=True) for i in ids]
     prompts = [q.prompt for q in bench.verbatim]
     generated = generate_answers(model, prompts, max_new_tokens=max_new_tokens, stop=(), batch_tokens=batch_tokens)

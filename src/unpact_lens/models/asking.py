@@ -20,6 +20,7 @@ class AskingOptions(TypedDict, total=False):
         chat: Wrap the prompt in the tokenizer's chat template. Default False. A mapping gives the template's options,
             e.g. `{"enable_thinking": False}`; its `"system"` is the system message.
         prefill: Answer prefix, text or ids, given to the model and not scored. Default: none.
+        special: Read control tokens in the texts, such as `<|im_start|>`, as such. Default False: they are text.
         max_new_tokens: Largest number of tokens to generate, where the call generates. Default 24.
         batch_tokens: Largest number of input tokens in one forward pass, padding included. Default: None, chosen from
             the free memory.
@@ -27,6 +28,7 @@ class AskingOptions(TypedDict, total=False):
 
     chat: Chat
     prefill: Text
+    special: bool
     max_new_tokens: int
     batch_tokens: int | None
 
@@ -38,22 +40,26 @@ class Asking:
     Attributes:
         chat: Wrap the prompt in the tokenizer's chat template, with these options if it is a mapping.
         prefill: Answer prefix, text or ids, given to the model and not scored.
+        special: Read control tokens in the texts as such; if False, they are text.
         max_new_tokens: Largest number of tokens to generate.
         batch_tokens: Largest number of input tokens in one forward pass, padding included. If None, it is chosen from
             the free memory; see `unpact_lens.models.memory`.
 
     Raises:
         InputError: If `max_new_tokens` or `batch_tokens` is not a positive whole number, or `chat` is neither a flag
-            nor options of a template.
+            nor options of a template, or `special` is no flag.
     """
 
     chat: Chat = False
     prefill: Text = ""
+    special: bool = False
     max_new_tokens: int = 24
     batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chat", read_chat(self.chat))
+        if not isinstance(self.special, bool):
+            raise InputError(f"special={self.special!r}; give True or False")
         for name in ("max_new_tokens", "batch_tokens"):
             value = getattr(self, name)
             if value is None and name == "batch_tokens":
@@ -67,8 +73,8 @@ class Asking:
 
     def encode(self, model: HookedModel, prompt: Text, answer: Text) -> Encoded:
         """Tokenise a prompt and its answer; see `unpact_lens.models.tokens.encode` for the errors."""
-        return encode(model, prompt, answer, chat=self.chat, prefill=self.prefill)
+        return encode(model, prompt, answer, chat=self.chat, prefill=self.prefill, special=self.special)
 
     def encode_context(self, model: HookedModel, prompt: Text) -> Encoded:
         """Tokenise a prompt whose answer will be generated."""
-        return encode_context(model, prompt, chat=self.chat, prefill=self.prefill)
+        return encode_context(model, prompt, chat=self.chat, prefill=self.prefill, special=self.special)

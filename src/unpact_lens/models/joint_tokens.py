@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from unpact_lens.models.control_tokens import Record, literal_needed, literal_record
 from unpact_lens.models.hooked import Tokenizer
 
 Span = tuple[int, int]
@@ -52,9 +53,15 @@ class Cut:
     shared: tuple[SharedToken, ...] = ()
 
 
-def plain_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Return the ids of a text without special tokens that the tokenizer would add."""
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+def plain_ids(tokenizer: Tokenizer, text: str, *, literal: bool = False) -> tuple[int, ...]:
+    """Return the ids of a text without special tokens that the tokenizer would add.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        text: The text.
+        literal: Whether control tokens in it are text.
+    """
+    return _record(tokenizer, [text], [literal]).ids
 
 
 def decoded_whole(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -62,31 +69,45 @@ def decoded_whole(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False, skip_special_tokens=False)
 
 
-def with_offsets(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[Span, ...] | None]:
-    """Return the ids of a text, and the characters of each token, or None if the tokenizer does not tell.
+def _record(tokenizer: Tokenizer, texts: Sequence[str], literal: Sequence[bool], *, where: bool = False) -> Record:
+    """Tokenise texts as one.
 
-    A tokenizer without offsets tells if its ids decode to the text itself.
+    Args:
+        tokenizer: Tokenizer of the model.
+        texts: Parts of the text.
+        literal: For each part, whether control tokens in it are text.
+        where: Whether the characters of each token are wanted.
+
+    Returns:
+        The ids, and the characters of each token. These are None if the tokenizer does not tell; one without offsets
+        tells if its ids decode to the text itself.
     """
-    fast = bool(getattr(tokenizer, "is_fast", False))
-    record = tokenizer(text, add_special_tokens=False, **({"return_offsets_mapping": True} if fast else {}))
-    ids = tuple(record["input_ids"])
-    if "offset_mapping" in record:
-        return ids, tuple((int(a), int(b)) for a, b in record["offset_mapping"])
-    if decoded_whole(tokenizer, ids) != text:
-        return ids, None
+    whole = "".join(texts)
+    if literal_needed(tokenizer, texts, literal):
+        found = literal_record(tokenizer, texts, literal)
+        ids, offsets = found.ids, found.offsets
+    else:
+        told = where and bool(getattr(tokenizer, "is_fast", False))
+        record = tokenizer(whole, add_special_tokens=False, **({"return_offsets_mapping": True} if told else {}))
+        ids, offsets = tuple(record["input_ids"]), record.get("offset_mapping")
+    if offsets is not None:
+        return Record(ids, tuple((int(a), int(b)) for a, b in offsets))
+    if not where or decoded_whole(tokenizer, ids) != whole:
+        return Record(ids, None)
     # An incomplete character decodes to the replacement character or to nothing; each of its tokens reaches into it.
     begun = [decoded_whole(tokenizer, ids[:n]) for n in range(len(ids) + 1)]
     starts = [len(shown.rstrip("\ufffd")) for shown in begun]
     ends = [start + (len(shown) > start) for shown, start in zip(begun, starts, strict=True)]
-    return ids, tuple((starts[n], min(max(starts[n] + 1, ends[n + 1]), len(text))) for n in range(len(ids)))
+    return Record(ids, tuple((starts[n], min(max(starts[n] + 1, ends[n + 1]), len(whole))) for n in range(len(ids))))
 
 
-def cut_jointly(tokenizer: Tokenizer, texts: Sequence[str]) -> Cut:
+def cut_jointly(tokenizer: Tokenizer, texts: Sequence[str], literal: Sequence[bool] | None = None) -> Cut:
     """Tokenise several texts as one, and cut the ids at their borders.
 
     Args:
         tokenizer: Tokenizer of the model.
         texts: Parts in their order; an empty part has no ids.
+        literal: For each part, whether control tokens in it are text. If None, they are control tokens everywhere.
 
     Returns:
         The ids of each part.
@@ -98,11 +119,14 @@ def cut_jointly(tokenizer: Tokenizer, texts: Sequence[str]) -> Cut:
         return Cut(tuple(ids), tuple(spans))
     whole = "".join(texts)
     borders = [*accumulate(len(texts[i]) for i in filled)][:-1]  # where each part but the first begins
-    every, offsets = with_offsets(tokenizer, whole)
-    owners, shared = (
-        _by_prefixes(tokenizer, whole, borders, every) if offsets is None
-        else _by_offsets(tokenizer, whole, borders, every, offsets)
-    )  # fmt: skip
+    parts, flags = [texts[i] for i in filled], [bool(literal and literal[i]) for i in filled]
+    found = _record(tokenizer, parts, flags, where=True)
+    every, offsets = found.ids, found.offsets
+    if offsets is None:
+        heads = [_record(tokenizer, parts[:k], flags[:k]).ids for k in range(1, len(parts))]
+        owners, shared = _by_prefixes(tokenizer, heads, every)
+    else:
+        owners, shared = _by_offsets(tokenizer, whole, borders, every, offsets)
     for k, i in enumerate(filled):
         own = [n for n, owner in enumerate(owners) if owner == k]
         start = borders[k - 1] if k else 0
@@ -114,7 +138,9 @@ def cut_jointly(tokenizer: Tokenizer, texts: Sequence[str]) -> Cut:
     return Cut(tuple(ids), tuple(spans), named)
 
 
-def ids_after(tokenizer: Tokenizer, before: Sequence[int], texts: Sequence[str]) -> Cut:
+def ids_after(
+    tokenizer: Tokenizer, before: Sequence[int], texts: Sequence[str], literal: Sequence[bool] | None = None
+) -> Cut:
     """Tokenise texts as the continuation of ids that are given and kept.
 
     Where the ids before are the tokenizer's own of their text, the whole is tokenised. Otherwise the texts are
@@ -124,18 +150,19 @@ def ids_after(tokenizer: Tokenizer, before: Sequence[int], texts: Sequence[str])
         tokenizer: Tokenizer of the model.
         before: Ids that come first; may be empty.
         texts: Parts that follow, in their order.
+        literal: For each of them, whether control tokens in it are text; as in `cut_jointly`.
 
     Returns:
         The ids of each part of `texts`.
     """
     anchors = [*([decoded_whole(tokenizer, before)] if before else []), *ANCHORS]
     for n, anchor in enumerate(anchors):
-        cut = cut_jointly(tokenizer, [anchor, *texts])
+        cut = cut_jointly(tokenizer, [anchor, *texts], None if literal is None else [False, *literal])
         own = tuple(before) if before and n == 0 else plain_ids(tokenizer, anchor)
         if own and cut.ids[0] == own and not any(s.first == 0 for s in cut.shared):
             shared = tuple(SharedToken(s.first - 1, s.owner - 1, s.text) for s in cut.shared)
             return Cut(cut.ids[1:], cut.spans[1:], shared)
-    return cut_jointly(tokenizer, texts)
+    return cut_jointly(tokenizer, texts, literal)
 
 
 def _by_offsets(
@@ -168,15 +195,15 @@ def _blanks(text: str) -> int:
 
 
 def _by_prefixes(
-    tokenizer: Tokenizer, whole: str, borders: Sequence[int], ids: Sequence[int]
+    tokenizer: Tokenizer, heads: Sequence[Sequence[int]], ids: Sequence[int]
 ) -> tuple[list[int], list[SharedToken]]:
     """Do what `_by_offsets` does without offsets: a part ends where its tokens leave those of the whole.
 
-    Where the text up to a border has other ids at its end than the whole, the border moves to the last common id.
+    Where the text up to a border (`heads`, as ids) has other ids at its end than the whole, the border moves to the
+    last common id.
     """
     owners, shared = [0] * len(ids), []
-    for k, border in enumerate(borders):
-        head = plain_ids(tokenizer, whole[:border])
+    for k, head in enumerate(heads):
         common = next((n for n, (a, b) in enumerate(zip(head, ids, strict=False)) if a != b), min(len(head), len(ids)))
         for n in range(common, len(ids)):
             owners[n] = k + 1

@@ -5,6 +5,9 @@ one text, and the ids of each are cut out of it; see `joint_tokens`. Parts that 
 BOS comes first, once, if `model.cfg.default_prepend_bos` is True, whether or not the texts or ids bring one. With a
 chat template, only the user's content is the *prompt*. The template's tokens before and after it are `head` and `tail`.
 An answer prefix (`prefill`) is part of `tail`.
+
+Control tokens in a user's text, such as `<|im_start|>`, are read as text unless `special=True`. A BOS at the very
+beginning of a text is one all the same, where the model takes BOS.
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ class Encoded:
         skipped: Number of characters of the prompt's text before `parts[1]`: a BOS, or white space that the template
             trims.
         notes: Notes for the reader, e.g. that a border between parts lies inside a token.
+        special: Whether control tokens in the user's texts were read as such.
     """
 
     head: tuple[int, ...]
@@ -73,6 +77,7 @@ class Encoded:
     parts: tuple[Part, ...] | None = field(default=None, compare=False, repr=False)
     skipped: int = field(default=0, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    special: bool = field(default=False, compare=False, repr=False)
 
     @property
     def context(self) -> tuple[int, ...]:
@@ -104,7 +109,7 @@ class HasTokenizer(Protocol):
 def text_ids(model: HookedModel, text: Text, what: str) -> tuple[int, ...]:
     """Return the ids of a text by itself, without special tokens; check and return ids that are given as ids.
 
-    For a text that follows another one, use `encode` or `continuation_ids`.
+    For a text that follows another one, use `encode` or `continuation_ids`. Control tokens in the text are text.
 
     Args:
         model: Model whose tokenizer and vocabulary are used.
@@ -117,7 +122,7 @@ def text_ids(model: HookedModel, text: Text, what: str) -> tuple[int, ...]:
     if isinstance(text, str):
         if not text:
             return ()
-        return _checked(model, plain_ids(_tokenizer(model, text, what), text), what)
+        return _checked(model, plain_ids(_tokenizer(model, text, what), text, literal=True), what)
     _check_form(text, what)
     return _checked(model, tuple(int(t) for t in text), what)
 
@@ -135,7 +140,7 @@ def continuation_ids(model: HookedModel, text: Text, what: str) -> tuple[int, ..
     """
     if not isinstance(text, str) or not text:
         return text_ids(model, text, what)
-    return _checked(model, ids_after(_tokenizer(model, text, what), (), [text]).ids[0], what)
+    return _checked(model, ids_after(_tokenizer(model, text, what), (), [text], [True]).ids[0], what)
 
 
 def document_ids(model: HookedModel, text: Text, what: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -173,7 +178,9 @@ def bos_ids(model: HookedModel) -> tuple[int, ...]:
     return (int(bos),)
 
 
-def encode(model: HookedModel, prompt: Text, answer: Text, *, chat: Chat = False, prefill: Text = "") -> Encoded:
+def encode(
+    model: HookedModel, prompt: Text, answer: Text, *, chat: Chat = False, prefill: Text = "", special: bool = False
+) -> Encoded:
     """Tokenise a prompt and its answer as one text.
 
     Args:
@@ -182,6 +189,7 @@ def encode(model: HookedModel, prompt: Text, answer: Text, *, chat: Chat = False
         answer: Text, leading space included, or ids.
         chat: Wrap the prompt in the tokenizer's chat template; a mapping gives the template's options.
         prefill: Answer prefix, given to the model and not scored.
+        special: Read control tokens in prompt, prefill and answer as such; if False, they are text.
 
     Returns:
         The ids of each part. Where a token holds characters of two parts, it belongs to the second, with a note and a
@@ -193,7 +201,7 @@ def encode(model: HookedModel, prompt: Text, answer: Text, *, chat: Chat = False
     """
     if not len(answer):
         raise _no_answer(answer)
-    encoded = _encoded(model, prompt, chat, prefill, answer)
+    encoded = _encoded(model, prompt, chat, prefill, answer, special)
     if not encoded.answer:
         raise _no_answer(answer)
     check_length(model, encoded)
@@ -202,13 +210,15 @@ def encode(model: HookedModel, prompt: Text, answer: Text, *, chat: Chat = False
     return encoded
 
 
-def encode_context(model: HookedModel, prompt: Text, *, chat: Chat = False, prefill: Text = "") -> Encoded:
+def encode_context(
+    model: HookedModel, prompt: Text, *, chat: Chat = False, prefill: Text = "", special: bool = False
+) -> Encoded:
     """Tokenise a prompt whose answer will be generated, as `encode` does; the result's `answer` is empty.
 
     Raises:
         InputError: If the prompt is empty, there is no chat template, or the template fails or changes the prompt.
     """
-    return _encoded(model, prompt, chat, prefill, ())
+    return _encoded(model, prompt, chat, prefill, (), special)
 
 
 def with_answer(model: HookedModel, example: Encoded, answer: Text, what: str = "answer") -> Encoded:
@@ -231,9 +241,10 @@ def with_answer(model: HookedModel, example: Encoded, answer: Text, what: str = 
     if not answer:
         return dataclasses.replace(example, answer=(), answer_spans=())
     if example.parts is None:
-        cut = ids_after(_tokenizer(model, answer, what), example.context, [answer])
+        cut = ids_after(_tokenizer(model, answer, what), example.context, [answer], [not example.special])
         return dataclasses.replace(example, answer=_checked(model, cut.ids[0], what), answer_spans=cut.spans[0])
-    return _assembled(model, example.parts, answer, (*NAMES[:-1], what), skipped=example.skipped)
+    names = (*NAMES[:-1], what)
+    return _assembled(model, example.parts, answer, names, skipped=example.skipped, special=example.special)
 
 
 def foil_ids(model: HookedModel, example: Encoded, foil: Text) -> tuple[int, ...]:
@@ -307,7 +318,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
         yield batch
 
 
-def _encoded(model: HookedModel, prompt: Text, chat: Chat, prefill: Text, answer: Text) -> Encoded:
+def _encoded(model: HookedModel, prompt: Text, chat: Chat, prefill: Text, answer: Text, special: bool) -> Encoded:
     """Tokenise the parts of an input; see `encode`."""
     for part, what in ((prompt, "prompt"), (prefill, "prefill"), (answer, "answer")):
         _check_form(part, what)
@@ -330,14 +341,14 @@ def _encoded(model: HookedModel, prompt: Text, chat: Chat, prefill: Text, answer
         inside = _without_bos(model, given)
         skipped = len(given) - len(inside)
     last = prefill if isinstance(prefill, str) else text_ids(model, prefill, "prefill")
-    encoded = _assembled(model, (before, inside, after, last), answer, NAMES, skipped=skipped)
+    encoded = _assembled(model, (before, inside, after, last), answer, NAMES, skipped=skipped, special=special)
     if not encoded.prompt and not encoded.notes:
         raise _no_prompt(prompt)
     return dataclasses.replace(encoded, notes=(*notes, *encoded.notes))
 
 
 def _assembled(
-    model: HookedModel, parts: Sequence[Part], answer: Text, names: Sequence[str], *, skipped: int = 0
+    model: HookedModel, parts: Sequence[Part], answer: Text, names: Sequence[str], *, skipped: int, special: bool
 ) -> Encoded:
     """Tokenise the parts of an input and its answer, and put BOS first if the model takes one.
 
@@ -347,9 +358,10 @@ def _assembled(
         answer: Text or ids.
         names: Names of the five parts in messages.
         skipped: Number of characters of the prompt's text before its part.
+        special: Read control tokens in the texts that are no template's as such.
     """
     scored = answer if isinstance(answer, str) else text_ids(model, answer, names[-1])
-    ids, spans, shared = _tokenised(model, (*parts, scored), names)
+    ids, spans, shared = _tokenised(model, (*parts, scored), names, special)
     head, prompt, *tail, answered = ids
     prompt_spans, answer_spans = spans[1], spans[-1]
     bos = bos_ids(model)
@@ -370,11 +382,12 @@ def _assembled(
         parts=tuple(parts),
         skipped=skipped,
         notes=_shared_notes(shared, names),
+        special=special,
     )
 
 
 def _tokenised(
-    model: HookedModel, parts: Sequence[Part], names: Sequence[str]
+    model: HookedModel, parts: Sequence[Part], names: Sequence[str], special: bool
 ) -> tuple[list[tuple[int, ...]], list[tuple[Span, ...] | None], list[SharedToken]]:
     """Tokenise each run of texts as one, after the ids before it, and return ids and characters of each part."""
     ids: list[tuple[int, ...]] = [() if isinstance(part, str) else part for part in parts]
@@ -384,7 +397,8 @@ def _tokenised(
         texts = [str(parts[i]) for i in run]
         tokenizer = _tokenizer(model, *next((t, names[i]) for t, i in zip(texts, run, strict=True) if t))
         before = tuple(t for part in ids[: run[0]] for t in part)
-        cut = ids_after(tokenizer, before, texts) if before else cut_jointly(tokenizer, texts)
+        literal = [not special and TEMPLATE not in names[i] for i in run]
+        cut = ids_after(tokenizer, before, texts, literal) if before else cut_jointly(tokenizer, texts, literal)
         for i, own, where in zip(run, cut.ids, cut.spans, strict=True):
             ids[i], spans[i] = _checked(model, own, names[i]), where
         shared += [SharedToken(run[s.first], run[s.owner], s.text) for s in cut.shared]
