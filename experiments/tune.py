@@ -99,12 +99,12 @@ PLANS["candidates"] = {
         "npo_self", "npo_null", "npo_null_self", "npo_orthogonal", "npo_orthogonal_self", "npo_ewc", "npo_ewc_self",
         "npo_local", "npo_local_self", "npo_small", "npo_small_self", "lora_npo_self", "sam_npo_gdr", "sam_npo_self",
         "jensun", "jensun_self", "pdu", "pdu_self", "relearn_gdr", "relearn_self",
-        "rmu_subject", "rmu_subject_self",
+        "rmu_subject", "rmu_subject_self", "memit",
     ),
     # Every trial is a draw of its own, so that trials run side by side.
     "independent": True,
-    # Ranges of a family replace or join the common ones. Losses that move few weights, or are flat at their start, need
-    # larger steps; PDU's loss is in squared logits.
+    # Ranges of a family replace or join the common ones; None removes one. Losses that move few weights, or are flat at
+    # their start, need larger steps. PDU's loss is in squared logits.
     "families": {
         "npo_null": {"lr": (5e-4, 1e-2), "spare": (0.01, 0.3)},
         "npo_ewc": {"strength": (1e-3, 10.0)},
@@ -112,10 +112,11 @@ PLANS["candidates"] = {
         "npo_small": {"radius": (0.02, 0.2)},
         "lora_npo": {"lr": (4e-4, 4e-3)},
         "sam_npo": {"rho": (1e-3, 0.1)},
-        "jensun": {"lr": (2e-4, 2e-3)},
+        "jensun": {"lr": (5e-4, 5e-3), "alpha": (0.2, 5.0)},
         "pdu": {"dual_step": (1.0, 100.0)},
         "relearn": {"lr": (2e-4, 2e-3)},
         "rmu_subject": {"lr": (5e-4, 1e-2)},
+        "memit": {"lr": None, "keep": (0.01, 100.0), "target_lr": (0.03, 0.3)},
     },
     "given": {"lora_npo_self": {"rank": 2}},
 }  # fmt: skip
@@ -155,7 +156,8 @@ def space_of(plan: dict[str, Any], method: str) -> dict[str, tuple[float, float]
     for family, ranges in plan.get("families", {}).items():
         if method.startswith(family):
             space |= ranges
-    return space | plan["wider"].get(method, {})
+    space |= plan["wider"].get(method, {})
+    return {k: ends for k, ends in space.items() if ends is not None}
 
 
 def search(which: str, method: str, draw: int | None = None) -> Tuning:

@@ -25,11 +25,11 @@ import sys, time
 from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.unlearning import trainer, unlearn
-whole = trainer.accumulate
+whole = trainer.StepBatch.add
 def slowly(*args):
     time.sleep(0.02)
     return whole(*args)
-trainer.accumulate = slowly
+trainer.StepBatch.add = slowly
 print("ready", flush=True)
 unlearn(untrained(), *world(), checkpoint=sys.argv[1], checkpoint_every=3, method="npo_gdr", lr=1e-3, steps=30,
         batch_size=4, schedule="cosine", progress=False)
@@ -71,7 +71,7 @@ def test_run_interrupted_between_two_states_resumes_to_the_same_result(tmp_path,
     given = {**RUN, "method": method, "steps": 7, "stop_at": StopRule(forget=0.0), "check_every": 2,
              "forget_score": lambda m: float(m.blocks[0].mlp.W_in.abs().mean())}  # fmt: skip
     whole = unlearn(untrained(), *world(), **given)
-    calls, real = [], trainer.accumulate
+    calls, real = [], trainer.StepBatch.add
 
     def breaks(*args):
         calls.append(args)
@@ -79,10 +79,10 @@ def test_run_interrupted_between_two_states_resumes_to_the_same_result(tmp_path,
             raise Killed
         return real(*args)
 
-    monkeypatch.setattr(trainer, "accumulate", breaks)
+    monkeypatch.setattr(trainer.StepBatch, "add", breaks)
     with pytest.raises(Killed):
         unlearn(untrained(), *world(), checkpoint=tmp_path, checkpoint_every=2, **given)
-    monkeypatch.setattr(trainer, "accumulate", real)
+    monkeypatch.setattr(trainer.StepBatch, "add", real)
     assert [f.name for f in tmp_path.glob("state-*.safetensors")] == ["state-4.safetensors"]
     resumed = unlearn(untrained(), *world(), checkpoint=tmp_path, checkpoint_every=2, **given)
     assert model_hash(resumed.model) == model_hash(whole.model)
@@ -114,7 +114,7 @@ def test_trajectory_is_the_same_after_an_interruption(tmp_path, monkeypatch):
     assert sorted(looks) == ["0", "2", "4", "6"]
     assert [a.prompt for a in looks["0"]] == [q.prompt for q in tracked]
     assert not torch.equal(looks["0"][0].scores, looks["6"][0].scores)
-    calls, real = [], trainer.accumulate
+    calls, real = [], trainer.StepBatch.add
 
     def breaks(*args):
         calls.append(args)
@@ -122,10 +122,10 @@ def test_trajectory_is_the_same_after_an_interruption(tmp_path, monkeypatch):
             raise Killed
         return real(*args)
 
-    monkeypatch.setattr(trainer, "accumulate", breaks)
+    monkeypatch.setattr(trainer.StepBatch, "add", breaks)
     with pytest.raises(Killed):
         unlearn(model, forget, retain, checkpoint=tmp_path, checkpoint_every=3, **given)
-    monkeypatch.setattr(trainer, "accumulate", real)
+    monkeypatch.setattr(trainer.StepBatch, "add", real)
     resumed = unlearn(model, forget, retain, checkpoint=tmp_path, checkpoint_every=3, **given)
     assert resumed.history == whole.history
 

@@ -21,7 +21,8 @@ def at_subject(model, q):
     """By one unbatched forward: the residual after block 0 at the subject's last token (a word is a token)."""
     words = row(model, q.prompt, q.answer)
     _, cache = model.run_with_cache(torch.tensor([words.ids]))
-    place = q.prompt.split().index(q.subject.split()[-1])
+    said = q.prompt.split()
+    place = len(said) - 1 - said[::-1].index(q.subject.split()[-1])  # the model may write a subject that is said twice
     return cache["blocks.0.hook_resid_post"][0, len(words.head) + place].detach().double()
 
 
