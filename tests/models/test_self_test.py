@@ -195,6 +195,19 @@ def test_a_clone_knows_what_its_original_was_found_to_be():
     assert vars(clone(model))[KEPT] == vars(model)[KEPT]
 
 
+def test_the_checks_multiply_in_full_precision_whatever_the_user_has_set():
+    seen, hf = [], hf_model("llama")
+    hf.model.norm.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        self_test(to_bridge(hf, tokenizer()), hf, keep=False)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}
+
+
 def test_errors_name_unknown_checks_and_ensembles():
     with pytest.raises(InputError, match=r"unknown check 'patern'; did you mean 'pattern'\?"):
         require(tiny(), "patern", feature="x")

@@ -23,7 +23,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +124,7 @@ class Source:
         longest = getattr(hf.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
         tokens = torch.randint(vocabulary, (2, min(PROBE_TOKENS, longest)), generator=generator)
         training = hf.training
-        with torch.inference_mode():
+        with torch.inference_mode(), _full_precision():
             logits = hf.eval()(tokens.to(hf.device)).logits
         hf.train(training)
         listed = getattr(getattr(hf, "generation_config", None), "eos_token_id", None)
@@ -203,7 +203,8 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         if kept["cache"].status != ABSENT:
             vars(model)[DECODES] = kept["cache"].status == PASSED
     else:
-        kept.update({name: check.run(model, source) for name, check in CHECKS.items()})
+        with _full_precision():
+            kept.update({name: check.run(model, source) for name, check in CHECKS.items()})
         if keep:
             with contextlib.suppress(OSError):  # without a cache directory, the next load runs the checks again
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +218,17 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         details=tuple(kept[name].detail for name in CHECKS),
         model=key,
     )
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Multiply fp32 matrices in fp32: in TF32, another order of the same sums differs by more than the tolerance."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _written_outcomes(file: Path) -> dict[str, Outcome] | None:
