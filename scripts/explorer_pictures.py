@@ -17,7 +17,7 @@ import unpact_lens as ul
 from unpact_lens.explorer import ExplorerServer, ExplorerSession
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-COLOURS = 96
+COLOURS = 200
 """Number of colours of a picture; a few are enough and keep the file small."""
 
 
@@ -34,8 +34,7 @@ def main() -> None:
             wide = browser.new_page(viewport={"width": 1280, "height": 1180}, color_scheme="light")
             keep(shown(wide, server.url), "explorer-light.png")
             narrow = browser.new_page(viewport={"width": 420, "height": 1500}, color_scheme="dark")
-            shown(narrow, server.url).get_by_role("region", name="Heads").scroll_into_view_if_needed()
-            narrow.evaluate("document.querySelector('section[aria-label=Heads]').scrollIntoView()")
+            shown(narrow, server.url).evaluate("document.querySelector('section[aria-label=Heads]').scrollIntoView()")
             keep(narrow, "explorer-dark-narrow.png")
             browser.close()
         server.shutdown()
@@ -50,6 +49,8 @@ def shown(page: Page, url: str) -> Page:
     page.wait_for_selector("[aria-busy]", state="detached")
     page.get_by_role("button", name="Patch L").click()
     page.wait_for_selector("table.patches .last")
+    page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
     return page
 
 

@@ -68,9 +68,10 @@ def test_answers_and_log_probs_are_those_of_each_model(session, models):
         assert row["probability"] == pytest.approx(math.exp(float(scores.sum())), rel=1e-3)
         assert row["said"] == generate_answers(model, [PROMPT])[0]
     assert found["rows"][0]["right"]
-    _, value = run(found["code"], models)
+    _, (said, scores) = run(found["code"], models)
     for row in found["rows"]:
-        close(row["per_token"], value[row["role"]])
+        assert row["said"] == said[row["role"]]
+        close(row["per_token"], scores[row["role"]])
 
 
 def test_an_empty_answer_stands_for_the_original_models_own(session, models):

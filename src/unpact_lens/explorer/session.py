@@ -96,7 +96,7 @@ class ExplorerSession:
                 raise InputError(f"{role} has no tokenizer, and the explorer shows text; load it with its tokenizer")
         self.bench = _benchmark(facts, asking)
         self._asking = asking
-        self.names = {role: (sources or {}).get(role) or _name(model) for role, model in self.models.items()}
+        self.names = dict(sources) if sources else _names(self.models)
         self.snippets = Snippets(tuple(self.models), sources or {})
         self._facts = {(q.prompt, q.answer): q for q in (self.bench.all_items() if self.bench else ())}
         self._results: OrderedDict[tuple[object, ...], object] = OrderedDict()
@@ -243,6 +243,7 @@ def _benchmark(facts: FactSource | None, asking: AskingOptions) -> Benchmark | N
     return from_pairs(facts, name="facts", chat=asking.get("chat", False))
 
 
-def _name(model: HookedModel) -> str:
-    """Return the name in a model's configuration; empty if it has none."""
-    return str(getattr(model.cfg, "model_name", "") or "")
+def _names(models: Mapping[str, HookedModel]) -> dict[str, str]:
+    """Return the name in each model's configuration; empty names if they do not tell the models apart."""
+    names = {role: str(getattr(model.cfg, "model_name", "") or "") for role, model in models.items()}
+    return names if len(set(names.values())) == len(names) else dict.fromkeys(names, "")

@@ -57,15 +57,7 @@ def answer(session: ExplorerSession, request: Request) -> Json:
         "prefix": asked.qa.answer_prefix,
         "answer_tokens": _visible(measures.answer_tokens(session, asked)),
         "rows": [measures.answered(session, role, asked, room) for role in session.models],
-        "code": session.snippets.write(
-            asked.prompt,
-            asked.answer,
-            [
-                _models(session),
-                f"{{name: ul.log_prob(m, prompt, answer, per_token=True{given(asked.options)}) "
-                "for name, m in models.items()}  # nats",
-            ],
-        ),
+        "code": _asking_code(session, asked, asked, [], room, "per_token=True, "),
     }
 
 
@@ -220,19 +212,36 @@ def attempt(session: ExplorerSession, request: Request) -> Json:
             for name, row in rows.items()
         ],
         "leaks": any(holds_fact(text, asked.qa.fact, asked.qa.aliases) for text in (prompt, prefill)),
-        "code": _attempt_code(session, request, tried, asked, room),
+        "code": _asking_code(session, asked, tried, _emphasis_code(request), room),
     }
 
 
-def _attempt_code(session: ExplorerSession, request: Request, tried: Asked, asked: Asked, room: int) -> str:
-    """Write the code of `attempt`."""
-    imports = ["from unpact_lens.models.generate import generate_answers"]
-    lines = []
-    if request.emphasis:
-        imports.insert(0, "from unpact_lens.data.emphasis import EMPHASIS")
-        lines.append(f"prompt = EMPHASIS[{request.emphasis!r}].apply(prompt, {request.words!r})")
+def _emphasis_code(request: Request) -> list[str]:
+    """Write the code that emphasises words of the prompt."""
+    if not request.emphasis:
+        return []
+    return [
+        "from unpact_lens.data.emphasis import EMPHASIS",
+        f"prompt = EMPHASIS[{request.emphasis!r}].apply(prompt, {request.words!r})",
+    ]
+
+
+def _asking_code(
+    session: ExplorerSession, asked: Asked, tried: Asked, lines: list[str], room: int, detail: str = ""
+) -> str:
+    """Write the code that asks every model: greedy answers and log p of the scored answer.
+
+    Args:
+        session: Session.
+        asked: Question.
+        tried: Prompt, scored answer and prefill as tried.
+        lines: Code that makes the tried prompt.
+        room: Number of tokens that a greedy answer may have.
+        detail: Further arguments of `ul.log_prob`.
+    """
     chat = given({"chat": session.asking.chat} if session.asking.chat else {})
-    lines += [
+    code = [
+        *lines,
         f"prefill, scored = {tried.options.get('prefill', '')!r}, {tried.answer!r}",
         _models(session),
         "said = {",
@@ -241,10 +250,13 @@ def _attempt_code(session: ExplorerSession, request: Request, tried: Asked, aske
         "    )[0]",
         "    for name, m in models.items()",
         "}",
-        f"scores = {{n: ul.log_prob(m, prompt, scored, prefill=prefill{chat}) for n, m in models.items()}}  # nats",
+        "scores = {  # nats",
+        f"    name: ul.log_prob(m, prompt, scored, {detail}prefill=prefill{chat}) for name, m in models.items()",
+        "}",
         "said, scores",
     ]
-    return session.snippets.write(asked.prompt, asked.answer, lines, imports=imports)
+    imports = ["from unpact_lens.models.generate import generate_answers"]
+    return session.snippets.write(asked.prompt, asked.answer, code, imports=imports)
 
 
 def _by_head(session: ExplorerSession, asked: Asked, request: Request, at: str, axes: str, figure: str) -> str:
