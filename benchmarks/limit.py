@@ -7,8 +7,9 @@
 Work and contestants are those of `benchmarks/attribution.py`. In each turn, every contestant runs once, in an order
 that rotates, and its time is divided by the time of *the limit* in the same turn, so that a machine that slows down
 slows both. Turns go on until `--seconds` are over (at least one). The median of the ratios and their spread are
-reported. `<out>/<name>.json` and `<name>.md` are written again after each measurement. `--every 8` deletes every eighth
-token of a long prompt, for all contestants.
+reported, of seconds and of the processor's seconds, which a busy machine changes less. `<out>/<name>.json` and
+`<name>.md` are written again after each measurement. `--every 8` deletes every eighth token of a long prompt, for all
+contestants.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def started(options: argparse.Namespace, names: list[str], record: dict[str, Any
     works: dict[str, Any] = {}
     numbers = None
     for name in names:
-        found: dict[str, Any] = {"seconds": [], "over_limit": []}
+        found: dict[str, Any] = {"seconds": [], "over_limit": [], "cpu_seconds": [], "cpu_over_limit": []}
         try:
             works[name] = work_of(name, tasks)
             first = works[name]()
@@ -80,14 +81,17 @@ def take_turns(works: dict[str, Any], options: argparse.Namespace, record: dict[
     names, turn = list(works), 0
     while turn == 0 or (turn < options.turns and time.perf_counter() + record.get("turn_seconds", 0) < end):
         taken: dict[str, float] = {}
+        used: dict[str, float] = {}
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             works[name]()
-            taken[name] = time.perf_counter() - start
+            taken[name], used[name] = time.perf_counter() - start, time.process_time() - before
             record["contestants"][name]["seconds"].append(taken[name])
+            record["contestants"][name]["cpu_seconds"].append(used[name])
             write(options, record)
         for name in names:
             record["contestants"][name]["over_limit"].append(taken[name] / taken[LIMIT])
+            record["contestants"][name]["cpu_over_limit"].append(used[name] / used[LIMIT])
         turn += 1
         record["turn_seconds"] = sum(taken.values())
         write(options, record)
@@ -109,6 +113,7 @@ HEADER = (
     "median s",
     "over the limit",
     "spread",
+    "CPU over the limit",
     "turns",
     "differs",
 )
@@ -136,6 +141,7 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{statistics.median(found['seconds']):.3g}",
                 f"{statistics.median(ratios):.2f}" if ratios else "",
                 f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "",
+                f"{statistics.median(cpu):.2f}" if (cpu := found.get("cpu_over_limit")) else "",
                 str(len(ratios)),
                 f"{found['largest_difference']:.1e}" if "largest_difference" in found else "",
             )

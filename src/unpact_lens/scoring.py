@@ -27,8 +27,8 @@ from unpact_lens.models.source_model import source_model
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS as DEFAULT_BATCH_TOKENS
 from unpact_lens.models.tokens import Encoded, Text, length_batches, pad_right
 
-VOCABULARY_CHUNK = 16_384
-"""Number of logits of which log-sum-exp is taken at a time."""
+CHUNK = {"cpu": 2**20, "cuda": 2**24}
+"""Largest number of logits of which log-sum-exp is taken at a time, by device; on a CPU they fit into its cache."""
 
 
 def score_rows(
@@ -107,14 +107,16 @@ def gather_log_probs(
 ) -> Float[Tensor, "batch pos"]:
     """Compute log p of each label, nats, in fp32 at least: `logit[label] − logsumexp(logits)`.
 
-    Without gradients, the sum is taken over `VOCABULARY_CHUNK` logits at a time, so that no copy of all logits is made,
-    neither in fp32 nor of their exponentials.
+    Without gradients, the sum is taken over a part of the vocabulary at a time, at most `CHUNK` logits, so that no copy
+    of all logits is made, neither in fp32 nor of their exponentials.
     """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     chosen = logits.gather(-1, labels[..., None])[..., 0].to(dtype)
-    if logits.requires_grad or logits.shape[-1] <= VOCABULARY_CHUNK:
+    most = CHUNK.get(logits.device.type, CHUNK["cuda"])
+    if logits.requires_grad or logits.numel() <= most:
         return chosen - logits.to(dtype).logsumexp(-1)
-    parts = [part.to(dtype).logsumexp(-1) for part in logits.split(VOCABULARY_CHUNK, dim=-1)]
+    columns = max(1, most // labels.numel())
+    parts = [part.to(dtype).logsumexp(-1) for part in logits.split(columns, dim=-1)]
     return chosen - torch.stack(parts).logsumexp(0)
 
 

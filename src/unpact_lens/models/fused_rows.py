@@ -36,11 +36,12 @@ class FusedRows:
     axis: int
 
     def join(self) -> None:
-        """Copy the parts into the fused parameter."""
+        """Copy the parts into the fused parameter, unless they are views of it, as in GPT-2 before it is copied."""
         for part, features in zip(self.parts, self.features, strict=True):
+            offset = int(features[0]) * self.weight.stride(self.axis) * self.weight.element_size()
+            if part.data_ptr() == self.weight.data_ptr() + offset:
+                continue
             rows = part.detach().T if self.axis else part.detach()
-            if rows.untyped_storage().data_ptr() == self.weight.untyped_storage().data_ptr():
-                rows = rows.clone()  # GPT-2's parts are views of the fused matrix until the bridge is copied
             self.weight.data.index_copy_(self.axis, features.to(self.weight.device), rows)
 
 

@@ -15,7 +15,7 @@ import contextvars
 import copy
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,7 +84,6 @@ class SourceModel:
         fused: Matrices whose parts the bridge uses in their place; see `FusedRows`.
         extra: Parameters that the bridge added; the source model has none, so they must be 0.
         modules: Number of modules of the bridge when this was built.
-        stamp: Versions of the parts and the added parameters at the last check.
     """
 
     hf: PreTrainedModel
@@ -92,22 +91,16 @@ class SourceModel:
     fused: list[FusedRows]
     extra: list[nn.Parameter]
     modules: int
-    stamp: list[tuple[int, int]] = field(default_factory=list)
 
     def refresh(self) -> bool:
         """Take over what changed in the bridge; return False if the bridge now computes something else."""
         for mine, name, theirs, own in self.links:
             if mine[name] is not theirs[own]:
                 mine[name] = theirs[own]
-        tensors = [*(part for f in self.fused for part in f.parts), *self.extra, *(f.weight for f in self.fused)]
-        if [_stamp(t) for t in tensors] != self.stamp:
-            if any(bool(p.detach().any()) for p in self.extra):
-                return False
-            with torch.no_grad():
-                for fused in self.fused:
-                    fused.join()
-            self.stamp = [_stamp(t) for t in tensors]
-        return True
+        # Weights may be changed through `.data`, which leaves no trace, so parts are copied at each use.
+        for fused in self.fused:
+            fused.join()
+        return not any(bool(p.detach().any()) for p in self.extra)
 
 
 _BUILT: weakref.WeakKeyDictionary[Any, SourceModel | None] = weakref.WeakKeyDictionary()
@@ -208,11 +201,6 @@ def _modules_and_hooks(original: nn.Module) -> tuple[int, int]:
                 own = getattr(function, "__module__", "").startswith("transformer_lens.")
                 hooks += isinstance(module, HookPoint) or not own
     return modules, hooks
-
-
-def _stamp(tensor: Tensor) -> tuple[int, int]:
-    """Return what changes when a tensor is changed in place or replaced."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def run_tree(source: SourceModel, tree: TokenTree) -> tuple[Float[Tensor, "pos d_model"], TreeAttention]:

@@ -1,0 +1,172 @@
+"""Write the page of costs from what the benchmarks measured: tables, pictures, commands, machines, versions, targets.
+
+    python benchmarks/costs.py --found runs/benchmarks --page docs/costs.md
+
+Reads `limit/*.json`, `generation.json` and `scale/scale.json` in the folder. What is missing is called not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import limit
+
+Record = dict[str, Any]
+
+AIMS = (
+    ("leave-one-out over the limit", "at most 1.1"),
+    ("best batched code over leave-one-out", "above 1"),
+    ("plain loop over leave-one-out, after 500 tokens", "at least 15"),
+    ("Hugging Face's generate over ours, in the same batches", "at least 1.1"),
+)
+"""Quantities and what they should be."""
+
+
+def read(folder: Path) -> list[Record]:
+    """Return the measurements of a folder."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    return [record for record in found if "contestants" in record]
+
+
+def times_ours(record: Record, name: str) -> float | None:
+    """Return the median over the turns of a contestant's seconds over ours."""
+    theirs = record["contestants"].get(name, {}).get("over_limit", [])
+    ours = record["contestants"].get(limit.OURS, {}).get("over_limit", [])
+    ratios = [a / b for a, b in zip(theirs, ours, strict=False)]
+    return statistics.median(ratios) if ratios else None
+
+
+def described(record: Record) -> str:
+    """Return what was measured, in a few words."""
+    shape, prompt, answer, threads = limit.rows_of(record)[0][:4]
+    return f"{shape}, {prompt} + {answer}, {threads} thread{'s' * (threads != '1')}"
+
+
+def targets(records: list[Record], generation: Record | None) -> list[tuple[str, ...]]:
+    """Return one row for each aim and measurement."""
+    rows = []
+    for record in records:
+        where, long = described(record), bool(record["prefix"])
+        ours = record["contestants"].get(limit.OURS, {}).get("over_limit")
+        if ours:
+            value = statistics.median(ours)
+            rows.append((AIMS[0][0], where, AIMS[0][1], f"{value:.2f}", "yes" if value <= 1.1 else "no"))
+        batched = times_ours(record, limit.PEERS["batched"])
+        if batched is not None:
+            rows.append((AIMS[1][0], where, AIMS[1][1], f"{batched:.2f}", "yes" if batched > 1 else "no"))
+        loop = times_ours(record, limit.PEERS["loop"])
+        if loop is not None and long:
+            rows.append((AIMS[2][0], where, AIMS[2][1], f"{loop:.1f}", "yes" if loop >= 15 else "no"))
+    if generation is not None:
+        for name, found in generation["rows"].items():
+            theirs = found.get("HF generate, sorted, our batches", {}).get("times_ours")
+            if theirs is not None:
+                rows.append((AIMS[3][0], name, AIMS[3][1], f"{theirs:.2f}", "yes" if theirs >= 1.1 else "no"))
+    measured = {row[0] for row in rows}
+    rows += [(aim, "", wanted, "not measured", "") for aim, wanted in AIMS if aim not in measured]
+    return rows
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
+
+
+def machine_of(record: Record) -> str:
+    """Return the machine and the versions, as a sentence."""
+    return ", ".join(f"{name} {value}" for name, value in record["machine"].items() if name != "threads")
+
+
+def generation_rows(generation: Record) -> list[tuple[str, ...]]:
+    """Return one row for each contestant."""
+    return [
+        (work, name, f"{found['seconds']:.3g}", f"{found.get('times_ours', 1.0):.2f}")
+        for work, contestants in generation["rows"].items()
+        for name, found in contestants.items()
+        if "seconds" in found
+    ]
+
+
+def page(folder: Path, out: Path) -> str:
+    """Return the page, and copy the pictures beside it."""
+    records = read(folder / "limit")
+    file = folder / "generation.json"
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    parts = [
+        INTRODUCTION,
+        "## Targets\n",
+        table(("what", "measured on", "aim", "found", "met"), targets(records, generation)),
+    ]
+    parts += ["\n" + NOTES, "## Leave-one-out over the limit\n", LIMIT]
+    if records:
+        limit.table(folder / "limit")
+        images = out.parent / "images"
+        shutil.copyfile(folder / "limit" / "limit.png", images / "costs-limit.png")
+        parts += ["![Seconds over those of the limit](images/costs-limit.png)\n"]
+        parts += [(folder / "limit" / "limit.md").read_text(encoding="utf-8")]
+        parts += [f"Machine: {machine_of(records[0])}.\n"]
+    else:
+        parts += ["Not measured.\n"]
+    parts += ["## Generation\n", GENERATION]
+    if generation:
+        parts += [table(("work", "contestant", "seconds", "times ours"), generation_rows(generation))]
+        counts = ", ".join(f"{count} {what}" for what, count in generation.get("against_one_by_one", {}).items())
+        parts += ["", f"Compared with each question alone: {counts}. Machine: {machine_of(generation)}.", ""]
+    else:
+        parts += ["Not measured.\n"]
+    parts += ["## Large models\n", SCALE]
+    scale = folder / "scale" / "scale.md"
+    parts += [scale.read_text(encoding="utf-8") if scale.is_file() else "Not measured.\n"]
+    return "\n".join(parts)
+
+
+INTRODUCTION = """# What it costs
+
+`make bench` measures everything on this page and writes it. Seconds depend on the machine; ratios are formed within one
+turn of one run. Speed and memory of decompositions and unlearning are on [another page](benchmarks.md).
+"""
+
+LIMIT = """    python benchmarks/limit.py --grid --out runs/benchmarks/limit
+
+The work is leave-one-out of every prompt token, on a bridge with random weights. *The limit* is one Hugging Face
+forward pass over as many tokens as cannot be shared: the whole text, and of each variant what follows its deletion. It
+is unembedded at the answers' positions. In each turn every contestant runs once, in one process. The ratio is formed
+within the turn; its median, least and largest value over the turns are given. "1 in 8 deleted" is a prompt of which
+every eighth token is deleted, for all contestants, so that a turn takes seconds and not minutes. *differs* is the
+largest difference from our scores, nats. Rows that change one size only show the growth of the cost with prompt,
+answer, examples (`8 × 30`) and parameters (the shapes `gpt2-quarter`, `gpt2-small` and `gpt2-medium` have 60, 124 and
+355 million).
+"""
+
+GENERATION = """    python benchmarks/generation.py
+
+Greedy answers to questions of 6 to 30 tokens, through the bridge. The peer is Hugging Face's `generate`, with 32
+questions in their order, and sorted by length in our batches.
+"""
+
+SCALE = """    python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu
+    python benchmarks/scale.py --sizes 1,7 --device cuda
+"""
+
+NOTES = """Where an aim is not met, compare the spread in the table below. Costs beyond the limit are reading the prompt
+and forming its variants, one attention call for each group of pieces, and checking that weights are finite and
+unchanged.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--found", type=Path, default=Path("runs/benchmarks"), help="folder with the measurements")
+    parser.add_argument("--page", type=Path, default=Path("docs/costs.md"), help="page to write")
+    options = parser.parse_args()
+    options.page.write_text(page(options.found, options.page), encoding="utf-8")
+    print(f"wrote {options.page}")
+
+
+if __name__ == "__main__":
+    main()
