@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from experiments.candidates.same_settings import table as same_settings_table
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
 from experiments.meta.pages import caught_table, labels_table, scores_table
 from experiments.rehearsal.subjects import table as subjects_table
@@ -36,7 +37,7 @@ def tables(path, results):
     if folder == "focus":
         shown = {f"{block}{name}": table(results).set_index("model") for block, table in FOCUS_TABLES.items()}
         return {**shown, f"trained{name}": pd.read_csv(path.with_name(f"trained{name}.csv")).set_index("model")}
-    if folder == "dilemma":
+    if folder in ("dilemma", "candidates"):
         gaps, kinds = pd.read_csv(path.with_name(f"gaps{name}.csv")), path.with_name(f"kinds{name}.csv")
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
         if kinds.is_file():
@@ -94,6 +95,12 @@ def test_tables_equal_the_results(path):
 @pytest.mark.parametrize("name", ["muse-news", "muse-books", "tofu-forget10"])
 def test_published_tables_equal_those_of_the_library(name):
     assert read_block(ROOT / "dilemma" / "README.md", name) == to_markdown(published(name).to_frame()).strip()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/same-settings.csv")), ids=str)
+def test_same_settings_table_holds_means_over_seeds(path):
+    shown = same_settings_table(pd.read_csv(path)).set_index("method")
+    assert read_block(path.with_name("README.md"), "same-settings") == to_markdown(shown).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/depth.csv")), ids=str)
