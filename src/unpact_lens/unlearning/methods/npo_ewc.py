@@ -16,6 +16,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.batch import Examples, View
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.losses import wide
 from unpact_lens.unlearning.methods.npo import NPO
 from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import METHODS, Method
@@ -71,13 +72,13 @@ class Elastic:
         fisher = fisher_diagonal(model, job.written, params, job.options["fisher_examples"], job.seed)
         mean = sum(float(f.sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
         self.pull = {name: job.options["strength"] * f / max(mean, 1e-30) for name, f in fisher.items()}
-        self.start = {name: p.detach().float().clone() for name, p in params.items()}
+        self.start = {name: wide(p.detach()).clone() for name, p in params.items()}
 
     def edit(self, params: Mapping[str, Parameter]) -> None:
         """Add the gradient of the penalty."""
         for name, pull in self.pull.items():
             p = params[name]
-            added = (pull * (p.detach().float() - self.start[name])).to(p.dtype)
+            added = (pull * (wide(p.detach()) - self.start[name])).to(p.dtype)
             p.grad = added if p.grad is None else p.grad + added
 
     def settle(self) -> None:

@@ -19,6 +19,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.input_moments import input_moments, mlp_matrices
 from unpact_lens.unlearning.job import Job
+from unpact_lens.unlearning.losses import wide
 from unpact_lens.unlearning.methods.npo import NPO
 from unpact_lens.unlearning.option import Number, Option
 from unpact_lens.unlearning.registry import METHODS, Method
@@ -94,9 +95,10 @@ class NullSpace:
                 f"spare={job.options['spare']}: the other facts use every direction of the trained matrices; raise "
                 "spare"
             )
+        weights = dict(model.named_parameters())
         self.parts: dict[str, tuple[Tensor, Tensor, int]] = {}
         for name, s in trained.items():
-            start = dict(model.named_parameters())[name].detach().float().clone()
+            start = wide(weights[name].detach()).clone()
             self.parts[name] = (start, bases[s].to(start), matrices[s][2])
         self.params: Mapping[str, Parameter] = {}
 
@@ -113,14 +115,14 @@ class NullSpace:
         with torch.no_grad():
             for name, (start, used, axis) in self.parts.items():
                 p = self.params[name]
-                p.copy_(start + without_directions(p.float() - start, used, axis))
+                p.copy_(start + without_directions(wide(p) - start, used, axis))
 
 
 NPO_NULL = Method(
     "npo_null",
     "NPO that changes MLP matrices only along input directions that other facts do not use",
     "(2/β)·mean softplus(β(ℓ_θ − ℓ_θ0)) / mean T with W − W0 = (W − W0)·P, P off the inputs on D_self",
-    "this toolkit, after Fang et al. 2024 (AlphaEdit), arXiv 2410.02355, Eq. 7 and 8; loss of arXiv 2404.05868",
+    "this toolkit, after Fang et al. 2024 (AlphaEdit), arXiv 2410.02355; loss of arXiv 2404.05868",
     forget=lambda view, options: losses.npo(view.log_probs, view.ref_log_probs, view.mask, options["beta"]),
     per="example",
     sums=True,

@@ -51,7 +51,7 @@ PDU = Method(
     "pdu",
     "flatten the logits of the answers, with a dual variable that holds the retain loss below a limit",
     "γ·mean (max_v z_v − mean_v z_v)² + λ·([−mean log p on D_r] − ε), λ ← max(0, λ + η·([−mean log p on D_r] − ε))",
-    "Entesari et al. 2025, arXiv 2506.05314",
+    "Entesari et al. 2025, arXiv 2506.05314; as in locuslab/open-unlearning",
     forget=lambda view, options: bounded_losses.logit_margin(view.logits, view.mask),
     retain=retain_nll,
     options={"retain_limit": Option(0.05, Number(0)), "dual_step": Option(1.0, Number(0))},
