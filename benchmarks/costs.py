@@ -28,9 +28,9 @@ AIMS = (
 
 
 def read(folder: Path) -> list[Record]:
-    """Return the measurements of a folder."""
+    """Return the measurements of a folder of which at least one turn was finished."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return [record for record in found if "contestants" in record]
+    return [r for r in found if r.get("contestants", {}).get(limit.LIMIT, {}).get("over_limit")]
 
 
 def times_ours(record: Record, name: str) -> float | None:
@@ -108,8 +108,9 @@ def page(folder: Path, out: Path) -> str:
         images = out.parent / "images"
         shutil.copyfile(folder / "limit" / "limit.png", images / "costs-limit.png")
         parts += ["![Seconds over those of the limit](images/costs-limit.png)\n"]
-        parts += [(folder / "limit" / "limit.md").read_text(encoding="utf-8")]
-        parts += [f"Machine: {machine_of(records[0])}.\n"]
+        for machine in dict.fromkeys(map(machine_of, records)):
+            own = [row for record in records if machine_of(record) == machine for row in limit.rows_of(record)]
+            parts += [f"Machine: {machine}.\n", table(limit.HEADER, own), ""]
     else:
         parts += ["Not measured.\n"]
     parts += ["## Generation\n", GENERATION]

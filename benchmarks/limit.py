@@ -152,7 +152,7 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, ...]]:
 def table(folder: Path) -> None:
     """Write `limit.md` and `limit.png` (or `.html`) of all measurements in a folder."""
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    records = [r for r in records if "contestants" in r]
+    records = [r for r in records if r.get("contestants", {}).get(LIMIT, {}).get("over_limit")]
     write_markdown(folder / "limit.md", HEADER, [row for record in records for row in rows_of(record)])
     picture(records, folder)
     print(f"wrote {folder / 'limit.md'}")
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7, help="largest number of turns")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=["batched", "loop", "captum"])
     parser.add_argument("--inseq", help="Python interpreter of an environment that has inseq")
+    parser.add_argument("--note", help="what a reader must know of the machine, e.g. that other work ran beside")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/limit"))
     parser.add_argument("--table", type=Path, help="only write the table and the picture of this folder")
     parser.add_argument("--grid", action="store_true", help="measure all tasks of the documentation, one after another")
@@ -246,6 +247,8 @@ def main() -> None:
     name = "-".join([Path(options.shape).name, *map(str, sizes)])
     described = {k: getattr(options, k) for k in ("shape", "prompt", "answer", "prefix", "every", "examples")}
     record = {"name": name, **described, "machine": machine(options), "contestants": {}, "not_run": {}}
+    if options.note:
+        record["machine"]["note"] = options.note
     works = started(options, [OURS, LIMIT, *(PEERS[p] for p in options.peers)], record)
     take_turns(works, options, record, end)
     print("\n".join("  ".join(row) for row in rows_of(record)))

@@ -6,7 +6,8 @@ reading each text again at every step, which is slower and always right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -34,6 +35,17 @@ def tolerance(logits: Float[Tensor, "*shape"]) -> float:
     """
     size = max(1.0, float(logits.abs().max()))
     return size * (1e-4 if logits.dtype in (torch.float32, torch.float64) else 0.05)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply fp32 matrices in fp32: in TF32, another order of the same sums differs by more than the tolerance."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def decodes_with_cache(model: HookedModel) -> bool:

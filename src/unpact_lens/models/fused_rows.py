@@ -6,8 +6,8 @@ which part follows from one matrix of indices, which is split once for each shap
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -63,7 +63,11 @@ def fused_rows(model: HookedModel) -> list[FusedRows]:
 
 
 def _layout(
-    weight: nn.Parameter, holder: nn.Module, name: str, split: Any, shapes: list[torch.Size]
+    weight: nn.Parameter,
+    holder: nn.Module,
+    name: str,
+    split: Callable[[], Sequence[nn.Module]],
+    shapes: list[torch.Size],
 ) -> tuple[tuple[Tensor, ...], int]:
     """Return the features of each part and the axis of the output features, from a split matrix of indices."""
     index = torch.arange(weight.numel(), dtype=torch.float64, device=weight.device).reshape(weight.shape)

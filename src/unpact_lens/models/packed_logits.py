@@ -67,7 +67,8 @@ def tree_batches(
     if batch_tokens < 1:
         raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
     members: list[int] = []
-    tree, columns = TokenTree(), []
+    columns: list[tuple[int, ...]] = []
+    tree = TokenTree()
     for i, ids in enumerate(texts):
         new = len(ids) - len(tree.known(ids))
         if members and len(tree.tokens) + new > batch_tokens:

@@ -23,7 +23,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture, inert_hooks
 from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.checkpoint import clone
-from unpact_lens.models.decoding import DECODES, decodes_with_cache, tolerance
+from unpact_lens.models.decoding import DECODES, decodes_with_cache, full_precision, tolerance
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.fingerprint import model_config
 from unpact_lens.models.hooked import HookedModel
@@ -124,7 +124,7 @@ class Source:
         longest = getattr(hf.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
         tokens = torch.randint(vocabulary, (2, min(PROBE_TOKENS, longest)), generator=generator)
         training = hf.training
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode(), full_precision():
             logits = hf.eval()(tokens.to(hf.device)).logits
         hf.train(training)
         listed = getattr(getattr(hf, "generation_config", None), "eos_token_id", None)
@@ -203,7 +203,7 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         if kept["cache"].status != ABSENT:
             vars(model)[DECODES] = kept["cache"].status == PASSED
     else:
-        with _full_precision():
+        with full_precision():
             kept.update({name: check.run(model, source) for name, check in CHECKS.items()})
         if keep:
             with contextlib.suppress(OSError):  # without a cache directory, the next load runs the checks again
@@ -218,17 +218,6 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         details=tuple(kept[name].detail for name in CHECKS),
         model=key,
     )
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Multiply fp32 matrices in fp32: in TF32, another order of the same sums differs by more than the tolerance."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _written_outcomes(file: Path) -> dict[str, Outcome] | None:

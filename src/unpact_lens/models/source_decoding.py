@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unpact_lens.models.decoding import cache_difference
+from unpact_lens.models.decoding import cache_difference, full_precision
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.source_model import SourceModel, run, source_model, unembedded
@@ -32,7 +32,8 @@ def decoding_source(model: HookedModel) -> SourceModel | None:
     if source is None:
         return None
     if EXACT not in vars(model):
-        found = cache_difference(model, lambda model, contexts, new: SourceBatch(model, source, contexts, new))
+        with full_precision():
+            found = cache_difference(model, lambda model, contexts, new: SourceBatch(model, source, contexts, new))
         vars(model)[EXACT] = found is not None
     return source if vars(model)[EXACT] else None
 

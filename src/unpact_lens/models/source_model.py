@@ -14,9 +14,8 @@ from __future__ import annotations
 import contextvars
 import copy
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +25,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unpact_lens.models import hooked
-from unpact_lens.models.decoding import tolerance
+from unpact_lens.models.decoding import full_precision, tolerance
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.fused_rows import FusedRows, fused_rows
 from unpact_lens.models.hooked import HookedModel
@@ -38,8 +37,23 @@ from unpact_lens.models.weights import WRAPPED
 ATTENTION = "unpact_tree"
 """Name under which transformers finds `tree_attention`."""
 
-Attention = Callable[..., Tensor]
-"""Function of the layer, query, key, value, scaling, window and soft-cap that returns `[batch, pos, head, d_v]`."""
+
+class Attention(Protocol):
+    """Attention of all layers over the tokens of one forward pass."""
+
+    def __call__(
+        self,
+        layer: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+        /,
+    ) -> Tensor:
+        """Return the outputs of all heads, `[batch, pos, head, d_v]`."""
+
 
 _CURRENT: contextvars.ContextVar[Attention] = contextvars.ContextVar("unpact_attention")
 
@@ -54,7 +68,7 @@ def tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Tensor, None]:
     """Compute attention for transformers as the current forward pass lays its tokens out.
 
@@ -70,7 +84,10 @@ def tree_attention(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, tree_attention)
 
 
-Link = tuple[dict[str, Any], str, dict[str, Any], str]
+Table = dict[str, Tensor | None]
+"""Parameters or buffers of a module, by name."""
+
+Link = tuple[Table, str, Table, str]
 """Table that holds a tensor in the source model, its name there, the bridge's table, and its name there."""
 
 
@@ -103,7 +120,7 @@ class SourceModel:
         return not any(bool(p.detach().any()) for p in self.extra)
 
 
-_BUILT: weakref.WeakKeyDictionary[Any, SourceModel | None] = weakref.WeakKeyDictionary()
+_BUILT: weakref.WeakKeyDictionary[object, SourceModel | None] = weakref.WeakKeyDictionary()
 """Source model of each bridge that was asked for one, or None."""
 
 EXACT = "_unpact_source_model_is_exact"
@@ -149,7 +166,7 @@ def source_model(model: HookedModel) -> SourceModel | None:
         return found if vars(model)[EXACT] else None
 
 
-def _built(model: Any, modules: int) -> SourceModel | None:
+def _built(model: HookedModel, modules: int) -> SourceModel | None:
     """Build the Hugging Face model of a bridge around the bridge's own parameters and buffers."""
     original = model.original_model
     try:
@@ -167,7 +184,8 @@ def _built(model: Any, modules: int) -> SourceModel | None:
                 if tensor is None:
                     continue
                 theirs, own = tables.get(f"{prefix}.{name}".lstrip("."), ({}, ""))
-                if theirs.get(own) is None or theirs[own].shape != tensor.shape:
+                held = theirs.get(own)
+                if held is None or held.shape != tensor.shape:
                     return None
                 links.append((mine, name, theirs, own))
     used = {id(theirs[own]) for _, _, theirs, own in links} | {id(part) for f in fused for part in f.parts}
@@ -177,9 +195,9 @@ def _built(model: Any, modules: int) -> SourceModel | None:
     return SourceModel(hf.eval(), links, fused, extra, modules)
 
 
-def _tables(original: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
+def _tables(original: nn.Module) -> dict[str, tuple[Table, str]]:
     """Return where each parameter and buffer lives, by the source model's names."""
-    found: dict[str, tuple[dict[str, Any], str]] = {}
+    found: dict[str, tuple[Table, str]] = {}
     for prefix, module in original.named_modules(remove_duplicate=False):
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
@@ -217,7 +235,7 @@ def run_tree(source: SourceModel, tree: TokenTree) -> tuple[Float[Tensor, "pos d
     attention = TreeAttention(tree, source.hf.config.get_text_config().hidden_size, device)
     final = run(
         source,
-        lambda _, *given: attention(*given),
+        lambda _, query, key, value, scaling, window, softcap: attention(query, key, value, scaling, window, softcap),
         torch.tensor([tree.tokens], device=device),
         torch.tensor([tree.places], device=device),
     )
@@ -266,7 +284,7 @@ def is_exact(model: HookedModel, source: SourceModel) -> bool:
     texts = [first, first[:shared] + second[: length - shared - 1], other, first[: shared // 2] + other[:shared]]
     tree = TokenTree()
     columns = [torch.tensor(tree.add(text)) for text in texts]
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         expected = [
             model(torch.tensor([text], device=hooked.device_of(model)), return_type="logits")[0] for text in texts
         ]

@@ -9,11 +9,45 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.endpoint import Endpoint
+from unpact_lens.models.hooked import Tokenizer
 from unpact_lens.models.http_client import Reply
+
+
+class TokenLogProb(Protocol):
+    """The part of `vllm.logprobs.Logprob` that is read."""
+
+    logprob: float
+    decoded_token: str | None
+
+
+class Completion(Protocol):
+    """The part of `vllm.CompletionOutput` that is read."""
+
+    text: str
+    token_ids: Sequence[int]
+    logprobs: Sequence[Mapping[int, TokenLogProb]] | None
+
+
+class Output(Protocol):
+    """The part of `vllm.RequestOutput` that is read."""
+
+    prompt_token_ids: Sequence[int]
+    prompt_logprobs: Sequence[Mapping[int, TokenLogProb] | None] | None
+    outputs: Sequence[Completion]
+
+
+class Engine(Protocol):
+    """The part of `vllm.LLM` that is used."""
+
+    def generate(self, prompts: list[str], sampling_params: list[object], *, use_tqdm: bool) -> list[Output]:
+        """Run all prompts."""
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer."""
 
 
 class VllmModel(Endpoint):
@@ -24,7 +58,7 @@ class VllmModel(Endpoint):
         name: Name of the model in results.
     """
 
-    def __init__(self, engine: Any, name: str) -> None:
+    def __init__(self, engine: Engine, name: str) -> None:
         self.url, self.model, self.shift = f"vllm:{name}", name, 0
         self._dialect = None
         self._pieces, self._number = [], {}
@@ -34,20 +68,12 @@ class VllmModel(Endpoint):
         """Run completions greedily, all in one call, and return them as an endpoint would."""
         from vllm import SamplingParams  # type: ignore[import-not-found]
 
-        how = [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=body["max_tokens"],
-                stop=list(body.get("stop", ())),  # type: ignore[call-overload]
-                logprobs=body.get("logprobs"),
-                prompt_logprobs=body.get("prompt_logprobs"),
-            )
-            for body in bodies
-        ]
+        names = ("max_tokens", "stop", "logprobs", "prompt_logprobs")
+        how = [SamplingParams(temperature=0.0, **{n: body[n] for n in names if n in body}) for body in bodies]
         found = self._engine.generate([str(body["prompt"]) for body in bodies], how, use_tqdm=False)
         return [{"choices": [self._choice(output)]} for output in found]
 
-    def _choice(self, output: Any) -> dict[str, object]:
+    def _choice(self, output: Output) -> dict[str, object]:
         """Return vLLM's output of one request as the choice of a completions reply."""
         (made,) = output.outputs
         choice: dict[str, object] = {"text": made.text}
@@ -64,14 +90,14 @@ class VllmModel(Endpoint):
             ]
         return choice
 
-    def _entry(self, token: int, at: Mapping[int, Any] | None) -> dict[str, object]:
+    def _entry(self, token: int, at: Mapping[int, TokenLogProb] | None) -> dict[str, object]:
         """Return the text and the log-probability of one token; the first token of a prompt has none."""
         if at is None:
             return {"decoded_token": self._engine.get_tokenizer().decode([token]), "logprob": None}
         return {"decoded_token": at[token].decoded_token, "logprob": float(at[token].logprob)}
 
 
-def vllm_model(model: str | os.PathLike[str], **options: Any) -> VllmModel:
+def vllm_model(model: str | os.PathLike[str], **options: object) -> VllmModel:
     """Load a model with vLLM, for asking and scoring; pass it to `attribute` or `audit` in place of a model.
 
     Args:
