@@ -16,7 +16,8 @@ def test_all_holds_every_extra_that_is_for_users():
     section = text[text.index("[project.optional-dependencies]") : text.index("[project.scripts]")]
     extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
     named = set(re.search(r'^all = \[\s*"unpact-lens\[([\w,]+)\]"', section, re.MULTILINE)[1].split(","))
-    assert named == extras - {"all", "dev", "docs", "gemma3", "endpoint"}
+    # gemma3 has terms of use of its own, and vllm asks for one torch, with CUDA
+    assert named == extras - {"all", "dev", "docs", "gemma3", "endpoint", "vllm"}
 
 
 @pytest.mark.slow
