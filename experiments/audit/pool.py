@@ -3,7 +3,8 @@
     python -m experiments.audit.pool [BUDGET [MODEL ...]]
 
 `--jobs N` audits N models at a time. Models that are not built are built first. Finished audits are kept in `runs/` and
-are not made again. `confusion-BUDGET.csv` has one row for each truth, `pool-BUDGET.csv` one for each model.
+are not made again. `confusion-BUDGET.csv` and the table of README.md have one row for each truth, `pool-BUDGET.csv` has
+one for each model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import unpact_lens as ul
 from experiments.meta import pool
 from experiments.meta.prepare import prepare
 from experiments.shared.command_line import arguments, jobs
+from experiments.shared.page_tables import fill_block
+from unpact_lens.text_tables import to_markdown
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"
@@ -59,7 +62,7 @@ def audited(name: str, budget: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(budget: str = "quick", *names: str) -> None:
+def main(budget: str = "standard", *names: str) -> None:
     """Audit the models and write the tables."""
     chosen = [n for n in pool.names() if pool.truth(n).knowledge in SIDES and (not names or n in names)]
     with ProcessPoolExecutor(jobs(), mp_context=multiprocessing.get_context("spawn")) as workers:
@@ -91,6 +94,7 @@ def write(frame: pd.DataFrame, budget: str) -> None:
     table["alarm is right"] = [f"{rings[g.index].sum()} of {len(g)}" for _, g in groups]
     table["estimates on the right side"] = [f"{(g['leaning'] == g['truth']).sum()} of {len(g)}" for _, g in groups]
     table.to_csv(HERE / f"confusion-{budget}.csv")
+    fill_block(HERE / "README.md", f"confusion-{budget}", to_markdown(table))
 
 
 if __name__ == "__main__":
