@@ -108,6 +108,8 @@ bench: .venv/.ready-dev  ## Measure speed and memory compared with named peers
 	$(BIN)/python benchmarks/decomposition.py --prompt 1980 --answer 20 --ours-only --repeats 1
 	$(BIN)/python benchmarks/unlearning.py
 	$(BIN)/python benchmarks/unlearning.py --methods
+	$(BIN)/python benchmarks/scale.py --sizes 0.1,0.5,1
+	$(BIN)/python benchmarks/costs.py
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/.ready-docs  ## Build the documentation into site/, warnings are errors, and check it

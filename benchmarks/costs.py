@@ -33,6 +33,11 @@ def read(folder: Path) -> list[Record]:
     return [r for r in found if r.get("contestants", {}).get(limit.LIMIT, {}).get("over_limit")]
 
 
+def one(file: Path) -> Record | None:
+    """Return the content of a JSON file, or None if there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def times_ours(record: Record, name: str) -> float | None:
     """Return the median over the turns of a contestant's seconds over ours."""
     theirs = record["contestants"].get(name, {}).get("over_limit", [])
@@ -72,6 +77,32 @@ def targets(records: list[Record], generation: Record | None) -> list[tuple[str,
     return rows
 
 
+def scale_targets(scale: Record) -> list[tuple[str, ...]]:
+    """Return one row for each aim of `benchmarks/scale.py` that was measured: a peer's seconds over ours."""
+    rows = []
+    for row in scale["rows"]:
+        work, _, peer = row["work"].partition(", ")
+        aim = {"leave-one-out": 3.0, "NPO step": 1.1}.get(work)
+        if peer and aim and "times ours" in row:
+            where = f"{row['size']}B, {scale['machine']['device']}"
+            met = "yes" if row["times ours"] >= aim else "no"
+            rows.append((f"{peer}: its {work} over ours", where, f"at least {aim:g}", f"{row['times ours']:.2f}", met))
+    return rows
+
+
+def missing(records: list[Record]) -> str:
+    """Return which measurements of the grid there are none of, as a sentence."""
+    names = ("prompt", "answer", "every", "prefix", "examples")
+    known = {(r["shape"], r["machine"]["threads"], *(r[n] for n in names if n != "every")) for r in records}
+    lacking = [
+        f"{shape}, {threads} thr., {'after 500 tokens, ' if prefix else ''}{f'{examples} × ' * (examples > 1)}"
+        f"{prompt} + {answer}"
+        for shape, threads, (prompt, answer, _, prefix, examples) in limit.GRID
+        if (shape, threads, prompt, answer, prefix, examples) not in known
+    ]
+    return f"Not measured: {'; '.join(lacking)}.\n" if lacking else ""
+
+
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return a table in Markdown."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
@@ -94,14 +125,13 @@ def generation_rows(generation: Record) -> list[tuple[str, ...]]:
 
 def page(folder: Path, out: Path) -> str:
     """Return the page, and copy the pictures beside it."""
-    records = read(folder / "limit")
-    file = folder / "generation.json"
-    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    parts = [
-        INTRODUCTION,
-        "## Targets\n",
-        table(("what", "measured on", "aim", "found", "met"), targets(records, generation)),
-    ]
+    records, generation, scale = (
+        read(folder / "limit"),
+        one(folder / "generation.json"),
+        one(folder / "scale/scale.json"),
+    )
+    rows = targets(records, generation) + (scale_targets(scale) if scale else [])
+    parts = [INTRODUCTION, "## Targets\n", table(("what", "measured on", "aim", "found", "met"), rows)]
     parts += ["\n" + NOTES, "## Leave-one-out over the limit\n", LIMIT]
     if records:
         limit.table(folder / "limit")
@@ -111,9 +141,7 @@ def page(folder: Path, out: Path) -> str:
         for machine in dict.fromkeys(map(machine_of, records)):
             own = [row for record in records if machine_of(record) == machine for row in limit.rows_of(record)]
             parts += [f"Machine: {machine}.\n", table(limit.HEADER, own), ""]
-    else:
-        parts += ["Not measured.\n"]
-    parts += ["## Generation\n", GENERATION]
+    parts += [missing(records), "## Generation\n", GENERATION]
     if generation:
         parts += [table(("work", "contestant", "seconds", "times ours"), generation_rows(generation))]
         counts = ", ".join(f"{count} {what}" for what, count in generation.get("against_one_by_one", {}).items())
@@ -121,8 +149,8 @@ def page(folder: Path, out: Path) -> str:
     else:
         parts += ["Not measured.\n"]
     parts += ["## Large models\n", SCALE]
-    scale = folder / "scale" / "scale.md"
-    parts += [scale.read_text(encoding="utf-8") if scale.is_file() else "Not measured.\n"]
+    file = folder / "scale" / "scale.md"
+    parts += [file.read_text(encoding="utf-8") if file.is_file() else "Not measured.\n"]
     return "\n".join(parts)
 
 
@@ -154,9 +182,9 @@ SCALE = """    python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu
     python benchmarks/scale.py --sizes 1,7 --device cuda
 """
 
-NOTES = """Where an aim is not met, compare the spread in the table below. Costs beyond the limit are reading the prompt
-and forming its variants, one attention call for each group of pieces, and checking that weights are finite and
-unchanged.
+NOTES = """A row of one turn has no spread, and says little where other work ran beside. Costs of leave-one-out beyond
+the limit are reading the prompt and forming its variants, one attention call for each group of pieces, and checking
+that weights are finite and unchanged.
 """
 
 
