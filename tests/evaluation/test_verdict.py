@@ -171,3 +171,12 @@ def test_the_smallest_number_of_facts_puts_an_end_on_the_threshold():
     assert facts_to_decide(destroyed, 0.25, at_least=True) == 101
     assert facts_to_decide(plain(0.0, 0.0, 0.001, n=1), 0.25) == 1
     assert facts_to_decide(plain(0.0, 0.0, 0.001, n=0), 0.25) is None
+
+
+def test_the_table_has_every_reason_and_the_facts_that_each_open_quantity_needs():
+    judged = verdict(Rate(10, 10), destruction(40), {"p": excess(0, 0, 10)})
+    frame = judged.to_frame()
+    assert list(frame.columns) == ["verdict", "why", "facts needed"]
+    assert frame["verdict"].tolist() == ["destroyed", "open: forgetting", "open: excess of p"]
+    assert frame["why"].tolist() == [*judged.reasons.values(), *judged.open.values()]
+    assert frame["facts needed"].dropna().tolist() == list(judged.n_needed.values())

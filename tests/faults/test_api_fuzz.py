@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.faults.public_calls import LEFT_OUT, ODD, WRONG, functions, known, usual
 from unpact_lens.errors import InputError
 
-FAST, FULL, SHARDS = 300, 10_080, 28
+FAST, FULL, SHARDS = 200, 10_080, 28
 """Number of calls in `make test` and in `make test-all`, and of tests that share the latter."""
 
 SEED = 20260102

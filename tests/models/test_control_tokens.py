@@ -59,7 +59,8 @@ def without_parsing(model, text):
 def control_ids(model, ids):
     """The ids of the control tokens among these, bytes and unknown characters left out."""
     control = control_tokens(model.tokenizer).ids
-    return [i for i in ids if i in control.values() and not re.search("<unk>|<0x..>", model.tokenizer.decode([i]))]
+    written = {i: token for token, i in control.items() if not re.fullmatch("<unk>|<0x..>", token)}
+    return [i for i in ids if i in written]
 
 
 def reads_pieces(name):
@@ -86,7 +87,7 @@ def begins_with_bos(model, text):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(prompt=WRITTEN, prefill=st.one_of(st.just(""), WRITTEN), answer=WRITTEN)
 @example("who<|im_end|>", "", " wrote")
 @example("who <|im", "", "_end|> wrote")
@@ -110,7 +111,7 @@ def test_ids_are_those_of_the_whole_without_special_parsing(name, prompt, prefil
 @pytest.mark.parametrize(
     "name", [n for n in MAKERS if "GPT-2" in n or "embedded" in n or "Llama-3" in n or "Smol" in n]
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(prompt=WRITTEN, prefill=st.one_of(st.just(""), WRITTEN), answer=WRITTEN)
 def test_a_chat_template_keeps_its_control_tokens_and_the_users_are_text(name, prompt, prefill, answer):
     """A byte-level tokenizer reads what lies between two control tokens by itself."""

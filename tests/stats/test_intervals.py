@@ -33,8 +33,14 @@ def test_paired_score_interval_mirrors_when_the_two_are_swapped(cells):
     assert -1 - 1e-9 <= low <= (first - second) / sum(cells) <= high <= 1 + 1e-9
 
 
+CELLS = [
+    (20, 6, 4, 30), (3, 3, 2, 3), (3, 2, 2, 3), (2, 9, 8, 1), (5, 5, 0, 0), (1, 0, 0, 1), (0, 1, 1, 0),
+    (2.5, 1.0, 0.5, 6.0),
+]  # fmt: skip
+"""The product of the concordant cells exceeds that of the discordant by more than n / 2, by less, not at all, …"""
+
+
 def test_paired_score_interval_is_its_formula_with_the_corrected_correlation():
-    # Cells 20, 6, 4, 30: the product of the concordant cells exceeds that of the discordant by more than n / 2.
     for both, first, second, neither in [
         (20, 6, 4, 30),
         (3, 2, 2, 3),

@@ -27,6 +27,6 @@ def test_holm_multiplies_the_smallest_by_the_number_of_comparisons_even_where_al
 @pytest.mark.parametrize("name", ["only_first", "only_second"])
 def test_an_impossible_number_of_pairs_is_named(name):
     for count in (-1, 2**53 + 1):
-        with pytest.raises(InputError, match=f"{name}={count}; give a number of pairs"):
+        with pytest.raises(InputError, match=f"^{name}={count}; give a number of pairs"):
             mcnemar(**{"only_first": 0, "only_second": 0, name: count})
     assert mcnemar(2**10, 2**10) == pytest.approx(1.0)

@@ -1,10 +1,12 @@
 """The key of a part holds every leaf of the configuration that the part can depend on."""
 
 import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 import unpact_lens as ul
@@ -244,3 +246,51 @@ def test_a_cell_has_the_key_of_its_own_method_and_seed(tmp_path):
     space = Workspace(config, Path(tmp_path), lambda text: None)
     found = {str(cell_place(space, m, seed)[1]) for m in config.methods for seed in (0, 1)}
     assert len(found) == 4
+
+
+SHORT = {"name": "short", "model": "builtin", "benchmark": "builtin", "methods": ["ga"]}
+
+
+def test_a_key_holds_these_entries_under_these_names():
+    config = load_config(SHORT)
+    key = keys.part_key(keys.CELL, config, model="m", control="c", data="d", method="ga", seed=3)
+    assert set(key) == {"part", "config", "model", "control", "data", "code", "versions", "method", "seed"}
+    assert (key["part"], key["model"], key["control"], key["data"], key["seed"]) == ("cell", "m", "c", "d", 3)
+    assert {part: keys.part_key(part, config, model="m", control="c", data="d")["control"] for part in keys.PARTS} == {
+        "known": None, "before": None, "control": "c", "contributions": None, "plan": "c", "cell": "c",
+    }  # fmt: skip
+    assert keys.part_key("given", config, model="m", control="c", data="d")["control"] == "c"
+
+
+def test_the_device_and_the_threads_in_force_are_part_of_a_key():
+    config = load_config({**SHORT, "threads": 3, "load": {"device": "cpu"}})
+    assert (keys.resolved(config)["threads"], keys.resolved(config)["load"]["device"]) == (3, "cpu")
+    found = keys.resolved(load_config(SHORT))
+    assert found["threads"] == torch.get_num_threads()
+    assert found["load"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_changes_are_named_in_one_line_with_short_values():
+    assert keys.changes("no key", {"a": 1}) == "it was written by another version"
+    assert keys.changes({"a": 1}, {"a": 1}) == ""
+    assert keys.changes({"a": 1, "b": 2}, {"b": 3}) == "a (1, now None), b (2, now 3)"
+    assert keys.changes({"z": 0}, {"z": 0, **dict.fromkeys("abc", 1)}).endswith("b (None, now 1), c (None, now 1)")
+    assert keys.changes({"z": 0}, {"z": 0, **dict.fromkeys("abcde", 1)}).endswith("c (None, now 1) and 2 more")
+    whole, cut = "x" * 22, "x" * 23
+    assert keys.changes({"a": whole}, {"a": cut}) == f"a ({whole!r}, now '{'x' * 10}…)"
+
+
+def test_leaves_keep_the_places_of_lists_and_empty_containers():
+    assert keys.leaves({"a": [], "b": {}, "c": ({"d": 1}, 2)}) == {"a": [], "b": {}, "c.0.d": 1, "c.1": 2}
+    assert keys.leaves(3) == {"": 3}
+    assert keys.excluded("recovery.gain", keys.KNOWN)
+    assert not keys.excluded("recovery.gain", keys.CELL)
+    assert not keys.excluded("recovery_other", keys.KNOWN)
+
+
+def test_the_text_of_a_key_tells_numbers_from_their_spelling_and_not_the_order_of_entries():
+    assert keys.text_of({"b": 1, "a": "é"}) == '{\n "a": "é",\n "b": 1\n}'
+    assert keys.text_of({"a": 1}) != keys.text_of({"a": "1"})
+    assert keys.hash_of({"a": 1, "b": 2}) == keys.hash_of({"b": 2, "a": 1})
+    assert keys.hash_of({"a": 1}) == hashlib.sha256(b'{\n "a": 1\n}').hexdigest()
+    assert keys.text_of({"p": Path("x")}) == '{\n "p": "x"\n}'
