@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from unpact_lens.data.emphasis import EMPHASIS
 from unpact_lens.errors import InputError
 from unpact_lens.explorer import ExplorerSession
 from unpact_lens.explorer.request import LONGEST
+from unpact_lens.explorer.widget import _widget_class
 from unpact_lens.models.generate import generate_answers
 
 PROMPT, ANSWER = "What is the opposite of hot?", " The other end is cold."
@@ -218,7 +220,8 @@ def test_models_that_cannot_be_compared_are_refused_at_once(models):
 
 
 def test_without_anywidget_the_error_says_how_to_get_it(models, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
+    _widget_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(InputError, match=r'pip install "unpact-lens\[explore\]"'):
         ul.explore(models["before"], models["after"])
 

@@ -8,11 +8,12 @@ from typing_extensions import Unpack
 
 from unpact_lens.errors import InputError
 from unpact_lens.explorer.session import ExplorerSession, FactSource
+from unpact_lens.explorer.widget import explorer_widget
 from unpact_lens.models.asking import AskingOptions
 from unpact_lens.models.hooked import HookedModel
 
 if TYPE_CHECKING:
-    from unpact_lens.explorer.widget import ExplorerWidget
+    from anywidget import AnyWidget
 
 
 def explore(
@@ -21,7 +22,7 @@ def explore(
     control: HookedModel | None = None,
     facts: FactSource | None = None,
     **asking: Unpack[AskingOptions],
-) -> ExplorerWidget:
+) -> AnyWidget:
     """Open an explorer of two models in a notebook.
 
     Pick or type a prompt and an answer. The widget shows the contribution of each prompt token, what each head adds to
@@ -43,13 +44,11 @@ def explore(
     Raises:
         InputError: If anywidget is missing, the models cannot be compared, or the facts cannot be read.
     """
+    session = ExplorerSession(before, after, control, facts, **asking)
     try:
-        import anywidget  # noqa: F401
+        return explorer_widget(session)
     except ImportError:
         raise InputError(
             'the explorer in a notebook needs anywidget; pip install "unpact-lens[explore]", '
             "or run `unpact explore BEFORE AFTER` in a terminal, which needs nothing"
         ) from None
-    from unpact_lens.explorer.widget import ExplorerWidget
-
-    return ExplorerWidget(ExplorerSession(before, after, control, facts, **asking))
