@@ -29,8 +29,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAST = 0.9
-"""Share of the mutants that tests must notice."""
+LEAST = 0.9  # share of the mutants that tests must notice
 
 TARGETS = {
     "unpact_lens.unlearning.losses": ["tests/unlearning/test_losses.py", "tests/unlearning/test_loss_details.py"],
@@ -107,7 +106,8 @@ Edit = contextlib.AbstractContextManager[str]
 
 def edits(tree: ast.Module) -> Iterator[tuple[str, Edit]]:
     """Yield every change of the functions and methods in a tree, in a fixed order, with the function's name."""
-    for holder in [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))]:
+    holders: list[ast.Module | ast.ClassDef] = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))]
+    for holder in holders:
         prefix = f"{holder.name}." if isinstance(holder, ast.ClassDef) else ""
         for function in holder.body:
             if isinstance(function, ast.FunctionDef):
