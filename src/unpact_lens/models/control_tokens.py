@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import tokenizers
 
@@ -22,6 +22,16 @@ from unpact_lens.models.hooked import Tokenizer
 
 _STAND_IN = 0x100000
 """First of the private characters that stand for control tokens."""
+
+
+@runtime_checkable
+class TellsControlTokens(Protocol):
+    """The part of a Hugging Face tokenizer that names its control tokens."""
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, tokenizers.AddedToken]: ...  # noqa: D102
+    @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class ControlTokens:
         return any(self.firsts.intersection(t) and self.anywhere.search(t) for t in shown)
 
 
-_KNOWN: weakref.WeakKeyDictionary[Any, tuple[object, ControlTokens | None]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Tokenizer, tuple[object, ControlTokens | None]] = weakref.WeakKeyDictionary()
 """Control tokens of each tokenizer, with the state that they belong to."""
 
 
@@ -54,17 +64,18 @@ def control_tokens(tokenizer: Tokenizer) -> ControlTokens | None:
     """Return the control tokens of a tokenizer; None if it has none, or does not tell."""
     if not hasattr(tokenizer, "added_tokens_decoder"):
         return None
-    known: Any = tokenizer
-    state = (len(known), tuple(map(str, getattr(known, "all_special_tokens", ()))))
-    if known not in _KNOWN or _KNOWN[known][0] != state:
-        _KNOWN[known] = (state, _read(known))
-    return _KNOWN[known][1]
+    named = tuple(map(str, getattr(tokenizer, "all_special_tokens", ())))
+    state = (len(tokenizer) if isinstance(tokenizer, Sized) else 0, named)
+    if tokenizer not in _KNOWN or _KNOWN[tokenizer][0] != state:
+        _KNOWN[tokenizer] = (state, _read(tokenizer.added_tokens_decoder, named))
+    return _KNOWN[tokenizer][1]
 
 
-def _read(tokenizer: Any) -> ControlTokens | None:
-    named = {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
-    decoder = {int(i): token for i, token in tokenizer.added_tokens_decoder.items() if str(token)}
-    added = {str(token): i for i, token in decoder.items() if token.special or str(token) in named}
+def _read(decoder: Mapping[int, tokenizers.AddedToken], named: Sequence[str]) -> ControlTokens | None:
+    """Return the tokens that are special, or named as special ones; some slow tokenizers do not mark them."""
+    added = {
+        str(token): int(i) for i, token in decoder.items() if str(token) and (token.special or str(token) in named)
+    }
     if not added:
         return None
     ids = dict(sorted(added.items(), key=lambda pair: (-len(pair[0]), pair[0])))
@@ -116,8 +127,9 @@ def literal_record(tokenizer: Tokenizer, texts: Sequence[str], literal: Sequence
     assert tokens is not None  # `literal_needed`
     fast = bool(getattr(tokenizer, "is_fast", False))
     if not any(tokens.pattern.search(text) for text, own in zip(texts, literal, strict=True) if not own):
-        options: dict[str, Any] = {"return_offsets_mapping": True} if fast else {}
-        record = tokenizer("".join(texts), add_special_tokens=False, split_special_tokens=True, **options)
+        whole = "".join(texts)
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        record = tokenizer(whole, **options, **({"return_offsets_mapping": True} if fast else {}))
         offsets = record.get("offset_mapping")
         return Record(tuple(record["input_ids"]), None if offsets is None else tuple((a, b) for a, b in offsets))
     if not fast:
@@ -151,13 +163,14 @@ class _Reader:
     back: dict[int, int]
 
 
-_READERS: weakref.WeakKeyDictionary[Any, _Reader] = weakref.WeakKeyDictionary()
+_READERS: weakref.WeakKeyDictionary[Tokenizer, _Reader] = weakref.WeakKeyDictionary()
 
 
-def _reader(tokenizer: Any) -> _Reader:
+def _reader(tokenizer: Tokenizer) -> _Reader:
     """Return the copy of a fast tokenizer with stand-ins, made once."""
     control = control_tokens(tokenizer)
     assert control is not None
+    assert isinstance(tokenizer, TellsControlTokens)
     if tokenizer not in _READERS or _READERS[tokenizer].control is not control:
         backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
@@ -169,7 +182,9 @@ def _reader(tokenizer: Any) -> _Reader:
             same = {name: getattr(flags, name) for name in ("lstrip", "rstrip", "single_word")}
             # Not special, so that it is read where special ones are not.
             backend.add_tokens([tokenizers.AddedToken(stand_ins[token], normalized=False, special=False, **same)])
-            back[int(backend.token_to_id(stand_ins[token]))] = i
+            made = backend.token_to_id(stand_ins[token])
+            assert made is not None
+            back[made] = i
         backend.encode_special_tokens = True
         _READERS[tokenizer] = _Reader(control, backend, stand_ins, back)
     return _READERS[tokenizer]

@@ -206,7 +206,7 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
         with full_precision():
             kept.update({name: check.run(model, source) for name, check in CHECKS.items()})
         if keep:
-            with contextlib.suppress(OSError):  # without a cache directory, the next load runs the checks again
+            with contextlib.suppress(OSError, InputError):  # if it cannot be written, the next load runs them again
                 file.parent.mkdir(parents=True, exist_ok=True)
                 outcomes = {name: [kept[name].status, kept[name].detail] for name in CHECKS}
                 write_record(file, {"format": FORMAT, "outcomes": outcomes})
