@@ -83,3 +83,12 @@ def test_large_finite_weights_are_sound():
     with torch.no_grad():
         model.W_E.fill_(3e38)
         require_ready(model)
+
+
+def test_large_half_precision_weights_are_finite():
+    """Their sum is taken in fp32 first, where it overflows, and then in fp64."""
+    large = torch.full((64,), 3e38, dtype=torch.bfloat16)
+    ready.check_sound([("large", large)])
+    large[3] = float("nan")
+    with pytest.raises(InputError, match="weight large holds NaN or infinity"):
+        ready.check_sound([("large", large)])

@@ -1,8 +1,8 @@
 """Copy, hash, save and load hooked models.
 
-On disk a model is a directory with three parts:
+On disk a model is a directory with these parts:
 
-- `model.safetensors`: the weights;
+- `model.safetensors`: the weights, and `adapters.safetensors` for adapters that are not merged into them;
 - `config.json`: the TransformerLens configuration (for a bridge, the Hugging Face one is in `hf/`), and which weights
   are tied or frozen;
 - `tokenizer/`, and `generation_config.json` where the model came with one;
@@ -16,13 +16,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -38,10 +38,17 @@ from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
-from unpact_lens.models.low_rank import merge_adapters, own_classes
+from unpact_lens.models.low_rank import LowRank, merge_adapters, own_classes
 from unpact_lens.models.shared_weights import copy_memo
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
-from unpact_lens.models.weights import fill_weights, named_weights, uncovered_weight
+from unpact_lens.models.weights import (
+    attach_named,
+    fill_weights,
+    named_adapters,
+    named_weights,
+    stored_weights,
+    uncovered_weight,
+)
 from unpact_lens.results import MODEL_FILES, ModelStorage, digest, read_json, register_model_storage, write_json
 from unpact_lens.writing import replaced_directory, steady
 
@@ -49,6 +56,9 @@ FORMAT = 2
 """Version of the layout on disk. Version 2 has a manifest."""
 MARK = "unpact_lens_checkpoint"
 """Entry of `config.json` that marks a directory as a checkpoint of this library; its value is the format."""
+
+ADAPTERS = "adapters.safetensors"
+"""File with the adapters of a model; absent without any."""
 
 GENERATION = "generation_config.json"
 """File with the generation configuration, which names the tokens that end an answer; absent without one."""
@@ -119,8 +129,9 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
         raise InputError(f"this {architecture(model)} cannot be saved: {lacking}; export it with export_hf")
     bridge = hooked.is_bridge(model)
     with fresh_directory(target, MODEL_FILES) as directory:
-        tensors = {name: t.cpu().contiguous().clone() for name, t in named_weights(model).items()}
-        save_file(tensors, directory / "model.safetensors")
+        stored = stored_weights(model)
+        save_file({name: t.cpu().contiguous().clone() for name, t in stored.items()}, directory / "model.safetensors")
+        scales = save_adapters(named_adapters(model, stored), directory / ADAPTERS)
         if bridge:
             model.original_model.config.save_pretrained(directory / "hf")
         if model.tokenizer is not None:
@@ -137,6 +148,7 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
             "default_prepend_bos": bool(model.cfg.default_prepend_bos),
             "tied_embeddings": is_tied(model),
             "embedding_scale": embedding_scale(model),
+            **({"adapters": scales} if scales else {}),
             "shared": {} if bridge else shared_weights(model),
             "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         }
@@ -191,9 +203,53 @@ def _read(directory: Path, record: dict[str, Any], device: str) -> HookedModel:
     if (directory / "tokenizer").is_dir():
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", trust_remote_code=False)
     try:
-        state = load_file(weights, device=device)
+        with safe_open(weights, framework="pt", device=device) as opened:
+            model = _filled(directory, record, tokenizer, device, TensorFile(opened))
     except SafetensorError as error:
         raise InputError(f"{weights} cannot be read ({error}); {REMEDY}") from None
+    if (directory / GENERATION).is_file():
+        holder = model.original_model if hooked.is_bridge(model) else model
+        holder.generation_config = GenerationConfig.from_dict(read_json(directory / GENERATION))
+    model.cfg.default_prepend_bos = record["default_prepend_bos"]
+    model.tied_embeddings = record["tied_embeddings"]
+    model.embedding_scale = record.get("embedding_scale", 1.0)
+    frozen = set(record["frozen"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    attach_named(model, load_adapters(record.get("adapters", {}), directory / ADAPTERS, device))
+    return model.eval()
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """Read the tensors of a safetensors file one by one, so that the file is never held in memory as a whole.
+
+    Args:
+        opened: File opened by `safetensors.safe_open`.
+    """
+
+    def __init__(self, opened: Any) -> None:
+        self.opened, self.names = opened, list(opened.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read a tensor."""
+        if name not in self.names:
+            raise KeyError(name)
+        tensor: Tensor = self.opened.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        """Return the number of tensors."""
+        return len(self.names)
+
+
+def _filled(
+    directory: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, device: str, state: TensorFile
+) -> HookedTransformer | TransformerBridge:
+    """Build the model of a checkpoint and fill in its weights."""
     model: HookedTransformer | TransformerBridge
     if record["kind"] == "bridge":
         model = _empty_bridge(directory / "hf", record, tokenizer, device)
@@ -207,19 +263,32 @@ def _read(directory: Path, record: dict[str, Any], device: str) -> HookedModel:
             model.get_submodule(module).register_parameter(kind, model.get_parameter(first))
         fill(model, state)
         attach_tokenizer(model, tokenizer)
-    if (directory / GENERATION).is_file():
-        holder = model.original_model if hooked.is_bridge(model) else model
-        holder.generation_config = GenerationConfig.from_dict(read_json(directory / GENERATION))
-    model.cfg.default_prepend_bos = record["default_prepend_bos"]
-    model.tied_embeddings = record["tied_embeddings"]
-    model.embedding_scale = record.get("embedding_scale", 1.0)
-    frozen = set(record["frozen"])
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    return model.eval()
+    return model
 
 
-def _check_sizes(config: dict[str, Any], state: dict[str, Tensor], file: Path) -> None:
+def save_adapters(adapters: Mapping[str, Sequence[LowRank]], file: Path) -> dict[str, list[float]]:
+    """Write the adapters of a model, if it has any, and return the scale of each by the name of the weight."""
+    tensors = {
+        f"{name}|{i}|{part}": tensor.detach().cpu().contiguous()
+        for name, several in adapters.items()
+        for i, adapter in enumerate(several)
+        for part, tensor in (("A", adapter.A), ("B", adapter.B))
+    }
+    if tensors:
+        save_file(tensors, file)
+    return {name: [adapter.scale for adapter in several] for name, several in adapters.items()}
+
+
+def load_adapters(scales: Mapping[str, Sequence[float]], file: Path, device: str) -> dict[str, list[LowRank]]:
+    """Read the adapters that `save_adapters` wrote."""
+    tensors = load_file(file, device=device) if scales else {}
+    return {
+        name: [LowRank(tensors[f"{name}|{i}|A"], tensors[f"{name}|{i}|B"], scale) for i, scale in enumerate(several)]
+        for name, several in scales.items()
+    }
+
+
+def _check_sizes(config: dict[str, Any], state: Mapping[str, Tensor], file: Path) -> None:
     """Refuse a configuration of other sizes than the weights, before a model of these sizes is built.
 
     Raises:
@@ -294,8 +363,11 @@ def _empty_bridge(
     config = AutoConfig.from_pretrained(hf_config, trust_remote_code=False)
     # The random weights are overwritten; the caller's random state is not changed.
     with torch.random.fork_rng():
-        hf = AutoModelForCausalLM.from_config(config, attn_implementation=record["attention"], trust_remote_code=False)
-    return to_bridge(hf, tokenizer, device=device, dtype=getattr(torch, str(record["dtype"])))
+        dtype = getattr(torch, str(record["dtype"]))
+        hf = AutoModelForCausalLM.from_config(
+            config, attn_implementation=record["attention"], trust_remote_code=False, dtype=dtype
+        )
+    return to_bridge(hf, tokenizer, device=device, dtype=dtype, own=True)
 
 
 def _pack_config(config: HookedTransformerConfig) -> dict[str, object]:

@@ -176,7 +176,7 @@ def to_bridge(
     Args:
         hf: Causal model of any architecture that TransformerLens can bridge; it is not changed.
         tokenizer: Tokenizer of the model; a copy is attached. If None, the bridge takes ids only.
-        device: Device of the result. If None, the device of `hf`.
+        device: Device of the result. If None, the device of `hf`. A model with an `hf_device_map` stays where it is.
         dtype: Type of the result's weights.
         own: Whether the model is used up by this call and need not be copied.
 
@@ -190,7 +190,10 @@ def to_bridge(
     check_sound(hf.named_parameters())
     model = hf if own else copy.deepcopy(hf)
     model.config.architectures = [type(hf).__name__]  # a model that was made in memory may name none
-    model.to(device=device, dtype=dtype)
+    if getattr(model, "hf_device_map", None) is None:
+        model.to(device=device, dtype=dtype)
+    elif model.dtype != dtype:  # accelerate has placed it, and nothing may be moved
+        raise InputError(f"a model with a device_map keeps its {model.dtype}; load it with dtype={dtype}")
     known = copy.deepcopy(_placeholder() if tokenizer is None else tokenizer)
     # With these entries TransformerLens uses the tokenizer as it is. Otherwise it would load another one by its name.
     known.init_kwargs = {**known.init_kwargs, "name_or_path": "", "add_bos_token": True}
@@ -256,7 +259,7 @@ def _length_of_one_rule(config: PretrainedConfig) -> int | None:
     return int(rope.get("original_max_position_embeddings") or config.original_max_position_embeddings)
 
 
-def fill(model: HookedTransformer, state: dict[str, torch.Tensor]) -> None:
+def fill(model: HookedTransformer, state: Mapping[str, torch.Tensor]) -> None:
     """Copy named weights into a model.
 
     Raises:

@@ -33,10 +33,11 @@ from transformers import (
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.answer_end import generation_config
-from unpact_lens.models.checkpoint import fresh_directory, has_mark
+from unpact_lens.models.checkpoint import clone, fresh_directory, has_mark
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import FAMILIES
 from unpact_lens.models.lens_version import HookedTransformerConfig
+from unpact_lens.models.low_rank import is_adapted
 from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.models.weights import source_state
 from unpact_lens.progress import transformers_progress
@@ -65,7 +66,7 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     A `HookedTransformer` without a Hugging Face origin is exported in an architecture that computes the same: GPT-2
     (learned positions), GPT-NeoX (LayerNorm, rotary) or Llama and Qwen2 (RMSNorm, gated, rotary). One that was made
     from a Hugging Face model is exported in its architecture if that is GPT-2, GPT-NeoX, Llama, Mistral or Qwen2. A
-    bridge is exported in its own architecture, whatever that is.
+    bridge is exported in its own architecture, whatever that is. Adapters are merged into the exported weights.
 
     Args:
         model: A `HookedTransformer` with raw (unfolded) weights, or a `TransformerBridge`.
@@ -81,6 +82,8 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not has_mark(target, MARK)):
         raise InputError(f"{target} exists and is not an exported model; give another directory")
+    if is_adapted(model):
+        model = clone(model)
     config, state = _from_bridge(model) if hooked.is_bridge(model) else _from_hooked(model)
     setattr(config, MARK, 1)
     hf = _build(config, state, model.cfg.dtype)

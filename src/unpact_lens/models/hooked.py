@@ -226,6 +226,7 @@ def take_positions(
     resid: Float[Tensor, "batch pos d"], index: Int[Tensor, "batch keep"]
 ) -> Float[Tensor, "batch keep d"]:
     """Return the vectors at each row's own positions."""
+    index = index.to(resid.device)  # with a device_map, the last layer may be on another GPU than the tokens
     return resid.gather(1, index[..., None].expand(-1, -1, resid.shape[-1]))  # index: [batch, keep] -> [batch, keep, d]
 
 

@@ -34,11 +34,18 @@ from unpact_lens.models import hooked
 from unpact_lens.models.check_files import check_files, check_no_code, check_not_quantised, dequantiser
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import to_bridge, to_hooked
+from unpact_lens.models.device_map import DeviceMap, check_device_map
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import check_supported
 from unpact_lens.models.lens_version import DEFAULT_WRAP, HAS_HOOKED, HookedTransformer, require_hooked
 from unpact_lens.models.lora_checkpoint import CONFIG as ADAPTER_CONFIG
-from unpact_lens.models.lora_checkpoint import check_adapter, is_peft_model, merge_adapter, merged_peft_model
+from unpact_lens.models.lora_checkpoint import (
+    check_adapter,
+    is_peft_model,
+    merge_adapter,
+    merged_peft_model,
+    share_with_adapter,
+)
 from unpact_lens.models.pip_models import PACKAGED, forget_quantisation, packaged_directory, read_gguf
 from unpact_lens.models.ready import check_sound
 from unpact_lens.models.self_test import Source, require, self_test
@@ -69,6 +76,7 @@ class Wanted:
         check: Whether the result is tested.
         revision: Branch, tag or commit of a hub id, or None for its main branch.
         subfolder: Folder of the model in the directory or on the hub.
+        device_map: How the model is spread over several devices, in place of `device`, or None.
     """
 
     wrap: str
@@ -78,6 +86,7 @@ class Wanted:
     check: bool = True
     revision: str | None = None
     subfolder: str = ""
+    device_map: DeviceMap | None = None
 
     def no_adapter(self, spec: object) -> None:
         """Raise an error if an adapter is given without a Hugging Face model to merge it into."""
@@ -92,6 +101,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
     adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     subfolder: str = "",
@@ -123,8 +133,11 @@ def load_model(
         device: Device of the model. If None, CUDA if available, else the CPU. A live model is not moved.
         dtype: Type of the weights. If None, fp32, which decompositions need. Live hooked models and saved models keep
             their type.
-        adapter: Directory of a low-rank adapter that PEFT saved (safetensors). It is merged into the model, which must
-            be its base. Needs the `[lora]` extra.
+        device_map: How transformers and accelerate spread a bridge over several GPUs: `"auto"`, `"balanced"`,
+            `"sequential"`, or a device for each module. In place of `device`. Needs the package accelerate.
+        adapter: Directory of a low-rank adapter that PEFT saved (safetensors). The model must be its base. On a live
+            `TransformerBridge` the result shares the weights of that bridge, so both need the memory of one. Otherwise
+            the adapter is merged into a copy. Needs the `[lora]` extra.
         revision: Branch, tag or commit of a hub id. If None, its main branch.
         subfolder: Folder of the model inside the directory or the hub's repository.
         check: Run the self-test on models made from a Hugging Face one. It takes a second or two, and the result is
@@ -143,6 +156,12 @@ def load_model(
     if wrap == "hooked":
         require_hooked('wrap="hooked"')
     merged = None if adapter is None else check_adapter(adapter)
+    if device_map is not None:
+        named = isinstance(spec, (str, os.PathLike)) and spec not in NAMES and not str(spec).lower().endswith(".gguf")
+        wrap = check_device_map(device_map, wrap, device, named=named, merges=merged is not None)
+    if isinstance(spec, TransformerBridge) and merged is not None:
+        base: HookedModel = _live(spec, wrap)
+        return share_with_adapter(base, merged)
     if isinstance(spec, (HookedTransformer, TransformerBridge)):
         Wanted(wrap, "", dtype, merged).no_adapter(f"a live {type(spec).__name__}")
         return _live(spec, wrap)
@@ -159,7 +178,7 @@ def load_model(
     if tokenizer is not None:
         raise InputError("tokenizer= is for a live Hugging Face model; a name or directory brings its own")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    wanted = Wanted(wrap, target, dtype, merged, check, revision, subfolder)
+    wanted = Wanted(wrap, target, dtype, merged, check, revision, subfolder, device_map)
     if isinstance(spec, str) and spec in NAMES:
         _no_place(wanted, f"the model {spec!r}")
         return NAMES[spec](wanted)
@@ -299,6 +318,8 @@ def _from_directory(path: Path, wanted: Wanted) -> HookedModel:
         raise InputError(f"{path} has no config.json; give the directory that save_pretrained() wrote")
     if is_checkpoint(path):
         wanted.no_adapter(path)
+        if wanted.device_map is not None:
+            raise InputError(f"device_map= is for Hugging Face models; {path} holds a saved hooked model")
         model = load_checkpoint(path, device=torch.device(wanted.device))
         found = "bridge" if isinstance(model, TransformerBridge) else "hooked"
         if found == "hooked" and wanted.wrap == "bridge":
@@ -319,6 +340,8 @@ def _from_directory(path: Path, wanted: Wanted) -> HookedModel:
 def _from_adapter(path: Path, wanted: Wanted) -> HookedModel:
     """Load the base that an adapter names and merge the adapter into it."""
     wanted.no_adapter(f"the adapter {path}, which is one itself,")
+    if wanted.device_map is not None:
+        raise InputError(f"{path} is an adapter; load its base with device_map=, then load_model(base, adapter=)")
     adapter = check_adapter(path)
     base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
@@ -364,6 +387,7 @@ def _from_pretrained(name: str, wanted: Wanted) -> HookedModel:
                 use_safetensors=True,
                 attn_implementation="eager",
                 output_loading_info=True,
+                **({} if wanted.device_map is None else {"device_map": wanted.device_map}),
                 **place,
                 **({} if plain is None else {"quantization_config": plain}),
             )

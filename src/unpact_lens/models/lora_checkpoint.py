@@ -1,4 +1,4 @@
-"""Merge a low-rank adapter of PEFT, saved or in memory, into its base model."""
+"""Use a low-rank adapter of PEFT, saved or in memory: merge it into a copy of its base, or share a base with it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import copy
 import importlib.util
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from unpact_lens.errors import InputError
+from unpact_lens.models import hooked
+from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.low_rank import LowRank, attach
+from unpact_lens.models.shared_weights import share
+from unpact_lens.models.weights import WRAPPED, fused_weights, holders
 from unpact_lens.results import read_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+PREFIX = "base_model.model."
+"""Beginning of the names of an adapter's weights."""
 
 PROBE_TOKENS = 16
 """Length of the text on which the logits before and after merging are compared."""
@@ -77,6 +88,92 @@ def merge_adapter(hf: PreTrainedModel, directory: Path) -> PreTrainedModel:
     if lacking := [str(w.message) for w in said if "missing adapter keys" in str(w.message)]:
         raise InputError(f"{what}: {lacking[0].splitlines()[0]}")
     return _merged(adapted, what)
+
+
+UNSHARED = ("use_dora", "use_rslora", "modules_to_save", "alpha_pattern", "rank_pattern", "trainable_token_indices",
+            "layer_replication", "lora_bias")  # fmt: skip
+"""Entries of `adapter_config.json` that must be empty for an adapter to be added to a bridge without a copy."""
+
+
+def share_with_adapter(base: HookedModel, directory: Path) -> HookedModel:
+    """Return a second model on the weights of a bridge, with an adapter that PEFT saved.
+
+    Args:
+        base: Bridge of the adapter's base model; it is not changed.
+        directory: Directory of the adapter, checked by `check_adapter`.
+
+    Returns:
+        A model that shares its weights with `base`.
+
+    Raises:
+        InputError: If the adapter is more than low-rank matrices, or does not fit the base.
+
+    Source: Hu et al. 2021, arXiv 2106.09685; file format of the PEFT library.
+    """
+    config = read_json(directory / CONFIG)
+    remedy = f"load its base from the base's directory with adapter={str(directory)!r}, which merges it into a copy"
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
+        raise InputError(f"adapter {directory} is more than low-rank matrices; {remedy}")
+    if extra := [name for name in UNSHARED if config.get(name)]:
+        raise InputError(f"adapter {directory} has {extra[0]}={config[extra[0]]!r}; {remedy}")
+    tensors = load_file(directory / WEIGHTS, device=str(hooked.device_of(base)))
+    shared = share(base)
+    places = _places(shared)
+    scale = float(config["lora_alpha"]) / int(config["r"])
+    factors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        path, mark, which = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".lora_")
+        if not mark or which not in ("A", "B") or path not in places:
+            raise InputError(f"adapter {directory} does not fit this model: it has no place for {name}")
+        factors.setdefault(path, {})[which] = tensor
+    for path, both in factors.items():
+        for place in places[path]:
+            rows = both["B"] if place.columns is None else both["B"][place.columns]
+            a, b = both["A"].T.contiguous(), rows.T.contiguous()  # [input, rank], [rank, output]
+            adapter = LowRank(a, b, scale, transposed=isinstance(place.module, nn.Linear))
+            like = getattr(place.module, "weight")  # noqa: B009
+            if (a.shape[0], b.shape[1]) != adapter.matrix(like).shape:
+                raise InputError(
+                    f"adapter {directory} does not fit this model: {path} is {tuple(adapter.matrix(like).shape)}, "
+                    f"and the adapter {(a.shape[0], b.shape[1])}"
+                )
+            attach(place.module, "weight", adapter.requires_grad_(False))
+    return shared
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Hold a module of a bridge that computes a module of the source model, or a part of it.
+
+    Attributes:
+        module: Module of the bridge.
+        columns: Its outputs among those of the source model's module. None if they are all of them.
+    """
+
+    module: nn.Module
+    columns: Tensor | None
+
+
+def _places(model: HookedModel) -> dict[str, list[_Place]]:
+    """Return where each module of the source model is computed in a bridge, by its path in the source model."""
+    owners = {id(getattr(module, leaf)): module for module, leaf in holders(model)}
+    split = {id(fused.weight): fused for fused in fused_weights(model)}
+    found: dict[str, list[_Place]] = {}
+    for name, weight in model.original_model.named_parameters(remove_duplicate=False):
+        path = name.replace(WRAPPED, "").removesuffix(".weight")
+        if weight.ndim != 2 or path in found or not name.endswith(".weight"):
+            continue
+        fused = split.get(id(weight))
+        if fused is None:
+            found[path] = [_Place(owners[id(weight)], None)]
+            continue
+        found[path] = []
+        for part, place in zip(fused.parts, fused.places, strict=True):
+            first = place.reshape(part.shape)[:, 0]  # [part's output], places in the flattened fused weight
+            across = isinstance(owners[id(weight)], Conv1D)  # stored [input, output], else [output, input]
+            columns = first % weight.shape[1] if across else first // weight.shape[1]
+            found[path].append(_Place(owners[id(part)], columns))
+    return found
 
 
 def is_peft_model(spec: object) -> TypeGuard[PeftModel]:

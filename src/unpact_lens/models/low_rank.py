@@ -31,10 +31,9 @@ class LowRank(nn.Module):
     behind a bridge is stored `[out, in]` and counts as its transpose, so A always multiplies the input.
 
     Args:
-        weight: Weight to be adapted.
-        rank: Rank of the added matrix.
-        alpha: Scale; the added matrix is multiplied by alpha / rank.
-        generator: Source of randomness for A. B starts at 0, so the model starts unchanged.
+        a: A, `[input, rank]`.
+        b: B, `[rank, output]`.
+        scale: Factor of their product.
         heads_last: Whether heads belong to the matrix's columns (queries, keys, values).
         transposed: Whether the weight is stored `[out, in]`.
 
@@ -43,25 +42,50 @@ class LowRank(nn.Module):
 
     def __init__(
         self,
-        weight: Tensor,
-        rank: int,
-        alpha: float,
-        generator: torch.Generator,
+        a: Float[Tensor, "input rank"],
+        b: Float[Tensor, "rank output"],
+        scale: float,
+        *,
         heads_last: bool = False,
         transposed: bool = False,
     ) -> None:
         super().__init__()
-        self.transposed = transposed
-        self.heads_last, self.scale = heads_last and weight.ndim == 3, alpha / rank
-        rows, columns = self.matrix(weight).shape
+        self.scale, self.heads_last, self.transposed = scale, heads_last, transposed
+        self.A, self.B = nn.Parameter(a), nn.Parameter(b)
+
+    @classmethod
+    def drawn(
+        cls,
+        weight: Tensor,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        *,
+        heads_last: bool = False,
+        transposed: bool = False,
+    ) -> LowRank:
+        """Make an adapter for a weight: A is drawn and B starts at 0, so the model starts unchanged.
+
+        Args:
+            weight: Weight to be adapted.
+            rank: Rank of the added matrix.
+            alpha: Scale; the added matrix is multiplied by alpha / rank.
+            generator: Source of randomness for A.
+            heads_last: As for the class, where the weight is three-dimensional.
+            transposed: As for the class.
+        """
+        made = cls(weight.new_empty(0, 0), weight.new_empty(0, 0), alpha / rank,
+                   heads_last=heads_last and weight.ndim == 3, transposed=transposed)  # fmt: skip
+        rows, columns = made.matrix(weight).shape
         draw = torch.randn(rows, rank, generator=generator) / rows**0.5
         # Adapters of half-precision weights are fp32: they are small, and their updates would be lost in rounding.
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.A = nn.Parameter(draw.to(weight.device, dtype))
-        self.B = nn.Parameter(torch.zeros(rank, columns, dtype=dtype, device=weight.device))
+        made.A = nn.Parameter(draw.to(weight.device, dtype))
+        made.B = nn.Parameter(torch.zeros(rank, columns, dtype=dtype, device=weight.device))
+        return made
 
     def matrix(self, weight: Tensor) -> Float[Tensor, "rows columns"]:
-        """Return the weight as a matrix `[input, output]`."""
+        """Return a weight as a matrix `[input, output]`."""
         if self.transposed:
             return weight.T
         if self.heads_last:
@@ -230,8 +254,9 @@ def original(held: parametrize.ParametrizationList) -> nn.Parameter:
     return stored
 
 
-def holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def holder(model: object, name: str) -> tuple[nn.Module, str]:
     """Return the module of a parameter and its name there; of an adapted weight, those that it has without adapters."""
+    assert isinstance(model, nn.Module)
     owner, _, leaf = name.rpartition(".")
     outer, mark, inner = owner.rpartition(f".{HELD}.")
     return (model.get_submodule(outer), inner) if mark else (model.get_submodule(owner), leaf)

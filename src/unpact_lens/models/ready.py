@@ -28,9 +28,19 @@ def check_sound(named: Iterable[tuple[str, Tensor]]) -> None:
         InputError: If one does. The message names the first such tensor.
     """
     for name, tensor in named:
-        # A sum is finite only if all its numbers are; it reads the weight once and stores nothing.
-        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+        if tensor.is_floating_point() and not _finite(tensor):
             raise InputError(f"weight {name} holds NaN or infinity; load a sound checkpoint")
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Return whether all numbers of a tensor are finite: only then is their sum.
+
+    A GPU would copy a half-precision tensor to fp64 first, so its sum is taken in fp32, and in fp64 if that overflows.
+    """
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    if half and bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        return True
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
 
 
 def require_ready(model: object) -> None:

@@ -44,15 +44,14 @@ def in_fp32(model: HookedModel) -> HookedModel:
     Args:
         model: Hooked model in half precision; it is not changed.
     """
-    now = weights_version(model.parameters())
     kept = _MADE.get(model)
-    if kept is not None and kept[0] == now:
+    if kept is not None and kept[0] == weights_version(model.parameters()):
         return kept[1]
     wide = share(model)
     for module in list(wide.modules()):
         _widen(module)
     wide.cfg.dtype = torch.float32
-    _MADE[model] = now, wide
+    _MADE[model] = weights_version(model.parameters()), wide  # making `wide` counts as a change
     return wide
 
 

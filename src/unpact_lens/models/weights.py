@@ -27,6 +27,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.low_rank import (
     LowRank,
     adapters_of,
+    attach,
     is_adapted,
     original,
     parametrisations,
@@ -143,7 +144,35 @@ def _weights_of_bridge(model: HookedModel) -> dict[str, Tensor]:
     return named
 
 
-def fill_weights(model: HookedModel, state: dict[str, Tensor]) -> None:
+def holders(model: HookedModel) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules that hold the parameters of a model without adapters, with the parameter's name there."""
+    assert isinstance(model, nn.Module)
+    for module in model.modules():
+        yield from ((module, leaf) for leaf, p in module._parameters.items() if p is not None)
+
+
+def attach_named(model: HookedModel, adapters: Mapping[str, Sequence[LowRank]]) -> None:
+    """Add adapters to a model in place, frozen.
+
+    Args:
+        model: Hooked model without adapters.
+        adapters: Adapters by the name of the weight, as `named_adapters` returns them.
+
+    Raises:
+        InputError: If the model has no such weight.
+    """
+    stored = stored_weights(model)
+    places = {_place(getattr(module, leaf)): (module, leaf) for module, leaf in holders(model)}
+    for name, several in adapters.items():
+        if name not in stored:
+            raise InputError(f"weight {name} of an adapter is not part of this model")
+        module, leaf = places[_place(stored[name])]
+        for adapter in several:
+            adapter.transposed = isinstance(module, nn.Linear)
+            attach(module, leaf, adapter.requires_grad_(False))
+
+
+def fill_weights(model: HookedModel, state: Mapping[str, Tensor]) -> None:
     """Copy named weights into a bridge.
 
     Raises:
@@ -172,14 +201,15 @@ def uncovered_weight(model: HookedModel) -> str | None:
     config = AutoConfig.for_model(**model.original_model.config.to_dict())
     with torch.device("meta"):
         expected = AutoModelForCausalLM.from_config(config, trust_remote_code=False).state_dict()
-    state = source_state(model)
-    named = {_place(tensor) for tensor in named_weights(model).values()}
-    joined = {id(fused.weight) for fused in fused_weights(model)}
-    held = {
-        raw.replace(WRAPPED, "")
-        for raw, tensor in model.original_model.state_dict(keep_vars=True).items()
-        if _place(tensor) in named or id(tensor) in joined or not tensor.numel()
-    }
+    with exclusive(model), without_adapters(model):
+        state = source_state(model)
+        named = {_place(tensor) for tensor in stored_weights(model).values()}
+        joined = {id(fused.weight) for fused in fused_weights(model)}
+        held = {
+            raw.replace(WRAPPED, "")
+            for raw, tensor in model.original_model.state_dict(keep_vars=True).items()
+            if _place(tensor) in named or id(tensor) in joined or not tensor.numel()
+        }
     for name, like in expected.items():
         if name not in state or name not in held:
             return f"weight {name} would not be saved"

@@ -47,7 +47,8 @@ class Adapters:
             module, leaf = holder(model, name)
             heads_last = leaf.lstrip("_") in ("W_Q", "W_K", "W_V")
             linear = isinstance(module, nn.Linear)
-            adapter = LowRank(getattr(module, leaf), rank, alpha, generator, heads_last, transposed=linear)
+            weight = getattr(module, leaf)
+            adapter = LowRank.drawn(weight, rank, alpha, generator, heads_last=heads_last, transposed=linear)
             attach(module, leaf, adapter)
             self.places.append((module, leaf, adapter))
 
