@@ -167,17 +167,16 @@ def picture(records: list[dict[str, Any]], folder: Path) -> None:
     figure = go.Figure()
     names = list(dict.fromkeys(n for r in records for n in r["contestants"] if n != LIMIT))
     for name in names:
-        points, spread = [], []
+        points: list[tuple[str, float]] = []
         for r in records:
             ratios = r["contestants"].get(name, {}).get("over_limit")
             if ratios:
                 where = " ".join(rows_of(r)[0][:4][i] + unit for i, unit in enumerate((":", " +", ",", " thr.")))
                 points.append((where, statistics.median(ratios)))
-                spread += [(where, min(ratios)), (where, max(ratios)), (None, None)]
+                figure.add_scatter(mode="lines", showlegend=False, y=[where, where], x=[min(ratios), max(ratios)])
         figure.add_scatter(
             name=name, mode="markers", marker={"size": 9}, y=[p[0] for p in points], x=[p[1] for p in points]
         )
-        figure.add_scatter(mode="lines", showlegend=False, y=[p[0] for p in spread], x=[p[1] for p in spread])
     figure.update_layout(
         title="Leave-one-out: seconds over those of the limit",
         xaxis={"title": "times the limit (1: no exact method can be faster)", "rangemode": "tozero"},
