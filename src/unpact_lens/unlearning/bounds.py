@@ -125,7 +125,7 @@ def part_masks(model: HookedModel, parts: Sequence[str], params: Mapping[str, Te
 
 def _entries(
     name: str, mask: Tensor, part: re.Match[str], n_heads: int, inputs: tuple[int, ...] | None
-) -> tuple[int | slice | EllipsisType, ...] | None:
+) -> tuple[int | slice[None, None, None] | EllipsisType, ...] | None:
     """Return the index of a part's entries in a weight; None if the weight is no part of it.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from unpact_lens.errors import InputError
@@ -78,9 +78,15 @@ def _inputs(model: HookedModel, tokens: Tensor, wanted: Sequence[tuple[int, str]
     """Run the model and return the inputs of the MLPs and of their output matrices, `[batch, pos, input]`."""
     taken: dict[tuple[int, str], Tensor] = {}
 
-    def keep(key: tuple[int, str]) -> Callable[..., None]:
-        def function(value: Tensor, hook: HookPoint | None = None) -> None:
+    def keep(key: tuple[int, str]) -> hooked.HookFunction:
+        def function(value: Tensor, hook: HookPoint) -> None:
             taken[key] = value
+
+        return function
+
+    def keep_first(key: tuple[int, str]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def function(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            taken[key] = given[0]
 
         return function
 
@@ -91,8 +97,7 @@ def _inputs(model: HookedModel, tokens: Tensor, wanted: Sequence[tuple[int, str]
         elif hooked.is_bridge(model):
             hooks.append((f"blocks.{layer}.mlp.in.hook_in", keep((layer, which))))
         else:  # a HookedTransformer's norm hooks lack the gain of RMSNorm
-            mlp, take = model.blocks[layer].mlp, keep((layer, which))
-            handles.append(mlp.register_forward_pre_hook(lambda module, given, take=take: take(given[0])))
+            handles.append(model.blocks[layer].mlp.register_forward_pre_hook(keep_first((layer, which))))
     try:
         with torch.no_grad():
             hooked.run_with_hooks(model, tokens, hooks, return_type=None if not hooked.is_bridge(model) else "logits")
