@@ -22,6 +22,7 @@ from unpact_lens.evaluation import prefill_for, verdict
 from unpact_lens.models.checkpoint import save_model
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import Recovery
+from unpact_lens.recovery.probes.registry import NEEDS_AFTER, PROBES
 from unpact_lens.results import read_json, write_json
 from unpact_lens.study.config import MethodConfig
 from unpact_lens.study.folder import CELLS, CHECKPOINTS, COST, FAILURE, FINGERPRINT, MODELS
@@ -197,6 +198,14 @@ def _write_cost(space: Workspace, name: str, seconds: float) -> None:
     )
 
 
+def free_control(space: Workspace) -> None:
+    """Free the retrained model of a study. Its answers are on disk, and it is loaded again where a call needs it."""
+    if vars(space).pop("control", None) is not None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
 def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     """Unlearn with one method and one seed, or load the checkpoint that is given, and measure the unlearned model."""
     config, name = space.config, method.name
@@ -204,6 +213,7 @@ def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     before, reference, _ = space.before, space.control_scores, space.contributions
     if config.recovery.key_tokens != "after":
         _ = space.plan
+    free_control(space)
     started = time.monotonic()
 
     made = _unlearned(space, method, seed) if method.checkpoint is None else _given(space, method.checkpoint)
@@ -293,4 +303,9 @@ def _diffs(space: Workspace, after: HookedModel) -> tuple[ModelDiff, ...]:
 def _recovery(space: Workspace, after: HookedModel) -> Recovery:
     """Run the shared plan, or a plan for this model alone if its own KeyTokens are emphasised."""
     plan = space.new_plan(after) if space.config.recovery.key_tokens == "after" else space.plan
-    return recovery.run_plan(after, plan, before=space.model, control=space.control, progress=False)
+    # The answers of the retrained model are in the plan; few probes need the model itself.
+    control = space.control if any(NEEDS_AFTER in PROBES[name].needs for name in plan.added) else None
+    found = recovery.run_plan(after, plan, before=space.model, control=control, progress=False)
+    del control
+    free_control(space)
+    return found
