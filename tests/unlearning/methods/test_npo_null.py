@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.models.families import hf_model, tokenizer
-from tests.unlearning.conftest import untrained, world
 from tests.unlearning.runs import moved, row
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
@@ -88,8 +87,8 @@ def test_outputs_on_used_inputs_do_not_change(learned, facts, method):
     assert (taken[0][real] @ other).abs().max() > 1e-2 * other.norm()
 
 
-def test_weights_whose_inputs_are_not_known_are_refused():
+def test_weights_whose_inputs_are_not_known_are_refused(learned, facts):
     with pytest.raises(InputError, match=r"trains blocks.0.attn.W_Q, whose inputs are not known; choose among"):
-        unlearn(untrained(), world()[0], method="npo_null", modules="blocks.0.attn.W_Q", **SHORT)
+        unlearn(learned, facts[0], method="npo_null", modules="blocks.0.attn.W_Q", **SHORT)
     with pytest.raises(InputError, match=r"spare=1; give a number from 0 to below 1"):
-        unlearn(untrained(), world()[0], method="npo_null", spare=1, **SHORT)
+        unlearn(learned, facts[0], method="npo_null", spare=1, **SHORT)
