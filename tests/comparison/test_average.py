@@ -68,7 +68,7 @@ def test_equal_models_are_at_zero_and_the_noise_baseline_is_averaged_too():
 
 
 def test_splits_activations_and_focus_are_averaged_too():
-    before, after = pair("llama")
+    before, after = pair("llama", n_layers=2)
     floor = (before, moved(before, size=0.01))
     asked = {"split": True, "pattern_parts": True, "activations": True, "contributions": True}
     found = average_diff(before, after, resamples=20, floor=floor, **asked)
@@ -170,7 +170,7 @@ QAS = (
 
 @pytest.fixture
 def readers():
-    before = tiny("llama", d_vocab=320)
+    before = tiny("llama", d_vocab=320, n_layers=2)
     before.tokenizer = tokenizer()
     return before, moved(before)
 

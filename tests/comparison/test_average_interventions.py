@@ -28,7 +28,7 @@ ITEMS = [([3, 1, 4, 1, 5], [9, 2]), ([5, 6, 7], [1]), ([8, 9, 2, 2], [7, 7, 3])]
 
 @pytest.fixture(scope="module")
 def models():
-    before = tiny("llama")
+    before = tiny("llama", n_layers=2)
     return before, moved(before), (before, moved(before, size=0.01, seed=8))
 
 
@@ -141,7 +141,7 @@ def test_averages_are_drawn_and_saved(models, tmp_path):
         (lambda b, a: patch_many(b, a, ITEMS, floor=(b,)), "floor= takes a pair of models"),
         (lambda b, a: key_path_many(b, a, ITEMS, keys=[4]), "key token 4 lies outside the prompt of 3 tokens"),
         (lambda b, a: key_path_many(b, a, ITEMS, restore="x"), "restore='x'; known are"),
-        (lambda b, a: key_path_many(b, tiny("llama", n_layers=2), ITEMS), r"cfg\.n_layers"),
+        (lambda b, a: key_path_many(b, tiny("llama", n_layers=3), ITEMS), r"cfg\.n_layers"),
     ],
 )
 def test_errors_name_the_bad_input(models, call, message):
