@@ -84,6 +84,9 @@ def check_folder(out: str | os.PathLike[str]) -> Path:
                 raise InputError(f"{path} is a symbolic link, which a study does not follow; remove it")
             if path.exists() and path == folder / name and not path.is_dir():
                 raise InputError(f"{path} is a file, where the study writes a directory; move it away")
+            for file in (FINGERPRINT, FAILURE, COST, RESULT):
+                if (path / file).is_dir():
+                    raise InputError(f"{path / file} is a directory, where the study writes a file; move it away")
     for name in FILES:
         if (folder / name).is_symlink() or (folder / name).is_dir():
             raise InputError(f"{folder / name} is a link or a directory, where the study writes a file; move it away")

@@ -8,6 +8,7 @@ part that is damaged, is computed again. Processes that share a directory comput
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -29,7 +30,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.load import load_model
 from unpact_lens.recovery import Probing, ProbingOptions, RecoveryPlan
 from unpact_lens.recovery.probes.registry import checked
-from unpact_lens.results import Result, load, read_json, storable, write_result, write_text
+from unpact_lens.results import RESULT, Result, load, read_json, storable, write_result, write_text
 from unpact_lens.study.claims import claim
 from unpact_lens.study.config import StudyConfig
 from unpact_lens.study.folder import CLAIMS, FAILURE, FINGERPRINT
@@ -39,6 +40,9 @@ from unpact_lens.unlearning.early_stopping import FactsKnown
 from unpact_lens.unlearning.settings import Settings
 
 R = TypeVar("R", bound="Result | Benchmark | Contributions")
+
+OF_RESULT = "result"
+"""Entry of a part's fingerprint beside its key: the SHA-256 of its `result.json`, so that no other takes its place."""
 
 if TYPE_CHECKING:
     ReadConfig = StudyConfig
@@ -284,18 +288,21 @@ class Workspace:
             result = compute()
             write_result(result, place)
             (place / FAILURE).unlink(missing_ok=True)
-            write_text(place / FINGERPRINT, text_of(key))
+            write_text(place / FINGERPRINT, text_of({**key, OF_RESULT: _hash_of_file(place / RESULT)}))
         return result
 
     def _loaded(self, name: str, key: Key) -> Any:
         """Load a part if it is finished; None if it is not, or if it is damaged."""
         if not self.finished(name, key):
             return None
+        place = self.folder / name
         try:
-            return load(self.folder / name)
+            if read_json(place / FINGERPRINT).get(OF_RESULT) not in (None, _hash_of_file(place / RESULT)):
+                raise InputError(f"{place / RESULT} does not belong to the {FINGERPRINT} beside it")
+            return load(place)
         except Exception as error:  # Damage of any form: the part is computed again.
             self.step(f"{name} is damaged and is computed again: {' '.join(str(error).split())}")
-            (self.folder / name / FINGERPRINT).unlink(missing_ok=True)
+            (place / FINGERPRINT).unlink(missing_ok=True)
             return None
 
     def finished(self, name: str, key: Key) -> bool:
@@ -311,7 +318,11 @@ class Workspace:
             found = read_json(mark)
         except (InputError, RecursionError):
             return None
-        return found if isinstance(found, dict) else None
+        return {k: v for k, v in found.items() if k != OF_RESULT} if isinstance(found, dict) else None
+
+
+def _hash_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def probing_options(config: ReadConfig) -> ProbingOptions:
