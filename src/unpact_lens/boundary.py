@@ -39,6 +39,12 @@ LARGEST_SEED = 2**63 - 1
 MOST_DRAWS = 10_000_000
 """Largest number of draws; their sums fit in memory."""
 
+TAKE_SOURCE_MODELS = ("load_model", "audit")
+"""Functions that take a Hugging Face model themselves."""
+
+SOURCE_MODELS = ("PreTrainedModel", "PeftModel")
+"""Classes of models without hooks, by name: transformers and PEFT need not be imported for this."""
+
 OTHER_LEVELS = ("tune",)
 """Functions whose `level` is no confidence level."""
 
@@ -58,6 +64,7 @@ def guard(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        _refuse_source_models(function, args, kwargs)
         for check in CHECKS:
             for value in (*args, *kwargs.values()):
                 check(value)
@@ -74,6 +81,33 @@ def guard(function: Callable[P, R]) -> Callable[P, R]:
 
     setattr(guarded, GUARDED, True)
     return guarded
+
+
+def _refuse_source_models(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> None:
+    """Refuse a Hugging Face model where a hooked one is needed, alone or in a list.
+
+    Raises:
+        InputError: If there is one. The message tells how to hook it.
+    """
+    if function.__name__ in TAKE_SOURCE_MODELS:
+        return
+    for place, value in (*enumerate(args), *kwargs.items()):
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        found = next((v for v in values if _is_source_model(v)), None)
+        if found is not None:
+            names = list(inspect.signature(function).parameters)
+            name = names[min(place, len(names) - 1)] if isinstance(place, int) else place
+            raise InputError(
+                f"{name} is a {type(found).__name__}, which has no hooks; "
+                "give ul.load_model(hf_model, tokenizer=tokenizer)"
+            )
+
+
+def _is_source_model(value: object) -> bool:
+    """Return whether a value is a model of transformers or PEFT."""
+    return any(cls.__name__ in SOURCE_MODELS for cls in type(value).__mro__)
 
 
 def _check_numbers(function: Callable[..., object], given: Mapping[str, object]) -> None:

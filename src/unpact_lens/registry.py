@@ -25,15 +25,27 @@ class Registry(Mapping[str, T], Generic[T]):
         self.noun = noun
         self._package = package
         self._entries: dict[str, T] = {}
+        self._replaced: set[str] = set()
+        self._importing = False
 
-    def add(self, name: str, entry: T) -> T:
+    def add(self, name: str, entry: T, *, replace: bool = False) -> T:
         """Register `entry` under `name` and return it.
 
+        Args:
+            name: Name of the entry.
+            entry: Entry.
+            replace: Take the place of an entry of the same name, e.g. where a cell of a notebook runs again. An entry
+                that the package registers when it is imported later does not come back.
+
         Raises:
-            ValueError: If the name is taken.
+            ValueError: If the name is taken, and `replace` is False.
         """
-        if name in self._entries:
-            raise ValueError(f"{self.noun} {name!r} is registered already")
+        if replace:
+            self._replaced.add(name)
+        elif name in self._replaced and self._importing:
+            return entry
+        elif name in self._entries:
+            raise ValueError(f"{self.noun} {name!r} is registered already; give replace=True or another name")
         self._entries[name] = entry
         return entry
 
@@ -41,8 +53,12 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return all entries, after importing the package that registers them."""
         if self._package is not None:
             name, self._package = self._package, None
-            for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
-                importlib.import_module(f"{name}.{module.name}")
+            self._importing = True
+            try:
+                for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+                    importlib.import_module(f"{name}.{module.name}")
+            finally:
+                self._importing = False
         return self._entries
 
     def __getitem__(self, name: str) -> T:

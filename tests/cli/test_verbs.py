@@ -304,7 +304,7 @@ def test_next_to_nothing_forgotten_is_said(unpact, one_load, own, tmp_path):
     assert status == 0, err
     said = " ".join(out.split())
     assert "F = 0.000" in said
-    assert "warning: F = 0.00: next to nothing was forgotten; raise lr or steps" in said
+    assert "warning: F = 0.00: almost nothing is forgotten; raise lr or steps, or search them with `unpact tune" in said
     assert "verdict so far: " in said
     assert "next: unpact recover" in said
 

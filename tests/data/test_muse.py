@@ -3,10 +3,16 @@
 import json
 
 import pytest
+import torch
 
+from tests.models.families import tokenizer
+from tests.unlearning.conftest import untrained
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.muse import muse
 from unpact_lens.errors import InputError
+from unpact_lens.unlearning.registry import find
+from unpact_lens.unlearning.settings import Settings
+from unpact_lens.unlearning.unlearn import Request, sources
 
 
 @pytest.fixture
@@ -72,3 +78,19 @@ def test_a_passage_without_its_continuation_is_an_error(folder):
     (folder / "verbmem" / "forget.json").write_text('[{"prompt": "Once"}]')
     with pytest.raises(InputError, match=r"forget.json, row 1: column 'gt' is absent; the row has prompt"):
         muse("news", path=folder)
+
+
+def test_unlearning_trains_on_the_corpora_and_on_no_evaluation_question(folder):
+    model = untrained("gpt2", dtype=torch.float32, n_ctx=64, d_vocab=320)
+    model.tokenizer = tokenizer()
+    bench = load_benchmark("muse-news", path=folder)
+    data = sources(bench, None)
+    assert (data.forget, data.retain) == (bench.forget_corpus, bench.retain_corpus)
+    told = Request(find("ga_gdr"), model, data.forget, data.retain, Settings(), {}, 0).job(None)
+    trained = [
+        "".join(model.tokenizer.decode([*r.prompt, *r.answer]) for r in part.rows) for part in (told[0].data, told[1])
+    ]
+    assert trained[0].startswith("raw forget")
+    assert trained[1].startswith("raw retain1")
+    assert not any("When was" in text or "Once upon" in text for text in trained)
+    assert data.facts == bench.forget

@@ -1,11 +1,14 @@
 """Load WMDP with the prompts of its paper."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.wmdp import wmdp
 from unpact_lens.errors import InputError
+from unpact_lens.unlearning.unlearn import sources
 
 
 def write(folder, domain="bio", answer=2):
@@ -58,3 +61,15 @@ def test_bad_options_are_named(options, message):
 def test_an_answer_outside_the_choices_is_an_error(tmp_path):
     with pytest.raises(InputError, match="wmdp-bio, row 1: column 'answer' is 4"):
         wmdp("bio", path=write(tmp_path, answer=4))
+
+
+def test_unlearning_reads_the_corpora_and_refuses_to_train_on_the_questions_unasked(tmp_path):
+    write(tmp_path)
+    for part in ("forget", "retain"):
+        (tmp_path / f"bio-{part}-corpus.jsonl").write_text(f'{{"text": "{part} text"}}')
+    bench = wmdp("bio", path=tmp_path)
+    data = sources(bench, None)
+    assert (data.forget.texts, data.retain.texts) == (("forget text",), ("retain text",))
+    assert data.facts == bench.forget
+    with pytest.raises(InputError, match=r"is unlearned from its corpus, which is not loaded; .*bench\.forget"):
+        sources(dataclasses.replace(bench, forget_corpus=None), None)

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import types
 
 import numpy as np
 import pandas as pd
@@ -187,6 +188,8 @@ USUAL = {
     "stop": lambda: [()],
     "track": lambda: [()],
     "track_every": lambda: [1],
+    "on_check": lambda: [None, lambda check: check.step > 1],
+    "keep": lambda: ["last", "best"],
     "checkpoint_every": lambda: [1],
     "stop_at": lambda: [None, 0.5],
     "values": lambda: [torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([0.5, 0.25, 1.0, 0.0])],
@@ -305,6 +308,7 @@ OF_ONE = {
     "comparison.patch_many": {"what": lambda: ["resid_pre"], "method": lambda: ["exact"]},
     "unlearning.unlearn": {"method": lambda: ["ga", "npo"], "retain": lambda: [facts()[1]]},
     "unlearning.unlearn_sequence": {"method": lambda: ["ga"]},
+    "unlearning.log_to": {"run": lambda: [types.SimpleNamespace(log=print)]},
     "unlearning.tune": {"method": lambda: ["ga"]},
     "unlearning.offset": {"weight": lambda: [0.5]},
     "recovery.leak": {"prompts": lambda: [[PROMPT, PROMPT]]},

@@ -192,3 +192,13 @@ def test_json_cannot_end_its_script_element():
     text = in_script(json.dumps({"a": "</script><!-- & \u2028"}, ensure_ascii=False))
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"a": "</script><!-- & \u2028"}
+
+
+def test_what_went_wrong_in_training_is_said_beside_the_verdicts(tmp_path):
+    said = "F = 0.02: almost nothing is forgotten; <b>raise</b> lr"
+    cells = (studies.cell("ga"), studies.cell("npo", warnings=(said,)))
+    page = Page(write_report(studies.study(cells=cells), tmp_path / "x.html").read_text())
+    before, _, after = page.text.partition("Definitions of columns and verdicts")
+    assert f"npo: {said}." in before
+    assert f"Warning: {said}." in after
+    assert (before + after).count("almost nothing is forgotten") == 2

@@ -107,17 +107,18 @@ METHODS: Registry[Method] = Registry("attribution method", "unpact_lens.attribut
 Run = TypeVar("Run", bound=Callable[..., list[MethodOutput]])
 
 
-def attribution_method(about: str, source: str, **declared: Any) -> Callable[[Run], Run]:
+def attribution_method(about: str, source: str, *, replace: bool = False, **declared: Any) -> Callable[[Run], Run]:
     """Register the decorated function as an attribution method under its own name.
 
     Args:
         about: Meaning of a unit's score, in one line.
         source: Publication of the method.
+        replace: Take the place of a method of the same name.
         declared: Other fields of `Method`: `unit`, `deletion`, `scores_only`, `fixed_target`.
     """
 
     def register(function: Run) -> Run:
-        METHODS.add(function.__name__, Method(function, about, source, **declared))
+        METHODS.add(function.__name__, Method(function, about, source, **declared), replace=replace)
         return function
 
     return register

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from unpact_lens.unlearning import Unlearned
 
 LITTLE = 0.1
-"""Forgetting below which `unpact unlearn` says that next to nothing was forgotten."""
+"""Forgetting below which `unpact unlearn` says that almost nothing is forgotten."""
 
 CheckpointEvery = Annotated[
     int, typer.Option("--checkpoint-every", min=1, help="Number of steps between two states in --checkpoint.")
@@ -82,7 +82,7 @@ def unlearn(
     import unpact_lens as ul
 
     outputs = Outputs(out, html, png, checkpoint)
-    hyperparameters = read_settings(settings, of=ul.unlearn)
+    hyperparameters = read_settings(settings, of=ul.unlearn, also="keep")
     check_method(method)
     with interruptible(lambda: kept_checkpoint(checkpoint, checkpoint_every)):
         bench = load_benchmark(benchmark, data, asking(chat, prefill, max_new_tokens))
@@ -96,7 +96,7 @@ def unlearn(
     if score:
         with interruptible(f"the unlearned model is saved in {out}; F and D were not measured"):
             scores = measured(result, original, bench)
-    said = summary(result, scores, stop_at)
+    said = summary(result, scores)
     following = next_command(out, model, benchmark, data)
     if as_json:
         print_json({**said, "out": str(out), "next": following})
@@ -128,18 +128,16 @@ def measured(result: Unlearned, original: HookedModel, bench: Benchmark) -> Scor
         return ul.evaluate(result.model, asked, ["fact_span"], before=original)
 
 
-def summary(result: Unlearned, scores: Scores | None, stop_at: float | None) -> dict[str, object]:
+def summary(result: Unlearned, scores: Scores | None) -> dict[str, object]:
     """Return what a run did: steps, reason of the end, F, D, D_trained, the verdict so far, and warnings."""
     from unpact_lens.evaluation import verdict
 
     steps = max((int(row["step"]) for row in result.history.rows if "step" in row), default=0)
     said: dict[str, object] = {"method": result.method, "seed": result.seed, "steps": steps, "stopped": result.stopped}
-    warnings = []
-    level = result.forget_score
-    if stop_at is not None and level is not None and level > stop_at:
-        warnings.append(f"the asked level was not reached: {level:.3f} of the forget facts are still known")
-    if "not finite" in result.stopped:
-        warnings.append("training diverged; lower the learning rate")
+    if result.kept is not None:
+        said["kept"] = result.kept
+    search = f"search them with `unpact tune --method {result.method}`"
+    warnings = [warning.replace("use tune()", search) for warning in result.warnings]
     if scores is not None:
         judged = verdict(scores.forgetting, scores.destruction, {})
         for name, estimate in (
@@ -153,10 +151,9 @@ def summary(result: Unlearned, scores: Scores | None, stop_at: float | None) -> 
         said["why"] = "; ".join(judged.reasons.values())
         if scores.forgetting.n == 0:
             warnings.append("F is undefined: the original model knows none of the forget facts")
-        elif scores.forgetting.value < LITTLE:
+        elif scores.forgetting.value < LITTLE and not any(w.startswith("F = ") for w in warnings):
             warnings.append(
-                f"F = {scores.forgetting.value:.2f}: next to nothing was forgotten; raise lr or steps, or search them "
-                f"with `unpact tune --method {result.method}`"
+                f"F = {scores.forgetting.value:.2f}: almost nothing is forgotten; raise lr or steps, or {search}"
             )
         if scores.destruction.n == 0:
             warnings.append("D is undefined: the original model knows none of the unseen retain facts of a group")
@@ -178,7 +175,8 @@ def next_command(out: Path, model: str, benchmark: str, data: Path | None) -> st
 
 def print_summary(said: dict[str, object], title: str) -> None:
     """Print the summary of a run, one line for each thing."""
-    print_line(f"{title}: {said['steps']} steps, {said['stopped']}", style="bold")
+    kept = f"; step {said['kept']} is kept, the best check" if "kept" in said else ""
+    print_line(f"{title}: {said['steps']} steps, {said['stopped']}{kept}", style="bold")
     for name, meaning in (
         ("F", "forget facts forgotten"),
         ("D", "unseen retain facts destroyed"),

@@ -373,7 +373,7 @@ BENCHMARKS: Registry[Callable[..., Benchmark]] = Registry("benchmark", "unpact_l
 Loader = TypeVar("Loader", bound=Callable[..., Benchmark])
 
 
-def benchmark(name: str, *arguments: Any) -> Callable[[Loader], Loader]:
+def benchmark(name: str, *arguments: Any, replace: bool = False) -> Callable[[Loader], Loader]:
     """Register a function that loads a data set.
 
     The function returns all items to keep in `retain`; `load_benchmark` splits them. A function may be registered under
@@ -382,13 +382,14 @@ def benchmark(name: str, *arguments: Any) -> Callable[[Loader], Loader]:
     Args:
         name: Name that `load_benchmark` takes.
         *arguments: First arguments of the function under this name, e.g. the split.
+        replace: Take the place of a data set of the same name.
 
     Returns:
         A decorator that returns the function unchanged.
     """
 
     def register(function: Loader) -> Loader:
-        BENCHMARKS.add(name, functools.partial(function, *arguments) if arguments else function)
+        BENCHMARKS.add(name, functools.partial(function, *arguments) if arguments else function, replace=replace)
         return function
 
     return register

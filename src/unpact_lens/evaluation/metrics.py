@@ -69,6 +69,7 @@ def metric(
     of: Literal["answers", "texts", "benchmark"] = "answers",
     binary: bool = False,
     needs: str | None = None,
+    replace: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as a metric; the first line of its docstring is the description.
 
@@ -80,6 +81,7 @@ def metric(
         of: What the function takes.
         binary: True if each answer is right (1) or wrong (0).
         needs: Name of an argument of `evaluate`, or an extra.
+        replace: Take the place of a metric of the same name.
 
     Returns:
         A decorator. It returns the function itself, with range, direction and source appended to its docstring.
@@ -89,7 +91,8 @@ def metric(
     def register(function: F) -> F:
         text = inspect.cleandoc(function.__doc__ or "")
         description = text.split("\n\n")[0].replace("\n", " ").rstrip(".")
-        METRICS.add(name, Metric(name, description, source, bounds, better, function, of, binary, needs))
+        entry = Metric(name, description, source, bounds, better, function, of, binary, needs)
+        METRICS.add(name, entry, replace=replace)
         function.__doc__ = f"{text}\n\nRange: {low} to {high}; {better} is better. Source: {source}."
         return function
 

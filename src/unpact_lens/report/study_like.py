@@ -57,6 +57,9 @@ class CellLike(Protocol):
     @property
     def seconds(self) -> float: ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
 
 @runtime_checkable
 class StudyLike(Protocol):

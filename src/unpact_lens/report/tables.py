@@ -90,7 +90,7 @@ def verdict_table(study: StudyLike) -> dict[str, Any]:
 
     Returns:
         `columns` (those that the study has), `control` (cells of the retrained model, or None), and `rows` with `name`,
-        `stopped`, `cells` (text, interval, bar, note), `verdicts`, `why` and `open`.
+        `stopped`, `warnings`, `cells` (text, interval, bar, note), `verdicts`, `why` and `open`.
     """
     frame = study.to_frame()
     columns = [c for c in COLUMNS if c.key in frame]
@@ -105,6 +105,7 @@ def verdict_table(study: StudyLike) -> dict[str, Any]:
             {
                 "name": name,
                 "stopped": cell.stopped,
+                "warnings": cell.warnings,
                 "cells": [_cell(row, c.key, sizes.get(c.key)) for c in columns],
                 "verdicts": list(cell.verdict.labels),
                 "why": dict(cell.verdict.reasons),

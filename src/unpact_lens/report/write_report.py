@@ -106,6 +106,7 @@ def cell_context(study: StudyLike, cell: CellLike, name: str, figures: Figures) 
     return {
         "name": name,
         "stopped": cell.stopped,
+        "warnings": cell.warnings,
         "seconds": sentences.duration(cell.seconds),
         "settings": cell.settings,
         "recovery": figures.add(recovery_bars(cell.recovery, name=name)),

@@ -37,6 +37,7 @@ class Cell(Result):
         stopped: Reason why training ended.
         settings: All hyperparameters of the method.
         seconds: Wall time of the cell, in seconds.
+        warnings: What `unlearn` said went wrong: F is about 0 or misses the level asked for, or training diverged.
     """
 
     figure: ClassVar[str | None] = "recovery:cell_recovery"
@@ -53,6 +54,7 @@ class Cell(Result):
     stopped: str
     settings: dict[str, Any]
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     def _brief(self) -> str:
         return joined(

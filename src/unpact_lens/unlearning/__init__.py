@@ -4,8 +4,10 @@ The table of methods is `unpact_lens.methods()`; the methods are in the subpacka
 """
 
 from unpact_lens.boundary import guard_all
+from unpact_lens.unlearning.check import Check
 from unpact_lens.unlearning.early_stopping import StopRule
 from unpact_lens.unlearning.ensembles import Ensemble
+from unpact_lens.unlearning.log_to import log_to
 from unpact_lens.unlearning.methods.o3 import Gated
 from unpact_lens.unlearning.methods.offset import offset
 from unpact_lens.unlearning.methods.whp_inference import whp
@@ -19,6 +21,7 @@ from unpact_lens.unlearning.unlearn import unlearn
 
 __all__ = [
     "METHODS",
+    "Check",
     "Ensemble",
     "Gated",
     "History",
@@ -30,6 +33,7 @@ __all__ = [
     "Tuning",
     "Unlearned",
     "UnlearnedSequence",
+    "log_to",
     "offset",
     "self_rehearsal",
     "tune",

@@ -28,6 +28,7 @@ from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import digest
 from unpact_lens.unlearning.ensembles import CombinedModel
+from unpact_lens.unlearning.keep_best import KeepBest
 from unpact_lens.unlearning.reference_cache import REFERENCES
 from unpact_lens.writing import commit, remove_named, scratch, sha256, sweep
 
@@ -109,6 +110,7 @@ class Checkpoints:
         params: Mapping[str, Parameter],
         last_good: Sequence[Tensor],
         optimiser: torch.optim.Optimizer,
+        keep: KeepBest | None = None,
     ) -> None:
         """Write the state after `step`, then remove the one before."""
         tensors: dict[str, Tensor] = {}
@@ -116,6 +118,8 @@ class Checkpoints:
             tensors[f"weight.{name}"], tensors[f"good.{name}"] = p.detach(), good
             for key, value in optimiser.state.get(p, {}).items():
                 tensors[f"{key}.{name}"] = value
+        best = None if keep is None else keep.note()
+        tensors |= {} if keep is None else {f"best.{name}": value for name, value in keep.weights.items()}
         name = f"state-{step}.safetensors"
         with scratch(self.directory) as made:
             save_file({k: v.contiguous().clone() for k, v in tensors.items()}, made / name)
@@ -123,12 +127,17 @@ class Checkpoints:
 
             def record(places: Mapping[str, str]) -> str:
                 note = {"format": FORMAT, "key": self.key, "step": step, "rows": list(rows), "file": places[name]}
+                note |= {} if best is None else {"best": best}
                 return json_text(sealed({**note, "files": {places[name]: checksum}}))
 
             commit(self.directory, made, STATE, record, _written(self.directory))
 
     def load(
-        self, params: Mapping[str, Parameter], last_good: Sequence[Tensor], optimiser: torch.optim.Optimizer
+        self,
+        params: Mapping[str, Parameter],
+        last_good: Sequence[Tensor],
+        optimiser: torch.optim.Optimizer,
+        keep: KeepBest | None = None,
     ) -> tuple[int, list[dict[str, float | int]]]:
         """Restore a saved state in place.
 
@@ -155,6 +164,11 @@ class Checkpoints:
                 }
                 if state:
                     optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+        if keep is not None:
+            best = {
+                name: tensors[f"best.{name}"].to(p.device) for name, p in params.items() if f"best.{name}" in tensors
+            }
+            keep.resume(note.get("best"), best)
         return int(note["step"]), [dict(row) for row in note["rows"]]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn import Parameter
 
 from unpact_lens.attribution import Attribution, attribute_many
 from unpact_lens.data.benchmark import QA
@@ -16,6 +17,8 @@ from unpact_lens.models import hooked
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import load, save, storable
+from unpact_lens.unlearning.check import OnCheck, told
+from unpact_lens.unlearning.keep_best import KeepBest
 from unpact_lens.unlearning.option import Number
 from unpact_lens.unlearning.result import History
 from unpact_lens.unlearning.settings import Settings
@@ -131,6 +134,8 @@ class Checks:
         scores: Score functions by name: `forget_score`, `retain_score`.
         every: Number of optimiser steps between two checks.
         tracker: Attributes tracked facts, at steps of its own.
+        on_check: Function called at each check, which may stop the run.
+        keep: Keeps the weights of the best check. If None, those of the last step are the result.
     """
 
     def __init__(
@@ -139,8 +144,11 @@ class Checks:
         scores: Mapping[str, Score] | None = None,
         every: int = 5,
         tracker: Tracker | None = None,
+        on_check: OnCheck | None = None,
+        keep: KeepBest | None = None,
     ) -> None:
         self.rule, self.scores, self.every, self.tracker = rule or StopRule(), dict(scores or {}), every, tracker
+        self.on_check, self.keep = on_check, keep
 
     @property
     def trajectory(self) -> dict[str, list[Attribution]]:
@@ -157,8 +165,9 @@ class Checks:
         return step == steps or self.scores_due(step, steps) or self._tracker_due(step)
 
     def scores_due(self, step: int, steps: int) -> bool:
-        """Return whether the model is scored after `step` of `steps`."""
-        return bool(self.scores) and (step == steps or step % self.every == 0)
+        """Return whether there is a check after `step` of `steps`: scores, and a call of the caller's function."""
+        watched = bool(self.scores) or self.on_check is not None
+        return watched and (step == steps or step % self.every == 0)
 
     def _tracker_due(self, step: int) -> bool:
         return self.tracker is not None and step % self.tracker.every == 0
@@ -175,6 +184,29 @@ class Checks:
             if not last and step % self.every:
                 return {}
             return {name: float(score(model)) for name, score in self.scores.items()}
+
+    def after(
+        self, model: HookedModel, row: Mapping[str, float | int], steps: int, params: Mapping[str, Parameter]
+    ) -> str | None:
+        """Act on what was taken: keep the weights if they are the best, call the caller's function, decide.
+
+        Args:
+            model: Model in training.
+            row: Row of the history, with the scores of this check.
+            steps: Number of steps of the run.
+            params: Trained weights.
+
+        Returns:
+            The reason to stop, or None.
+        """
+        said = None
+        if self.scores_due(int(row["step"]), steps):
+            if self.keep is not None and row["step"]:
+                self.keep.see(row, params)
+            if self.on_check is not None:
+                with torch.autocast(hooked.device_of(model).type, enabled=False):
+                    said = told(self.on_check, model, row, steps)
+        return self.verdict(row) or said
 
     def verdict(self, taken: Mapping[str, float | int]) -> str | None:
         """Return the reason to stop after these scores, or None."""

@@ -9,7 +9,9 @@ METHODS.add("mine", Method("mine", "one line", "formula", "source", forget=lambd
                            options={"beta": Option(0.1, Number(0, above=True))}))
 ```
 
-The default of an option may be given alone; any value of its type is then accepted.
+The default of an option may be given alone; any value of its type is then accepted. `replace=True` takes the place of a
+method of the same name, e.g. where a cell of a notebook runs again. A loss that sums over an answer's tokens says
+`sums=True`, and what it is a mean over `per="example"`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Method:
         per: Unit that the forget loss is a mean over. An option `mean` takes its place.
         sums: Whether the forget loss grows with the answer's length, as sums over an answer do. Such a loss is divided
             by the mean answer length of the forget set, so that it does not swamp a retain term, which is a mean over
-            tokens. `length_scale=False` leaves it as in the source.
+            tokens. A method that declares the option `length_scale` leaves it as it is where that is False.
         retain: Loss on the retain set; None for methods without a retain term.
         rehearses: Whether the original model writes a retain set itself; see `self_rehearsal`. It takes
             the place of a given one.

@@ -89,13 +89,15 @@ class Unlearned(Result):
         stopped: Reason why training ended: `"forget level reached"`, `"retain floor reached"`, `"step budget used up"`,
             `"no coefficient reaches the forget level"`, `"nothing to train"`, `"forget level reached by the adapters,
             but not behind the gate"` (O3), or the term that was not finite and the step.
-        forget_score: Share of forget facts still known at the last check; None if never checked.
+        forget_score: Share of forget facts still known at the last check, or at that of `kept`; None if never checked.
         hash_before: SHA-256 of the original model's weights.
         versions: Versions of Python and of the libraries that the numbers depend on.
         threads: Number of torch threads; bitwise equality is promised for equal threads.
         forgotten: F, the share of the forget facts known to the original model that this model does not know. None if
             it cannot be measured, e.g. of raw text without questions.
         warnings: What went wrong, a sentence each: F is about 0 or misses the level asked for, or training diverged.
+        kept: Step whose weights the model has, where `keep="best"` went back to an earlier check. None if it has those
+            at the end of training.
     """
 
     figure: ClassVar[str | None] = "unlearning:history"
@@ -112,13 +114,15 @@ class Unlearned(Result):
     threads: int
     forgotten: float | None = None
     warnings: tuple[str, ...] = ()
+    kept: int | None = None
 
     def __repr__(self) -> str:
         """Show method, F and steps, or the first warning, in one line of at most 100 characters."""
         f = "F unknown" if self.forgotten is None else f"F = {self.forgotten:.2f}"
         steps = max((int(row["step"]) for row in self.history.rows if "step" in row), default=0)
         said = f"WARNING: {self.warnings[0]}" if self.warnings else self.stopped
-        text = f"Unlearned({self.method}, {f}, {steps} steps: {said}"
+        kept = "" if self.kept is None else f", step {self.kept} kept"
+        text = f"Unlearned({self.method}, {f}, {steps} steps{kept}: {said}"
         return (text if len(text) < 100 else text[:98] + "…") + ")"
 
     def to_frame(self) -> pd.DataFrame:

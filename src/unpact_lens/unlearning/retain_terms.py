@@ -7,8 +7,8 @@ Sources: TOFU, arXiv 2401.06121; MUSE, arXiv 2407.06460.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from torch import Tensor
@@ -43,7 +43,11 @@ RETAIN_TERMS = {
 
 
 def add_with_retain_terms(
-    method: Method, lr: Mapping[str, float] = MappingProxyType({}), *, rehearsed: bool = False
+    method: Method,
+    lr: Mapping[str, float] = MappingProxyType({}),
+    *,
+    rehearsed: bool = False,
+    replace: bool = False,
 ) -> None:
     """Register a method, and a variant of it with each retain term, e.g. `npo`, `npo_gdr` and `npo_klr`.
 
@@ -51,21 +55,24 @@ def add_with_retain_terms(
         method: Method without a retain term.
         lr: Default learning rate of each variant, by the name of its retain term. Default: that of the method.
         rehearsed: Whether to register a variant with self-rehearsal too, e.g. `npo_self`.
+        replace: Take the place of methods of the same names.
     """
-    METHODS.add(method.name, method)
+    METHODS.add(method.name, method, replace=replace)
     for suffix, (loss, formula) in RETAIN_TERMS.items():
         line = f"the retain set is held by {suffix.upper()}"
-        METHODS.add(f"{method.name}_{suffix}", replace(_variant(method, suffix, line, formula, lr), retain=loss))
+        variant = dataclasses.replace(_variant(method, suffix, line, formula, lr), retain=loss)
+        METHODS.add(variant.name, variant, replace=replace)
     if rehearsed:
-        add_rehearsed(method, lr)
+        add_rehearsed(method, lr, replace=replace)
 
 
-def add_rehearsed(method: Method, lr: Mapping[str, float] = MappingProxyType({})) -> None:
+def add_rehearsed(method: Method, lr: Mapping[str, float] = MappingProxyType({}), *, replace: bool = False) -> None:
     """Register the variant of a method with self-rehearsal, e.g. `npo_self`.
 
     Args:
         method: Method without self-rehearsal. Its retain term, if it has one, takes the place of KLR.
         lr: Default learning rate of the variant, under `"self"`. Default: that of the method.
+        replace: Take the place of a method of the same name.
     """
     if method.retain is None:
         line = "the answers to questions that the original model wrote itself are held by KLR"
@@ -73,20 +80,20 @@ def add_rehearsed(method: Method, lr: Mapping[str, float] = MappingProxyType({})
     else:
         line = f"{method.line}; the retain set is what the original model wrote itself"
         formula = method.formula.replace("D_r", "D_self")
-        named = replace(_variant(method, "self", "", "", lr), line=line, formula=formula)
-    variant = replace(
+        named = dataclasses.replace(_variant(method, "self", "", "", lr), line=line, formula=formula)
+    variant = dataclasses.replace(
         named,
         retain=method.retain or retain_kl,
         rehearses=True,
         options={**method.options, **REHEARSAL},
         source=f"{method.source}; self-rehearsal: this toolkit, after arXiv 2403.01244",
     )
-    METHODS.add(variant.name, variant)
+    METHODS.add(variant.name, variant, replace=replace)
 
 
 def _variant(method: Method, suffix: str, line: str, formula: str, lr: Mapping[str, float]) -> Method:
     """Return a method under its name with a suffix, with the line, formula and learning rate of a retain term."""
-    return replace(
+    return dataclasses.replace(
         method,
         name=f"{method.name}_{suffix}",
         line=f"{method.line}; {line}",

@@ -137,6 +137,6 @@ def split_requests(items: Sequence[QA], n: int) -> list[list[QA]]:
 
 _CALL = (
     "seed", "stop_at", "forget_score", "retain_score", "track", "track_every", "checkpoint_every",
-    "progress",
+    "progress", "on_check", "keep",
 )  # fmt: skip
 """Keyword arguments of `unlearn` that are not hyperparameters."""

@@ -158,12 +158,14 @@ class Run:
         stopped: Reason why training ended.
         model: Resulting model, where it is not the copy that was trained.
         diverged: Whether a value was not finite, so that earlier weights were restored.
+        kept: Step whose weights the model has, where they are those of the best check and not the last ones.
     """
 
     rows: list[Row] = field(default_factory=list)
     stopped: str = "step budget used up"
     model: HookedModel | None = None
     diverged: bool = False
+    kept: int | None = None
 
 
 def train(
@@ -217,7 +219,7 @@ def train(
 
     # resume from a saved state, or score the model before the first step
     if checkpoints is not None:
-        done, run.rows = checkpoints.load(weights.params, last_good, optimiser)
+        done, run.rows = checkpoints.load(weights.params, last_good, optimiser, checks.keep)
         weights.write()
     if done:
         checks.resume(done)
@@ -225,7 +227,7 @@ def train(
             combine.resume(run.rows)
     elif checks.due(0, steps):
         run.rows.append({"step": 0, **checks.take(model, 0)})
-        if reason := checks.verdict(run.rows[-1]):
+        if reason := checks.after(model, run.rows[-1], steps, weights.params):
             run.stopped = reason
             return run
 
@@ -273,13 +275,22 @@ def train(
                         run.stopped, run.diverged = restore(weights, last_good, broken, step + 1, after[broken]), True
                         break
                 row.update(checks.take(model, step + 1, last=step + 1 == steps))
-                if reason := checks.verdict(row):
+                if reason := checks.after(model, row, steps, weights.params):
                     run.stopped = reason
                     break
 
             # save the state
             if checkpoints is not None and checkpoints.due(step + 1, steps):
-                checkpoints.save(step + 1, run.rows, weights.params, last_good, optimiser)
+                checkpoints.save(step + 1, run.rows, weights.params, last_good, optimiser, checks.keep)
+
+    # go back to the best check
+    best = None if checks.keep is None else checks.keep.step
+    if checks.keep is not None and best is not None and (run.diverged or best != run.rows[-1]["step"]):
+        run.kept = best
+        run.stopped += f", then those of step {best}" if run.diverged else ""
+        checks.keep.put_back(weights.params)
+        tied.copy_weight()
+        weights.write()
     weights.clear()
     return run
 

@@ -25,9 +25,10 @@ from unpact_lens.progress import progress_bar
 from unpact_lens.results import versions
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.bounds import part_masks
+from unpact_lens.unlearning.check import OnCheck
 from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
 from unpact_lens.unlearning.dataset import Source, check_overlap, draw_order, examples, owners
-from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, Score, StopRule, Tracker
+from unpact_lens.unlearning.early_stopping import Score, StopRule
 from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.examine import Asked, examine
 from unpact_lens.unlearning.job import Job, Plan, copy_to_train, train_copy
@@ -38,7 +39,8 @@ from unpact_lens.unlearning.result import History, Unlearned
 from unpact_lens.unlearning.self_rehearsal import REHEARSAL, self_rehearsal
 from unpact_lens.unlearning.settings import Settings, split
 from unpact_lens.unlearning.trainable import trainable
-from unpact_lens.unlearning.trainer import Options, Term
+from unpact_lens.unlearning.trainer import Options, Run, Term
+from unpact_lens.unlearning.watched import Watched
 
 
 def unlearn(
@@ -53,6 +55,8 @@ def unlearn(
     retain_score: Score | None = None,
     track: Sequence[QA] = (),
     track_every: int = 10,
+    on_check: OnCheck | None = None,
+    keep: str = "last",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 50,
     progress: bool = True,
@@ -81,6 +85,12 @@ def unlearn(
             benchmark, else the retain set.
         track: Facts whose contributions are attributed during training (`history.trajectory`).
         track_every: Number of steps between two such attributions.
+        on_check: Function called with a `Check` before the first step, every `check_every` steps and at the end: step,
+            F so far, losses, model. If it returns True, training stops. An exception in it ends the run. A resumed run
+            calls it for the steps that it still makes. `log_to` makes one that logs.
+        keep: `"last"`, or `"best"`: the result has the weights of the best check after the first step. Best is the
+            largest harmonic mean of F and the retain score, among the checks above the retain floor, and of those the
+            ones at the forget level, where there are any. It takes memory for one more copy of the trained weights.
         checkpoint: Directory for the run's state, and for references that do not fit in memory. If the run was killed,
             the same call resumes it and ends with the same weights.
         checkpoint_every: Number of steps between two states.
@@ -94,12 +104,15 @@ def unlearn(
     Raises:
         InputError: If the method or a hyperparameter is unknown or not accepted, the forget set is empty, a needed
             retain set is missing, the forget set is part of the retain set, an example is longer than the context, a
-            module does not exist, the checkpoint is of another run, or the method changed nothing.
+            module does not exist, the checkpoint is of another run, `on_check` or `keep="best"` is given and the method
+            does not train step by step, or the method changed nothing.
     """
     chosen = find(method)
     seed = whole("seed", seed, 0)
     track_every, checkpoint_every = whole("track_every", track_every, 1), whole("checkpoint_every", checkpoint_every, 1)
     rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
+    watched = Watched(rule, forget_score, retain_score, tuple(track), track_every, keep)
+    require_steps(chosen, on_check, keep)
     data = sources(forget, retain)
     if isinstance(forget, Benchmark):
         settings = {**asked_as(forget, chosen), **settings}
@@ -112,8 +125,7 @@ def unlearn(
     inputs: dict[str, Any] = {"settings": config, "options": dict(options)} if folder is not None else {}
     job, kept = request.job(folder)
     rows = list(job.data.rows)
-    watched = Watched(rule, forget_score, retain_score, tuple(track), track_every)
-    checks = watched.checks(job, data, folder)
+    checks = watched.checks(job, data.facts, data.kept, folder, on_check)
     checkpoints = None
     if folder is not None:
         inputs |= {"method": method, "seed": seed, "model": model, "data": data, "watched": watched}
@@ -129,8 +141,7 @@ def unlearn(
     with progress_bar(f"unlearning by {method}", len(terms[0].order), shown=progress) as bar:
         run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, chosen.combine, checkpoints, bar.at))
     result = after if run.model is None else run.model
-    scored = [row["forget_score"] for row in run.rows if "forget_score" in row]
-    score = scored[-1] if scored else None
+    score = last_score(run)
     forgotten, warnings = examine(method, result, run, Asked(model, rows, data.facts, job.settings, rule, score))
     return Unlearned(
         model=result,
@@ -150,7 +161,25 @@ def unlearn(
         threads=torch.get_num_threads(),
         forgotten=forgotten,
         warnings=warnings,
+        kept=run.kept,
     )
+
+
+def require_steps(method: Method, on_check: OnCheck | None, keep: str) -> None:
+    """Refuse what acts on the checks of training with a method that forms its result otherwise.
+
+    Raises:
+        InputError: If `on_check` or `keep="best"` is given with such a method.
+    """
+    asked = 'keep="best"' if keep == "best" else "on_check=" if on_check is not None else ""
+    if asked and method.carry_out is not train_copy:
+        raise InputError(f"{asked} acts at steps of training, and method {method.name!r} forms its result otherwise")
+
+
+def last_score(run: Run) -> float | None:
+    """Return the forget score at the last check, or at the check whose weights the result has."""
+    scored = [row for row in run.rows if "forget_score" in row and run.kept in (None, row.get("step"))]
+    return scored[-1]["forget_score"] if scored else None
 
 
 @dataclass(frozen=True)
@@ -306,47 +335,6 @@ def continues(method: Method, model: HookedModel) -> bool:
     return method.continues is not None and isinstance(model, method.continues)
 
 
-@dataclass(frozen=True)
-class Watched:
-    """Hold what is scored and attributed during training.
-
-    Attributes:
-        rule: When to stop.
-        forget_score: The caller's score of the forget set, or None.
-        retain_score: The caller's score of the retain set, or None.
-        track: Facts whose contributions are attributed.
-        track_every: Number of steps between two attributions.
-    """
-
-    rule: StopRule
-    forget_score: Score | None
-    retain_score: Score | None
-    track: tuple[QA, ...]
-    track_every: int
-
-    def checks(self, job: Job, data: Sources, folder: Path | None) -> Checks:
-        """Return the checks of a run: the caller's scores, those that the stop rule needs, and the tracked facts.
-
-        Raises:
-            InputError: If the stop rule needs a score and there are no questions, or the model knows none of the facts.
-        """
-        scores: dict[str, Score] = {}
-        for name, given, level, facts in (
-            ("forget_score", self.forget_score, self.rule.forget, data.facts),
-            ("retain_score", self.retain_score, self.rule.retain, data.kept),
-        ):
-            if given is not None:
-                scores[name] = given
-            elif level is not None:
-                if not facts:
-                    raise InputError(f"stop_at watches {name}, but there are no questions to score; give {name}=")
-                scores[name] = FactsKnown(job.before, facts, job.settings)
-        tracker = None
-        if self.track:
-            tracker = Tracker(self.track, self.track_every, job.settings, folder and folder / "trajectory")
-        return Checks(self.rule, scores, job.settings.check_every, tracker)
-
-
 def objective(method: Method, job: Job, kept: Examples | None) -> list[Term]:
     """Build the terms of the objective and draw their data order.
 
@@ -361,7 +349,7 @@ def objective(method: Method, job: Job, kept: Examples | None) -> list[Term]:
     steps = settings.length(len(job.data))
     each = options.get("mean") == "example"
     generator = torch.Generator().manual_seed(job.seed)
-    scale = 1 / job.data.mean_answer_length if method.sums and options["length_scale"] else 1.0
+    scale = 1 / job.data.mean_answer_length if method.sums and options.get("length_scale", True) else 1.0
     order = draw_order(len(job.data), steps, settings.batch_size, generator)
     terms = [
         Term(

@@ -172,17 +172,18 @@ def probe(
     needs: tuple[str, ...] = (),
     refuse: Callable[[str, Benchmark | None], str | None] | None = None,
     check: Callable[[HookedModel], None] | None = None,
+    replace: bool = False,
 ) -> Callable[[Callable[[Scene], Rows]], Callable[[Scene], Rows]]:
     """Register the decorated function, which turns a scene into rows, as a probe.
 
-    The arguments are the fields of `Probe`.
+    The arguments are the fields of `Probe`, and `replace`: take the place of a probe of the same name.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is taken, and `replace` is False.
     """
 
     def register(rows: Callable[[Scene], Rows]) -> Callable[[Scene], Rows]:
-        PROBES.add(name, Probe(name, family, line, source, rows, compared, needs, refuse, check))
+        PROBES.add(name, Probe(name, family, line, source, rows, compared, needs, refuse, check), replace=replace)
         return rows
 
     return register
