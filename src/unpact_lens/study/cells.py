@@ -243,6 +243,7 @@ def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
         stopped=made.stopped,
         settings=made.settings,
         seconds=time.monotonic() - started,
+        warnings=made.warnings,
     )
 
 
@@ -254,6 +255,7 @@ class _Made:
     history: History
     stopped: str
     settings: dict[str, object]
+    warnings: tuple[str, ...] = ()
 
 
 def _unlearned(space: Workspace, method: MethodConfig, seed: int) -> _Made:
@@ -263,7 +265,7 @@ def _unlearned(space: Workspace, method: MethodConfig, seed: int) -> _Made:
         space.model, **space.trained_away, method=method.name, seed=seed, stop_at=space.config.forget_level,
         progress=False, **_checkpoint(space, method, seed), **method.settings,
     )  # fmt: skip
-    return _Made(found.model, found.history, found.stopped, found.config)
+    return _Made(found.model, found.history, found.stopped, found.config, found.warnings)
 
 
 def _given(space: Workspace, checkpoint: str) -> _Made:
