@@ -19,7 +19,7 @@ from unpact_lens.study.folder import FINGERPRINT
 
 workspace = importlib.import_module("unpact_lens.study.workspace")
 
-WRONG = 12
+WRONG = 4
 """Number of wrong types that are tried in each JSON file."""
 
 SHARDS = 14
@@ -53,7 +53,7 @@ def damages_of(file, other):
     """Yield the name of each damage of a file, and a function that does it to a copy."""
     for damage in DAMAGES:
         yield damage.__name__, functools.partial(damage, other=other)
-    for share in (0.1, 0.3, 0.7, 0.9):
+    for share in (0.3, 0.9):
         yield f"bit at {share}", functools.partial(flip, share=share)
     if file.suffix == ".json" or file.name == FINGERPRINT:
         record = json.loads(file.read_text())
@@ -86,7 +86,8 @@ def check(study, name, what, damage, tmp_path, capsys):
     if ends[1] != "refused":
         assert without_times(ul.load(place)) == first, (name, what)
         for file in files_of(good):
-            assert (place / file).is_file() or file.suffix == ".safetensors", (name, what, file)
+            renamed, named_at_load = file.suffix == ".safetensors", file.parts[0] == "models"
+            assert (place / file).is_file() or renamed or named_at_load, (name, what, file)
     return tuple(ends)
 
 
