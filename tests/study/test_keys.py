@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -268,6 +269,13 @@ def test_the_device_and_the_threads_in_force_are_part_of_a_key():
     found = keys.resolved(load_config(SHORT))
     assert found["threads"] == torch.get_num_threads()
     assert found["load"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_resolved_entries_are_json_values_and_a_gpu_is_taken_if_there_is_one(monkeypatch):
+    found = keys.resolved(load_config(FULL))
+    assert json.loads(json.dumps(found)) == found
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert keys.resolved(load_config(SHORT))["load"]["device"] == "cuda"
 
 
 def test_changes_are_named_in_one_line_with_short_values():
