@@ -90,7 +90,7 @@ def test_unlearning_trains_on_the_corpora_and_on_no_evaluation_question(folder):
     trained = [
         "".join(model.tokenizer.decode([*r.prompt, *r.answer]) for r in part.rows) for part in (told[0].data, told[1])
     ]
-    assert trained[0].startswith("raw forget")
-    assert trained[1].startswith("raw retain1")
+    assert "aw forget" in trained[0]  # the first token of a text is not predicted
+    assert "aw retain1" in trained[1]
     assert not any("When was" in text or "Once upon" in text for text in trained)
     assert data.facts == bench.forget

@@ -22,7 +22,8 @@ from unpact_lens.evaluation import prefill_for, verdict
 from unpact_lens.models.checkpoint import save_model
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import Recovery
-from unpact_lens.recovery.probes.registry import NEEDS_AFTER, PROBES
+from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
+from unpact_lens.recovery.probes.registry import PROBES
 from unpact_lens.results import read_json, write_json
 from unpact_lens.study.config import MethodConfig
 from unpact_lens.study.folder import CELLS, CHECKPOINTS, COST, FAILURE, FINGERPRINT, MODELS
