@@ -45,12 +45,16 @@ def leaning(audit: ul.auditing.Audit) -> str:
     return "there" if audit.forgetting.value < 1 - 0.1 or (worst.n and worst.value > 0.1) else "gone"
 
 
-def audited(name: str, budget: str) -> dict[str, Any]:
-    """Audit a model of the pool and return its row of the table."""
+def audited(name: str, budget: str) -> dict[str, Any] | str:
+    """Audit a model of the pool and return its row of the table, or why it could not be built."""
     torch.set_num_threads(1)  # fastest for a tiny model
     truth, begun = pool.truth(name), time.process_time()
+    try:
+        model = pool.build(name)
+    except ul.InputError as error:
+        return str(error)
     found = ul.audit(
-        pool.build(name), before=pool.original(name), control=pool.retrained(name), facts=pool.bench(), budget=budget,
+        model, before=pool.original(name), control=pool.retrained(name), facts=pool.bench(), budget=budget,
         out=RUNS / budget / name.replace("/", "-"), name=name, progress=False,
     )  # fmt: skip
     worst, probe = found.excess_worst()
@@ -70,7 +74,8 @@ def main(budget: str = "standard", *names: str) -> None:
         rows = []
         for row in workers.map(audited, chosen, [budget] * len(chosen)):
             print(row, flush=True)
-            rows.append(row)
+            if isinstance(row, dict):
+                rows.append(row)
     write(pd.DataFrame(rows), budget)
 
 

@@ -565,7 +565,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.reshape(-1)
         if flat.stride(0) != 1:  # also a single value that was cut out of a table
             flat = flat.clone(memory_format=torch.contiguous_format)
-        hasher.update(flat.view(torch.uint8).numpy())
+        hasher.update(flat.view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 
