@@ -58,11 +58,14 @@ class KeepBest:
             for name, weight in self.weights.items():
                 params[name].copy_(weight)
 
-    def note(self) -> dict[str, object] | None:
+    def note(self) -> dict[str, float] | None:
         """Return step and criterion for the record of a saved state."""
-        return None if self.step is None else {"step": self.step, "criterion": list(self.criterion)}
+        if self.step is None:
+            return None
+        floor, level, mean = self.criterion
+        return {"step": self.step, "floor": floor, "level": level, "mean": mean}
 
-    def resume(self, note: Mapping[str, object] | None, tensors: Mapping[str, Tensor]) -> None:
+    def resume(self, note: Mapping[str, float] | None, tensors: Mapping[str, Tensor]) -> None:
         """Take step, criterion and weights from a saved state.
 
         Args:
@@ -71,5 +74,6 @@ class KeepBest:
         """
         if note is None:
             return
-        step, (floor, level, mean) = note["step"], note["criterion"]  # type: ignore[misc]
-        self.step, self.criterion, self.weights = int(step), (bool(floor), bool(level), float(mean)), dict(tensors)  # type: ignore[call-overload]
+        self.step = int(note["step"])
+        self.criterion = bool(note["floor"]), bool(note["level"]), float(note["mean"])
+        self.weights = dict(tensors)
