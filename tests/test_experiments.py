@@ -8,6 +8,7 @@ import yaml
 
 from experiments.candidates.same_settings import table as same_settings_table
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
+from experiments.audit.tables import table as audit_table
 from experiments.meta.pages import caught_table, labels_table, scores_table
 from experiments.rehearsal.subjects import table as subjects_table
 from experiments.sensitivity.survival import survival_table
@@ -101,6 +102,14 @@ def test_published_tables_equal_those_of_the_library(name):
 def test_same_settings_table_holds_means_over_seeds(path):
     shown = same_settings_table(pd.read_csv(path)).set_index("method")
     assert read_block(path.with_name("README.md"), "same-settings") == to_markdown(shown).strip()
+
+
+def test_tables_of_the_audits_equal_the_results():
+    folder = ROOT / "audit"
+    shown = {"smollm2": audit_table(pd.read_csv(folder / "smollm2.csv"))}
+    shown["confusion-standard"] = pd.read_csv(folder / "confusion-standard.csv").set_index("knowledge")
+    for block, table in shown.items():
+        assert read_block(folder / "README.md", block) == to_markdown(table).strip()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/depth.csv")), ids=str)
