@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from experiments.audit.tables import table as audit_table
 from experiments.candidates.same_settings import table as same_settings_table
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
-from experiments.audit.tables import table as audit_table
 from experiments.meta.pages import caught_table, labels_table, scores_table
 from experiments.rehearsal.subjects import table as subjects_table
 from experiments.sensitivity.survival import survival_table
