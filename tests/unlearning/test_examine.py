@@ -23,6 +23,7 @@ ADAPTERS = tuple(f"lora_{name}" for name in METHODS if not name.startswith(("o3"
 REFUSED = {
     "lora_sparsity_aware": "cannot train low-rank adapters: it prunes",
     "lora_whp_inference": "cannot train low-rank adapters: it trains nothing",
+    "lora_memit": "cannot train low-rank adapters: it edits one matrix in closed form",
     **{
         name: "cannot train low-rank adapters: "
         for name in ADAPTERS
