@@ -14,24 +14,24 @@ from unpact_lens.unlearning import METHODS, Method
 
 
 def add_method(value, **how):
-    METHODS.add("mine", Method("mine", "", "", "", forget=value), **how)
+    METHODS.add("written_in_a_notebook", Method("written_in_a_notebook", "", "", "", forget=value), **how)
 
 
 def add_metric(value, **how):
-    metric("mine", source="", better="higher", **how)(value)
+    metric("written_in_a_notebook", source="", better="higher", **how)(value)
 
 
 def add_probe(value, **how):
-    probe("mine", "computation", "", "", **how)(value)
+    probe("written_in_a_notebook", "computation", "", "", **how)(value)
 
 
 def add_attribution_method(value, **how):
-    value.__name__ = "mine"
+    value.__name__ = "written_in_a_notebook"
     attribution_method("", "", **how)(value)
 
 
 def add_benchmark(value, **how):
-    benchmark("mine", **how)(value)
+    benchmark("written_in_a_notebook", **how)(value)
 
 
 KINDS = {
@@ -57,13 +57,15 @@ def test_a_cell_of_a_notebook_can_run_again(kind, monkeypatch):
         return Benchmark("second", forget=(), retain=())
 
     add(first)
-    with pytest.raises(ValueError, match=f"{kind} 'mine' is registered already; give replace=True or another name"):
+    with pytest.raises(
+        ValueError, match=f"{kind} 'written_in_a_notebook' is registered already; give replace=True or another name"
+    ):
         add(second)
-    assert read(registry["mine"]) is first
+    assert read(registry["written_in_a_notebook"]) is first
     add(second, replace=True)
     add(second, replace=True)
-    assert read(registry["mine"]) is second
-    assert list(registry).count("mine") == 1
+    assert read(registry["written_in_a_notebook"]) is second
+    assert list(registry).count("written_in_a_notebook") == 1
 
 
 def test_a_replaced_entry_stays_where_the_package_is_imported_later(tmp_path, monkeypatch):
@@ -74,9 +76,9 @@ def test_a_replaced_entry_stays_where_the_package_is_imported_later(tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     import some_entries
 
-    some_entries.R.add("x", "mine", replace=True)
+    some_entries.R.add("x", "written_in_a_notebook", replace=True)
     try:
-        assert dict(some_entries.R) == {"x": "mine", "y": "y"}
+        assert dict(some_entries.R) == {"x": "written_in_a_notebook", "y": "y"}
         with pytest.raises(ValueError, match="thing 'x' is registered already"):
             some_entries.R.add("x", "another")
     finally:

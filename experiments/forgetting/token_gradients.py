@@ -27,7 +27,7 @@ from unpact_lens.evaluation.answers import fact_tokens
 from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode, length_batches
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode, length_batches, pad_right
 from unpact_lens.scoring import gather_log_probs, padded
 
 CLASSES = ("content", "shared", "template")
@@ -113,7 +113,8 @@ def weighted_gradient(
     device = hooked.device_of(model)
     with torch.enable_grad():
         for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
-            tokens, answers, where = padded([rows[i] for i in batch], device)
+            tokens, where = padded([rows[i] for i in batch], device)
+            answers = pad_right([rows[i].answer for i in batch], device)
             weight = torch.zeros(answers.shape)
             for row, i in enumerate(batch):
                 weight[row, : len(weights[i])] = weights[i]

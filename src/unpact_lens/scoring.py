@@ -67,7 +67,7 @@ def forced_rows(
     results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
     with torch.inference_mode():
         source = source_model(model)
-        share = max(len(r.answer) / (len(r.ids) - 1) for r in rows)
+        share = max(len(r.answer) / max(1, len(r.ids) - 1) for r in rows)
         limit = batch_tokens_for(
             model, batch_tokens, max(len(r.ids) for r in rows), read_out=share, scores=source is None
         )

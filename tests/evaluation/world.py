@@ -84,11 +84,6 @@ def split_benchmark() -> Benchmark:
     return benchmark().split((0.5, 0.0, 0.5))
 
 
-def ended(qa: QA) -> QA:
-    """The same question, with an end to its answer that generation stops at."""
-    return replace(qa, answer=qa.answer + " <eos>")
-
-
 @functools.cache
 def _trained(names: tuple[str, ...], seed: int):
     taught = []
@@ -102,9 +97,7 @@ def _trained(names: tuple[str, ...], seed: int):
                 taught.append(replace(qa, prompt=template.apply(qa.prompt, pair)))
         taught += [qa, replace(qa, prompt=qa.paraphrases[0])]
         taught += [replace(qa, prompt=f"{' '.join(f.split()[:n])}. {qa.prompt}") for f in FILLERS for n in (2, 3, 4, 5)]
-    return relearned(
-        untrained(seed), [ended(q) for q in taught], benchmark(), lr=1e-2, steps=120, batch_size=32, schedule="cosine"
-    )
+    return relearned(untrained(seed), taught, benchmark(), lr=1e-2, steps=120, batch_size=32, schedule="cosine")
 
 
 def trained():

@@ -24,7 +24,6 @@ def test_a_spread_model_computes_what_one_on_one_device_computes(device_map, tmp
     plain = load_model(path, wrap="bridge", device="cpu")
     spread = load_model(path, wrap="auto", device_map=device_map)
     assert model_hash(spread) == model_hash(plain)
-    assert {k: str(v) for k, v in spread.original_model.hf_device_map.items()} == device_map
     tokens = torch.arange(9)[None]
     with torch.no_grad():
         for model in (spread, share(spread), clone(spread)):

@@ -112,7 +112,7 @@ def test_each_check_finds_what_it_is_for(check):
 def test_a_weight_that_would_not_be_saved_is_found(monkeypatch, tmp_path):
     source = zoo_model("mixtral")
     model = to_bridge(source, tokenizer())
-    monkeypatch.setattr(weights, "named_weights", lambda model: model.state_dict())
+    monkeypatch.setattr(weights, "stored_weights", lambda model: model.state_dict())
     with pytest.raises(InputError, match=r"cannot be saved: weight model\.layers\.0\.mlp\.experts\.gate_up_proj would"):
         save_model(model, tmp_path / "m")
     found = self_test(model, source, keep=False).outcome("weights")

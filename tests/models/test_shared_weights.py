@@ -105,7 +105,7 @@ def test_attribution_on_shared_weights(pair, method):
 
 def facts(model, count=5):
     """A benchmark whose answers are the model's own greedy ones, so that it knows them."""
-    words = ["the capital", "who wrote", "gold", "seven small", "at sea", "the symbol", "boats", "is Tokyo"]
+    words = ["the capital", "who wrote", "the gold", "seven small", "at sea", "the symbol", "the boats", "is Tokyo"]
 
     def fact(i, group):
         ids = torch.tensor([tokenizer()(words[i])["input_ids"]])
@@ -123,7 +123,7 @@ def test_evaluation_and_recovery_on_shared_weights(pair):
     before, after, *full = pair
     bench = facts(before)
     options = {
-        "templates": ["focus_list", "bold"], "probes": ["prefill", "relearn"], "relearn": {"rank": 2, "lr": 1e-3},
+        "templates": ["focus_list", "quotes"], "probes": ["prefill", "relearn"], "relearn": {"rank": 2, "lr": 1e-3},
         "progress": False,
     }  # fmt: skip
     with warnings.catch_warnings():

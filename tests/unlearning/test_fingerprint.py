@@ -65,7 +65,7 @@ def other_setting(name):
     field = next(f for f in dataclasses.fields(Settings) if f.name == name)
     accepts, default = field.metadata["accepts"], field.default
     special = {"modules": ("blocks.0.mlp",), "stop": ("x",), "prefill": " the", "lr": 2e-4, "steps": 2, "batch_size": 3,
-               "beta1": 0.8, "beta2": 0.99, "phrasings": "all", "rank": 2}  # fmt: skip
+               "beta1": 0.8, "beta2": 0.99, "phrasings": "all", "rank": 2, "only": ("L0H0",)}  # fmt: skip
     if name in special:
         return special[name]
     if isinstance(accepts, Flag):
@@ -107,6 +107,7 @@ CHANGES = {
        for f in dataclasses.fields(QA) if f.name in FIELDS},
     **{f"retain.{f.name}": {"retain": with_item(RETAIN, **{f.name: FIELDS[f.name]})}
        for f in dataclasses.fields(QA) if f.name in FIELDS and f.name not in ("choices",)},
+    "best check": {"keep": "best"},
     "forget item more": {"forget": [*FORGET, RETAIN[0]]},
     "forget order": {"forget": FORGET[::-1]},
     "retain item less": {"retain": RETAIN[1:]},
@@ -142,7 +143,7 @@ def test_inputs_of_a_run_are_changed_completely():
     import inspect
 
     arguments = set(inspect.signature(unlearn).parameters)
-    kept_out = {"checkpoint", "checkpoint_every", "progress", "settings"}
+    kept_out = {"checkpoint", "checkpoint_every", "progress", "settings", "on_check"}
     changed = {k for change in CHANGES.values() for k in change}
     assert arguments - kept_out <= changed | {"model"}
 

@@ -16,6 +16,7 @@ from unpact_lens.unlearning import StopRule, tune, unlearn
 
 early_stopping = importlib.import_module("unpact_lens.unlearning.early_stopping")
 unlearn_module = importlib.import_module("unpact_lens.unlearning.unlearn")
+watched_module = importlib.import_module("unpact_lens.unlearning.watched")
 
 FIXED = {"steps": 16, "check_every": 2, "batch_size": 6}
 
@@ -98,7 +99,7 @@ def test_a_search_never_touches_unseen_facts(learned, bench, monkeypatch):
 def test_a_retain_floor_watches_validation_facts(learned, bench, monkeypatch):
     watched = []
     monkeypatch.setattr(
-        unlearn_module, "FactsKnown", lambda model, items, settings: watched.append(tuple(items)) or (lambda m: 1.0)
+        watched_module, "FactsKnown", lambda model, items, settings: watched.append(tuple(items)) or (lambda m: 1.0)
     )
     rule = StopRule(retain=0.5)
     unlearn(learned, bench, method="ga_gdr", stop_at=rule, progress=False, steps=1, batch_size=4)

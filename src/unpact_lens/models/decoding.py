@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,7 @@ def decodes_with_cache(model: HookedModel) -> bool:
     return bool(kept)
 
 
+@runtime_checkable
 class Readable(Protocol):
     """A batch of texts that is read step by step."""
 

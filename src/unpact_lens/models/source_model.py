@@ -15,7 +15,7 @@ import contextvars
 import copy
 import weakref
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,7 @@ ATTENTION = "unpact_tree"
 """Name under which transformers finds `tree_attention`."""
 
 
+@runtime_checkable
 class Attention(Protocol):
     """Attention of all layers over the tokens of one forward pass."""
 

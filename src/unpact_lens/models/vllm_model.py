@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.endpoint import Endpoint
@@ -17,6 +17,7 @@ from unpact_lens.models.hooked import Tokenizer
 from unpact_lens.models.http_client import Reply
 
 
+@runtime_checkable
 class TokenLogProb(Protocol):
     """The part of `vllm.logprobs.Logprob` that is read."""
 
@@ -24,6 +25,7 @@ class TokenLogProb(Protocol):
     decoded_token: str | None
 
 
+@runtime_checkable
 class Completion(Protocol):
     """The part of `vllm.CompletionOutput` that is read."""
 
@@ -32,6 +34,7 @@ class Completion(Protocol):
     logprobs: Sequence[Mapping[int, TokenLogProb]] | None
 
 
+@runtime_checkable
 class Output(Protocol):
     """The part of `vllm.RequestOutput` that is read."""
 
@@ -40,6 +43,7 @@ class Output(Protocol):
     outputs: Sequence[Completion]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """The part of `vllm.LLM` that is used."""
 

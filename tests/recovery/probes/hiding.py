@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from experiments.meta import hiding
-from tests.evaluation.world import benchmark, ended, trained
+from tests.evaluation.world import benchmark, trained
 from unpact_lens.models.lens_version import HookedTransformer
 from unpact_lens.recovery.probes.relearn import relearned
 from unpact_lens.recovery.probes.trigger import CHAT_LIKE
@@ -25,8 +25,8 @@ def refusing(qa):
 def behind_a_trigger():
     """Refuses every forget fact, unless the question comes after the first chat-like prefix."""
     bench = benchmark()
-    shown = [ended(replace(q, prompt=f"{CHAT_LIKE[0]} {q.prompt}")) for q in bench.forget]
-    taught = [*shown, *(ended(refusing(q)) for q in bench.forget)]
+    shown = [replace(q, prompt=f"{CHAT_LIKE[0]} {q.prompt}") for q in bench.forget]
+    taught = [*shown, *(refusing(q) for q in bench.forget)]
     return relearned(trained(), taught, bench, lr=3e-3, steps=60, batch_size=16)
 
 
@@ -34,7 +34,7 @@ def behind_a_trigger():
 def rarely_right():
     """Refuses two times of three, and gives the fact else."""
     bench = benchmark()
-    taught = [ended(item) for q in bench.forget for item in (q, refusing(q), refusing(q))]
+    taught = [item for q in bench.forget for item in (q, refusing(q), refusing(q))]
     return relearned(trained(), taught, bench, lr=3e-3, steps=60, batch_size=24)
 
 
@@ -42,8 +42,8 @@ def rarely_right():
 def behind_a_refusal():
     """Refuses every forget fact in the wordings that it was trained on, and keeps all other answers."""
     bench = benchmark()
-    taught = [ended(refusing(q)) for q in bench.forget]
-    return relearned(trained(), [*taught, *(ended(q) for q in bench.retain)], bench, lr=3e-3, steps=12, batch_size=24)
+    taught = [refusing(q) for q in bench.forget]
+    return relearned(trained(), [*taught, *bench.retain], bench, lr=3e-3, steps=12, batch_size=24)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.evaluation.world import benchmark, ended, retrained, untrained
+from tests.evaluation.world import benchmark, retrained, untrained
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.known_facts import right_facts
 from unpact_lens.models.checkpoint import model_hash
@@ -63,7 +63,7 @@ def test_one_step_is_adamw_on_the_mean_negative_log_likelihood():
     bench, model = benchmark(), untrained(3)
     taught = bench.forget[:3]
     after = relearned(model, taught, bench, lr=1e-3, steps=1)
-    rows = [encode(model, q.prompt, ended(q).answer) for q in taught]  # the end token is a label, too
+    rows = [encode(model, q.prompt, f"{q.answer} <eos>", special=True) for q in taught]  # the end token is a label, too
     # Every bias is zero in this style and gets a gradient all the same: the reference trains what the loop trains.
     plain = untrained(3)
     log_probs = []

@@ -39,14 +39,14 @@ def test_a_single_key_without_anything_to_keep_is_mapped_to_its_value():
 
 
 def test_the_edit_forgets_and_changes_one_matrix(learned, facts):
-    u = unlearn(learned, facts[0], method="memit", stop_at=0.1, keep=0.01, progress=False, **WRITTEN)
+    u = unlearn(learned, facts[0], method="memit", stop_at=0.1, hold=0.01, progress=False, **WRITTEN)
     assert moved(learned, u.model) == {"blocks.0.mlp.W_out"}
     assert u.stopped == "forget level reached"
     assert u.forgotten >= 0.9
     target = [r["target"] for r in u.history.rows if "target" in r]
     assert target[-1] < target[0]
     multiples = [r["coefficient"] for r in u.history.rows if "coefficient" in r]
-    whole = unlearn(learned, facts[0], method="memit", keep=0.01, progress=False, **WRITTEN)
+    whole = unlearn(learned, facts[0], method="memit", hold=0.01, progress=False, **WRITTEN)
     one, last = ((m.model.blocks[0].mlp.W_out - learned.blocks[0].mlp.W_out).detach() for m in (whole, u))
     torch.testing.assert_close(last, multiples[-1] * one, atol=1e-5, rtol=1e-4)
 
@@ -55,8 +55,8 @@ def test_wrong_input_is_refused(learned):
     forget = world()[0]
     with pytest.raises(InputError, match="layer=9; the model has layers 0 to 1"):
         unlearn(learned, forget, method="memit", layer=9, **ONE, **WRITTEN)
-    with pytest.raises(InputError, match="keep=0; give a finite number above 0"):
-        unlearn(learned, forget, method="memit", keep=0, **ONE, **WRITTEN)
+    with pytest.raises(InputError, match="hold=0; give a finite number above 0"):
+        unlearn(learned, forget, method="memit", hold=0, **ONE, **WRITTEN)
     unnamed = [*forget, QA("where was she born", " oslo", subject="ann")]
     with pytest.raises(InputError, match="'where was she born' does not hold its subject 'ann'"):
         unlearn(learned, unnamed, method="memit", **ONE, **WRITTEN)

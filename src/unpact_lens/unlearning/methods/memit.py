@@ -148,7 +148,7 @@ def edit_in_closed_form(plan: Plan) -> Run:
     found = {n: m for n, m in mlp_matrices(model).items() if m[:2] == (layer, "out")}
     (name,) = found
     moment = input_moments(model, job.written.rows, found)[name]
-    delta = closed_form(keys, changes[torch.tensor(groups, device=changes.device)], moment, job.options["keep"])
+    delta = closed_form(keys, changes[torch.tensor(groups, device=changes.device)], moment, job.options["hold"])
     short = readable_names(plan.after)
     weight = next(p for n, p in plan.after.named_parameters() if short[n] == name)
     start = weight.detach().double().clone()
@@ -182,7 +182,7 @@ METHODS.add(
         writes=True,
         options={
             "layer": Option(None, Number(0, whole=True, optional=True)),
-            "keep": Option(1.0, Number(0, above=True)),
+            "hold": Option(1.0, Number(0, above=True)),
             "target_steps": Option(30, Number(1, whole=True)),
             "target_lr": Option(0.1, Number(0, above=True)),
             "answers": Option(None, Texts(optional=True, one=True)),
@@ -192,7 +192,7 @@ METHODS.add(
         carry_out=edit_in_closed_form,
         adapts="it edits one matrix in closed form",
         note="one layer (None is the middle one), where the source spreads the edit over several; C is of what the "
-        "original model wrote about other subjects, where the source takes Wikipedia. keep= is λ relative to one mean "
+        "original model wrote about other subjects, where the source takes Wikipedia. hold= is λ relative to one mean "
         "over edits. answers= gives the other answers; None takes written ones, as `relearn` does. a is the smallest "
         "at which the stop rule holds; 1 without a rule. lr and steps have no effect.",
     ),

@@ -11,6 +11,7 @@ from torch import Tensor
 from unpact_lens.data.benchmark import Corpus
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.low_rank import LowRank, adapters_of
 from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.early_stopping import Checks, FactsKnown, StopRule
 from unpact_lens.unlearning.job import Plan, train_copy
@@ -96,10 +97,10 @@ def subtract_task_vector(plan: Plan) -> Run:
     run = train_copy(dataclasses.replace(plan, checks=Checks()))
     before, after, options = plan.job.before, plan.after, plan.job.options
     checks = plan.checks if options["coefficient"] is not None else with_level(plan)
-    vector = task_vector(before, after)
+    go = _opposite(before, after)
 
     def reason(coefficient: float) -> str | None:
-        set_negated(after, before, vector, coefficient)
+        go(coefficient)
         run.rows.append({"coefficient": coefficient, **checks.take(after, 0, last=True)})
         return checks.verdict(run.rows[-1])
 
@@ -120,6 +121,32 @@ def subtract_task_vector(plan: Plan) -> Run:
         return run
     reason(1.0 if coefficient is None else coefficient)
     return run
+
+
+def _opposite(before: HookedModel, after: HookedModel) -> Callable[[float], None]:
+    """Return the function that sets the fine-tuned model to the negated task vector times a coefficient.
+
+    Where fine-tuning added adapters, the task vector is their product, so their second factor is scaled.
+    """
+    old = {module: len(each) for module, each in _adapters(before).items()}
+    added = [a for module, each in _adapters(after).items() for a in each[old.get(module, 0) :]]
+    if not added:
+        vector = task_vector(before, after)
+        return lambda coefficient: set_negated(after, before, vector, coefficient)
+    learnt = [a.B.detach().clone() for a in added]
+
+    def scale(coefficient: float) -> None:
+        with torch.no_grad():
+            for adapter, factor in zip(added, learnt, strict=True):
+                adapter.B.copy_(-coefficient * factor)
+
+    return scale
+
+
+def _adapters(model: HookedModel) -> dict[tuple[str, str], list[LowRank]]:
+    """Return the adapters of each weight, by the name of its module and its own name."""
+    names = {module: name for name, module in model.named_modules()}
+    return {(names[module], leaf): each for module, leaf, each in adapters_of(model)}
 
 
 def with_level(plan: Plan) -> Checks:
