@@ -150,6 +150,7 @@ def test_inputs_of_a_run_are_changed_completely():
 
 OTHER = {
     "alternatives": [" x"],
+    "answers": [" x"],
     "refusals": (" no",),
     "coefficient": 2.0,
     "reinforce_lr": 1e-3,
