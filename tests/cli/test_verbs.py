@@ -216,7 +216,7 @@ def test_the_page_shows_commands_that_exist():
     lines = [line for line in PAGE.read_text().split("```sh")[1].split("```")[0].splitlines() if line]
     assert len(lines) == 6
     for line in lines:
-        verb, *arguments = shlex.split(line)[1:]
+        verb, *arguments = shlex.split(line, comments=True)[1:]
         assert COMMANDS[verb].make_context(verb, arguments).params  # parses every option
 
 
