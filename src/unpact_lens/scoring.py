@@ -21,7 +21,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.memory import batch_tokens_for
+from unpact_lens.models.memory import batch_tokens_for_rows
 from unpact_lens.models.packed_logits import packed_logits
 from unpact_lens.models.source_model import source_model
 from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS as DEFAULT_BATCH_TOKENS
@@ -67,10 +67,7 @@ def forced_rows(
     results: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
     with torch.inference_mode():
         source = source_model(model)
-        share = max(len(r.answer) / max(1, len(r.ids) - 1) for r in rows)
-        limit = batch_tokens_for(
-            model, batch_tokens, max(len(r.ids) for r in rows), read_out=share, scores=source is None
-        )
+        limit = batch_tokens_for_rows(model, batch_tokens, rows, scores=source is None)
         for batch, logits in (
             _answer_logits(model, rows, limit) if source is None else packed_logits(model, source, rows, limit)
         ):

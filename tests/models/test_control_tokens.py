@@ -64,7 +64,7 @@ def control_ids(model, ids):
 
 
 def reads_pieces(name):
-    """Whether a tokenizer has `<s>` as a piece of text too, which transformers then gives for text."""
+    """Return whether a tokenizer has `<s>` as a piece of text too, which transformers then gives for text."""
     model = model_of(name)
     return bool(
         control_ids(model, model.tokenizer("who <s>", add_special_tokens=False, split_special_tokens=True)["input_ids"])
@@ -81,7 +81,7 @@ def found(model, prompt, answer, **options):
 
 
 def begins_with_bos(model, text):
-    """Whether the text brings the model's BOS, which then counts as one."""
+    """Return whether the text brings the model's BOS, which then counts as one."""
     return bool(bos_ids(model)) and text.startswith(model.tokenizer.bos_token)
 
 

@@ -35,7 +35,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
 from unpact_lens.models.asking import Asking
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.memory import batch_tokens_for, out_of_memory
+from unpact_lens.models.memory import batch_tokens_for_rows, out_of_memory
 from unpact_lens.models.packed_logits import packed_logits
 from unpact_lens.models.source_model import SourceModel, source_model
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
@@ -120,9 +120,7 @@ class Scorer:
             passes: Memory of each token, as a multiple of a plain forward pass.
         """
         if self.batch_tokens is None:
-            share = max(len(r.answer) / (len(r.ids) - 1) for r in rows)
-            longest = max(len(r.ids) for r in rows)
-            self.batch_tokens = batch_tokens_for(self.model, None, longest, read_out=share, passes=passes)
+            self.batch_tokens = batch_tokens_for_rows(self.model, None, rows, passes=passes)
 
     def _tree(self, source: SourceModel, families: Sequence[Sequence[Encoded]]) -> list[dict[Encoded, Tensor]]:
         """Score all rows of all families on the source model, with every distinct beginning computed once."""

@@ -66,7 +66,7 @@ class ModelPair:
 
     @property
     def shared(self) -> bool:
-        """Whether both models are on the same weights and differ by adapters only, so that they need one's memory."""
+        """Return whether the models have the same weights but for adapters, so that they need the memory of one."""
         return shares_weights(self.before, self.after)
 
     def donor_and_recipient(self, direction: str) -> tuple[HookedModel, HookedModel]:

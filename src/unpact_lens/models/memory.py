@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -10,6 +11,7 @@ import torch
 
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.tokens import Encoded
 
 MAX_BATCH_TOKENS = 8192
 """Largest batch; larger ones gain nothing."""
@@ -49,6 +51,23 @@ def batch_tokens_for(
     each = itemsize * layer + read_out * cfg.d_vocab * (2 * itemsize + 4)
     fitting = free_memory(hooked.device_of(model)) / 4 / each / passes
     return int(min(MAX_BATCH_TOKENS, max(MIN_BATCH_TOKENS, 2 ** int(math.log2(max(1.0, fitting))))))
+
+
+def batch_tokens_for_rows(
+    model: HookedModel, given: int | None, rows: Sequence[Encoded], *, scores: bool = True, passes: int = 1
+) -> int:
+    """Return `batch_tokens_for` texts of which the answer positions only are unembedded.
+
+    Args:
+        model: Model whose widths count.
+        given: Number of tokens that the caller asked for. If None, it is chosen.
+        rows: Encoded prompts with their answers, at least one.
+        scores: Whether attention scores are held in memory, as hooked models do.
+        passes: Memory of each token, as a multiple of a plain forward pass.
+    """
+    read_out = max(len(r.answer) / max(1, len(r.ids) - 1) for r in rows)
+    longest = max(len(r.ids) for r in rows)
+    return batch_tokens_for(model, given, longest, read_out=read_out, scores=scores, passes=passes)
 
 
 def free_memory(device: torch.device) -> int:
