@@ -372,9 +372,7 @@ def diff_of_pair(pair: ModelPair, question: Question, parts: DiffParts, asked: A
 
 def _contributions(model: HookedModel, question: Question, asked: Asking) -> Attribution:
     """Attribute the answer to the prompt's tokens by leave-one-out."""
-    found = attribute(
-        model, question.prompt, question.answer, chat=asked.chat, prefill=asked.prefill, special=asked.special
-    )
+    found = attribute(model, question.prompt, question.answer, **asked.reading)
     return replace(found, id=question.id, subject=question.subject)
 
 

@@ -258,9 +258,7 @@ def _keys(model: HookedModel, question: Question, keys: KeyRule | Sequence[int] 
     if keys is not None and not isinstance(keys, KeyRule):
         return [int(k) for k in keys]
     rule = TopK(3) if keys is None else keys
-    found = attribute(
-        model, question.prompt, question.answer, chat=asked.chat, prefill=asked.prefill, special=asked.special
-    )
+    found = attribute(model, question.prompt, question.answer, **asked.reading)
     return list(found.key_tokens(rule).indices)
 
 

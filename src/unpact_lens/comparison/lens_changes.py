@@ -124,15 +124,7 @@ def lens_changes(
 def _changes(pair: ModelPair, question: Question, asked: Asking, lenses: Sequence[TunedLens] | None) -> LensChanges:
     """Compute the lens curves of each model of a pair."""
     before, after = (
-        lens_curves(
-            model,
-            question.prompt,
-            question.answer,
-            lens=lens,
-            chat=asked.chat,
-            prefill=asked.prefill,
-            special=asked.special,
-        )
+        lens_curves(model, question.prompt, question.answer, lens=lens, **asked.reading)
         for model, lens in zip(pair.models, lenses or (None, None), strict=True)
     )
     return LensChanges(before, after)

@@ -71,6 +71,11 @@ class Asking:
         """Return a copy with some options replaced."""
         return replace(self, **changes)
 
+    @property
+    def reading(self) -> AskingOptions:
+        """Return the options that decide how a question is tokenised."""
+        return {"chat": self.chat, "prefill": self.prefill, "special": self.special}
+
     def encode(self, model: HookedModel, prompt: Text, answer: Text) -> Encoded:
         """Tokenise a prompt and its answer; see `unpact_lens.models.tokens.encode` for the errors."""
         return encode(model, prompt, answer, chat=self.chat, prefill=self.prefill, special=self.special)
