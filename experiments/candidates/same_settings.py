@@ -19,7 +19,7 @@ import torch
 import unpact_lens as ul
 from experiments.shared.command_line import arguments, jobs
 from experiments.shared.experiment import tuned_settings
-from experiments.shared.page_tables import fill_block
+from experiments.shared.page_tables import fill_block, mean_and_range
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.results import write_text
@@ -64,7 +64,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     for method, group in runs.groupby("method", sort=False):
         row = {"method": method, "seeds": len(group), "steps": f"{group['steps'].mean():.0f}"}
         for column in ("F", "D_near", "D_far"):
-            row[column] = f"{group[column].mean():.2f} ({group[column].min():.2f} to {group[column].max():.2f})"
+            row[column] = mean_and_range(group[column])
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -17,7 +17,7 @@ import torch
 import unpact_lens as ul
 from experiments.shared.command_line import arguments
 from experiments.shared.experiment import tuned_settings
-from experiments.shared.page_tables import fill_block
+from experiments.shared.page_tables import fill_block, mean_and_range
 from unpact_lens.data.benchmark import QA
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
@@ -94,7 +94,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         for column in ("subjects", "measured subjects among them", "steps"):
             row[column] = f"{group[column].mean():.0f}"
         for column in ("F", "D_near", "D_far"):
-            row[column] = f"{group[column].mean():.2f} ({group[column].min():.2f} to {group[column].max():.2f})"
+            row[column] = mean_and_range(group[column])
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -9,6 +9,8 @@ import os
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from unpact_lens.errors import InputError
 from unpact_lens.results import write_text
 
@@ -27,6 +29,11 @@ def fill_block(path: str | os.PathLike[str], name: str, text: str) -> None:
     content = Path(path).read_text(encoding="utf-8")
     start, end = _find(content, name, path)
     write_text(Path(path), f"{content[:start]}\n{text.strip()}\n{content[end:]}")
+
+
+def mean_and_range(values: pd.Series) -> str:
+    """Return the mean of values over the seeds, with the lowest and highest in brackets, for a table."""
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 def read_block(path: str | os.PathLike[str], name: str) -> str:

@@ -240,7 +240,8 @@ def train(
             row: Row = {"step": step + 1, "lr": lr}
 
             # forward and backward passes, accumulated over micro-batches
-            row.update(gradient(StepBatch(model, terms, step, settings.micro_batch, weights, tied), combine))
+            batch = StepBatch(model, terms, step, settings.micro_batch, weights, tied)
+            row.update(gradient(batch, combine))
             row.setdefault("loss", sum(term.weight * row[term.name] for term in terms))
             tied.fold_gradient()
             bounds.edit(weights.params)
@@ -260,10 +261,7 @@ def train(
             bounds.settle(weights.params, last_good)
             if rule is not None:
                 rule.settle()
-            tied.copy_weight()
-            weights.write()
-            # Autocast caches half-precision weights; clear the cache so the next forward pass sees this update.
-            torch.clear_autocast_cache()
+            batch.write()
             run.rows.append(row)
             on_step(step + 1)
 
