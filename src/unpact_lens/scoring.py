@@ -24,7 +24,6 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.memory import batch_tokens_for_rows
 from unpact_lens.models.packed_logits import packed_logits
 from unpact_lens.models.source_model import source_model
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS as DEFAULT_BATCH_TOKENS
 from unpact_lens.models.tokens import Encoded, Text, length_batches, pad_right
 
 CHUNK = {"cpu": 2**20, "cuda": 2**24}
