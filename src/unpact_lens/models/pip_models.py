@@ -7,7 +7,6 @@ uses read that directory.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -27,6 +26,7 @@ from unpact_lens.models.checkpoint import fresh_directory
 from unpact_lens.progress import transformers_progress
 from unpact_lens.registry import Registry
 from unpact_lens.results import read_json, write_json
+from unpact_lens.writing import sha256
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _made_from(target: Path, parts: list[Path]) -> bool:
 
 def _convert(model: Packaged, parts: list[Path], target: Path) -> None:
     with whole(parts) as source:
-        found = hashlib.sha256(source.read_bytes()).hexdigest()
+        found = sha256(source)
         if found != model.sha256:
             raise InputError(
                 f"the GGUF file of {model.name!r} has the SHA-256 {found}, not {model.sha256}; "

@@ -8,7 +8,6 @@ part that is damaged, is computed again. Processes that share a directory comput
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -38,6 +37,7 @@ from unpact_lens.study.held_out_paraphrases import split_phrasings
 from unpact_lens.study.keys import BEFORE, CONTRIBUTIONS, CONTROL, KNOWN, PLAN, Key, changes, hash_of, part_key, text_of
 from unpact_lens.unlearning.early_stopping import FactsKnown
 from unpact_lens.unlearning.settings import Settings
+from unpact_lens.writing import sha256
 
 R = TypeVar("R", bound="Result | Benchmark | Contributions")
 
@@ -288,7 +288,7 @@ class Workspace:
             result = compute()
             write_result(result, place)
             (place / FAILURE).unlink(missing_ok=True)
-            write_text(place / FINGERPRINT, text_of({**key, OF_RESULT: _hash_of_file(place / RESULT)}))
+            write_text(place / FINGERPRINT, text_of({**key, OF_RESULT: sha256(place / RESULT)}))
         return result
 
     def _loaded(self, name: str, key: Key) -> Any:
@@ -297,7 +297,7 @@ class Workspace:
             return None
         place = self.folder / name
         try:
-            if read_json(place / FINGERPRINT).get(OF_RESULT) not in (None, _hash_of_file(place / RESULT)):
+            if read_json(place / FINGERPRINT).get(OF_RESULT) not in (None, sha256(place / RESULT)):
                 raise InputError(f"{place / RESULT} does not belong to the {FINGERPRINT} beside it")
             return load(place)
         except Exception as error:  # Damage of any form: the part is computed again.
@@ -319,10 +319,6 @@ class Workspace:
         except (InputError, RecursionError):
             return None
         return {k: v for k, v in found.items() if k != OF_RESULT} if isinstance(found, dict) else None
-
-
-def _hash_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def probing_options(config: ReadConfig) -> ProbingOptions:
