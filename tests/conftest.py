@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Generator
@@ -23,6 +24,7 @@ from unpact_lens.models.lens_version import (  # noqa: E402
     HookedTransformer,
     HookedTransformerConfig,
 )
+from unpact_lens.registry import Registry  # noqa: E402
 
 NEEDS_HOOKED = f"needs HookedTransformer, which TransformerLens {LENS_VERSION} lacks"
 
@@ -123,6 +125,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {NEEDS_HOOKED}")
     return report
+
+
+@pytest.fixture(scope="session")
+def registries() -> list[Registry[Any]]:
+    """All registries of the package, each with the entries that the package itself registers."""
+    found = [thing for thing in gc.get_objects() if type(thing) is Registry]
+    for registry in found:
+        len(registry)  # imports the package that registers the entries
+    return found
+
+
+@pytest.fixture(autouse=True)
+def registered_again(registries: list[Registry[Any]]) -> Generator[None, None, None]:
+    """Forget after each test which methods, metrics, probes and data sets it registered."""
+    before = [(dict(registry._entries), set(registry._replaced)) for registry in registries]
+    yield
+    for registry, (entries, replaced) in zip(registries, before, strict=True):
+        registry._entries.clear()
+        registry._entries.update(entries)
+        registry._replaced.clear()
+        registry._replaced.update(replaced)
 
 
 @pytest.fixture(params=STYLES)

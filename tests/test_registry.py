@@ -44,9 +44,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_of_a_notebook_can_run_again(kind, monkeypatch):
+def test_a_cell_of_a_notebook_can_run_again(kind):
     registry, add, read = KINDS[kind]
-    monkeypatch.setattr(registry, "_entries", dict(registry))
 
     def first(*_):
         """Return the first."""

@@ -111,6 +111,18 @@ def replaced_file(target: Path) -> Iterator[Path]:
         flush(target.parent)
 
 
+def check_replaceable(target: Path, foreign: Callable[[Path], Iterable[Path]]) -> None:
+    """Refuse a directory that `replaced_directory` would not replace; see there."""
+    if target.is_symlink() or target.is_file():
+        kind = "a symbolic link" if target.is_symlink() else "a file"
+        raise InputError(f"{target} is {kind}, where a directory is to be written; give another path")
+    if target.exists():
+        if target == Path.cwd() or target in Path.cwd().parents or os.path.ismount(target):
+            raise InputError(f"{target} is in use as a current directory or a mount; give a directory below it")
+        if rest := list(foreign(target)):
+            raise InputError(f"{target} holds {rest[0]}, which unpact-lens did not write; give another directory")
+
+
 @contextmanager
 def replaced_directory(target: Path, foreign: Callable[[Path], Iterable[Path]]) -> Iterator[Path]:
     """Provide an empty directory that replaces `target` when the block succeeds.
@@ -127,14 +139,7 @@ def replaced_directory(target: Path, foreign: Callable[[Path], Iterable[Path]]) 
             system, or holds files that this library did not write.
     """
     target = Path(os.path.abspath(target))
-    if target.is_symlink() or target.is_file():
-        kind = "a symbolic link" if target.is_symlink() else "a file"
-        raise InputError(f"{target} is {kind}, where a directory is to be written; give another path")
-    if target.exists():
-        if target == Path.cwd() or target in Path.cwd().parents or os.path.ismount(target):
-            raise InputError(f"{target} is in use as a current directory or a mount; give a directory below it")
-        if rest := list(foreign(target)):
-            raise InputError(f"{target} holds {rest[0]}, which unpact-lens did not write; give another directory")
+    check_replaceable(target, foreign)
     with scratch(target.parent) as made:
         new = made / target.name
         new.mkdir()

@@ -16,9 +16,7 @@ def test_every_data_set_registers_itself_in_its_file():
     assert all(file.rpartition(".")[2] in ("custom", name.partition("-")[0]) for name, file in files.items())
 
 
-def test_a_new_data_set_is_one_decorated_function(monkeypatch):
-    monkeypatch.setattr(BENCHMARKS, "_entries", dict(BENCHMARKS))
-
+def test_a_new_data_set_is_one_decorated_function():
     @benchmark("mine-small", 1)
     @benchmark("mine")
     def mine(size: int = 3, *, chat: bool = False) -> Benchmark:

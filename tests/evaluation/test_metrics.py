@@ -9,9 +9,7 @@ from unpact_lens.evaluation import evaluate
 from unpact_lens.evaluation.metrics import METRICS, BenchmarkRun, metric
 
 
-def test_the_decorator_registers_the_function_and_completes_its_docstring(monkeypatch):
-    monkeypatch.setattr(METRICS, "_entries", dict(METRICS))
-
+def test_the_decorator_registers_the_function_and_completes_its_docstring():
     @metric("length", source="this test", better="lower", bounds=(0.0, float("inf")))
     def length(answers):
         """Count the characters of the generated answer.
@@ -39,9 +37,8 @@ def test_metrics_of_one_benchmark_share_what_they_compute():
 
 
 @pytest.fixture
-def compared(monkeypatch):
+def compared():
     """Register a metric of answers and a metric of the benchmark that look at the original model."""
-    monkeypatch.setattr(METRICS, "_entries", dict(METRICS))
 
     @metric("same_answer", source="this test", better="higher", binary=True, needs="before")
     def same_answer(answers, original):

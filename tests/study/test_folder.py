@@ -9,6 +9,7 @@ from tests.study.small_study import METHODS, small_config
 from unpact_lens.errors import InputError
 from unpact_lens.study import clean_study, load_config, planned, run_study, study_status
 from unpact_lens.study.folder import check_folder
+from unpact_lens.writing import contents
 
 cells = importlib.import_module("unpact_lens.study.cells")
 workspace = importlib.import_module("unpact_lens.study.workspace")
@@ -103,6 +104,24 @@ def test_a_deleted_model_is_made_again(tmp_path):
     model.rmdir()
     run_study(config, tmp_path / "out", progress=False)
     assert (model / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "config.json", "model.safetensors", "tokenizer/tokenizer.json"])
+def test_a_damaged_model_is_made_again(tmp_path, file):
+    config = load_config(small_config(tmp_path, methods=METHODS[:1], save_models=True))
+    run_study(config, tmp_path / "out", progress=False)
+    model = tmp_path / "out" / "models" / "ga-seed0"
+    before = contents(model)
+    (model / file).write_bytes((model / file).read_bytes()[:-20])
+    run_study(config, tmp_path / "out", progress=False)
+    assert contents(model) == before
+    (model / file).unlink()
+    (model / "mine.txt").write_text("not of this package")
+    with pytest.raises(InputError, match=r"mine\.txt, which unpact-lens did not write"):
+        run_study(config, tmp_path / "out", progress=False)
+    (model / "mine.txt").unlink()
+    assert run_study(config, tmp_path / "out", retry=True, progress=False).failed == ()
+    assert contents(model) == before
 
 
 def failing(monkeypatch, method, error):

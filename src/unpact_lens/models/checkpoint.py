@@ -29,7 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from unpact_lens.errors import InputError
-from unpact_lens.manifest import MANIFEST, check_manifest, foreign_files, write_manifest
+from unpact_lens.manifest import MANIFEST, check_manifest, foreign_files, read_manifest, write_manifest
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import generation_config
@@ -50,7 +50,7 @@ from unpact_lens.models.weights import (
     uncovered_weight,
 )
 from unpact_lens.results import MODEL_FILES, ModelStorage, digest, read_json, register_model_storage, write_json
-from unpact_lens.writing import replaced_directory, steady
+from unpact_lens.writing import check_replaceable, replaced_directory, steady
 
 FORMAT = 2
 """Version of the layout on disk. Version 2 has a manifest."""
@@ -123,8 +123,7 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
             model, or a weight of the source model would not be saved.
     """
     target = Path(path)
-    if target.exists() and not has_mark(target, MARK) and (target.is_file() or any(target.iterdir())):
-        raise InputError(f"{target} exists and is not a saved model; give another directory")
+    check_place_of_model(target)
     if (lacking := uncovered_weight(model)) is not None:
         raise InputError(f"this {architecture(model)} cannot be saved: {lacking}; export it with export_hf")
     bridge = hooked.is_bridge(model)
@@ -154,6 +153,18 @@ def save_model(model: HookedModel, path: str | os.PathLike[str]) -> Path:
         }
         write_json(directory / "config.json", record)
     return target
+
+
+def check_place_of_model(target: Path) -> None:
+    """Refuse a directory to which `save_model` would not write, before a model is trained for it.
+
+    Raises:
+        InputError: If `target` is a file, a symbolic link, or a directory that contains something other than a saved
+            model.
+    """
+    if target.exists() and not _is_ours(target) and (target.is_file() or any(target.iterdir())):
+        raise InputError(f"{target} exists and is not a saved model; give another directory")
+    check_replaceable(Path(os.path.abspath(target)), lambda old: foreign_files(old, MODEL_FILES))
 
 
 def load_checkpoint(
@@ -348,9 +359,28 @@ def has_mark(path: Path, mark: str) -> bool:
     return file.is_file() and f'"{mark}"' in file.read_text("utf-8", "replace")
 
 
+def _is_ours(directory: Path) -> bool:
+    """Return whether a directory holds a saved model, although its `config.json` or its manifest may be damaged."""
+    if has_mark(directory, MARK):
+        return True
+    try:
+        return "model.safetensors" in (read_manifest(directory) or {})
+    except InputError:
+        return False
+
+
+def saved_model_is_whole(directory: Path) -> bool:
+    """Return whether a directory holds a saved model, and every file has the SHA-256 of its manifest."""
+    try:
+        check_manifest(directory, REMEDY, required=True)
+        return is_checkpoint(directory)
+    except InputError:
+        return False
+
+
 def written_model_files(directory: Path) -> list[str]:
     """Return the relative paths of the files of a saved model in a directory; none if it holds no saved model."""
-    if directory.is_symlink() or not directory.is_dir() or not has_mark(directory, MARK):
+    if directory.is_symlink() or not directory.is_dir() or not _is_ours(directory):
         return []
     foreign = set(foreign_files(directory, MODEL_FILES))
     found = (p.relative_to(directory) for p in sorted(directory.rglob("*")) if p.is_file())

@@ -19,7 +19,7 @@ from unpact_lens.comparison.focus import Focus, focus
 from unpact_lens.comparison.model_pair import require_comparable
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import prefill_for, verdict
-from unpact_lens.models.checkpoint import save_model
+from unpact_lens.models.checkpoint import check_place_of_model, save_model, saved_model_is_whole
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import Recovery
 from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
@@ -80,7 +80,7 @@ def study_cell(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     """
     name, key = cell_place(space, method, seed)
     if space.finished(name, key) and not finished_cell(space, method, seed):
-        space.step(f"{name} is computed again: its model is not in {MODELS}/")
+        space.step(f"{name} is computed again: its model in {MODELS}/ is missing or damaged")
         (space.folder / name / FINGERPRINT).unlink()
     cell = space.kept(name, key, lambda: _run(space, method, seed))
     state = _state(space, method, seed)
@@ -93,8 +93,7 @@ def finished_cell(space: Workspace, method: MethodConfig, seed: int) -> bool:
     """Return whether a cell with exactly these hyperparameters is on disk; see `study_cell` for the arguments."""
     model = space.folder / MODELS / cell_name(method.name, seed)
     saved = space.config.save_models and method.checkpoint is None
-    wanted = not saved or (model / "config.json").is_file()
-    return wanted and space.finished(*cell_place(space, method, seed))
+    return space.finished(*cell_place(space, method, seed)) and (not saved or saved_model_is_whole(model))
 
 
 def outcome(space: Workspace, method: MethodConfig, seed: int, *, retry: bool = False, run: bool = True) -> Outcome:
@@ -210,6 +209,9 @@ def free_control(space: Workspace) -> None:
 def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     """Unlearn with one method and one seed, or load the checkpoint that is given, and measure the unlearned model."""
     config, name = space.config, method.name
+    place = space.folder / MODELS / cell_name(name, seed) if config.save_models and method.checkpoint is None else None
+    if place is not None:
+        check_place_of_model(place)
     # Parts that all cells share are made before the clock of this cell starts.
     before, reference, _ = space.before, space.control_scores, space.contributions
     if config.recovery.key_tokens != "after":
@@ -229,8 +231,8 @@ def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     recovered = _recovery(space, after)
     judged = verdict(scores.forgetting, scores.destruction, recovered.excesses, epsilon=config.epsilon)
     _write_cost(space, cell_name(name, seed), time.monotonic() - started)
-    if config.save_models and method.checkpoint is None:
-        save_model(after, space.folder / MODELS / cell_name(name, seed))
+    if place is not None:
+        save_model(after, place)
     return Cell(
         method=name,
         seed=seed,
