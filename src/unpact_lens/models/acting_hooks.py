@@ -16,14 +16,17 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models import hooked
+from unpact_lens.models import decoding, hooked
 from unpact_lens.models.hooked import HookedModel, Hooks
 
 ACTING = "_unpact_acting_hooks"
 """Attribute in which a model keeps, for each hook name that was checked, whether it acts."""
 
-PROBE_TOKENS = 6
+PROBE_TOKENS = 4
 """Number of tokens that the check reads."""
+
+ROWS = 32
+"""Number of hooks that are changed in one forward pass."""
 
 
 def require_acting_hooks(model: HookedModel, names: Sequence[str], *, feature: str, remedy: str) -> None:
@@ -56,11 +59,12 @@ def require_acting_hooks(model: HookedModel, names: Sequence[str], *, feature: s
 def inert_hooks(model: HookedModel, names: Sequence[str]) -> tuple[str, ...]:
     """Return the hooks among `names` at which a changed activation changes no output.
 
-    Each activation is multiplied by random factors in a forward pass of its own, on a few tokens. The output is the
-    residual stream that is unembedded. What a hook point does follows from the architecture, so the answer is kept with
-    the model object and its copies, and training does not invalidate it. A hook in an attention layer whose output is
-    not read (its weights are 0) is not reported: there, doing nothing is right. A hook at which a changed activation
-    makes the model fail is reported.
+    Each activation is multiplied by random factors, on a few tokens. The output is the logits of the last positions.
+    Many hooks share one forward pass, each in a row of its own; a hook whose row changes by no more than rounding is
+    asked again in a forward pass of its own, where nothing else is changed. What a hook point does follows from the
+    architecture, so the answer is kept with the model object and its copies, and training does not invalidate it. A
+    hook in an attention layer whose output is not read (its weights are 0) is not reported: there, doing nothing is
+    right. A hook at which a changed activation makes the model fail is reported.
 
     Args:
         model: Hooked model that is not an ensemble.
@@ -83,7 +87,8 @@ def inert_hooks(model: HookedModel, names: Sequence[str]) -> tuple[str, ...]:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bridge warns that a changed norm scale costs some precision
             plain = _final(model, tokens, ())
-            for name in unknown:
+            kept.update(dict.fromkeys(_changing(model, unknown, tokens), True))
+            for name in [name for name in unknown if name not in kept]:
                 try:
                     changed = _final(model, tokens, [(name, _scaled)])
                 except Exception:
@@ -92,6 +97,36 @@ def inert_hooks(model: HookedModel, names: Sequence[str]) -> tuple[str, ...]:
                     continue
                 kept[name] = not torch.equal(changed, plain) or not _is_read(model, name, tokens, plain)
     return tuple(name for name in asked if not kept[name])
+
+
+def _changing(model: HookedModel, names: Sequence[str], tokens: Tensor) -> list[str]:
+    """Return hooks at which a change in one row of a batch changes that row by more than rounding.
+
+    Args:
+        model: Hooked model.
+        names: Hook names. Each has a row of a batch.
+        tokens: The text of every row, `[1, pos]`.
+    """
+    rows = tokens.expand(min(ROWS, len(names)), -1)
+    plain = _final(model, rows, ())
+
+    def scaled_row(activation: Tensor, hook: HookPoint, *, row: int) -> Tensor:
+        if activation.shape[0] != len(rows):
+            raise InputError("rows are not apart at this hook")
+        changed = activation.clone()
+        changed[row] = _scaled(activation[row], hook)
+        return changed
+
+    found: list[str] = []
+    for start in range(0, len(names), ROWS):
+        some = names[start : start + ROWS]
+        hooks: Hooks = [(name, functools.partial(scaled_row, row=row)) for row, name in enumerate(some)]
+        try:
+            moved = (_final(model, rows, hooks) - plain).abs().flatten(1).amax(dim=1)
+        except Exception:  # The hook that fails is found in a pass of its own.
+            continue
+        found += [name for name, m in zip(some, moved.tolist(), strict=False) if m > decoding.tolerance(plain)]
+    return found
 
 
 def architecture(model: HookedModel) -> str:

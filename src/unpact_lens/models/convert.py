@@ -31,6 +31,7 @@ from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
 from unpact_lens.models.ready import check_sound
 from unpact_lens.models.tied_embedding import shares_embedding
+from unpact_lens.models.weight_layout import lay_out
 from unpact_lens.models.weights import fused_weights
 
 
@@ -260,7 +261,7 @@ def _length_of_one_rule(config: PretrainedConfig) -> int | None:
 
 
 def fill(model: HookedTransformer, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy named weights into a model.
+    """Copy named weights into a model, and lay them out in memory as they are read.
 
     Raises:
         InputError: If a weight is missing, unknown, or of another shape. No weight is copied then.
@@ -275,6 +276,7 @@ def fill(model: HookedTransformer, state: Mapping[str, torch.Tensor]) -> None:
             raise InputError(
                 f"weight {name} has shape {tuple(state[name].shape)}, expected {tuple(parameters[name].shape)}"
             )
+    lay_out(model)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])

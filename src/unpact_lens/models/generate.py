@@ -280,23 +280,22 @@ class CachedBatch:
     def _forward(
         self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch seen"], looking: Hooks
     ) -> Float[Tensor, "batch d_vocab"]:
-        def last(resid: Float[Tensor, "batch new d_model"], hook: object) -> Float[Tensor, "batch 1 d_model"]:
+        def last(resid: Float[Tensor, "batch new d_model"], hook: object = None) -> Float[Tensor, "batch 1 d_model"]:
             return resid[:, -1:]
 
-        hooks = [*looking, (hooked.readout_hook(self.model), last)]
         if self.bridge:
             logits, self.cache = hooked.run_with_hooks(
                 self.model,
                 tokens,
                 return_type="logits_and_cache",
-                fwd_hooks=hooks,
+                fwd_hooks=[*looking, (hooked.readout_hook(self.model), last)],
                 attention_mask=mask,
                 past_key_values=self.cache,
                 use_cache=True,
             )
         else:
-            logits = hooked.run_with_hooks(
-                self.model, tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask, past_kv_cache=self.cache
+            logits = hooked.read_out_at(
+                self.model, tokens, last, looking, attention_mask=mask, past_kv_cache=self.cache
             )
         return logits[:, -1]  # [row, 1, d_vocab] -> [row, d_vocab]
 

@@ -236,6 +236,7 @@ def read_out_at(
     keep: Callable[[Tensor], Tensor],
     hooks: Hooks = (),
     ids: Int[Tensor, " column"] | None = None,
+    **options: Any,
 ) -> Float[Tensor, "batch keep column"]:
     """Compute next-token logits of the part of the final residual stream that `keep` returns.
 
@@ -248,6 +249,7 @@ def read_out_at(
         keep: Selection from the final residual stream `[batch, pos, d_model]`, e.g. `lambda resid: resid[:, -1:]`.
         hooks: Interventions, pairs of a hook name and a function.
         ids: Tokens whose logits are wanted, one column each. If None, the whole vocabulary.
+        **options: Further arguments of the model's call, e.g. `attention_mask`.
 
     Returns:
         Logits, after the model's final soft-cap if it has one.
@@ -257,11 +259,11 @@ def read_out_at(
         def drop(resid: Tensor, hook: object) -> Tensor:
             return keep(resid)
 
-        logits = run_with_hooks(model, tokens, [*hooks, (readout_hook(model), drop)], return_type="logits")
+        logits = run_with_hooks(model, tokens, [*hooks, (readout_hook(model), drop)], return_type="logits", **options)
         return logits if ids is None else logits[..., ids]
     require_ready(model)
     with exclusive(model), model.hooks(fwd_hooks=list(hooks)):
-        resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers))  # [batch, keep, d_model]
+        resid = keep(model(tokens, stop_at_layer=model.cfg.n_layers, **options))  # [batch, keep, d_model]
         return _soft_capped(model, project(model, model.ln_final(resid), ids))
 
 

@@ -10,6 +10,7 @@ own continuation. Only tokens that differ are computed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -152,21 +153,16 @@ def logits_and_past(
     model: HookedModel, tokens: Int[Tensor, "1 pos"], positions: Int[Tensor, "1 keep"]
 ) -> tuple[Float[Tensor, "1 keep d_vocab"], Past]:
     """Compute next-token logits at chosen positions of one text, and its keys and values."""
-    hooks = [(hooked.readout_hook(model), _keeper(positions.to(tokens.device)))]
+    positions = positions.to(tokens.device)
     if hooked.is_bridge(model):
+        hooks = [(hooked.readout_hook(model), _keeper(positions))]
         logits, cache = hooked.run_with_hooks(
             model, tokens, return_type="logits_and_cache", fwd_hooks=hooks, past_key_values=None, use_cache=True
         )
         return logits, Past(tuple((layer.keys, layer.values) for layer in cache.layers), axis=2)
     past = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, 1)
-    logits = hooked.run_with_hooks(
-        model,
-        tokens,
-        return_type="logits",
-        fwd_hooks=hooks,
-        attention_mask=torch.ones_like(tokens),
-        past_kv_cache=past,
-    )
+    keep = functools.partial(hooked.take_positions, index=positions)
+    logits = hooked.read_out_at(model, tokens, keep, attention_mask=torch.ones_like(tokens), past_kv_cache=past)
     return logits, Past(tuple((e.past_keys, e.past_values) for e in past.entries), axis=1)
 
 
@@ -187,7 +183,7 @@ def logits_after(
         positions: Columns of `tokens` whose next-token logits are wanted.
     """
     rows = len(tokens)
-    hooks = [(hooked.readout_hook(model), _keeper(positions.to(tokens.device)))]
+    positions = positions.to(tokens.device)
     shared = past.first(length, rows)  # pairs of [row, shared, head, d_head], or [row, head, shared, d_head]
     if hooked.is_bridge(model):
         mask = torch.ones(rows, length + tokens.shape[1], dtype=torch.long, device=tokens.device)  # [row, shared + pos]
@@ -195,7 +191,7 @@ def logits_after(
             model,
             tokens,
             return_type="logits_and_cache",
-            fwd_hooks=hooks,
+            fwd_hooks=[(hooked.readout_hook(model), _keeper(positions))],
             attention_mask=mask,
             past_key_values=_frozen_cache(shared),
             use_cache=True,
@@ -203,11 +199,10 @@ def logits_after(
         return logits
     entries = [TransformerLensKeyValueCacheEntry(keys, values, frozen=True) for keys, values in shared]
     seen = torch.ones(rows, length, dtype=torch.long, device=tokens.device)
-    return hooked.run_with_hooks(
+    return hooked.read_out_at(
         model,
         tokens,
-        return_type="logits",
-        fwd_hooks=hooks,
+        functools.partial(hooked.take_positions, index=positions),
         attention_mask=torch.ones_like(tokens),
         past_kv_cache=TransformerLensKeyValueCache(entries, seen, frozen=True),
     )

@@ -315,16 +315,26 @@ def _cache(model: HookedModel, source: Source | None) -> Outcome:
     return Outcome(FAILED, "decoding with a KV cache does not give the logits of the whole text")
 
 
-def _hooks(*parts: str) -> Callable[[HookedModel, Source | None], Outcome]:
-    """Return the check that changing the activation at each of these hooks changes the output, in each layer."""
+HOOKS = {
+    "scores": ("attn.hook_attn_scores",), "pattern": ("attn.hook_pattern",), "values": ("attn.hook_v",),
+    "heads": ("attn.hook_z",), "mlp": ("hook_mlp_out",), "residual": ("hook_resid_pre", "hook_resid_post"),
+}  # fmt: skip
+"""Hooks of a block whose effect each check looks at."""
+
+
+def _hooks(check: str) -> Callable[[HookedModel, Source | None], Outcome]:
+    """Return the check that changing the activation at its hooks changes the output, in each layer."""
 
     def run(model: HookedModel, source: Source | None) -> Outcome:
         known = hooked.hook_points(model)
-        names = [f"blocks.{layer}.{part}" for layer in range(model.cfg.n_layers) for part in parts]
+        layers = [f"blocks.{layer}" for layer in range(model.cfg.n_layers)]
+        names = [f"{layer}.{part}" for layer in layers for part in HOOKS[check]]
         lacking = [name for name in names if name not in known]
         if lacking:
             return Outcome(ABSENT, f"there is no {lacking[0]}")
+        every = [f"{layer}.{part}" for layer in layers for parts in HOOKS.values() for part in parts]
         try:
+            inert_hooks(model, [name for name in every if name in known])  # many at once are faster than check by check
             inert = inert_hooks(model, names)
         except Exception as error:
             # A bridge may reject any changed activation, with an error of its own.
@@ -402,22 +412,22 @@ CHECKS: dict[str, Check] = {
         "changed attention scores change the output",
         "knockout, probe 'attention'",
         _OTHER_WRAP,
-        _hooks("attn.hook_attn_scores"),
+        _hooks("scores"),
     ),
     "pattern": Check(
         "changed attention patterns change the output",
         "path_effects, interventions",
         _OTHER_WRAP,
-        _hooks("attn.hook_pattern"),
+        _hooks("pattern"),
     ),
-    "values": Check("changed values change the output", "value_zeroing, key_path", _OTHER_WRAP, _hooks("attn.hook_v")),
-    "heads": Check("changed heads change the output", "ablate, split_heads", _OTHER_WRAP, _hooks("attn.hook_z")),
-    "mlp": Check("changed MLP outputs change the output", "ablate, patch", _OTHER_WRAP, _hooks("hook_mlp_out")),
+    "values": Check("changed values change the output", "value_zeroing, key_path", _OTHER_WRAP, _hooks("values")),
+    "heads": Check("changed heads change the output", "ablate, split_heads", _OTHER_WRAP, _hooks("heads")),
+    "mlp": Check("changed MLP outputs change the output", "ablate, patch", _OTHER_WRAP, _hooks("mlp")),
     "residual": Check(
         "a changed residual stream changes the output",
         "patch, unlearning_depth",
         _OTHER_WRAP,
-        _hooks("hook_resid_pre", "hook_resid_post"),
+        _hooks("residual"),
     ),
     "clone": Check(
         "a copy is independent", "unlearn, graft, relearning", "load the model again in place of the copy", _clone
