@@ -70,7 +70,8 @@ def test_an_answer_in_a_chat_gets_no_blank():
     ("source", "message"),
     [
         ([("a", "b", "c")], r"row 1: \('a', 'b', 'c'\) is no pair; give \(prompt, answer\), or a dict"),
-        (["Where is Oslo?"], "row 1: expected an object"),
+        (["Where is Oslo?"], r"row 1: 'Where is Oslo\?' is no question with its answer; give \(prompt, "),
+        ({"prompt": "Where is Oslo?", "answer": "Norway"}, "the dict holds columns, not {prompt: answer}; give rows"),
         (3, "the int is no table; give a file, a DataFrame, or a list"),
         ([], "the list is empty"),
         ([{"prompt": "a", "answer": True}], "column 'answer' should be text, got True"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.scorer import Scorer, asking_with_budget, check_runnable
 from unpact_lens.attribution.targets import PLAIN, Target, resolve
 from unpact_lens.attribution.units import BOS, Example, Units, make_example
+from unpact_lens.data.as_facts import FactSource, as_pair, as_questions
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.answer_end import end_ids
@@ -96,7 +97,7 @@ class Item:
 
 def attribute_many(
     model: HookedModel | Endpoint,
-    qas: Sequence[QuestionLike],
+    qas: FactSource | Sequence[QuestionLike],
     *,
     method: str = "leave_one_out",
     units: Units = "token",
@@ -112,7 +113,8 @@ def attribute_many(
 
     Args:
         model: Model, as for `attribute`.
-        qas: `QA` items, or `(prompt, answer)` pairs.
+        qas: Facts in any form that `from_pairs` reads. The pairs of a list are taken as they are; None as an answer is
+            the model's own.
         method: Name of the method, as for `attribute`.
         units: Units, as for `attribute`.
         target: Target, as for `attribute`.
@@ -151,19 +153,16 @@ def attribute_many(
 
 
 def _questions(
-    qas: Sequence[QuestionLike], prefill: Text | Sequence[Text], asked: Asking, answer_free: bool
+    qas: FactSource | Sequence[QuestionLike], prefill: Text | Sequence[Text], asked: Asking, answer_free: bool
 ) -> list[Question]:
     """Collect the questions, each with its own answer prefix."""
     found = []
-    for qa in qas:
+    for number, qa in enumerate(as_questions(qas, "qas"), start=1):
         if isinstance(qa, QA):
             found.append(Question(qa.prompt, qa.answer, asked, qa.id, qa.subject))
-            continue
-        try:
-            prompt, answer = qa
-        except (TypeError, ValueError):
-            raise InputError(f"{qa!r} is neither a QA nor a (prompt, answer) pair") from None
-        found.append(Question(prompt, answer, asked))
+        else:
+            prompt, answer = cast("tuple[Text, Text | None]", as_pair(qa, "qas", number))
+            found.append(Question(prompt, answer, asked))
     prefills = _prefills(prefill, [q.subject for q in found])
     return [
         replace(q, asked=asked.but(prefill=own), answer=None if answer_free else q.answer)

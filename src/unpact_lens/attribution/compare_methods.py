@@ -18,6 +18,7 @@ from unpact_lens.attribution.key_tokens import TopK
 from unpact_lens.attribution.methods import METHODS, method_names
 from unpact_lens.attribution.result import Attribution
 from unpact_lens.attribution.similarity import jaccard, spearman
+from unpact_lens.data.as_facts import FactSource, as_facts
 from unpact_lens.data.benchmark import QA
 from unpact_lens.display import joined
 from unpact_lens.errors import InputError
@@ -117,7 +118,7 @@ class Trial:
 
 def compare_methods(
     model: HookedModel,
-    qas: Sequence[QA],
+    qas: FactSource,
     methods: Sequence[str] | None = None,
     *,
     k: int = 3,
@@ -133,7 +134,7 @@ def compare_methods(
 
     Args:
         model: Hooked causal model in eval mode.
-        qas: Questions with gold answers.
+        qas: Questions with gold answers, in any form that `from_pairs` reads.
         methods: Names in `attribution_methods()`. By default, all of them. Shapley values are then omitted if nothing
             would remain before the answer without the prompt (no BOS, template or answer prefix). A row `"random"` is
             added.
@@ -152,6 +153,7 @@ def compare_methods(
     Raises:
         InputError: If there are no questions, a method is unknown or given twice, or `k` is below 1.
     """
+    qas = as_facts(qas, "qas", chat=asking.get("chat", False))
     own = options or {}
     names = method_names() if methods is None else tuple(methods)
     _check(qas, names, k, own)

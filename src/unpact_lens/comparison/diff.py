@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, overload
@@ -20,7 +21,9 @@ from unpact_lens.comparison.noise_columns import before_after_delta, beside_floo
 from unpact_lens.comparison.question import Question
 from unpact_lens.comparison.split_heads import HeadSplit, split_of_pair
 from unpact_lens.comparison.weight_changes import WeightChanges, weights_of_pair
+from unpact_lens.data.as_facts import FactTable, as_facts
 from unpact_lens.data.benchmark import QA, Benchmark
+from unpact_lens.data.chat import Chat
 from unpact_lens.decomposition.capture import Captured
 from unpact_lens.decomposition.decompose import decompositions
 from unpact_lens.decomposition.result import Decomposition
@@ -239,7 +242,7 @@ def diff(
 def diff(
     before: HookedModel,
     after: HookedModel,
-    prompt: Benchmark | Sequence[QA],
+    prompt: Benchmark | FactTable,
     answer: None = None,
     *,
     contributions: bool = ...,
@@ -256,7 +259,7 @@ def diff(
 def diff(
     before: HookedModel,
     after: HookedModel,
-    prompt: Text | QA | Benchmark | Sequence[QA],
+    prompt: Text | QA | Benchmark | FactTable,
     answer: Text | None = None,
     *,
     contributions: bool = True,
@@ -276,8 +279,9 @@ def diff(
     Args:
         before: Original model.
         after: Unlearned model, of the same shape, vocabulary and tokenizer.
-        prompt: Text or ids; or a `QA`, which holds its answer. A `Benchmark` stands for its forget facts, and a list of
-            `QA` for each of them: the result is then the average over them, with 95% CIs, as `average` makes it.
+        prompt: Text or ids; or a `QA`, which holds its answer. Facts in any other form that `from_pairs` reads, e.g. a
+            list of pairs or a `Path`, are a data set, and a `Benchmark` stands for its forget facts: the result is then
+            the average over them, with 95% CIs, as `average` makes it.
         answer: Text, leading space included, or ids.
         contributions: Also attribute the answer to the prompt's tokens under each model, by leave-one-out.
         sources: Also decompose the logit under each model by head × source token.
@@ -295,7 +299,7 @@ def diff(
         InputError: If the models differ in shape, vocabulary or tokenizer (the first mismatch is named), or for any
             input that `decompose` refuses.
     """
-    items = _items(prompt)
+    items = _items(prompt, asking.get("chat", False))
     if items and answer is not None:
         raise InputError(f"answer={answer!r:.40}, but the prompt is a data set, whose items hold their answers")
     pair = ModelPair.of(before, after, floor=floor)
@@ -313,18 +317,19 @@ def diff(
     return diff_of_pair(pair, Question.of(prompt, answer), parts, Asking(**asking))  # type: ignore[arg-type]
 
 
-def _items(prompt: object) -> tuple[QA, ...]:
+def _items(prompt: Text | QA | Benchmark | FactTable, chat: Chat) -> tuple[QA, ...]:
     """Return the items of a data set; none if the prompt is one question.
 
     Raises:
-        InputError: If a benchmark has no forget facts.
+        InputError: If a benchmark has no forget facts, or a row is wrong.
     """
     if isinstance(prompt, Benchmark):
         if not prompt.forget:
             raise InputError(f"benchmark {prompt.name!r} has no forget facts; give a list of QA")
         return prompt.forget
-    if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(q, QA) for q in prompt):
-        return tuple(prompt)
+    rows = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and isinstance(prompt[0], (QA, list, tuple, Mapping))
+    if rows or isinstance(prompt, (os.PathLike, pd.DataFrame, Mapping)) or hasattr(prompt, "column_names"):
+        return as_facts(prompt, "prompt", chat=chat)  # type: ignore[arg-type]
     return ()
 
 

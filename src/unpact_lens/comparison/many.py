@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from typing_extensions import Unpack
@@ -17,16 +17,11 @@ from unpact_lens.comparison.key_path_summary import KeyPathSummary
 from unpact_lens.comparison.model_pair import ModelPair
 from unpact_lens.comparison.patch import Patching, patch_of_pair, require_places_in_all_prompts
 from unpact_lens.comparison.patching_summary import PatchingSummary, summary_of_patches
-from unpact_lens.comparison.question import questions
+from unpact_lens.comparison.question import Items, questions
 from unpact_lens.comparison.sample import Row, Sample
-from unpact_lens.data.benchmark import QA
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Text
 from unpact_lens.stats.intervals import require_level
-
-Items = Iterable[QA | tuple[Text, Text]]
-"""Questions: `QA` items, or `(prompt, answer)` pairs; any iterable, read once."""
 
 
 def diff_many(

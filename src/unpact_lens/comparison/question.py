@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
+from unpact_lens.data.as_facts import FactSource, as_pair, as_questions
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.tokens import Text
@@ -49,15 +51,22 @@ class Question:
         return cls(prompt, answer)
 
 
-def questions(items: Iterable[QA | tuple[Text, Text]]) -> Iterator[Question]:
+Items = FactSource | Iterable[QA | tuple[Text, Text]]
+"""Questions: facts in any form that `from_pairs` reads, or pairs of token ids. An iterator is read once."""
+
+
+def questions(items: Items) -> Iterator[Question]:
     """Yield the question of each item; keep nothing of those that were read.
 
     Raises:
-        InputError: After the iterable is exhausted, if it held nothing.
+        InputError: If an item is no question with its answer; or after all are read, if there were none.
     """
-    count = 0
-    for item in items:
-        count += 1
-        yield Question.of(item) if isinstance(item, QA) else Question.of(*item)
-    if not count:
+    number = 0
+    for number, item in enumerate(as_questions(items, "items"), start=1):
+        if isinstance(item, QA):
+            yield Question.of(item)
+        else:
+            prompt, answer = cast("tuple[Text, Text]", as_pair(item, "items", number))
+            yield Question.of(prompt, answer)
+    if not number:
         raise InputError("no items; give questions to average over, e.g. bench.forget")

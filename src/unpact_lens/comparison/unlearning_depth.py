@@ -13,7 +13,7 @@ Source: arXiv 2605.24614 (UDS).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,15 +25,14 @@ from typing_extensions import Unpack
 
 from unpact_lens.comparison.model_pair import ModelPair, require_comparable
 from unpact_lens.comparison.noise_columns import beside_floor
-from unpact_lens.comparison.question import questions
+from unpact_lens.comparison.question import Items, questions
 from unpact_lens.comparison.sample import Sample
-from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition.intervene import activations, replaced_one_at_a_time
 from unpact_lens.display import estimate, joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded, Text
+from unpact_lens.models.tokens import Encoded
 from unpact_lens.results import Result
 from unpact_lens.stats.intervals import require_level
 
@@ -106,7 +105,7 @@ def unlearning_depth(
     full: HookedModel,
     retrain: HookedModel,
     unlearned: HookedModel,
-    items: Iterable[QA | tuple[Text, Text]],
+    items: Items,
     *,
     threshold: float = THRESHOLD,
     floor: Sequence[HookedModel] | None = None,
@@ -121,7 +120,8 @@ def unlearning_depth(
         full: Original model, in which states are replaced.
         retrain: Retrained model, which never learned the answers.
         unlearned: Unlearned model, which is judged.
-        items: `QA` items, or `(prompt, answer)` pairs; any iterable, read once.
+        items: Facts in any form that `from_pairs` reads. The pairs of a list are taken as they are. An iterator is read
+            once.
         threshold: τ, nats.
         floor: Noise baseline: two models that differ by noise only (two training seeds, or before and after
             fine-tuning on unrelated text). The first replaces `full`, the second `unlearned`, which gives the depth

@@ -86,12 +86,7 @@ def from_pairs(
     known = {f.name for f in fields(Benchmark)} - _FROM_THE_TABLE
     if unknown := sorted(options.keys() - known):
         raise InputError(f"unknown option {unknown[0]!r} of from_pairs; known are {', '.join(sorted(known))}")
-    where = str(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__}"
-    items = [
-        row if isinstance(row, QA) else _item(row, number, where, blank=not options.get("chat"))
-        for number, row in enumerate(_rows(source, where), start=1)
-    ]
-    check_unique_ids(items)
+    items = read_items(source, f"the {type(source).__name__}", chat=options.get("chat", False))
     whole = Benchmark(
         name=name,
         forget=tuple(q for q in items if q.group == "forget"),
@@ -101,6 +96,26 @@ def from_pairs(
         **{"refusals": REFUSALS, **options},
     )
     return whole.split(retain_split, split_seed)
+
+
+def read_items(source: Source, what: str, *, chat: Chat = False) -> tuple[QA, ...]:
+    """Read the items of a table of questions and answers, in the order of its rows.
+
+    Args:
+        source: Any source that `from_pairs` reads. A `QA` in it is kept; without an id, it gets that of its row.
+        what: Name of the source in error messages. A file has its own.
+        chat: If the chat template separates prompt and answer, answers get no leading space.
+
+    Raises:
+        InputError: If the source is no table, a row is wrong, or an id occurs twice.
+    """
+    where = str(source) if isinstance(source, (str, os.PathLike)) else what
+    items = tuple(
+        row if isinstance(row, QA) else _item(row, number, where, blank=not chat)
+        for number, row in enumerate(_rows(source, where), start=1)
+    )
+    check_unique_ids(items)
+    return items
 
 
 _FROM_THE_TABLE = {"name", "forget", "retain", "validation", "unseen", "general", "unknown"}
@@ -176,6 +191,8 @@ def _raw(source: Source, where: str) -> list[object]:
     if isinstance(source, (str, os.PathLike)):
         return list(raw_rows(Path(source)))
     if isinstance(source, Mapping):
+        if "answer" in source and {"prompt", "question"} & source.keys():
+            raise InputError(f"{where} holds columns, not {{prompt: answer}}; give rows, or a DataFrame of it")
         tables = [name for name, part in source.items() if hasattr(part, "column_names")]
         if tables:
             raise InputError(f"{where} has the tables {', '.join(tables)}; give one of them, e.g. data[{tables[0]!r}]")
@@ -185,14 +202,21 @@ def _raw(source: Source, where: str) -> list[object]:
     raise InputError(f"{where} is no table; give a file, a DataFrame, or a list of (prompt, answer)")
 
 
-def _as_text(row: object, where: str, number: int) -> object:
-    """Return a pair as a row, and the numbers of a row as text. A single alias is a list of one."""
+def _as_text(row: object, where: str, number: int) -> Row:
+    """Return a pair as a row, and the numbers of a row as text. A single alias is a list of one.
+
+    Raises:
+        InputError: If it is neither a pair nor a mapping.
+    """
     if isinstance(row, (tuple, list)):
         if len(row) != 2:
             raise InputError(f"{where}, row {number}: {row!r:.60} is no pair; give (prompt, answer), or a dict")
         row = {"prompt": row[0], "answer": row[1]}
     if not isinstance(row, Mapping):
-        return row
+        raise InputError(
+            f"{where}, row {number}: {row!r:.60} is no question with its answer; give (prompt, answer), a dict with "
+            "'prompt' and 'answer', or a QA"
+        )
     texts: Row = {}
     for name, value in row.items():
         kind = _EITHER[name].type if name in _EITHER else None

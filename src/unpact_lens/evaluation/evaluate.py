@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unpact_lens.data.as_facts import FactSource, as_benchmark
 from unpact_lens.data.benchmark import Benchmark, check_unique_ids
 from unpact_lens.data.splits import TRAINED, UNSEEN
 from unpact_lens.errors import InputError
@@ -71,7 +72,7 @@ class Measured:
 
 def evaluate(
     model: HookedModel,
-    bench: Benchmark,
+    bench: FactSource,
     metrics: Sequence[str] | None = None,
     *,
     before: HookedModel | Scores | None = None,
@@ -87,7 +88,7 @@ def evaluate(
 
     Args:
         model: Hooked model to score, e.g. an unlearned model.
-        bench: Benchmark that says what to ask and how.
+        bench: Benchmark that says what to ask and how, or facts in any form that `from_pairs` reads.
         metrics: Names from `metrics()`. If None, those that ask only the benchmark's questions and need nothing else.
             Fact-span match is always included: forgetting and destruction are defined by it.
         before: Original model, or its `Scores`; forgetting F and destruction D are relative to it. If the retain facts
@@ -105,6 +106,7 @@ def evaluate(
         InputError: If a metric is unknown or needs something that is not given, ids occur twice, or scores given for
             comparison are of another benchmark or lack a metric.
     """
+    bench = as_benchmark(bench)
     measured = Measured(_chosen(metrics), nli, judge, batch_tokens)
     measured.require_original(before)
     if measured.of("benchmark") and isinstance(reference, Scores):

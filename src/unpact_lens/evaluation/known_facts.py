@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from unpact_lens.data.as_facts import FactSource, as_benchmark
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError
@@ -16,7 +17,7 @@ from unpact_lens.stats.estimate import Rate
 
 
 def known_facts(
-    model: HookedModel, bench: Benchmark, *, minimum: int | None = None, batch_tokens: int | None = None
+    model: HookedModel, bench: FactSource, *, minimum: int | None = None, batch_tokens: int | None = None
 ) -> Benchmark:
     """Restrict each group of a benchmark to facts that a model gives under the plain prompt; its split stays.
 
@@ -25,7 +26,7 @@ def known_facts(
 
     Args:
         model: Original model.
-        bench: The benchmark.
+        bench: Benchmark, or facts in any form that `from_pairs` reads.
         minimum: Number of forget facts, and of retain facts, that must be known. If None, any number is accepted.
         batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
@@ -35,6 +36,7 @@ def known_facts(
     Raises:
         InputError: If fewer than `minimum` facts are known; the message counts them.
     """
+    bench = as_benchmark(bench)
     items = (*bench.forget, *bench.kept, *bench.general)
     right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
     known = {id(q) for q, r in zip(items, right, strict=True) if r}
@@ -63,12 +65,12 @@ def known_facts(
     return kept
 
 
-def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int | None = None) -> pd.DataFrame:
+def knowledge(model: HookedModel, bench: FactSource, *, batch_tokens: int | None = None) -> pd.DataFrame:
     """Count the facts of a benchmark that a model gives under the plain prompt, by group and relation.
 
     Args:
         model: Hooked model with a tokenizer.
-        bench: The benchmark.
+        bench: Benchmark, or facts in any form that `from_pairs` reads.
         batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
@@ -76,6 +78,7 @@ def knowledge(model: HookedModel, bench: Benchmark, *, batch_tokens: int | None 
         their share with its 95% CI (Wilson), and `guess`. `guess` is the share that the most common answer of that row
         would get right. If `share` is near `guess`, the model may guess.
     """
+    bench = as_benchmark(bench)
     items = (*bench.forget, *bench.kept, *bench.general)
     right = right_facts(model, items, bench=bench, batch_tokens=batch_tokens)
     frame = pd.DataFrame(

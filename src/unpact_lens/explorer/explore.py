@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
+from unpact_lens.data.as_facts import FactSource
 from unpact_lens.errors import InputError
-from unpact_lens.explorer.session import ExplorerSession, FactSource
+from unpact_lens.explorer.session import ExplorerSession
 from unpact_lens.explorer.widget import explorer_widget
 from unpact_lens.models.asking import AskingOptions
 from unpact_lens.models.hooked import HookedModel

@@ -12,8 +12,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from unpact_lens.comparison.model_pair import ModelPair
+from unpact_lens.data.as_facts import FactSource, as_benchmark
 from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.data.custom import Source, from_pairs
 from unpact_lens.display import one_line
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import prefill_for
@@ -22,8 +22,6 @@ from unpact_lens.explorer.snippets import Snippets
 from unpact_lens.models.asking import Asking, AskingOptions
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.ready import weights_version
-
-FactSource = Benchmark | Source
 
 LABELS = {"before": "original", "after": "unlearned", "control": "retrained"}
 """What each role is called in the page."""
@@ -238,9 +236,7 @@ class ExplorerSession:
 
 def _benchmark(facts: FactSource | None, asking: AskingOptions) -> Benchmark | None:
     """Return the facts as a benchmark; None if there are none to pick from."""
-    if facts is None or isinstance(facts, Benchmark):
-        return facts
-    return from_pairs(facts, name="facts", chat=asking.get("chat", False))
+    return None if facts is None else as_benchmark(facts, "facts", chat=asking.get("chat", False))
 
 
 def _names(models: Mapping[str, HookedModel]) -> dict[str, str]:

@@ -16,7 +16,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import Unpack
 
-from unpact_lens.data.benchmark import Benchmark, Corpus, check_unique_ids
+from unpact_lens.data.as_facts import FactSource, as_benchmark
+from unpact_lens.data.benchmark import Corpus, check_unique_ids
 from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError, NoEffectError
 from unpact_lens.evaluation.answers import with_room
@@ -46,7 +47,7 @@ from unpact_lens.recovery.result import (
 
 def recover(
     model: HookedModel,
-    bench: Benchmark,
+    bench: FactSource,
     *,
     before: HookedModel,
     control: HookedModel | None = None,
@@ -59,7 +60,8 @@ def recover(
 
     Args:
         model: Unlearned model. It is not changed.
-        bench: Benchmark. Its `unknown` facts stand in for a retrained model if there is none.
+        bench: Benchmark, or facts in any form that `from_pairs` reads. The `unknown` facts stand in for a retrained
+            model if there is none.
         before: Original model.
         control: Retrained model. None if there is none.
         progress: If True, show a progress bar on stderr.
@@ -77,7 +79,7 @@ def recover(
 
 
 def recovery_plan(
-    bench: Benchmark,
+    bench: FactSource,
     *,
     before: HookedModel,
     control: HookedModel | None = None,
@@ -88,8 +90,8 @@ def recovery_plan(
     """Fix every prompt of a recovery run, and ask the original model and the retrained model.
 
     Args:
-        bench: Benchmark. Its `unknown` facts that the original model gets wrong stand in for a retrained model if there
-            is none.
+        bench: Benchmark, or facts in any form that `from_pairs` reads. The `unknown` facts that the original model gets
+            wrong stand in for a retrained model if there is none.
         before: Original model.
         control: Retrained model. None if there is none.
         after: Unlearned model. It is needed with `key_tokens="after"`; the plan is then valid for that model only.
@@ -103,6 +105,7 @@ def recovery_plan(
         InputError: If a template, probe or hyperparameter is unknown, ids occur twice, there are no forget facts, or
             the unlearned model is needed and not given.
     """
+    bench = as_benchmark(bench)
     probing = checked(Probing(**options), bench)
     items = bench.forget
     if not items:
@@ -133,7 +136,7 @@ def recovery_plan(
 
 def with_probes(
     plan: RecoveryPlan,
-    bench: Benchmark,
+    bench: FactSource,
     probes: Sequence[str],
     *,
     before: HookedModel,
@@ -144,7 +147,7 @@ def with_probes(
 
     Args:
         plan: Plan with or without such probes. Probes that are prompts, e.g. `prefill`, are fixed in it and ignored.
-        bench: Benchmark from which the plan was made; its plain text may be trained on.
+        bench: Facts from which the plan was made; a benchmark's plain text may be trained on.
         probes: Names of the probes.
         before: Original model.
         control: Retrained model. None if there is none.
@@ -153,6 +156,7 @@ def with_probes(
     Raises:
         InputError: If a hyperparameter is unknown, or a probe would do nothing on a model.
     """
+    bench = as_benchmark(bench)
     items, names = plan.sheet.items, tuple(name for name in probes if not PROBES[name].compared)
     _check_probes(names, before, control)
     share, teaching = check_relearn(relearn or {}, before)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unpact_lens.data.as_facts import FactSource, as_facts
 from unpact_lens.data.benchmark import QA
 from unpact_lens.display import joined
 from unpact_lens.errors import InputError
@@ -67,10 +68,10 @@ class UnlearnedSequence(Result):
 
 def unlearn_sequence(
     model: HookedModel,
-    requests: Sequence[Sequence[QA]],
-    retain: Sequence[QA],
+    requests: Sequence[FactSource],
+    retain: FactSource,
     *,
-    unseen: Sequence[QA] = (),
+    unseen: FactSource = (),
     method: str = "npo_gdr",
     checkpoint: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -79,9 +80,9 @@ def unlearn_sequence(
 
     Args:
         model: Hooked causal model; it is not changed.
-        requests: Forget sets, in order.
-        retain: Questions to keep throughout; a retain term trains on them.
-        unseen: Questions to keep that no training sees, e.g. `bench.unseen`; D is measured on them.
+        requests: Forget sets, in order, each in any form that `from_pairs` reads.
+        retain: Facts to keep throughout, in the same forms; a retain term trains on them.
+        unseen: Facts to keep that no training sees, e.g. `bench.unseen`; D is measured on them.
         method: Name of a method, see `methods()`; `"o3"` keeps an adapter for each request.
         checkpoint: Directory for the states of the runs, one directory for each request in it. If the call was killed,
             the same call resumes it and ends with the same weights.
@@ -104,14 +105,18 @@ def unlearn_sequence(
         )
     shared = {k: v for k, v in options.items() if k not in _CALL}
     settings, _ = split(shared, default_settings(chosen, trained_model(model, shared), shared), chosen.options)
-    known = [FactsKnown(model, items, settings) for items in requests]
-    kept = [FactsKnown(model, items, settings) if items else None for items in (unseen, retain)]
+    parts = [as_facts(items, f"requests[{k}]", chat=settings.chat) for k, items in enumerate(requests)]
+    given, held_out = (
+        as_facts(items, what, chat=settings.chat) for what, items in (("retain", retain), ("unseen", unseen))
+    )
+    known = [FactsKnown(model, items, settings) for items in parts]
+    kept = [FactsKnown(model, items, settings) if items else None for items in (held_out, given)]
     runs: list[Unlearned] = []
     forgotten, destroyed = [], []
-    for k, items in enumerate(requests):
+    for k, items in enumerate(parts):
         state = None if checkpoint is None else Path(checkpoint) / f"request-{k}"
         start = runs[-1].model if runs else model
-        runs.append(unlearn(start, items, retain, method=method, checkpoint=state, **options))
+        runs.append(unlearn(start, items, given, method=method, checkpoint=state, **options))
         forgotten.append([1 - score(runs[-1].model) for score in known])
         destroyed.append([float("nan") if score is None else 1 - score(runs[-1].model) for score in kept])
     lost = torch.tensor(destroyed)  # [after, part]

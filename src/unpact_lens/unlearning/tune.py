@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from unpact_lens.data.as_facts import FactSource, as_benchmark
 from unpact_lens.data.benchmark import Benchmark
 from unpact_lens.data.splits import RetainSplit
 from unpact_lens.display import joined
@@ -80,7 +81,7 @@ def _rank(trial: Mapping[str, Any]) -> tuple[bool, float]:
 def tune(
     method: str,
     model: HookedModel,
-    bench: Benchmark,
+    bench: FactSource,
     *,
     budget: int = 20,
     level: float = 0.05,
@@ -95,7 +96,8 @@ def tune(
     Args:
         method: Name of a method, see `methods()`.
         model: Hooked causal model; it is not changed.
-        bench: Forget and retain set. Its `validation` facts are scored; its unseen facts are not touched.
+        bench: Forget and retain set: a benchmark, or facts in any form that `from_pairs` reads. The `validation` facts
+            are scored; unseen facts are not touched.
         budget: Number of runs.
         level: Share of forget facts still known at which a run stops.
         objective: Function of a run to a number to minimise. Default: the share of validation facts that was destroyed.
@@ -119,6 +121,7 @@ def tune(
         import optuna
     except ImportError:
         raise InputError('tune() needs Optuna; install it with: pip install "unpact-lens[tune]"') from None
+    bench = as_benchmark(bench, chat=fixed.get("chat", False))
     if budget < 1:
         raise InputError(f"budget={budget}; give a positive number of runs")
     chosen = find(method)

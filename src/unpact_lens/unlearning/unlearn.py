@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 
+from unpact_lens.data.as_facts import FactSource, as_facts, as_source
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
+from unpact_lens.data.chat import Chat
+from unpact_lens.data.custom import from_pairs
+from unpact_lens.data.splits import KEPT
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking
 from unpact_lens.models.checkpoint import clone, model_hash
@@ -45,15 +49,15 @@ from unpact_lens.unlearning.watched import Watched
 
 def unlearn(
     model: HookedModel,
-    forget: Source | Benchmark,
-    retain: Source | None = None,
+    forget: FactSource | Corpus,
+    retain: FactSource | Corpus | None = None,
     *,
     method: str = "npo_gdr",
     seed: int = 0,
     stop_at: StopRule | float | None = None,
     forget_score: Score | None = None,
     retain_score: Score | None = None,
-    track: Sequence[QA] = (),
+    track: FactSource = (),
     track_every: int = 10,
     on_check: OnCheck | None = None,
     keep: str = "last",
@@ -69,11 +73,12 @@ def unlearn(
 
     Args:
         model: Hooked causal model; it is not changed.
-        forget: Questions, raw text, or a benchmark, which also gives the retain set, chat template and prefill. Of a
-            benchmark with `unlearn_from="corpus"` (MUSE, WMDP) its corpora are unlearned and kept, and its questions
-            only decide when to stop.
-        retain: Questions or raw text to keep. Methods without a retain term, or with self-rehearsal, use it for a
-            retain floor only.
+        forget: Facts in any form that `from_pairs` reads (a list of `(prompt, answer)` or `QA`, a DataFrame, a file),
+            raw text (`Corpus`), or a benchmark, which also gives the retain set, chat template and prefill. A table
+            with facts of the group `"retain"` is read as a benchmark. Of a benchmark with `unlearn_from="corpus"`
+            (MUSE, WMDP) its corpora are unlearned and kept, and its questions only decide when to stop.
+        retain: Facts to keep in the same forms, every row of them, or raw text. Methods without a retain term, or with
+            self-rehearsal, use it for a retain floor only.
         method: Name of a method, see `methods()`. With `lora_` before it, low-rank adapters of rank 8 are trained.
         seed: Random seed of the data order and of all else that is random, a whole number of at least 0. On one CPU,
             equal seeds give bitwise equal weights.
@@ -111,9 +116,11 @@ def unlearn(
     seed = whole("seed", seed, 0)
     track_every, checkpoint_every = whole("track_every", track_every, 1), whole("checkpoint_every", checkpoint_every, 1)
     rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
-    watched = Watched(rule, forget_score, retain_score, tuple(track), track_every, keep)
+    chat = settings.get("chat", False)
+    watched = Watched(rule, forget_score, retain_score, as_facts(track, "track", chat=chat), track_every, keep)
     require_steps(chosen, on_check, keep)
-    data = sources(forget, retain)
+    forget = to_forget(forget, chat)
+    data = sources(forget, None if retain is None else as_source(retain, "retain", chat=chat))
     if isinstance(forget, Benchmark):
         settings = {**asked_as(forget, chosen), **settings}
     defaults = default_settings(chosen, trained_model(model, settings), settings)
@@ -197,6 +204,27 @@ class Sources:
     retain: Source | None
     facts: tuple[QA, ...]
     kept: tuple[QA, ...]
+
+
+def to_forget(source: FactSource | Corpus, chat: Chat) -> Source | Benchmark:
+    """Return what is to be forgotten: a benchmark, raw text, or questions.
+
+    Args:
+        source: The caller's argument. A table with facts to keep becomes a benchmark. In a list of `QA`, all are to be
+            forgotten.
+        chat: The caller's chat template, which decides how the answers of a table are read.
+
+    Raises:
+        InputError: If it holds no facts, or a row is wrong.
+    """
+    if isinstance(source, Benchmark):
+        return source
+    given = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else source
+    found = as_source(given, "forget", chat=chat)
+    written = isinstance(given, list) and all(isinstance(row, QA) for row in given)
+    if isinstance(found, Corpus) or written or not any(q.group in KEPT for q in found):
+        return found
+    return from_pairs(found, name="facts", chat=chat)
 
 
 def sources(forget: Source | Benchmark, retain: Source | None) -> Sources:
