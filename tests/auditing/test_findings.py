@@ -122,6 +122,23 @@ def test_costs_grow_with_budget_facts_and_models():
     assert fewer < totals[0]
 
 
+def test_costs_count_facts_that_stand_in_for_a_retrained_model_and_the_models_still_to_load():
+    speed = Speed(answer=0.1, token=0.002, parameters=10**8, tokens=20.0)
+    counts = {"forget": 24, "retain": 0, "unseen": 24}
+
+    def parts(**more):
+        loading = more.pop("loading", 0.0)
+        return planned_costs(BUDGETS["quick"], speed, counts | more, 2, 6, loading).set_index("part").seconds
+
+    plain, unknown, text = parts(), parts(unknown=24), parts(text=500)
+    prompts = "emphasis and prompts"
+    # Six prompts of each unknown fact are asked of the original model, and its key words are found: 20²/2 tokens.
+    assert unknown[prompts] - plain[prompts] == pytest.approx(24 * (6 * 0.1 + 200 * 0.002))
+    assert text["answers"] - plain["answers"] == pytest.approx(2 * 500 * 0.002)
+    assert parts(loading=7.0)["loading"] == 7.0
+    assert "loading" not in plain
+
+
 def test_an_unknown_budget_is_named():
     with pytest.raises(InputError, match="budget='quik'; did you mean 'quick'"):
         budget_named("quik")

@@ -5,10 +5,12 @@ import inspect
 import pytest
 
 import unpact_lens as ul
-from tests.models.families import hf_model, save, tokenizer
+from tests.models.families import UNCOMMON, hf_model, save, tokenizer, uncommon_hf_model
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, lens_version
 from unpact_lens.models.checkpoint import save_model
+from unpact_lens.models.convert import to_bridge
+from unpact_lens.models.decoding import cache_difference
 from unpact_lens.models.lens_version import DEFAULT_WRAP, HAS_HOOKED, LENS_VERSION, require_hooked
 
 
@@ -17,6 +19,18 @@ def test_the_default_wrap_is_the_one_that_this_version_has():
     assert inspect.signature(ul.load_model).parameters["wrap"].default == DEFAULT_WRAP
     assert hooked.is_bridge(ul.load_model("builtin")) != HAS_HOOKED
     assert hooked.is_bridge(ul.load_model(hf_model("llama"), tokenizer=tokenizer())) != HAS_HOOKED
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "qwen2", "pythia", "mixtral", "bloom"])
+def test_a_cache_is_found_by_the_name_that_newer_transformers_give_it(family):
+    bridge = to_bridge(uncommon_hf_model(family) if family in UNCOMMON else hf_model(family), tokenizer())
+
+    def as_since_5_24(module, args, kwargs):
+        return args, {"cache" if name in ("past_key_values", "layer_past") else name: v for name, v in kwargs.items()}
+
+    for block in bridge.blocks:
+        block.attn.register_forward_pre_hook(as_since_5_24, with_kwargs=True, prepend=True)
+    assert cache_difference(bridge) is not None
 
 
 def test_a_hooked_wrap_names_the_version_that_has_it(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import answers_kept_in
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import EPSILON, LABELS, Verdict, verdict
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, document_ids
 from unpact_lens.progress import step_bar
 from unpact_lens.results import versions
 from unpact_lens.source_hash import source_hash
@@ -325,14 +325,20 @@ def show_costs(run: AuditRun, asked: Asked) -> None:
     model = run.one(role)
     speed = measure_speed(model, run.bench, run.bench.forget, asked.batch_tokens)
     counts = {g: len(getattr(run.bench, g)) for g in ("forget", "retain", "unseen")}
-    costs = planned_costs(run.budget, speed, counts, len(run.models.given), 2 * len(run.budget.templates) + 4)
+    counts["unknown"] = 0 if CONTROL in run.models else len(run.bench.unknown)
+    texts = run.bench.plain_text.texts if run.bench.plain_text is not None else ()
+    counts["text"] = sum(len(document_ids(model, text, "plain text")[1]) for text in texts)
+    others = [m for r, m in run.models.given.items() if r != role and m.endpoint is None and not m.loaded]
+    loading = run.models[role].seconds * len(others)
+    rows = 2 * len(run.budget.templates) + 4
+    costs = planned_costs(run.budget, speed, counts, len(run.models.given), rows, loading)
     total = float(costs["seconds"].sum())
     run.seconds["estimated"] = total
     if asked.progress:
         listed = "\n".join(f"  {r['part']:<22} {_minutes(r['seconds'])}" for r in costs.to_dict("records"))
         title = (
-            f"budget {run.budget.name}: about {_minutes(total)} at the measured speed, beside loading and the report; "
-            "finished parts are read again"
+            f"budget {run.budget.name}: about {_minutes(total)} at the measured speed, beside the report; finished parts "
+            "are read again"
         )
         print(f"{title}\n{listed}", file=sys.stderr, flush=True)
 

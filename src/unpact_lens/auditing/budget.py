@@ -158,28 +158,34 @@ def _training(speed: Speed) -> float:
     return STEPS * 16 * speed.tokens * speed.token * 3
 
 
-def planned_costs(budget: Budget, speed: Speed, counts: Mapping[str, int], models: int, rows: int) -> pd.DataFrame:
+def planned_costs(
+    budget: Budget, speed: Speed, counts: Mapping[str, int], models: int, rows: int, loading: float = 0.0
+) -> pd.DataFrame:
     """Estimate what each part of an audit costs.
 
     Args:
         budget: Budget of the audit.
         speed: Measured speed of the unlearned model.
-        counts: Number of facts that are asked, by group: `forget`, `retain` and `unseen`.
+        counts: Number of facts that are asked, by group: `forget`, `retain`, `unseen`, and `unknown` if facts that
+            nobody knows stand in for a retrained model; `text` is the number of tokens of plain text.
         models: Number of models that are given.
         rows: Number of prompt rows of the recovery plan.
+        loading: Seconds for loading and testing the models that are not loaded yet.
 
     Returns:
         One row for each part with `part` and `seconds`, in the order in which they run.
     """
-    forget = counts["forget"]
+    forget, unknown = counts["forget"], counts.get("unknown", 0)
+    known = sum(counts.get(group, 0) for group in ("forget", "retain", "unseen"))
     pass_of_fact = speed.tokens * speed.token
     loo = speed.tokens**2 / 2 * speed.token
     parts = {
-        "answers": sum(counts.values()) * models * (speed.answer + pass_of_fact),
-        "emphasis and prompts": rows * forget * models * speed.answer + forget * loo,
+        "loading": loading,
+        "answers": models * (known * (speed.answer + pass_of_fact) + counts.get("text", 0) * speed.token),
+        "emphasis and prompts": rows * (forget * models + unknown) * speed.answer + (forget + unknown) * loo,
         **{p: probe_cost(p, speed, forget, models) for p in budget.probes if not PROBES[p].compared},
-        "contributions": 2 * budget.contributions * loo,
-        "exact diffs": budget.diffs * 8 * pass_of_fact,
+        "contributions": 4 * budget.contributions * loo,
+        "exact diffs": budget.diffs * 40 * pass_of_fact,
         "depth": budget.depth * 60 * pass_of_fact if models == 3 else 0.0,
         "grafts": budget.grafts * 40 * pass_of_fact if models > 1 else 0.0,
     }

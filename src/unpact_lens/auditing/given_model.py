@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -68,6 +69,7 @@ class GivenModel:
         wrap: `"hooked"`, `"bridge"` or `"auto"`, as in `load_model`.
         device: Device of the model. If None, CUDA if available.
         dtype: Dtype of the weights. If None, fp32.
+        seconds: Wall time of the last load, with its self-test.
 
     Raises:
         InputError: If there is no such model. A local path and a hub id are checked before anything is loaded.
@@ -78,6 +80,7 @@ class GivenModel:
     wrap: str = "auto"
     device: str | None = None
     dtype: torch.dtype | None = None
+    seconds: float = 0.0
     _model: HookedModel | None = field(default=None, repr=False)
     _origin: Origin | None = field(default=None, repr=False)
 
@@ -128,7 +131,9 @@ class GivenModel:
             InputError: If it cannot be loaded, or is an endpoint.
         """
         if self._model is None:
+            started = time.monotonic()
             self._model = self._loaded()
+            self.seconds = time.monotonic() - started
         return self._model
 
     def _loaded(self) -> HookedModel:

@@ -28,7 +28,7 @@ from transformers import (
 
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
-from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
+from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, accept_cache, require_hooked
 from unpact_lens.models.ready import check_sound
 from unpact_lens.models.tied_embedding import shares_embedding
 from unpact_lens.models.weight_layout import lay_out
@@ -217,6 +217,7 @@ def to_bridge(
         bridge.original_model.get_output_embeddings().bias.requires_grad_(False)
     for fused in fused_weights(bridge):
         fused.weight.requires_grad_(False)
+    accept_cache(bridge)
     bridge.tied_embeddings = tied
     bridge.cfg.d_vocab = model.get_input_embeddings().weight.shape[0]
     limit = _length_of_one_rule(model.config)

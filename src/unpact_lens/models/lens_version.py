@@ -1,6 +1,6 @@
-"""Import what only some versions of TransformerLens have; no other file asks for the version.
+"""Import what only some versions of TransformerLens have, and bring it together with newer versions of transformers.
 
-TransformerLens 4.0 removed `HookedTransformer`, its configuration, its components and its weight conversions. There,
+No other file asks for the version. TransformerLens 4.0 removed `HookedTransformer`, its configuration, its components and its weight conversions. There,
 every model is a `TransformerBridge`, and the names below are stand-ins that refuse to be used.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
 from unpact_lens.errors import InputError
 
@@ -54,6 +56,28 @@ def check_hook_is_on(bridge: Any, name: str, point: Any, function: Callable[...,
         bridge.check_hooks_to_add(point.name or name)
     else:
         bridge.check_hooks_to_add(point, name, function)
+
+
+def accept_cache(bridge: Any) -> None:
+    """Let the attention of a bridge find the KV cache by the name that transformers gives it.
+
+    Since transformers 5.24 a block hands the cache to its attention as `cache`. TransformerLens 3.9 and 4.3 look for
+    `past_key_values`, and without it nothing would be cached: each generated token would see itself alone.
+
+    Args:
+        bridge: A `TransformerBridge`. Attention that runs the code of transformers is left as it is.
+    """
+    for module in bridge.modules():
+        if isinstance(module, AttentionBridge) and type(module).forward is not AttentionBridge.forward:
+            module.register_forward_pre_hook(_renamed_cache, with_kwargs=True)
+
+
+def _renamed_cache(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Rename the argument `cache` to `past_key_values`."""
+    if "cache" in kwargs:
+        kwargs = {**kwargs, "past_key_values": kwargs["cache"]}
+        del kwargs["cache"]
+    return args, kwargs
 
 
 if TYPE_CHECKING or HAS_HOOKED:
