@@ -94,7 +94,7 @@ _TYPES_AT: dict[str, str] = {
         "stats.estimate": "Contrast Difference MeanRate PlainEstimate Rate",
         "study": "Cell Dilemma Study",
         "study.workspace": "Contributions",
-        "unlearning": "Ensemble Gated History Settings StopRule Tuning Unlearned UnlearnedSequence",
+        "unlearning": "Ensemble Gated History Settings StopRule Trial Tuning Unlearned UnlearnedSequence",
     }.items()
     for name in names.split()
 }

@@ -61,6 +61,23 @@ def test_tune_searches_the_ranges_and_saves_the_trials(unpact, tmp_path):
     assert ul.load(tmp_path / "t").best.keys() == {"lr", "steps"}
 
 
+def test_unlearn_searches_its_settings(unpact, own, tmp_path):
+    call = ("unlearn", "--method", "ga", "--benchmark", "pairs", "--data", own, "--out", str(tmp_path / "ga"))
+    status, text, err = unpact(*call, "--auto", "--set", "steps=20", "--no-score", "--json")
+    assert status == 0, err
+    said = json.loads(text)
+    trials = said["search"]
+    assert {t["steps"] for t in trials} == {20}
+    assert said["chosen"].startswith(f"lr={min(trials, key=lambda t: t['lost'] or 2)['lr']:.4g}, 20 steps, F = 1.00")
+    assert "searching the settings of ga: at most 5 runs" in err
+
+
+def test_unlearn_refuses_a_search_of_a_method_without_a_rate_before_it_loads_the_model(unpact, tmp_path):
+    status, _, err = unpact("unlearn", "--method", "memit", "--model", "gpt5", "--out", str(tmp_path / "x"), "--auto")
+    assert status == 2
+    assert "'memit' forms its result otherwise" in err
+
+
 def test_unlearn_sequence_reports_each_request(unpact, tmp_path):
     settings = ("--set", "lr=1e-3", "--set", "steps=1", "--set", "max_new_tokens=8")
     arguments = ("unlearn-sequence", "--method", "ga", "--requests", "2", "--out", str(tmp_path / "s"), *settings)
@@ -214,7 +231,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command-line.md"
 
 def test_the_page_shows_commands_that_exist():
     lines = [line for line in PAGE.read_text().split("```sh")[1].split("```")[0].splitlines() if line]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         verb, *arguments = shlex.split(line, comments=True)[1:]
         assert COMMANDS[verb].make_context(verb, arguments).params  # parses every option

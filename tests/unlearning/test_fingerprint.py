@@ -143,7 +143,7 @@ def test_inputs_of_a_run_are_changed_completely():
     import inspect
 
     arguments = set(inspect.signature(unlearn).parameters)
-    kept_out = {"checkpoint", "checkpoint_every", "progress", "settings", "on_check"}
+    kept_out = {"checkpoint", "checkpoint_every", "progress", "settings", "hyperparameters", "on_check"}
     changed = {k for change in CHANGES.values() for k in change}
     assert arguments - kept_out <= changed | {"model"}
 

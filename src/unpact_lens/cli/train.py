@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,10 @@ def unlearn(
     stop_at: StopAt = None,
     seed: Seed = 0,
     settings: Set = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Search lr (and steps) first, for about two minutes; what --set gives is fixed."),
+    ] = False,
     chat: Chat = None,
     prefill: Prefill = None,
     max_new_tokens: MaxNewTokens = None,
@@ -83,13 +88,14 @@ def unlearn(
 
     outputs = Outputs(out, html, png, checkpoint)
     hyperparameters = read_settings(settings, of=ul.unlearn, also="keep")
-    check_method(method)
+    searched = "auto" if auto else None
+    check_method(method, searched, hyperparameters)
     with interruptible(lambda: kept_checkpoint(checkpoint, checkpoint_every)):
         bench = load_benchmark(benchmark, data, asking(chat, prefill, max_new_tokens))
         original = load(model)
         result = ul.unlearn(
             original, bench, method=method, seed=seed, stop_at=stop_at, checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every, **hyperparameters,
+            checkpoint_every=checkpoint_every, settings=searched, **hyperparameters,
         )  # fmt: skip
     outputs.keep(result)
     scores = None
@@ -106,15 +112,21 @@ def unlearn(
     print_line(f"next: {following}", style="bold")
 
 
-def check_method(name: str) -> None:
-    """Refuse an unknown method before any model is loaded.
+def check_method(name: str, searched: str | None = None, given: Collection[str] = ()) -> None:
+    """Refuse an unknown method, or one that cannot be searched, before any model is loaded.
+
+    Args:
+        name: Name of the method.
+        searched: Argument `settings` of `unlearn`.
+        given: Names of the hyperparameters that are given.
 
     Raises:
-        InputError: If there is no such method.
+        InputError: If there is no such method, or its hyperparameters cannot be searched.
     """
+    from unpact_lens.unlearning.auto_settings import check_auto
     from unpact_lens.unlearning.registry import find
 
-    find(name)
+    check_auto(searched, find(name), given)
 
 
 def measured(result: Unlearned, original: HookedModel, bench: Benchmark) -> Scores | None:
@@ -136,6 +148,9 @@ def summary(result: Unlearned, scores: Scores | None) -> dict[str, object]:
     said: dict[str, object] = {"method": result.method, "seed": result.seed, "steps": steps, "stopped": result.stopped}
     if result.kept is not None:
         said["kept"] = result.kept
+    if result.search:
+        said["search"] = [asdict(trial) for trial in result.search]
+        said["chosen"] = str(min(result.search, key=lambda trial: trial.rank))
     search = f"search them with `unpact tune --method {result.method}`"
     warnings = [warning.replace("use tune()", search) for warning in result.warnings]
     if scores is not None:
@@ -177,6 +192,8 @@ def print_summary(said: dict[str, object], title: str) -> None:
     """Print the summary of a run, one line for each thing."""
     kept = f"; step {said['kept']} is kept, the best check" if "kept" in said else ""
     print_line(f"{title}: {said['steps']} steps, {said['stopped']}{kept}", style="bold")
+    if "chosen" in said:
+        print_line(f"  settings found by --auto: {said['chosen']}")
     for name, meaning in (
         ("F", "forget facts forgotten"),
         ("D", "unseen retain facts destroyed"),

@@ -13,7 +13,7 @@ from unpact_lens.unlearning.methods.offset import offset
 from unpact_lens.unlearning.methods.whp_inference import whp
 from unpact_lens.unlearning.option import Number, OneOf, Option
 from unpact_lens.unlearning.registry import METHODS, Method
-from unpact_lens.unlearning.result import History, Unlearned
+from unpact_lens.unlearning.result import History, Trial, Unlearned
 from unpact_lens.unlearning.self_rehearsal import self_rehearsal
 from unpact_lens.unlearning.sequential import UnlearnedSequence, unlearn_sequence
 from unpact_lens.unlearning.tune import Tuning, tune
@@ -30,6 +30,7 @@ __all__ = [
     "OneOf",
     "Option",
     "StopRule",
+    "Trial",
     "Tuning",
     "Unlearned",
     "UnlearnedSequence",

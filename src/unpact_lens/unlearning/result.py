@@ -15,7 +15,7 @@ from unpact_lens.comparison.focus import focus
 from unpact_lens.display import joined
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import Result
+from unpact_lens.results import Result, storable
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,47 @@ class History(Result):
         return pd.concat(looks, ignore_index=True)[["step", "measure", "mean", "low", "high", "n", "about"]]
 
 
+@storable
+@dataclass(frozen=True)
+class Trial:
+    """Hold one run of a search with `settings="auto"`.
+
+    Attributes:
+        lr: Learning rate.
+        steps: Largest number of steps.
+        forgotten: F at its end.
+        reached: Whether it reached the forget level.
+        lost: Share of the facts to keep that it lost. None if the level was missed, or without such facts.
+        scored: Name of these facts. None without such facts.
+        steps_run: Number of steps made.
+        stopped: Reason why it ended.
+    """
+
+    lr: float
+    steps: int
+    forgotten: float
+    reached: bool
+    lost: float | None
+    scored: str | None
+    steps_run: int
+    stopped: str
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Return the sort key: fewest facts lost first; trials that miss the level come last, by their F."""
+        return not self.reached, (self.lost or 0.0) if self.reached else -self.forgotten
+
+    def __str__(self) -> str:
+        """Describe the trial in a few words.
+
+        >>> str(Trial(1e-4, 60, 1.0, True, 0.25, "validation facts", 20, "forget level reached"))
+        'lr=0.0001, 60 steps, F = 1.00, 0.25 of the validation facts lost'
+        """
+        lost = "" if self.lost is None else f", {self.lost:.2f} of the {self.scored} lost"
+        missed = "" if self.reached else ", which misses the level"
+        return f"lr={self.lr:.4g}, {self.steps} steps, F = {self.forgotten:.2f}{missed}{lost}"
+
+
 @dataclass(frozen=True, eq=False)
 class Unlearned(Result):
     """Hold an unlearned model. The original model is untouched.
@@ -98,6 +139,7 @@ class Unlearned(Result):
         warnings: What went wrong, a sentence each: F is about 0 or misses the level asked for, or training diverged.
         kept: Step whose weights the model has, where `keep="best"` went back to an earlier check. None if it has those
             at the end of training.
+        search: Trials of `settings="auto"`, in the order run. Empty without a search.
     """
 
     figure: ClassVar[str | None] = "unlearning:history"
@@ -115,6 +157,7 @@ class Unlearned(Result):
     forgotten: float | None = None
     warnings: tuple[str, ...] = ()
     kept: int | None = None
+    search: tuple[Trial, ...] = ()
 
     def __repr__(self) -> str:
         """Show method, F and steps, or the first warning, in one line of at most 100 characters."""

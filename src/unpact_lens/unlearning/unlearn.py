@@ -7,7 +7,9 @@ method out, by `train_copy` unless the method does it in its own way.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,19 +29,20 @@ from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
 from unpact_lens.results import versions
+from unpact_lens.unlearning.auto_settings import FACTORS, AutoSearch, check_auto, rule_of_search, searched
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.bounds import part_masks
 from unpact_lens.unlearning.check import OnCheck
 from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
 from unpact_lens.unlearning.dataset import Source, check_overlap, draw_order, examples, owners
-from unpact_lens.unlearning.early_stopping import Score, StopRule
+from unpact_lens.unlearning.early_stopping import FactsKnown, Score, StopRule
 from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.examine import Asked, examine
 from unpact_lens.unlearning.job import Job, Plan, copy_to_train, train_copy
 from unpact_lens.unlearning.option import whole
 from unpact_lens.unlearning.reference_cache import REFERENCES, Store
 from unpact_lens.unlearning.registry import METHODS, Method, cannot_adapt, default_settings, find
-from unpact_lens.unlearning.result import History, Unlearned
+from unpact_lens.unlearning.result import History, Trial, Unlearned
 from unpact_lens.unlearning.self_rehearsal import REHEARSAL, self_rehearsal
 from unpact_lens.unlearning.settings import Settings, split
 from unpact_lens.unlearning.trainable import trainable
@@ -64,7 +67,8 @@ def unlearn(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 50,
     progress: bool = True,
-    **settings: Any,
+    settings: str | None = None,
+    **hyperparameters: Any,
 ) -> Unlearned:
     """Make a copy of the model forget.
 
@@ -100,7 +104,11 @@ def unlearn(
             the same call resumes it and ends with the same weights.
         checkpoint_every: Number of steps between two states.
         progress: Show a progress bar on stderr, where that is a terminal.
-        **settings: Hyperparameters, those of `Settings` or of the method. Numbers may be text, e.g. `lr="1e-5"`.
+        settings: `"auto"` searches the learning rate, and the number of steps if no rate is enough, for about two
+            minutes; hyperparameters that are given are fixed. Runs stop at `stop_at`, or where F is at least 0.9. Of
+            the rates that reach it, the one that loses the fewest validation facts of the benchmark is used (without
+            any, the fewest facts of the retain set). The result has all trials (`search`).
+        **hyperparameters: Hyperparameters, those of `Settings` or of the method. Numbers may be text, e.g. `lr="1e-5"`.
             Defaults were searched on `builtin`; the default `lr` follows the model's size (`default_settings`).
 
     Returns:
@@ -109,24 +117,37 @@ def unlearn(
     Raises:
         InputError: If the method or a hyperparameter is unknown or not accepted, the forget set is empty, a needed
             retain set is missing, the forget set is part of the retain set, an example is longer than the context, a
-            module does not exist, the checkpoint is of another run, `on_check` or `keep="best"` is given and the method
-            does not train step by step, or the method changed nothing.
+            module does not exist, the checkpoint is of another run, `on_check`, `keep="best"` or `settings="auto"` is
+            given and the method does not train step by step, or the method changed nothing.
     """
     chosen = find(method)
     seed = whole("seed", seed, 0)
     track_every, checkpoint_every = whole("track_every", track_every, 1), whole("checkpoint_every", checkpoint_every, 1)
     rule = stop_at if isinstance(stop_at, StopRule) else StopRule(forget=stop_at)
-    chat = settings.get("chat", False)
+    check_auto(settings, chosen, hyperparameters)
+    rule = rule if settings is None else rule_of_search(rule)
+    chat = hyperparameters.get("chat", False)
     watched = Watched(rule, forget_score, retain_score, as_facts(track, "track", chat=chat), track_every, keep)
     require_steps(chosen, on_check, keep)
     forget = to_forget(forget, chat)
-    data = sources(forget, None if retain is None else as_source(retain, "retain", chat=chat))
-    if isinstance(forget, Benchmark):
-        settings = {**asked_as(forget, chosen), **settings}
-    defaults = default_settings(chosen, trained_model(model, settings), settings)
-    config, options = split(settings, defaults, chosen.options)
-    request = Request(chosen, model, data.forget, data.retain, config, options, seed)
+    retain = None if retain is None else as_source(retain, "retain", chat=chat)
+    data = sources(forget, retain)
+    given = {**asked_as(forget, chosen), **hyperparameters} if isinstance(forget, Benchmark) else hyperparameters
+    config, options = split(given, default_settings(chosen, trained_model(model, given), given), chosen.options)
     folder = None if checkpoint is None else Path(checkpoint)
+    trials: tuple[Trial, ...] = ()
+    if settings is not None:
+        trial = functools.partial(
+            unlearn, model, forget, retain, method=method, seed=seed, stop_at=rule, forget_score=forget_score,
+            retain_score=retain_score, keep=keep, progress=False, **hyperparameters,
+        )  # fmt: skip
+        search = auto_search(model, data, config, watched, trial, shown=progress)
+        facts = {"method": method, "seed": seed, "model": model, "data": data, "watched": watched, "given": given}
+        picked, trials = searched(
+            search, folder, "" if folder is None else fingerprint({**facts, "versions": versions()})
+        )
+        config = dataclasses.replace(config, lr=picked.lr, steps=picked.steps)
+    request = Request(chosen, model, data.forget, data.retain, config, options, seed)
 
     before = model_hash(model)
     inputs: dict[str, Any] = {"settings": config, "options": dict(options)} if folder is not None else {}
@@ -169,6 +190,47 @@ def unlearn(
         forgotten=forgotten,
         warnings=warnings,
         kept=run.kept,
+        search=trials,
+    )
+
+
+def auto_search(
+    model: HookedModel,
+    data: Sources,
+    config: Settings,
+    watched: Watched,
+    trial: functools.partial[Unlearned],
+    *,
+    shown: bool,
+) -> AutoSearch:
+    """Return the search of `settings="auto"`: its rates, and the facts to keep that choose among them.
+
+    Args:
+        model: Original model.
+        data: Data of the run.
+        config: Hyperparameters, where those that are searched have their defaults.
+        watched: Stop rule and the caller's scores.
+        trial: Function that unlearns with further hyperparameters.
+        shown: Whether the search says on stderr what it does.
+
+    Raises:
+        InputError: If there is nothing to measure F on.
+    """
+    if not data.facts and watched.forget_score is None:
+        raise InputError("settings='auto' measures F, and there are no questions to score; give forget_score=")
+    kept, scored = watched.retain_score, "facts that retain_score= counts"
+    if kept is None and data.kept:
+        with contextlib.suppress(InputError):  # None of them is known.
+            kept, scored = FactsKnown(model, data.kept, config), "validation facts" if data.held_out else "retain facts"
+    given = trial.keywords
+    return AutoSearch(
+        method=given["method"],
+        run=trial,
+        rates=(config.lr,) if "lr" in given else tuple(config.lr * factor for factor in FACTORS),
+        more_steps=not {"steps", "epochs"} & given.keys(),
+        lost=None if kept is None else lambda after: 1 - kept(after),
+        scored=None if kept is None else scored,
+        shown=shown,
     )
 
 
@@ -198,12 +260,14 @@ class Sources:
         retain: Data to keep, or None.
         facts: Questions on what is to be forgotten, which decide when to stop. Empty where there are none.
         kept: The same for what is to be kept: those that a retain floor watches.
+        held_out: Whether these are validation facts, which no method trains on.
     """
 
     forget: Source
     retain: Source | None
     facts: tuple[QA, ...]
     kept: tuple[QA, ...]
+    held_out: bool = False
 
 
 def to_forget(source: FactSource | Corpus, chat: Chat) -> Source | Benchmark:
@@ -240,7 +304,8 @@ def sources(forget: Source | Benchmark, retain: Source | None) -> Sources:
         kept = bench.retain if retain is None else retain
         # A floor on facts that are trained on would never be reached.
         watched = bench.validation or kept if retain is None else kept
-        return Sources(bench.forget, kept, questions(bench.forget), questions(watched))
+        held_out = retain is None and bool(bench.validation)
+        return Sources(bench.forget, kept, questions(bench.forget), questions(watched), held_out)
     if bench.forget_corpus is None:
         raise InputError(
             f"benchmark {bench.name!r} is unlearned from its corpus, which is not loaded; give load_benchmark() path= "
@@ -249,6 +314,7 @@ def sources(forget: Source | Benchmark, retain: Source | None) -> Sources:
     return Sources(
         bench.forget_corpus, bench.retain_corpus if retain is None else retain,
         questions(bench.forget), questions(bench.validation or bench.retain) if retain is None else questions(retain),
+        retain is None and bool(bench.validation),
     )  # fmt: skip
 
 
