@@ -19,7 +19,7 @@ from transformer_lens.model_bridge.generalized_components.base import alias_gene
 
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.models.exclusive import exclusive
-from unpact_lens.models.lens_version import check_hook_is_on
+from unpact_lens.models.lens_version import accept_cache, check_hook_is_on
 from unpact_lens.models.ready import require_ready
 
 
@@ -169,6 +169,7 @@ def run_with_hooks(model: HookedModel, tokens: Int[Tensor, "batch pos"], fwd_hoo
 
 def _run_bridge(bridge: Any, tokens: Int[Tensor, "batch pos"], fwd_hooks: Hooks, options: dict[str, Any]) -> Any:
     """Run a bridge with forward hooks whose names are looked up in `hook_points`."""
+    accept_cache(bridge)  # it may have been made without this library
     points, level = hook_points(bridge), bridge.context_level + 1
     hooked: list[HookPoint] = []
     bridge.context_level = level

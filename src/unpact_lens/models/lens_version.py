@@ -1,7 +1,8 @@
 """Import what only some versions of TransformerLens have, and bring it together with newer versions of transformers.
 
-No other file asks for the version. TransformerLens 4.0 removed `HookedTransformer`, its configuration, its components and its weight conversions. There,
-every model is a `TransformerBridge`, and the names below are stand-ins that refuse to be used.
+No other file asks for the version. TransformerLens 4.0 removed `HookedTransformer`, its configuration, components and
+weight conversions. There, every model is a `TransformerBridge`, and the names below are stand-ins that refuse to be
+used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ LENS_VERSION = importlib.metadata.version("transformer-lens")
 
 HAS_HOOKED = int(LENS_VERSION.split(".")[0]) < 4
 """Whether this version has `HookedTransformer`."""
+
+ACCEPTS_CACHE = "_unpact_accepts_cache"
+"""Attribute of a bridge that `accept_cache` prepared."""
 
 DEFAULT_WRAP = "hooked" if HAS_HOOKED else "bridge"
 """Default of `wrap=` in `load_model`."""
@@ -65,15 +69,19 @@ def accept_cache(bridge: Any) -> None:
     `past_key_values`, and without it nothing would be cached: each generated token would see itself alone.
 
     Args:
-        bridge: A `TransformerBridge`. Attention that runs the code of transformers is left as it is.
+        bridge: A `TransformerBridge`. Attention that runs the code of transformers is left as it is. A bridge that
+            was prepared before stays as it is.
     """
+    if vars(bridge).get(ACCEPTS_CACHE):
+        return
+    vars(bridge)[ACCEPTS_CACHE] = True
     for module in bridge.modules():
         if isinstance(module, AttentionBridge) and type(module).forward is not AttentionBridge.forward:
-            module.register_forward_pre_hook(_renamed_cache, with_kwargs=True)
+            module.register_forward_pre_hook(renamed_cache, with_kwargs=True)
 
 
-def _renamed_cache(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Rename the argument `cache` to `past_key_values`."""
+def renamed_cache(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Rename the argument `cache` to `past_key_values`, as a pre-hook of an attention module."""
     if "cache" in kwargs:
         kwargs = {**kwargs, "past_key_values": kwargs["cache"]}
         del kwargs["cache"]

@@ -30,6 +30,7 @@ from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.fused_rows import FusedRows, fused_rows
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import probe_tokens
+from unpact_lens.models.lens_version import renamed_cache
 from unpact_lens.models.ready import require_ready
 from unpact_lens.models.token_tree import TokenTree, TreeAttention
 from unpact_lens.models.weights import WRAPPED
@@ -210,14 +211,15 @@ def _tables(original: nn.Module) -> dict[str, tuple[Table, str]]:
 def _modules_and_hooks(original: nn.Module) -> tuple[int, int]:
     """Count the modules in a bridge's Hugging Face model, and the hooks on them that act now.
 
-    TransformerLens itself puts hooks on some modules, by which it fills its hook points.
+    TransformerLens itself puts hooks on some modules, by which it fills its hook points, and `accept_cache` renames an
+    argument. They change no activation.
     """
     modules = hooks = 0
     for module in original.modules():
         modules += 1
         for held in (module._forward_hooks, module._forward_pre_hooks):
             for function in held.values():
-                own = getattr(function, "__module__", "").startswith("transformer_lens.")
+                own = function is renamed_cache or getattr(function, "__module__", "").startswith("transformer_lens.")
                 hooks += isinstance(module, HookPoint) or not own
     return modules, hooks
 
