@@ -9,6 +9,7 @@ from tests.attribution.test_leave_one_out import random_ids
 from tests.conftest import tiny
 from tests.decomposition.bridges import bridge
 from unpact_lens.attribution import attribute
+from unpact_lens.attribution import scorer as scorer_module
 from unpact_lens.attribution.scorer import LAUNCH_TOKENS, Scorer, cut, shared_positions
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
@@ -175,6 +176,7 @@ def test_packing_computes_only_differences_and_keeps_the_scores(name, tmp_path, 
         return packed(*args)
 
     monkeypatch.setattr(kv_cache, "logits_packed", counting)
+    monkeypatch.setattr(scorer_module, "source_model", lambda _: None)
     found = Scorer(model)([rows])[0]
     least = sum(len(r.ids) - 1 - shared_positions(rows[0], r) for r in set(rows[1:]))
     assert sum(seen) == least

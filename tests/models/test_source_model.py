@@ -12,6 +12,7 @@ from unpact_lens.attribution.scorer import Scorer
 from unpact_lens.models import source_model as module
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.convert import to_bridge
+from unpact_lens.models.lens_version import HAS_HOOKED
 from unpact_lens.models.packed_logits import packed_logits, tree_batches
 from unpact_lens.models.source_model import source_model
 from unpact_lens.models.token_tree import TokenTree
@@ -21,6 +22,7 @@ from unpact_lens.scoring import score_rows
 ELSEWHERE = {
     "bloom", "codegen", "cohere", "cohere2", "falcon", "falcon, ALiBi", "gpt_neo", "gpt_oss", "gptj",
     "hunyuan_v1_dense", "jamba", "lfm2", "mamba", "mpt", "xglm",
+    *(() if HAS_HOOKED else ("opt",)),
 }  # fmt: skip
 """Architectures that run through the hooked model, mostly because their attention cannot be replaced."""
 
@@ -69,8 +71,12 @@ def test_scores_equal_those_of_transformers_one_text_at_a_time(name):
     check(name)
 
 
+REFUSED = ("falcon, new", "apertus", "cohere", "cohere2", "hunyuan_v1_dense")
+"""Architectures that have no bridge here, or whose bridge has wrong logits, so that `load_model` refuses it."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in ZOO if n not in QUICK and n not in ("falcon, new", "apertus")])
+@pytest.mark.parametrize("name", [n for n in ZOO if n not in QUICK and n not in REFUSED])
 def test_scores_equal_those_of_transformers_for_every_architecture(name):
     check(name)
 
