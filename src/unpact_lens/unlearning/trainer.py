@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from unpact_lens.errors import InputError
-from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tied_embedding import TiedEmbedding
 from unpact_lens.unlearning.batch import Examples, View
@@ -29,6 +28,7 @@ from unpact_lens.unlearning.bounds import Bounds
 from unpact_lens.unlearning.checkpointing import Checkpoints
 from unpact_lens.unlearning.early_stopping import Checks
 from unpact_lens.unlearning.master_weights import MasterWeights
+from unpact_lens.unlearning.optimiser import adamw
 from unpact_lens.unlearning.precision import economical
 from unpact_lens.unlearning.settings import Settings, schedule_factor
 from unpact_lens.unlearning.trainable import only_these_train, trainable
@@ -204,15 +204,7 @@ def train(
     tied = TiedEmbedding(model, params)
     weights = MasterWeights(model, params)
     tied.pairs = [(weights.of(trained), weights.of(copy), scale) for trained, copy, scale in tied.pairs]
-    optimiser = torch.optim.AdamW(
-        tied.distinct(weights.params),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        # On a CPU the fused update is several times faster; on CUDA torch's own choice is the fastest.
-        fused=True if hooked.device_of(model).type == "cpu" else None,
-    )
+    optimiser = adamw(tied.distinct(weights.params), settings)
     last_good = [p.detach().clone() for p in weights.params.values()]
     bounds = Bounds(model, weights.params, tied.distinct(weights.params), settings)
     run, done = Run(), 0
