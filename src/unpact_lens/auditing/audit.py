@@ -337,8 +337,8 @@ def show_costs(run: AuditRun, asked: Asked) -> None:
     if asked.progress:
         listed = "\n".join(f"  {r['part']:<22} {_minutes(r['seconds'])}" for r in costs.to_dict("records"))
         title = (
-            f"budget {run.budget.name}: about {_minutes(total)} at the measured speed, beside the report; finished parts "
-            "are read again"
+            f"budget {run.budget.name}: about {_minutes(total)} at the measured speed, beside the report; finished "
+            "parts are read again"
         )
         print(f"{title}\n{listed}", file=sys.stderr, flush=True)
 

@@ -8,7 +8,6 @@ the wrong numbers without a message. Before each step they are put in the order 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,10 +43,9 @@ def _in_order_of_weights(optimiser: torch.optim.Optimizer, args: object, kwargs:
         for p in group["params"]:
             if p.grad is not None:
                 p.grad = _laid_out_like(p, p.grad)
-            moments: dict[str, Any] = optimiser.state.get(p, {})
-            for name, moment in moments.items():
-                if isinstance(moment, Tensor) and moment.shape == p.shape:
-                    moments[name] = _laid_out_like(p, moment)
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in optimiser.state.get(p, ()):
+                    optimiser.state[p][name] = _laid_out_like(p, optimiser.state[p][name])
 
 
 def _laid_out_like(weight: Tensor, tensor: Tensor) -> Tensor:
