@@ -5,12 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unpact_lens.auditing.budget import BUDGETS, Speed, budget_named, planned_costs
+import unpact_lens as ul
+from unpact_lens.auditing import budget as budget_module
+from unpact_lens.auditing.answer_store import AnswerFile
+from unpact_lens.auditing.budget import BUDGETS, Speed, budget_named, measure_speed, planned_costs
 from unpact_lens.auditing.findings import UNDER, more_facts, sentences, what_would_change
 from unpact_lens.auditing.given_model import Origin
 from unpact_lens.auditing.result import Audit
 from unpact_lens.data.splits import RetainSplit
 from unpact_lens.errors import InputError
+from unpact_lens.evaluation.answers import answers_kept_in, ask
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import facts_to_decide, side, verdict
 from unpact_lens.recovery import PROBES, Recovery
@@ -137,6 +141,25 @@ def test_costs_count_facts_that_stand_in_for_a_retrained_model_and_the_models_st
     assert text["answers"] - plain["answers"] == pytest.approx(2 * 500 * 0.002)
     assert parts(loading=7.0)["loading"] == 7.0
     assert "loading" not in plain
+
+
+def test_kept_answers_are_generated_anew_when_the_speed_is_measured(tmp_path, monkeypatch):
+    model, bench = ul.load_model("builtin"), ul.load_benchmark("builtin")
+    asked = []
+    generated = budget_module.generate_answers
+    monkeypatch.setattr(
+        budget_module,
+        "generate_answers",
+        lambda model, prompts, **more: asked.append(prompts) or generated(model, prompts, **more),
+    )
+    store = AnswerFile(tmp_path / "answers.jsonl")
+    store.register(model, "this model")
+    with answers_kept_in(store):
+        ask(model, [q.prompt for q in bench.forget[:8]], [""] * 8, bench=bench)
+        speed = measure_speed(model, bench, bench.forget, 4096)
+    assert asked == [[bench.forget[0].prompt], [q.prompt for q in bench.forget[:8]]]
+    assert speed.answer > 0
+    assert speed.parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_an_unknown_budget_is_named():

@@ -12,7 +12,8 @@ import torch
 from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.data.emphasis import EMPHASIS, HEADLINE
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.evaluation.answers import ask, prefill_for
+from unpact_lens.evaluation.answers import prefill_for
+from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel, device_of
 from unpact_lens.models.tokens import encode
 from unpact_lens.recovery.probes.registry import PROBES
@@ -105,10 +106,18 @@ def measure_speed(model: HookedModel, bench: Benchmark, items: Sequence[QA], bat
     """
     some = items[:8]
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in some]
-    ask(model, [some[0].prompt], [prefill_for(bench, some[0])], bench=bench, batch_tokens=batch_tokens)  # warms up
-    started = time.monotonic()
-    ask(model, [q.prompt for q in some], [prefill_for(bench, q) for q in some], bench=bench, batch_tokens=batch_tokens)
-    answer = (time.monotonic() - started) / len(some)
+
+    def answered(items: Sequence[QA]) -> float:
+        """Generate answers anew, kept ones too, and return the seconds."""
+        started = time.monotonic()
+        generate_answers(
+            model, [q.prompt for q in items], chat=bench.chat, prefills=[prefill_for(bench, q) for q in items],
+            max_new_tokens=bench.max_new_tokens, stop=bench.stop, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        return time.monotonic() - started
+
+    answered(some[:1])  # warms up
+    answer = answered(some) / len(some)
     longest = max(len(r.ids) for r in rows)
     ids = torch.tensor([list(r.ids) + [r.ids[-1]] * (longest - len(r.ids)) for r in rows], device=device_of(model))
     started = time.monotonic()
