@@ -25,6 +25,20 @@ def flags(*values: int) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.bool)
 
 
+@pytest.mark.parametrize(
+    ("scores", "more", "message"),
+    [
+        (np.zeros((2, 0)), {}, r"scores of shape \(2, 0\); give finite numbers of at least one comparison"),
+        (np.zeros(3), {}, r"scores of shape \(3,\); give"),
+        (np.array([[1.0, np.nan]]), {}, r"shape \(1, 2\) with NaN or infinity"),
+        (np.zeros((2, 2)), {"level": 1.5}, "level"),
+    ],
+)
+def test_scores_without_a_comparison_or_with_nan_are_refused(scores, more, message):
+    with pytest.raises(InputError, match=message):
+        simultaneous_level(scores, **more)
+
+
 def test_paired_difference_is_the_difference_of_the_rates():
     first, second = flags(1, 1, 1, 0, 0, 1), flags(1, 0, 0, 1, 0, 0)
     found = paired_difference(first, second, list("abcdef"), among=flags(1, 1, 1, 1, 1, 0))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
+from unpact_lens.errors import InputError
 from unpact_lens.stats.clusters import as_rows, by_subject, design_effect, over_seeds, seed_variance
 from unpact_lens.stats.estimate import Contrast, Difference, require_same_facts
-from unpact_lens.stats.intervals import LEVEL
+from unpact_lens.stats.intervals import LEVEL, require_level
 from unpact_lens.stats.sign_flip import max_sign_flip_p, sign_flip_p
 from unpact_lens.stats.tests import holm
 
@@ -164,8 +165,18 @@ def simultaneous_level(
     Returns:
         A level between `level` and Šidák's.
 
+    Raises:
+        InputError: If there is no comparison, a score is not finite, or the level is not between 0 and 1.
+
     Source: Chernozhukov, Chetverikov & Kato 2013, Annals of Statistics 41:2786.
     """
+    require_level(level)
+    finite = bool(np.isfinite(scores).all())
+    if scores.ndim != 2 or not scores.shape[1] or not finite:
+        found = f"{scores.shape}{'' if finite else ' with NaN or infinity'}"
+        raise InputError(
+            f"scores of shape {found}; give finite numbers of at least one comparison, [subject, comparison]"
+        )
     comparisons = scores.shape[1]
     if comparisons == 1:
         return level
