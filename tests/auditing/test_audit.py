@@ -282,3 +282,8 @@ def test_budgets_only_grow():
         assert set(small.probes) <= set(large.probes)
         assert set(small.templates) <= set(large.templates)
         assert small.forget < large.forget
+
+
+def test_no_unlearned_model_is_refused():
+    with pytest.raises(ul.InputError, match="after=None; give the unlearned model: a directory"):
+        ul.audit(None, facts=[])

@@ -139,3 +139,8 @@ def test_foil_batch_size_and_saving(model64, tmp_path):
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(InputError, match=message):
         path_effects(tiny(), PROMPT, ANSWER, **arguments)
+
+
+def test_no_head_at_all_is_refused(model64):
+    with pytest.raises(InputError, match=r"heads=\[\]; give at least one \(layer, head\) pair, or leave heads out"):
+        path_effects(model64, PROMPT, ANSWER, heads=[])

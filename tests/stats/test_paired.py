@@ -28,8 +28,8 @@ def flags(*values: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("scores", "more", "message"),
     [
-        (np.zeros((2, 0)), {}, r"scores of shape \(2, 0\); give finite numbers of at least one comparison"),
-        (np.zeros(3), {}, r"scores of shape \(3,\); give"),
+        (np.zeros((2, 0)), {}, r"scores of shape \(2, 0\); give at least one comparison"),
+        (np.zeros(3), {}, r"scores of shape \(3,\); give an array \[subject, comparison\]"),
         (np.array([[1.0, np.nan]]), {}, r"shape \(1, 2\) with NaN or infinity"),
         (np.zeros((2, 2)), {"level": 1.5}, "level"),
     ],

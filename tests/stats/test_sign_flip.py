@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unpact_lens.errors import InputError
 from unpact_lens.stats import sign_flip
 from unpact_lens.stats.sign_flip import max_sign_flip_p, sign_flip_p
 
@@ -38,6 +39,15 @@ def test_random_flips_estimate_the_enumeration(monkeypatch):
     # 10,000 flips: standard error at most .005.
     assert max_sign_flip_p(table) == pytest.approx(exact, abs=0.02)
     assert (max_sign_flip_p(table, seed=1) == max_sign_flip_p(table, seed=1)).all()
+
+
+def test_arrays_of_another_shape_or_with_nan_are_named():
+    with pytest.raises(InputError, match=r"differences of shape \(2, 0\); give an array \[subject\]"):
+        sign_flip_p(np.zeros((2, 0)))
+    with pytest.raises(InputError, match=r"differences of shape \(3,\); give an array \[subject, hypothesis\]"):
+        max_sign_flip_p(np.zeros(3))
+    with pytest.raises(InputError, match=r"shape \(1, 2\) with NaN or infinity; give finite numbers"):
+        max_sign_flip_p(np.array([[np.nan, 1.0]]))
 
 
 def test_nothing_to_flip_is_no_evidence():

@@ -156,6 +156,8 @@ def audit(
     ('undecided',)
     """
     asked = Asked(**options)
+    if after is None:
+        raise InputError("after=None; give the unlearned model: a directory, a hub id, a live model or an Endpoint")
     given = {AFTER: after, BEFORE: before, CONTROL: control}
     models = GivenModels(
         {r: GivenModel(r, m, asked.wrap, asked.device) for r, m in given.items() if m is not None}

@@ -119,7 +119,7 @@ def path_effects(
         asking: Options of `AskingOptions`.
 
     Raises:
-        InputError: If a head does not exist, `freeze` names something else or would freeze nothing on this model, or
+        InputError: If no head is given or one does not exist, `freeze` names something else or would freeze nothing on this model, or
             `decompose` refuses the input.
 
     Source: Goldowsky-Dill et al. 2023, arXiv 2304.05969 (path patching); Elhage et al. 2021 (virtual heads).
@@ -129,6 +129,8 @@ def path_effects(
         if what not in FREEZABLE:
             raise InputError(f"freeze={what!r}; what can be frozen is {' and '.join(map(repr, FREEZABLE))}")
     every = list(product(range(model.cfg.n_layers), range(model.cfg.n_heads)))
+    if heads is not None and not len(heads):
+        raise InputError("heads=[]; give at least one (layer, head) pair, or leave heads out for all")
     for head in heads or ():
         if tuple(head) not in every:
             raise InputError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.stats.clusters import as_rows, by_subject, design_effect, over_seeds, seed_variance
 from unpact_lens.stats.estimate import Contrast, Difference, require_same_facts
+from unpact_lens.stats.finite import require_finite
 from unpact_lens.stats.intervals import LEVEL, require_level
 from unpact_lens.stats.sign_flip import max_sign_flip_p, sign_flip_p
 from unpact_lens.stats.tests import holm
@@ -171,12 +172,9 @@ def simultaneous_level(
     Source: Chernozhukov, Chetverikov & Kato 2013, Annals of Statistics 41:2786.
     """
     require_level(level)
-    finite = bool(np.isfinite(scores).all())
-    if scores.ndim != 2 or not scores.shape[1] or not finite:
-        found = f"{scores.shape}{'' if finite else ' with NaN or infinity'}"
-        raise InputError(
-            f"scores of shape {found}; give finite numbers of at least one comparison, [subject, comparison]"
-        )
+    require_finite(scores, "scores", "subject, comparison")
+    if not scores.shape[1]:
+        raise InputError(f"scores of shape {scores.shape}; give at least one comparison, [subject, comparison]")
     comparisons = scores.shape[1]
     if comparisons == 1:
         return level

@@ -17,6 +17,8 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
+from unpact_lens.stats.finite import require_finite
+
 FLIPS = 9999
 """Random flips if there are more than `EXACT` subjects."""
 
@@ -42,7 +44,11 @@ def sign_flip_p(differences: NDArray[np.float64]) -> float:
 
     Returns:
         The p-value; 1 if no subject has a difference.
+
+    Raises:
+        InputError: If the differences are not one for each subject, or one is not finite.
     """
+    require_finite(differences, "differences", "subject")
     parts = [Fraction(float(d)).limit_denominator(1000) for d in differences if abs(d) > TOLERANCE]
     scale = lcm(*(p.denominator for p in parts)) if parts else 1
     steps = [abs(int(p * scale)) for p in parts]
@@ -68,7 +74,11 @@ def max_sign_flip_p(differences: NDArray[np.float64], seed: int = 0) -> NDArray[
 
     Returns:
         Adjusted p-values, `[hypothesis]`; 1 for a hypothesis without any difference.
+
+    Raises:
+        InputError: If the differences are no table, or one is not finite.
     """
+    require_finite(differences, "differences", "subject, hypothesis")
     kept = differences[(np.abs(differences) > TOLERANCE).any(1)]
     lengths = np.sqrt((kept**2).sum(0))  # [hypothesis]
     if not len(kept):

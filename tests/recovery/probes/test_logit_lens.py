@@ -36,6 +36,13 @@ def test_the_rank_counts_more_likely_tokens():
     assert token_rank(logits, torch.tensor([2, 2])).tolist() == [2, 2]
 
 
+def test_ranks_of_tokens_that_are_not_there_are_refused():
+    with pytest.raises(InputError, match=r"tokens \[0, 4\]; the vocabulary has the tokens 0 to -1"):
+        token_rank(torch.zeros(2, 0), torch.tensor([0, 4]))
+    with pytest.raises(InputError, match=r"logits of shape \(2, 5\) for \(3,\) tokens"):
+        token_rank(torch.zeros(2, 5), torch.tensor([0, 1, 2]))
+
+
 def test_only_blocks_before_the_last_count():
     ranks = torch.tensor([[4, 1, 9], [4, 2, 1], [1, 7, 1]])
     assert read_out_early(ranks).tolist() == [True, False, True]

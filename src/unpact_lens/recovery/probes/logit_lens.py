@@ -117,7 +117,16 @@ def token_rank(logits: Float[Tensor, "item d_vocab"], wanted: Int[Tensor, " item
     Args:
         logits: Next-token logits of each item.
         wanted: One token for each item.
+
+    Raises:
+        InputError: If there is another number of tokens than items, or a token lies outside the vocabulary.
     """
+    if logits.ndim != 2 or wanted.shape != logits.shape[:1]:
+        raise InputError(
+            f"logits of shape {tuple(logits.shape)} for {tuple(wanted.shape)} tokens; give [item, d_vocab] and [item]"
+        )
+    if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < logits.shape[1]:
+        raise InputError(f"tokens {wanted.tolist()}; the vocabulary has the tokens 0 to {logits.shape[1] - 1}")
     return 1 + (logits > logits.gather(-1, wanted[:, None])).sum(-1)
 
 
