@@ -119,8 +119,8 @@ def path_effects(
         asking: Options of `AskingOptions`.
 
     Raises:
-        InputError: If no head is given or one does not exist, `freeze` names something else or would freeze nothing on this model, or
-            `decompose` refuses the input.
+        InputError: If no head is given or one does not exist, `freeze` names something else or would freeze nothing on
+            this model, or `decompose` refuses the input.
 
     Source: Goldowsky-Dill et al. 2023, arXiv 2304.05969 (path patching); Elhage et al. 2021 (virtual heads).
     """
