@@ -143,6 +143,7 @@ def test_models_of_different_shape_raise_an_error_naming_the_first_mismatch(othe
         diff(tiny(), tiny(**other), PROMPT, ANSWER)
 
 
+@pytest.mark.hooked
 def test_models_of_different_kind_vocabulary_or_weights_raise_an_error(tmp_path):
     bridged, _ = bridge("gpt2", tmp_path)
     with pytest.raises(InputError, match="before is a HookedTransformer, after is a TransformerBridge"):

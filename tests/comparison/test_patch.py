@@ -123,7 +123,7 @@ def test_a_tied_embedding_is_grafted_with_its_unembedding():
     assert torch.equal(grafted.W_U, before.W_U)
 
 
-@pytest.mark.parametrize("unit", ["matrix", "layer"])
+@pytest.mark.parametrize("unit", [pytest.param("matrix", marks=pytest.mark.hooked), "layer"])
 def test_each_cell_of_the_graft_map_equals_that_graft(style, unit):
     before, after = pair(style)
     found = graft_map(before, after, PROMPT, ANSWER, unit=unit)

@@ -45,6 +45,7 @@ def test_unchanged_weights_have_cosine_one_and_zero_weights_no_relative_change()
     assert zero["cosine"] == 1
 
 
+@pytest.mark.hooked
 def test_cosine_with_the_task_vector():
     before = tiny()
     after = moved(before)

@@ -80,6 +80,7 @@ def test_a_passage_without_its_continuation_is_an_error(folder):
         muse("news", path=folder)
 
 
+@pytest.mark.hooked
 def test_unlearning_trains_on_the_corpora_and_on_no_evaluation_question(folder):
     model = untrained("gpt2", dtype=torch.float32, n_ctx=64, d_vocab=320)
     model.tokenizer = tokenizer()

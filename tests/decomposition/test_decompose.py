@@ -177,6 +177,7 @@ def test_a_routed_mlp_is_one_component_and_has_no_neurons():
         decompose(model, PROMPT, ANSWER, by="neuron")
 
 
+@pytest.mark.hooked
 def test_nonlinear_parts_are_refused_with_their_layer_and_flag(monkeypatch):
     model = tiny("gpt2")
     inner = model.blocks[1].attn.forward
@@ -223,6 +224,7 @@ def test_noncausal_models_and_models_without_neurons_are_refused():
         decompose(model, PROMPT, ANSWER)
 
 
+@pytest.mark.hooked
 def test_only_the_answers_logits_are_computed_by_default(monkeypatch):
     """The unembedding of the rest of the vocabulary would take longer than all that the decomposition adds."""
     model = tiny()

@@ -67,6 +67,7 @@ def test_training_a_lens_is_reproducible_and_does_not_change_the_model(tmp_path)
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.hooked
 def test_a_cached_lens_is_loaded_for_the_same_model_texts_and_hyperparameters_only(tmp_path):
     model = tiny("gpt2")
     lens = train_tuned_lens(model, TEXTS, steps=3, cache=tmp_path)

@@ -57,6 +57,7 @@ def test_a_result_that_is_too_deep_cannot_be_saved(tmp_path):
     assert not (tmp_path / "r" / "result.json").exists()
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize(("name", "size"), [("n_layers", 10**9), ("d_vocab", 10**12), ("d_model", 10**9)])
 def test_a_configuration_of_other_sizes_than_the_weights_is_refused_before_it_is_built(tmp_path, name, size):
     place = save_model(hooked(0), tmp_path / "m")

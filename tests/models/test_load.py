@@ -65,10 +65,12 @@ def test_weights_are_fp32_unless_asked(tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float64}
 
 
-def test_saved_models_are_loaded(tmp_path):
+def test_saved_models_are_loaded(tmp_path, capsys):
     for name, model in (("a", tiny("llama")), ("b", to_bridge(hf_model("gpt2"), tokenizer()))):
         path = save_model(model, tmp_path / name)
-        assert model_hash(load_model(path)) == model_hash(model)
+        assert model_hash(load_model(path, device="cpu")) == model_hash(model)
+        load_model(path, device="cpu", dtype=torch.float64)
+    assert capsys.readouterr().out == "", "a command with --json prints nothing else"
     with pytest.raises(InputError, match=r'a holds a HookedTransformer; drop wrap="bridge"'):
         load_model(tmp_path / "a", wrap="bridge")
 

@@ -215,10 +215,9 @@ def _builtin(name: str) -> Callable[[Wanted], HookedModel]:
 
 def _moved(model: HookedModel, wanted: Wanted) -> HookedModel:
     """Move the model to a device and a dtype, without the lines that TransformerLens prints to stdout."""
-    quietly = {} if isinstance(model, TransformerBridge) else {"print_details": False}
     for target in (wanted.device, wanted.dtype):
         if target is not None:
-            model = model.to(target, **quietly)
+            model = model.to(target, print_details=False)
     return model
 
 
