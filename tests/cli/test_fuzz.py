@@ -322,4 +322,5 @@ def test_every_command_and_option_is_typed():
         several = getattr(commands[verb], "commands", {"": commands[verb]}).values()
         params = [p for c in several for p in c.params if p.param_type_name == "option"]
         known = {o for p in params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} - {"--help"}
-        assert known - set(options) - {"--score", "--budget", "--model"} == set(), verb
+        # `--auto` searches for minutes.
+        assert known - set(options) - {"--score", "--budget", "--model", "--auto"} == set(), verb
