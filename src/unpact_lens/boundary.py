@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import types
 import typing
@@ -74,7 +75,7 @@ def guard(function: Callable[P, R]) -> Callable[P, R]:
         except InputError:
             raise
         except Exception as error:
-            explained = _explained(function, args, kwargs)
+            explained = _null_in_path(args, kwargs, error) or _explained(function, args, kwargs)
             if explained is None:
                 raise
             raise explained from error
@@ -128,6 +129,15 @@ def _check_numbers(function: Callable[..., object], given: Mapping[str, object])
             continue
         elif not 0 < value < 1:
             raise InputError(f"level={value!r}; a confidence level lies between 0 and 1, e.g. 0.95")
+
+
+def _null_in_path(args: tuple[object, ...], kwargs: Mapping[str, object], error: Exception) -> InputError | None:
+    """Return the error that names a path with a NUL character, which the system refuses; None for any other error."""
+    if not isinstance(error, ValueError) or "embedded null" not in str(error):
+        return None
+    texts = (v for v in (*args, *kwargs.values()) if isinstance(v, (str, os.PathLike)) and "\0" in os.fspath(v))
+    found = next(texts, None)
+    return None if found is None else InputError(f"the path {os.fspath(found)!r} holds a NUL character; give another")
 
 
 def _explained(
