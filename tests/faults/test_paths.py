@@ -1,11 +1,13 @@
 """A path that the system cannot hold is refused by name, in every public function that reads or writes files."""
 
+import re
+
 import pytest
 
 import unpact_lens as ul
 from unpact_lens.errors import InputError
 
-BAD = "a\0b"
+BAD = "a\0b"  # shown as it is, or escaped
 
 CALLS = {
     "load": lambda: ul.load(BAD),
@@ -20,5 +22,5 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_path_with_a_nul_character_is_an_input_error(name):
-    with pytest.raises(InputError, match="a(\\\\x00|\x00)b"):
+    with pytest.raises(InputError, match="a(" + re.escape(repr("\0")[1:-1]) + "|\0)b"):
         CALLS[name]()
