@@ -28,6 +28,14 @@ def forms(tmp_path):
     return [*files, frame, datasets.Dataset.from_list(ROWS), ROWS]
 
 
+def test_pairs_and_a_mapping_give_the_facts_of_a_list_of_dicts():
+    rows = [("Where was Ann born?", "Oslo"), ("Where was Ben born?", "Rome")]
+    expected = read_facts([{"question": p, "answer": a} for p, a in rows]).bench
+    assert read_facts(rows).bench == read_facts(dict(rows)).bench == expected
+    with pytest.raises(InputError, match=r"is a list; give .* or a list of \(prompt, answer\) pairs"):
+        read_facts([("one", "two", "three")])
+
+
 def test_every_form_gives_the_same_facts(tmp_path):
     found = [read_facts(form) for form in forms(tmp_path)]
     assert groups(found[0]) == [12, 4, 14]

@@ -139,7 +139,7 @@ def audit(
         before: Original model, in the same forms.
         control: Retrained model, which never saw the facts, in the same forms.
         facts: Facts that should be gone, and facts to keep: a CSV, JSON, JSONL or Parquet file, a DataFrame, a
-            `datasets.Dataset`, a list of dicts, or a `Benchmark`. See `unpact_lens.auditing.read_facts`.
+            `datasets.Dataset`, a list of dicts or pairs, or a `Benchmark`. See `unpact_lens.auditing.read_facts`.
         **options: Budget, outputs and the way of asking; see `AuditOptions`.
 
     Returns:

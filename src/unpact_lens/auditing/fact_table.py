@@ -22,7 +22,8 @@ from unpact_lens.study.keys import hash_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    FactSource: TypeAlias = str | os.PathLike[str] | pd.DataFrame | Dataset | Sequence[Mapping[str, object]] | Benchmark
+    Rows = Sequence[Mapping[str, object]] | Sequence[tuple[str, object]] | Mapping[str, object]
+    FactSource: TypeAlias = str | os.PathLike[str] | pd.DataFrame | Dataset | Rows | Benchmark
 else:
     FactSource = object  # checked here
 
@@ -100,7 +101,8 @@ def read_facts(
     question about the wrong subject, unless the table gives one.
 
     Args:
-        source: CSV, JSON, JSONL or Parquet file; a DataFrame, a `datasets.Dataset`, or a list of dicts.
+        source: CSV, JSON, JSONL or Parquet file; a DataFrame, a `datasets.Dataset`, a list of dicts or of
+            `(prompt, answer)` pairs, or `{prompt: answer}`.
         chat: If True, prompts go through the tokenizer's chat template.
         prefill: Text that each answer starts with. May hold `{subject}`.
         max_new_tokens: Maximum length of a generated answer, in tokens.
@@ -199,12 +201,20 @@ def _rows(source: FactSource) -> tuple[list[Mapping[str, object]], str]:
         if isinstance(source, Mapping):
             raise InputError(f"facts= is a DatasetDict; give one of its splits: {', '.join(map(repr, source))}")
         return list(source.to_list()), "the Dataset"
-    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
-        return list(source), "the list of facts"
+    if isinstance(source, Mapping):
+        source = list(source.items())
+    if isinstance(source, Sequence) and all(isinstance(row, Mapping) or _is_pair(row) for row in source):
+        named = (row if isinstance(row, Mapping) else {"prompt": row[0], "answer": row[1]} for row in source)
+        return list(named), "the list of facts"
     raise InputError(
         f"facts= is a {type(source).__name__}; give a csv, json, jsonl or parquet file, a DataFrame, a "
-        "datasets.Dataset or a list of dicts"
+        "datasets.Dataset, a list of dicts or a list of (prompt, answer) pairs"
     )
+
+
+def _is_pair(row: object) -> bool:
+    """Return whether a row is a prompt with its answer."""
+    return isinstance(row, (tuple, list)) and len(row) == 2
 
 
 def _columns(rows: Sequence[Mapping[str, object]], where: str) -> dict[str, str]:
