@@ -33,7 +33,11 @@ def test_pairs_and_a_mapping_give_the_facts_of_a_list_of_dicts():
     expected = read_facts([{"question": p, "answer": a} for p, a in rows]).bench
     assert read_facts(rows).bench == read_facts(dict(rows)).bench == expected
     with pytest.raises(InputError, match=r"is a list; give .* or a list of \(prompt, answer\) pairs"):
-        read_facts([("one", "two", "three")])
+        read_facts(["one"])
+    with pytest.raises(InputError, match=r"facts=, row 2: .* is no pair; give \(prompt, answer\), or a dict"):
+        read_facts([*rows[:1], ("one", "two", "three")])
+    with pytest.raises(InputError, match=r"facts= holds columns, not {prompt: answer}; give rows"):
+        read_facts({"question": ["Where was Ann born?"], "answer": ["Oslo"]})
 
 
 def test_every_form_gives_the_same_facts(tmp_path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pandas as pd
 
 from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.data.custom import SCHEMA, from_pairs
+from unpact_lens.data.custom import SCHEMA, from_pairs, pair_as_row, unchecked_rows
 from unpact_lens.data.splits import Facts, RetainSplit
 from unpact_lens.data.table_reader import raw_rows
 from unpact_lens.errors import InputError, nearest
@@ -202,19 +202,14 @@ def _rows(source: FactSource) -> tuple[list[Mapping[str, object]], str]:
             raise InputError(f"facts= is a DatasetDict; give one of its splits: {', '.join(map(repr, source))}")
         return list(source.to_list()), "the Dataset"
     if isinstance(source, Mapping):
-        source = list(source.items())
-    if isinstance(source, Sequence) and all(isinstance(row, Mapping) or _is_pair(row) for row in source):
-        named = (row if isinstance(row, Mapping) else {"prompt": row[0], "answer": row[1]} for row in source)
-        return list(named), "the list of facts"
+        source = unchecked_rows(source, "facts=")
+    if isinstance(source, Sequence) and all(isinstance(row, (Mapping, tuple, list)) for row in source):
+        rows = (pair_as_row(row, "facts=", number) for number, row in enumerate(source, 1))
+        return [row for row in rows if isinstance(row, Mapping)], "the list of facts"
     raise InputError(
         f"facts= is a {type(source).__name__}; give a csv, json, jsonl or parquet file, a DataFrame, a "
         "datasets.Dataset, a list of dicts or a list of (prompt, answer) pairs"
     )
-
-
-def _is_pair(row: object) -> bool:
-    """Return whether a row is a prompt with its answer."""
-    return isinstance(row, (tuple, list)) and len(row) == 2
 
 
 def _columns(rows: Sequence[Mapping[str, object]], where: str) -> dict[str, str]:

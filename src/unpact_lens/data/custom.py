@@ -161,7 +161,7 @@ _EITHER = {**SCHEMA, "prompt": Column(required=False), "question": Column(requir
 
 def _rows(source: Source, where: str) -> list[Row | QA]:
     """Read the rows of any source, as checked rows or as the `QA` that were given."""
-    raw = _raw(source, where)
+    raw = unchecked_rows(source, where)
     _warn_of_unread(raw, where)
     given = [row if isinstance(row, QA) else None for row in raw]
     tables = [_as_text(row, where, number) for number, row in enumerate(raw, start=1) if not isinstance(row, QA)]
@@ -180,8 +180,12 @@ def _rows(source: Source, where: str) -> list[Row | QA]:
     return rows
 
 
-def _raw(source: Source, where: str) -> list[object]:
+def unchecked_rows(source: Source, where: str) -> list[object]:
     """Return the rows of a source, unchecked.
+
+    Args:
+        source: File, table, `{prompt: answer}`, or rows.
+        where: Name of the source, for error messages.
 
     Raises:
         InputError: If the source has several tables, or is none.
@@ -202,16 +206,31 @@ def _raw(source: Source, where: str) -> list[object]:
     raise InputError(f"{where} is no table; give a file, a DataFrame, or a list of (prompt, answer)")
 
 
+def pair_as_row(row: object, where: str, number: int) -> object:
+    """Return a pair as `{"prompt": ..., "answer": ...}`, and anything else as it is.
+
+    Args:
+        row: Row of a source.
+        where: Name of the source, for error messages.
+        number: Number of the row, from 1.
+
+    Raises:
+        InputError: If it is a list or a tuple of another length.
+    """
+    if not isinstance(row, (tuple, list)):
+        return row
+    if len(row) != 2:
+        raise InputError(f"{where}, row {number}: {row!r:.60} is no pair; give (prompt, answer), or a dict")
+    return {"prompt": row[0], "answer": row[1]}
+
+
 def _as_text(row: object, where: str, number: int) -> Row:
     """Return a pair as a row, and the numbers of a row as text. A single alias is a list of one.
 
     Raises:
         InputError: If it is neither a pair nor a mapping.
     """
-    if isinstance(row, (tuple, list)):
-        if len(row) != 2:
-            raise InputError(f"{where}, row {number}: {row!r:.60} is no pair; give (prompt, answer), or a dict")
-        row = {"prompt": row[0], "answer": row[1]}
+    row = pair_as_row(row, where, number)
     if not isinstance(row, Mapping):
         raise InputError(
             f"{where}, row {number}: {row!r:.60} is no question with its answer; give (prompt, answer), a dict with "
