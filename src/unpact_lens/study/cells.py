@@ -91,9 +91,14 @@ def study_cell(space: Workspace, method: MethodConfig, seed: int) -> Cell:
 
 def finished_cell(space: Workspace, method: MethodConfig, seed: int) -> bool:
     """Return whether a cell with exactly these hyperparameters is on disk; see `study_cell` for the arguments."""
-    model = space.folder / MODELS / cell_name(method.name, seed)
+    model = _place_of_model(space, method, seed)
+    return space.finished(*cell_place(space, method, seed)) and (model is None or saved_model_is_whole(model))
+
+
+def _place_of_model(space: Workspace, method: MethodConfig, seed: int) -> Path | None:
+    """Return the directory of the cell's unlearned model; None if it is not to be saved."""
     saved = space.config.save_models and method.checkpoint is None
-    return space.finished(*cell_place(space, method, seed)) and (not saved or saved_model_is_whole(model))
+    return space.folder / MODELS / cell_name(method.name, seed) if saved else None
 
 
 def outcome(space: Workspace, method: MethodConfig, seed: int, *, retry: bool = False, run: bool = True) -> Outcome:
@@ -107,8 +112,9 @@ def outcome(space: Workspace, method: MethodConfig, seed: int, *, retry: bool = 
         run: If False, run nothing.
     """
     name, key = cell_place(space, method, seed)
-    if not finished_cell(space, method, seed):
-        known = known_failure(space.folder / name, key)
+    known = known_failure(space.folder / name, key)
+    # `study_cell` looks as well, and a look at a saved model reads it whole.
+    if (known is not None or not run) and not finished_cell(space, method, seed):
         if known is not None and not (retry and run):
             return Outcome(error=known)
         if not run:
@@ -209,7 +215,7 @@ def free_control(space: Workspace) -> None:
 def _run(space: Workspace, method: MethodConfig, seed: int) -> Cell:
     """Unlearn with one method and one seed, or load the checkpoint that is given, and measure the unlearned model."""
     config, name = space.config, method.name
-    place = space.folder / MODELS / cell_name(name, seed) if config.save_models and method.checkpoint is None else None
+    place = _place_of_model(space, method, seed)
     if place is not None:
         check_place_of_model(place)
     # Parts that all cells share are made before the clock of this cell starts.
