@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-20s %s\n", $$1, $$2}'
 
-demo: .venv/.ready  ## Unlearn fictitious authors with six methods and judge them (about 3 min)
+demo: .venv/.ready  ## Unlearn fictitious authors with six methods and judge them (about 2 min)
 	$(BIN)/unpact demo
 
 demo-smollm2: .venv/.ready-smollm2  ## Run the demo on a real LLM and real facts (about 25 min)
