@@ -11,8 +11,9 @@ from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.muse import muse
 from unpact_lens.errors import InputError
 from unpact_lens.unlearning.registry import find
+from unpact_lens.unlearning.request import Request
+from unpact_lens.unlearning.run_data import sources
 from unpact_lens.unlearning.settings import Settings
-from unpact_lens.unlearning.unlearn import Request, sources
 
 
 @pytest.fixture

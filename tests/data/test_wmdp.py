@@ -8,7 +8,7 @@ import pytest
 from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.wmdp import wmdp
 from unpact_lens.errors import InputError
-from unpact_lens.unlearning.unlearn import sources
+from unpact_lens.unlearning.run_data import sources
 
 
 def write(folder, domain="bio", answer=2):

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 import time
 from collections.abc import Collection
@@ -16,13 +18,19 @@ from pathlib import Path
 from typing import Protocol
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
 from unpact_lens.results import read_record, write_record
 from unpact_lens.unlearning.check import Check, OnCheck
-from unpact_lens.unlearning.early_stopping import Score, StopRule
+from unpact_lens.unlearning.dataset import Source
+from unpact_lens.unlearning.early_stopping import FactsKnown, Score, StopRule
+from unpact_lens.unlearning.end_token import unexpected_end
 from unpact_lens.unlearning.job import train_copy
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.result import Trial, Unlearned
+from unpact_lens.unlearning.run_data import Sources
+from unpact_lens.unlearning.settings import Settings
+from unpact_lens.unlearning.watched import Watched
 
 AUTO = "auto"
 """Value of `settings` that asks for a search."""
@@ -76,6 +84,27 @@ def check_auto(settings: str | None, method: Method, given: Collection[str]) -> 
 def rule_of_search(rule: StopRule) -> StopRule:
     """Return the stop rule of a search: the caller's, with the forget level `LEVEL` if it has none."""
     return rule if rule.forget is not None else replace(rule, forget=LEVEL)
+
+
+def leaves_out_end(model: HookedModel, forget: Source, settings: Settings, *, shown: bool) -> bool:
+    """Return whether a search leaves the end token out of the labels, because the model does not expect it.
+
+    Args:
+        model: Original model.
+        forget: Data to forget.
+        settings: Hyperparameters in force.
+        shown: Whether to say so on stderr.
+    """
+    end = unexpected_end(model, forget, settings)
+    if end is None:
+        return False
+    if shown:
+        print(
+            f"the model gives the end token {end:.1f} nats after the answers to forget, so the search trains without "
+            "it (end_token=False)",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return True
 
 
 class Run(Protocol):
@@ -187,6 +216,46 @@ class AutoSearch:
     def _say(self, text: str) -> None:
         if self.shown:
             print(text, file=sys.stderr, flush=True)
+
+
+def auto_search(
+    model: HookedModel,
+    data: Sources,
+    config: Settings,
+    watched: Watched,
+    trial: functools.partial[Unlearned],
+    *,
+    shown: bool,
+) -> AutoSearch:
+    """Return the search of `settings="auto"`: its rates, and the facts to keep that choose among them.
+
+    Args:
+        model: Original model.
+        data: Data of the run.
+        config: Hyperparameters, where those that are searched have their defaults.
+        watched: Stop rule and the caller's scores.
+        trial: Function that unlearns with further hyperparameters.
+        shown: Whether the search says on stderr what it does.
+
+    Raises:
+        InputError: If there is nothing to measure F on.
+    """
+    if not data.facts and watched.forget_score is None:
+        raise InputError("settings='auto' measures F, and there are no questions to score; give forget_score=")
+    kept, scored = watched.retain_score, "facts that retain_score= counts"
+    if kept is None and data.kept:
+        with contextlib.suppress(InputError):  # None of them is known.
+            kept, scored = FactsKnown(model, data.kept, config), "validation facts" if data.held_out else "retain facts"
+    given = trial.keywords
+    return AutoSearch(
+        method=given["method"],
+        run=trial,
+        rates=(config.lr,) if "lr" in given else tuple(config.lr * factor for factor in FACTORS),
+        more_steps=not {"steps", "epochs"} & given.keys(),
+        lost=None if kept is None else lambda after: 1 - kept(after),
+        scored=None if kept is None else scored,
+        shown=shown,
+    )
 
 
 def searched(search: AutoSearch, folder: Path | None, key: str) -> tuple[Trial, tuple[Trial, ...]]:

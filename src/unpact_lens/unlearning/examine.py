@@ -13,7 +13,9 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.same_weights import equal_numbers
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import score_rows
+from unpact_lens.unlearning.dataset import Source
 from unpact_lens.unlearning.early_stopping import FactsKnown, StopRule
+from unpact_lens.unlearning.end_token import unexpected_end
 from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.settings import Settings
 from unpact_lens.unlearning.trainer import Run
@@ -31,19 +33,23 @@ class Asked:
 
     Attributes:
         before: Model that the caller gave.
-        rows: Forget examples as token ids.
+        forget: Forget set.
+        rows: The same as token ids.
         facts: Forget questions; empty where there are none.
         settings: How they are asked.
         rule: Levels that were asked for.
         forget_score: Share of forget facts still known at the last check; None if never checked.
+        averages: Whether the forget loss reads the mean log-probability of an answer's tokens.
     """
 
     before: HookedModel
+    forget: Source
     rows: list[Encoded]
     facts: tuple[QA, ...]
     settings: Settings
     rule: StopRule
     forget_score: float | None
+    averages: bool
 
 
 def acted(before: HookedModel, after: HookedModel, rows: list[Encoded]) -> bool:
@@ -116,9 +122,22 @@ def share_forgotten(model: HookedModel, asked: Asked) -> tuple[float | None, lis
             return None, [f"F is not measured: {error}"]
     forgotten, level = 1 - known, asked.rule.forget
     if level is not None and known > level:
-        return forgotten, [f"F = {forgotten:.2f} misses the level asked for, {1 - level:.2f}; raise lr or steps"]
-    if level is None and forgotten <= NOTHING:
-        return forgotten, [f"F = {forgotten:.2f}: almost nothing is forgotten; raise lr or steps, or use tune()"]
-    if level is None and forgotten < ENOUGH:
-        return forgotten, [f"F = {forgotten:.2f}: only a part is forgotten; raise lr or steps, or use tune()"]
-    return forgotten, []
+        said = f"misses the level asked for, {1 - level:.2f}; {remedy(asked)}"
+    elif level is None and forgotten <= NOTHING:
+        said = f"almost nothing is forgotten; {remedy(asked)}, or use tune()"
+    elif level is None and forgotten < ENOUGH:
+        said = f"only a part is forgotten; {remedy(asked)}, or use tune()"
+    else:
+        return forgotten, []
+    return forgotten, [f"F = {forgotten:.2f}{' ' if level is not None else ': '}{said}"]
+
+
+def remedy(asked: Asked) -> str:
+    """Say what may make the method forget more."""
+    end = unexpected_end(asked.before, asked.forget, asked.settings) if asked.averages else None
+    if end is None:
+        return "raise lr or steps"
+    return (
+        f"the model gives the end token {end:.1f} nats after these answers, and the loss, which reads the mean of an "
+        "answer's tokens, counts them as forgotten: give end_token=False, or raise lr or steps"
+    )

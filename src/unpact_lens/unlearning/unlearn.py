@@ -7,45 +7,43 @@ method out, by `train_copy` unless the method does it in its own way.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unpact_lens.data.as_facts import FactSource, as_facts, as_source
-from unpact_lens.data.benchmark import QA, Benchmark, Corpus
-from unpact_lens.data.chat import Chat
-from unpact_lens.data.custom import from_pairs
-from unpact_lens.data.splits import KEPT
+from unpact_lens.data.benchmark import Benchmark, Corpus
 from unpact_lens.errors import InputError
-from unpact_lens.models.asking import Asking
 from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
 from unpact_lens.results import versions
-from unpact_lens.unlearning.auto_settings import FACTORS, AutoSearch, check_auto, rule_of_search, searched
+from unpact_lens.unlearning.auto_settings import (
+    auto_search,
+    check_auto,
+    leaves_out_end,
+    rule_of_search,
+    searched,
+)
 from unpact_lens.unlearning.batch import Examples
-from unpact_lens.unlearning.bounds import part_masks
 from unpact_lens.unlearning.check import OnCheck
 from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
-from unpact_lens.unlearning.dataset import Source, check_overlap, draw_order, examples, owners
-from unpact_lens.unlearning.early_stopping import FactsKnown, Score, StopRule
+from unpact_lens.unlearning.dataset import draw_order
+from unpact_lens.unlearning.early_stopping import Score, StopRule
 from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.examine import Asked, examine
 from unpact_lens.unlearning.job import Job, Plan, copy_to_train, train_copy
 from unpact_lens.unlearning.option import whole
-from unpact_lens.unlearning.reference_cache import REFERENCES, Store
-from unpact_lens.unlearning.registry import METHODS, Method, cannot_adapt, default_settings, find
+from unpact_lens.unlearning.registry import Method, default_settings, find
+from unpact_lens.unlearning.request import Request
 from unpact_lens.unlearning.result import History, Trial, Unlearned
-from unpact_lens.unlearning.self_rehearsal import REHEARSAL, self_rehearsal
-from unpact_lens.unlearning.settings import Settings, split
-from unpact_lens.unlearning.trainable import trainable
+from unpact_lens.unlearning.run_data import sources, to_forget
+from unpact_lens.unlearning.settings import split
 from unpact_lens.unlearning.trainer import Options, Run, Term
 from unpact_lens.unlearning.watched import Watched
 
@@ -107,7 +105,8 @@ def unlearn(
         settings: `"auto"` searches the learning rate, and the number of steps if no rate is enough, for about two
             minutes; hyperparameters that are given are fixed. Runs stop at `stop_at`, or where F is at least 0.9. Of
             the rates that reach it, the one that loses the fewest validation facts of the benchmark is used (without
-            any, the fewest facts of the retain set). The result has all trials (`search`).
+            any, the fewest facts of the retain set). A loss on the mean of an answer's tokens (SimNPO) gets
+            `end_token=False` where the model does not expect that token. The result has all trials (`search`).
         **hyperparameters: Hyperparameters, those of `Settings` or of the method. Numbers may be text, e.g. `lr="1e-5"`.
             Defaults were searched on `builtin`; the default `lr` follows the model's size (`default_settings`).
 
@@ -137,6 +136,9 @@ def unlearn(
     folder = None if checkpoint is None else Path(checkpoint)
     trials: tuple[Trial, ...] = ()
     if settings is not None:
+        if chosen.averages and "end_token" not in given and leaves_out_end(model, data.forget, config, shown=progress):
+            config = dataclasses.replace(config, end_token=False)
+            hyperparameters = {**hyperparameters, "end_token": False}
         trial = functools.partial(
             unlearn, model, forget, retain, method=method, seed=seed, stop_at=rule, forget_score=forget_score,
             retain_score=retain_score, keep=keep, progress=False, **hyperparameters,
@@ -170,7 +172,8 @@ def unlearn(
         run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, chosen.combine, checkpoints, bar.at))
     result = after if run.model is None else run.model
     score = last_score(run)
-    forgotten, warnings = examine(method, result, run, Asked(model, rows, data.facts, job.settings, rule, score))
+    asked = Asked(model, data.forget, rows, data.facts, job.settings, rule, score, chosen.averages)
+    forgotten, warnings = examine(method, result, run, asked)
     return Unlearned(
         model=result,
         history=History(
@@ -194,46 +197,6 @@ def unlearn(
     )
 
 
-def auto_search(
-    model: HookedModel,
-    data: Sources,
-    config: Settings,
-    watched: Watched,
-    trial: functools.partial[Unlearned],
-    *,
-    shown: bool,
-) -> AutoSearch:
-    """Return the search of `settings="auto"`: its rates, and the facts to keep that choose among them.
-
-    Args:
-        model: Original model.
-        data: Data of the run.
-        config: Hyperparameters, where those that are searched have their defaults.
-        watched: Stop rule and the caller's scores.
-        trial: Function that unlearns with further hyperparameters.
-        shown: Whether the search says on stderr what it does.
-
-    Raises:
-        InputError: If there is nothing to measure F on.
-    """
-    if not data.facts and watched.forget_score is None:
-        raise InputError("settings='auto' measures F, and there are no questions to score; give forget_score=")
-    kept, scored = watched.retain_score, "facts that retain_score= counts"
-    if kept is None and data.kept:
-        with contextlib.suppress(InputError):  # None of them is known.
-            kept, scored = FactsKnown(model, data.kept, config), "validation facts" if data.held_out else "retain facts"
-    given = trial.keywords
-    return AutoSearch(
-        method=given["method"],
-        run=trial,
-        rates=(config.lr,) if "lr" in given else tuple(config.lr * factor for factor in FACTORS),
-        more_steps=not {"steps", "epochs"} & given.keys(),
-        lost=None if kept is None else lambda after: 1 - kept(after),
-        scored=None if kept is None else scored,
-        shown=shown,
-    )
-
-
 def require_steps(method: Method, on_check: OnCheck | None, keep: str) -> None:
     """Refuse what acts on the checks of training with a method that forms its result otherwise.
 
@@ -251,78 +214,6 @@ def last_score(run: Run) -> float | None:
     return scored[-1]["forget_score"] if scored else None
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Hold the data of a run.
-
-    Attributes:
-        forget: Data to forget.
-        retain: Data to keep, or None.
-        facts: Questions on what is to be forgotten, which decide when to stop. Empty where there are none.
-        kept: The same for what is to be kept: those that a retain floor watches.
-        held_out: Whether these are validation facts, which no method trains on.
-    """
-
-    forget: Source
-    retain: Source | None
-    facts: tuple[QA, ...]
-    kept: tuple[QA, ...]
-    held_out: bool = False
-
-
-def to_forget(source: FactSource | Corpus, chat: Chat) -> Source | Benchmark:
-    """Return what is to be forgotten: a benchmark, raw text, or questions.
-
-    Args:
-        source: The caller's argument. A table with facts to keep becomes a benchmark. In a list of `QA`, all are to be
-            forgotten.
-        chat: The caller's chat template, which decides how the answers of a table are read.
-
-    Raises:
-        InputError: If it holds no facts, or a row is wrong.
-    """
-    if isinstance(source, Benchmark):
-        return source
-    given = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else source
-    found = as_source(given, "forget", chat=chat)
-    written = isinstance(given, list) and all(isinstance(row, QA) for row in given)
-    if isinstance(found, Corpus) or written or not any(q.group in KEPT for q in found):
-        return found
-    return from_pairs(found, name="facts", chat=chat)
-
-
-def sources(forget: Source | Benchmark, retain: Source | None) -> Sources:
-    """Return the data of a run, from its own arguments or from a benchmark.
-
-    Raises:
-        InputError: If a benchmark is unlearned from its corpus and has none.
-    """
-    if not isinstance(forget, Benchmark):
-        return Sources(forget, retain, questions(forget), questions(retain))
-    bench = forget
-    if bench.unlearn_from == "questions":
-        kept = bench.retain if retain is None else retain
-        # A floor on facts that are trained on would never be reached.
-        watched = bench.validation or kept if retain is None else kept
-        held_out = retain is None and bool(bench.validation)
-        return Sources(bench.forget, kept, questions(bench.forget), questions(watched), held_out)
-    if bench.forget_corpus is None:
-        raise InputError(
-            f"benchmark {bench.name!r} is unlearned from its corpus, which is not loaded; give load_benchmark() path= "
-            "or corpora=, or give unlearn() the questions themselves, bench.forget"
-        )
-    return Sources(
-        bench.forget_corpus, bench.retain_corpus if retain is None else retain,
-        questions(bench.forget), questions(bench.validation or bench.retain) if retain is None else questions(retain),
-        retain is None and bool(bench.validation),
-    )  # fmt: skip
-
-
-def questions(source: Source | None) -> tuple[QA, ...]:
-    """Return a source's questions; raw text has none."""
-    return () if source is None or isinstance(source, Corpus) else tuple(source)
-
-
 def trained_model(model: HookedModel, settings: Mapping[str, Any]) -> HookedModel:
     """Return the model whose size decides the default lr: the small one of offset unlearning, or O3's base."""
     small = settings.get("small")
@@ -337,96 +228,6 @@ def asked_as(bench: Benchmark, method: Method) -> dict[str, Any]:
         "chat": bench.chat, "prefill": bench.prefill, "max_new_tokens": bench.max_new_tokens, "stop": bench.stop,
     }  # fmt: skip
     return asked | ({"refusals": bench.refusals} if bench.refusals and "refusals" in method.options else {})
-
-
-@dataclass(frozen=True)
-class Request:
-    """Hold what is to be unlearned, and how.
-
-    Attributes:
-        method: Unlearning method.
-        model: Model that the caller gave.
-        forget: Forget set.
-        retain: Retain set, or None.
-        settings: Hyperparameters that all methods share.
-        options: Hyperparameters of the method.
-        seed: Random seed.
-
-    Raises:
-        InputError: If the method needs a retain set and there is none, cannot start from this model, or cannot train
-        adapters and a rank is given.
-    """
-
-    method: Method
-    model: HookedModel
-    forget: Source
-    retain: Source | None
-    settings: Settings
-    options: dict[str, Any]
-    seed: int
-
-    def __post_init__(self) -> None:
-        name = self.method.name
-        empty = not (self.retain.texts if isinstance(self.retain, Corpus) else self.retain)
-        if self.method.retain is not None and empty and not self.method.rehearses:
-            without = name.rsplit("_", 1)[0]
-            raise InputError(
-                f"method {name!r} needs a retain set; give retain=" + f", or use {without!r}" * (without in METHODS)
-            )
-        if (self.method.rehearses or self.method.writes) and isinstance(self.forget, Corpus):
-            raise InputError(
-                f"method {name!r} puts other subjects into the forget questions, and the forget set is raw text; give "
-                "QA items"
-            )
-        if self.method.adapts is not True and self.settings.rank is not None:
-            raise InputError(f"rank={self.settings.rank}: {cannot_adapt(self.method)}; leave rank out")
-        if isinstance(self.model, CombinedModel) and not continues(self.method, self.model):
-            able = [m.name for m in METHODS.values() if continues(m, self.model)]
-            raise InputError(
-                f"method {name!r} cannot start from {type(self.model).__name__}, several models that predict together; "
-                "give one of its members" + "".join(f", or method={other!r}" for other in able)
-            )
-
-    def job(self, folder: Path | None) -> tuple[Job, Examples | None]:
-        """Tokenise both sets.
-
-        Args:
-            folder: Directory of the run's state, or None.
-
-        Returns:
-            The run as the method may prepare it, and the retain set if the method has a retain term.
-        """
-        config, retain = self.settings, self.retain
-        model = self.model if self.method.start is None else self.method.start(self.model, self.options)
-        trained = trainable(model, config.modules)
-        if config.only is not None:
-            part_masks(model, config.only, trained)
-        limit = None if config.reference_mb is None else int(config.reference_mb * 2**20)
-        store = Store(limit, folder and folder / REFERENCES)
-        data = Examples(examples(model, self.forget, config, "forget"), model, owners(self.forget, config), store)
-        if retain:
-            check_overlap(self.forget, retain)
-        items = self.written(model) if self.method.rehearses or self.method.writes else ()
-        written = Examples(examples(model, items, config, "retain"), model, store=store) if items else None
-        kept = None
-        if self.method.retain is not None and self.method.rehearses:
-            kept = written
-        elif self.method.retain is not None and retain:
-            kept = Examples(examples(model, retain, config, "retain"), model, store=store)
-        return Job(self.model, model, self.forget, config, self.options, self.seed, data, items, written), kept
-
-    def written(self, model: HookedModel) -> tuple[QA, ...]:
-        """Let the model write the retain set that the method rehearses in place of a given one."""
-        assert not isinstance(self.forget, Corpus)  # refused at construction
-        given = self.settings
-        asked = Asking(chat=given.chat, prefill=given.prefill, max_new_tokens=given.max_new_tokens)
-        size = {name: self.options[name] for name in REHEARSAL}
-        return self_rehearsal(model, self.forget, **size, seed=self.seed, stop=given.stop, asked=asked)
-
-
-def continues(method: Method, model: HookedModel) -> bool:
-    """Return whether a further request of this method may start from this combined model."""
-    return method.continues is not None and isinstance(model, method.continues)
 
 
 def objective(method: Method, job: Job, kept: Examples | None) -> list[Term]:
