@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
@@ -262,6 +263,15 @@ def test_dark_figures_have_light_text_on_a_dark_page():
     assert light.layout.paper_bgcolor == fig.layout.paper_bgcolor
     with pytest.raises(InputError, match="give 'light' or 'dark'"):
         set_theme("blue")
+
+
+@pytest.mark.parametrize(
+    "make", [examples.attribution, examples.model_diff, examples.patching_map], ids=lambda m: m.__name__
+)
+def test_cells_of_a_dark_map_are_apart_by_the_page_and_not_by_white_lines(make):
+    page = draw(make().plot().dark())
+    lines = set(re.findall(r"stroke='([^']+)'", page.svg()))
+    assert not {line for line in lines if line in ("#fff", "#ffffff", "white")}
 
 
 def test_every_figure_of_a_study_is_drawn():

@@ -149,16 +149,17 @@ class Cells:
 
     def svg(self) -> str:
         paths: dict[str, list[str]] = {}
+        across, down = self.gap / self.width, self.gap / self.height
         for row, colours in enumerate(self.colours):
             start = 0
             for column in range(1, len(colours) + 1):
                 if column < len(colours) and colours[column] == colours[start] and not self.gap:
                     continue
-                paths.setdefault(colours[start], []).append(f"M{start} {row}h{column - start}v1h-{column - start}z")
+                wide = f"{column - start - across:.4g}"
+                paths.setdefault(colours[start], []).append(f"M{start} {row}h{wide}v{1 - down:.4g}h-{wide}z")
                 start = column
         shift = f"translate({_n(self.left)} {_n(self.top)}) scale({self.width:.4g} {self.height:.4g})"
-        stroke = f" stroke='#fff' stroke-width='{_n(self.gap)}' vector-effect='non-scaling-stroke'" if self.gap else ""
-        body = "".join(f"<path d='{''.join(d)}'{_fill(c)}{stroke}/>" for c, d in paths.items() if c)
+        body = "".join(f"<path d='{''.join(d)}'{_fill(c)}/>" for c, d in paths.items() if c)
         return f"<g transform='{shift}' shape-rendering='crispEdges'>{body}</g>"
 
     def paint(self, image: ImageDraw.ImageDraw) -> None:
