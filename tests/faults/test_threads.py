@@ -1,5 +1,6 @@
 """Two threads on one model give the results of calls one after the other."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ from tests.models.families import hf_model, tokenizer
 from tests.unlearning.conftest import untrained, world
 from unpact_lens.attribution import attribute
 from unpact_lens.comparison import diff, patch
+from unpact_lens.data.benchmark import QA
 from unpact_lens.decomposition import ablate, decompose
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.convert import to_bridge
@@ -21,6 +23,7 @@ from unpact_lens.unlearning import unlearn
 
 HOOKED = ("where was ann born", " the town was oslo .")
 BRIDGED = ("the capital of Japan is", " Tokyo")
+CAPITALS = [QA(*BRIDGED), QA("the capital of France is", " Paris")], [QA("the capital of Peru is", " Lima")]
 
 
 def hooked_model():
@@ -84,13 +87,21 @@ def test_four_threads_for_long_give_the_same_results(make, record_property):
     assert wrong == []
 
 
-def test_two_threads_unlearn_one_model_to_the_same_weights():
-    model = untrained()
+@pytest.mark.parametrize(
+    ("make", "facts"), [(hooked_model, world()), (bridged_model, CAPITALS)], ids=["hooked", "bridge"]
+)
+def test_threads_unlearn_one_model_to_the_same_weights(make, facts):
+    model, *_ = make()
     run = {"method": "npo_gdr", "steps": 3, "batch_size": 4, "progress": False}
-    expected = told(unlearn(model, *world(), **run).model)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: told(unlearn(model, *world(), **run).model), range(2)))
-    assert found == [expected, expected]
+    expected = told(unlearn(model, *facts, **run).model)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads change places within each copy and each step
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda _: told(unlearn(model, *facts, **run).model), range(9)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert set(found) == {expected}
 
 
 def test_the_lock_may_be_taken_again_by_its_thread_and_ends_with_its_model():

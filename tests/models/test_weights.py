@@ -16,6 +16,7 @@ from unpact_lens.models.convert import to_bridge
 from unpact_lens.models.export import export_hf
 from unpact_lens.models.independence import reads_memory_of
 from unpact_lens.models.same_weights import same_weights
+from unpact_lens.models.shared_weights import share
 from unpact_lens.models.weights import fill_weights, fused_weights, named_weights, source_state
 
 IDS = torch.randint(2, 320, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -102,6 +103,23 @@ def test_training_a_clone_leaves_the_original_as_it_is(name):
     assert torch.equal(model(IDS, return_type="logits"), logits)
     assert all(p.grad is None for p in model.parameters())
     assert not torch.equal(copied(IDS, return_type="logits"), logits)
+
+
+def held(model):
+    """What every module of a model holds, by its place."""
+    return {(name, key): value for name, module in model.named_modules() for key, value in vars(module).items()}
+
+
+@pytest.mark.parametrize("make", [clone, share])
+@pytest.mark.parametrize("name", [*QUICK, *REST])
+def test_a_forward_pass_of_a_copy_writes_nothing_into_its_original(name, make):
+    model = bridge(name)
+    model(IDS, return_type="logits")  # hooks of TransformerLens keep activations
+    copied, before = make(model), held(model)
+    copied(IDS[:1], return_type="logits")
+    after = held(model)
+    assert before.keys() == after.keys()
+    assert [place for place in before if before[place] is not after[place]] == []
 
 
 def test_a_copy_that_reads_its_original_is_found_and_refused(monkeypatch):

@@ -13,7 +13,6 @@ The directory appears only when it is complete, and nothing in it is unpickled.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import generation_config
 from unpact_lens.models.convert import attach_tokenizer, fill, to_bridge
-from unpact_lens.models.exclusive import exclusive
+from unpact_lens.models.exclusive import deep_copy, exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
@@ -85,7 +84,7 @@ def clone(model: M) -> M:
     source = cast(torch.nn.Module, model)
     with exclusive(model):  # A copy made during another thread's forward pass would keep its hooks.
         memo = copy_memo(source)
-        copied = copy.deepcopy(source, memo)
+        copied = deep_copy(source, memo)
     rebind(copied, memo)
     own_classes(copied)
     merge_adapters(copied)

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from unpact_lens.errors import InputError
+from unpact_lens.models.exclusive import COPYING, deep_copy
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, accept_cache, require_hooked
 from unpact_lens.models.ready import check_sound
@@ -189,7 +190,7 @@ def to_bridge(
         InputError: If TransformerLens has no bridge for the architecture, or a weight is NaN.
     """
     check_sound(hf.named_parameters())
-    model = hf if own else copy.deepcopy(hf)
+    model = hf if own else deep_copy(hf)
     model.config.architectures = [type(hf).__name__]  # a model that was made in memory may name none
     if getattr(model, "hf_device_map", None) is None:
         model.to(device=device, dtype=dtype)
@@ -202,7 +203,7 @@ def to_bridge(
     tied = shares_embedding(model)
     target = next(model.parameters()).device
     try:
-        with _no_processors():
+        with COPYING, _no_processors():
             bridge = TransformerBridge.boot_transformers(
                 hf.config.model_type,
                 hf_model=model,

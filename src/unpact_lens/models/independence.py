@@ -1,13 +1,15 @@
 """Make a copied model independent of its original, and check that it is.
 
 `copy.deepcopy` does not copy functions. A model whose `forward` was replaced by a function that closes over one of its
-modules (TransformerLens does so on Falcon) therefore has copies that still read, and train, the original.
+modules (TransformerLens does so on Falcon) therefore has copies that still read, and train, the original. A hook that
+holds a weak proxy of a module (TransformerLens's blocks hold one of their attention) would write into the original.
 """
 
 from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
@@ -62,6 +64,8 @@ def _rebound(function: F, memo: Mapping[int, object]) -> F:
             continue
         if isinstance(held, types.FunctionType):
             renewed: object = _rebound(held, memo)
+        elif isinstance(held, weakref.ProxyTypes):
+            renewed = _proxy_of_copy(held, memo)
         else:
             renewed = memo.get(id(held), held)
         changed |= renewed is not held
@@ -73,6 +77,16 @@ def _rebound(function: F, memo: Mapping[int, object]) -> F:
     )
     made.__kwdefaults__ = function.__kwdefaults__
     return cast(F, made)
+
+
+def _proxy_of_copy(proxy: object, memo: Mapping[int, object]) -> object:
+    """Return a weak proxy of the copy of what a proxy stands for; the proxy itself where that was not copied."""
+    try:
+        original = proxy.__repr__.__self__  # type: ignore[attr-defined]  # a bound method holds the object itself
+    except ReferenceError:  # it is gone
+        return proxy
+    copied = memo.get(id(original))
+    return proxy if copied is None or copied is original else weakref.proxy(copied)
 
 
 def reads_memory_of(copied: hooked.HookedModel, original: hooked.HookedModel) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import warnings
@@ -35,6 +34,7 @@ from unpact_lens.models.check_files import check_files, check_no_code, check_not
 from unpact_lens.models.checkpoint import is_checkpoint, load_checkpoint
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.device_map import DeviceMap, check_device_map
+from unpact_lens.models.exclusive import deep_copy
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import check_supported
 from unpact_lens.models.lens_version import DEFAULT_WRAP, HAS_HOOKED, HookedTransformer, require_hooked
@@ -284,7 +284,7 @@ def _source(hf: PreTrainedModel, dtype: torch.dtype, wanted: Wanted) -> Source |
         return None
     if next(hf.parameters()).dtype == dtype:
         return Source.of(hf)
-    return Source.of(copy.deepcopy(hf).to(dtype))
+    return Source.of(deep_copy(hf).to(dtype))
 
 
 def _tested(model: HookedModel, source: Source | None) -> HookedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import warnings
@@ -18,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.exclusive import deep_copy
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.low_rank import LowRank, attach
 from unpact_lens.models.shared_weights import share
@@ -82,7 +82,7 @@ def merge_adapter(hf: PreTrainedModel, directory: Path) -> PreTrainedModel:
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(copy.deepcopy(hf), str(directory))
+            adapted = PeftModel.from_pretrained(deep_copy(hf), str(directory))
     except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
         raise InputError(f"{what}: {str(error).strip().splitlines()[0]}") from error
     if lacking := [str(w.message) for w in said if "missing adapter keys" in str(w.message)]:
@@ -187,7 +187,7 @@ def merged_peft_model(spec: PeftModel) -> PreTrainedModel:
     Raises:
         InputError: If the adapter cannot be merged, or merging it changes the logits.
     """
-    return _merged(copy.deepcopy(spec), "the PeftModel cannot become a plain model")
+    return _merged(deep_copy(spec), "the PeftModel cannot become a plain model")
 
 
 def _merged(adapted: PeftModel, what: str) -> PreTrainedModel:

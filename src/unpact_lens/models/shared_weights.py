@@ -7,12 +7,11 @@ model is the one with adapters off and the copy the one with adapters on. Nothin
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
-from unpact_lens.models.exclusive import exclusive
+from unpact_lens.models.exclusive import deep_copy, exclusive
 from unpact_lens.models.independence import rebind
 from unpact_lens.models.low_rank import own_classes
 
@@ -35,7 +34,7 @@ def share(model: M) -> M:
                 if p is not None and id(p) not in memo:
                     memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
             memo |= {id(b): b for b in module._buffers.values() if b is not None}
-        copied = copy.deepcopy(source, memo)
+        copied = deep_copy(source, memo)
     rebind(copied, memo)
     own_classes(copied)
     return cast(M, copied)
