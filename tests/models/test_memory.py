@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from tests.conftest import tiny
+from unpact_lens.errors import InputError
 from unpact_lens.models import memory
-from unpact_lens.models.memory import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, batch_tokens_for
+from unpact_lens.models.memory import (
+    MAX_BATCH_TOKENS,
+    MIN_BATCH_TOKENS,
+    batch_tokens_for,
+    check_batch_tokens,
+    run_batch_tokens,
+)
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
 from unpact_lens.scoring import CHUNK, gather_log_probs
 
 
@@ -24,6 +32,35 @@ def test_the_batch_follows_the_free_memory(monkeypatch):
 def test_a_given_number_is_kept(monkeypatch):
     free(monkeypatch, 0)
     assert batch_tokens_for(tiny(), 7, 20) == 7
+
+
+def test_a_run_takes_a_power_of_two_that_fits_and_the_default_at_most(monkeypatch):
+    found = []
+    for number in (0, 4 * 10**8, 10**9, 10**13):
+        free(monkeypatch, number)
+        found.append(run_batch_tokens(tiny(), None))
+    assert found[0] == MIN_BATCH_TOKENS
+    assert found[-1] == DEFAULT_BATCH_TOKENS
+    assert MIN_BATCH_TOKENS < found[1] < DEFAULT_BATCH_TOKENS
+    assert found == sorted(found)
+    assert all(n & (n - 1) == 0 for n in found)
+    free(monkeypatch, 0)
+    assert [run_batch_tokens(tiny(), n) for n in (7, 10**5)] == [7, 10**5]
+
+
+def test_long_texts_make_small_batches_of_a_run(monkeypatch):
+    model = tiny()
+    monkeypatch.setattr(model.cfg, "n_ctx", 100_000)
+    free(monkeypatch, 10**9)
+    assert run_batch_tokens(model, None, 512) == run_batch_tokens(model, None)
+    assert run_batch_tokens(model, None, 50_000) < run_batch_tokens(model, None)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "64", 1.5])
+def test_a_batch_size_that_is_no_positive_whole_number_is_named(value):
+    for call in (check_batch_tokens, lambda v: run_batch_tokens(tiny(), v), lambda v: batch_tokens_for(tiny(), v, 20)):
+        with pytest.raises(InputError, match=f"batch_tokens={value!r}; give a positive whole number of tokens"):
+            call(value)
 
 
 def test_a_large_vocabulary_makes_small_batches(monkeypatch):

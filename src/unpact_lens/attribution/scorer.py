@@ -35,7 +35,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
 from unpact_lens.models.asking import Asking
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.memory import batch_tokens_for_rows, out_of_memory
+from unpact_lens.models.memory import batch_tokens_for_rows, check_batch_tokens, out_of_memory
 from unpact_lens.models.packed_logits import packed_logits
 from unpact_lens.models.source_model import SourceModel, source_model
 from unpact_lens.models.tokens import Encoded, length_batches, pad_right
@@ -72,8 +72,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         check_runnable(self.model)
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise InputError(f"batch_tokens={self.batch_tokens}; give a positive number of tokens")
+        check_batch_tokens(self.batch_tokens)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -133,10 +133,8 @@ def chunks(model: HookedModel, rows: Sequence[T], length: int, batch_tokens: int
         batch_tokens: Largest number of tokens of a batch. If None, it is chosen from the free memory.
 
     Raises:
-        InputError: If `batch_tokens` is not positive.
+        InputError: If `batch_tokens` is not a positive whole number.
     """
-    if batch_tokens is not None and batch_tokens < 1:
-        raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
     size = max(1, batch_tokens_for(model, batch_tokens, length) // length)
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.errors import InputError
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.memory import check_batch_tokens
 from unpact_lens.models.tokens import Encoded, Text, encode, encode_context
 
 
@@ -60,12 +61,10 @@ class Asking:
         object.__setattr__(self, "chat", read_chat(self.chat))
         if not isinstance(self.special, bool):
             raise InputError(f"special={self.special!r}; give True or False")
-        for name in ("max_new_tokens", "batch_tokens"):
-            value = getattr(self, name)
-            if value is None and name == "batch_tokens":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r}; give a positive whole number of tokens")
+        room = self.max_new_tokens
+        if isinstance(room, bool) or not isinstance(room, int) or room < 1:
+            raise InputError(f"max_new_tokens={room!r}; give a positive whole number of tokens")
+        check_batch_tokens(self.batch_tokens)
 
     def but(self, **changes: Unpack[AskingOptions]) -> Asking:
         """Return a copy with some options replaced."""

@@ -9,15 +9,54 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded
 
 MAX_BATCH_TOKENS = 8192
 """Largest batch; larger ones gain nothing."""
 
 MIN_BATCH_TOKENS = 256
 """Smallest batch that is chosen; it can still be set lower."""
+
+RUN_LONGEST = 512
+"""Length of the longest text for which a run chooses its batches before the texts are written, in tokens."""
+
+RUN_READ_OUT = 0.5
+"""Logits over the vocabulary for each input token of a run: an answer is at most about half of its text."""
+
+
+def check_batch_tokens(given: object) -> None:
+    """Refuse a batch size that is neither None nor a positive whole number.
+
+    Raises:
+        InputError: If it is something else, e.g. 0, a flag or a text.
+    """
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise InputError(f"batch_tokens={given!r}; give a positive whole number of tokens")
+
+
+def run_batch_tokens(model: HookedModel, given: int | None, longest: int = 0) -> int:
+    """Return the batch size of a whole run: as given, or the largest power of two that fits into the free memory.
+
+    A number that is chosen is `DEFAULT_BATCH_TOKENS` at most, so that runs on machines with enough memory agree
+    bitwise. Call it once, before the work: the free memory changes while a run goes on.
+
+    Args:
+        model: Model whose widths count; of an ensemble, the first member.
+        given: Number of tokens that the caller asked for. If None, it is chosen; see `batch_tokens_for`.
+        longest: Number of tokens of the longest text, if it is known. Below `RUN_LONGEST`, it has no effect.
+
+    Raises:
+        InputError: If the number given is not a positive whole number.
+    """
+    check_batch_tokens(given)
+    if given is not None:
+        return given
+    first = (*hooked.members_of(model), model)[0]
+    longest = min(max(longest, RUN_LONGEST), first.cfg.n_ctx)
+    return min(DEFAULT_BATCH_TOKENS, batch_tokens_for(first, None, longest, read_out=RUN_READ_OUT))
 
 
 def batch_tokens_for(
@@ -41,7 +80,11 @@ def batch_tokens_for(
         read_out: Logits over the vocabulary for each input token, from 0 to 1.
         scores: Whether attention scores are held in memory, as hooked models do.
         passes: Memory of each token, as a multiple of a plain forward pass.
+
+    Raises:
+        InputError: If the number given is not a positive whole number.
     """
+    check_batch_tokens(given)
     if given is not None:
         return given
     weight = next(iter(model.parameters()))
