@@ -29,6 +29,12 @@ def test_rows_that_fit_stay_in_memory_and_others_go_to_disk(tmp_path):
         outside[4]
 
 
+def test_a_quarter_of_the_free_memory_is_the_limit_unless_one_is_given(monkeypatch):
+    for free, kind in ((4 * SIZE, list), (4 * SIZE - 1, OnDisk)):
+        monkeypatch.setattr(reference_cache, "free_memory", lambda device, free=free: free)
+        assert isinstance(Store().keep(found(), 4, SIZE, lambda: "key"), kind)
+
+
 def test_rows_are_spread_over_shards_of_bounded_size(tmp_path, monkeypatch):
     monkeypatch.setattr(reference_cache, "SHARD_BYTES", 60)
     kept = OnDisk.write(tmp_path, found())

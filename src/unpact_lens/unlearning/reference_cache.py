@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-import psutil  # type: ignore[import-untyped]
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from unpact_lens.errors import InputError
 from unpact_lens.manifest import check_manifest
 from unpact_lens.models.checkpoint import fresh_directory
+from unpact_lens.models.memory import free_memory
 from unpact_lens.results import read_json, write_json
 from unpact_lens.writing import Scratch
 
@@ -56,7 +57,7 @@ class Store:
         Returns:
             The rows; memory and disk give equal values.
         """
-        limit = psutil.virtual_memory().available // 4 if self.limit is None else self.limit
+        limit = free_memory(torch.device("cpu")) // 4 if self.limit is None else self.limit
         if size <= limit:
             rows = dict(found)
             return [rows[i] for i in range(n)]
