@@ -175,7 +175,7 @@ USUAL = {
     "draws": lambda: [4],
     "resamples": lambda: [50],
     "level": lambda: [0.95],
-    "batch_tokens": lambda: [64, 4096],
+    "batch_tokens": lambda: [None, 64, 4096],
     "max_new_tokens": lambda: [2],
     "steps": lambda: [2],
     "lr": lambda: [1e-3],

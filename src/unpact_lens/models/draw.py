@@ -12,7 +12,8 @@ from unpact_lens.models import hooked
 from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.generate import CachedBatch, UncachedBatch
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches
+from unpact_lens.models.memory import run_batch_tokens
+from unpact_lens.models.tokens import length_batches
 
 Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 """Function from next-token logits to the next token of each row."""
@@ -33,7 +34,7 @@ def draw(
     *,
     max_new_tokens: int,
     seed: int,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[tuple[int, ...]]:
     r"""Draw each next token from the model's probabilities: $y_k \sim p(\cdot \mid x, y_{<k})$, at temperature 1.
 
@@ -44,15 +45,21 @@ def draw(
         contexts: Ids that the model reads for each continuation.
         max_new_tokens: Number of ids to draw for each context.
         seed: Random seed of the draws. They also depend on `batch_tokens`.
-        batch_tokens: Largest number of tokens in one forward pass, padding included.
+        batch_tokens: Largest number of tokens in one forward pass, padding included. If None, 4096, or less where the
+            free memory is small; give a number where draws on several machines are to agree.
 
     Returns:
         The drawn ids of each context, in the order given.
+
+    Raises:
+        InputError: If `batch_tokens` is not a positive whole number.
     """
+    lengths = [len(context) + max_new_tokens for context in contexts]
+    budget = run_batch_tokens(model, batch_tokens, max(lengths, default=0))
     choose, device = drawn(torch.Generator().manual_seed(seed)), hooked.device_of(model)
     continuations: list[list[int]] = [[] for _ in contexts]
     with torch.inference_mode():
-        for rows in length_batches([len(context) + max_new_tokens for context in contexts], batch_tokens):
+        for rows in length_batches(lengths, budget):
             texts = [contexts[row] for row in rows]
             batch = CachedBatch(model, texts) if decodes_with_cache(model) else UncachedBatch(model, texts)
             new = None

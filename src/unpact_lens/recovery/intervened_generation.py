@@ -17,7 +17,8 @@ from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.draw import Choose
 from unpact_lens.models.generate import before_stop, decoded, most_likely
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches, pad_right
+from unpact_lens.models.memory import run_batch_tokens
+from unpact_lens.models.tokens import length_batches, pad_right
 
 
 def continuations(
@@ -28,7 +29,7 @@ def continuations(
     stop: Sequence[str] = ("\n",),
     choose: Choose = most_likely,
     hooks: Callable[[list[int], int], Hooks] | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[str]:
     """Generate a continuation of each context, as text up to a stop or the model's end token.
 
@@ -39,17 +40,19 @@ def continuations(
         stop: Texts that end an answer.
         choose: Function from next-token logits to the next token.
         hooks: Function from the contexts in a batch and its width to the hooks of its forward pass.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, 4096, or less where the
+            free memory is small.
 
     Returns:
         One text for each context, in the order given.
 
     Raises:
-        InputError: If the model has no tokenizer.
+        InputError: If the model has no tokenizer, or `batch_tokens` is not a positive whole number.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so it cannot answer in text; use greedy() on token ids")
+    budget = run_batch_tokens(model, batch_tokens, max(map(len, contexts), default=0) + max_new_tokens)
     new: list[list[int]] = [[] for _ in contexts]
     texts = ["" for _ in contexts]
     given = [len(decoded(tokenizer, c)) for c in contexts]
@@ -58,7 +61,7 @@ def continuations(
     with torch.inference_mode():
         for _ in range(max_new_tokens):
             going: list[int] = []
-            for batch in length_batches([len(contexts[i]) + len(new[i]) for i in running], batch_tokens):
+            for batch in length_batches([len(contexts[i]) + len(new[i]) for i in running], budget):
                 rows = [running[b] for b in batch]
                 ids = [(*contexts[i], *new[i]) for i in rows]
                 tokens = pad_right(ids, device)

@@ -118,7 +118,7 @@ def plain_sheet(items: Sequence[QA], bench: Benchmark, row: str = "plain") -> Sh
 
 
 def ask_sheet(
-    model: HookedModel, sheet: Sheet, where: Bool[Tensor, "probe item"], bench: Benchmark, batch_tokens: int
+    model: HookedModel, sheet: Sheet, where: Bool[Tensor, "probe item"], bench: Benchmark, batch_tokens: int | None
 ) -> tuple[Bool[Tensor, "probe item"], Answers]:
     """Ask a model the prompts of a sheet in one call.
 
@@ -127,7 +127,7 @@ def ask_sheet(
         sheet: Prompts.
         where: True for the prompts to ask. Cells without a prompt are skipped.
         bench: Benchmark that gives the chat template and the answer length.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, it is chosen from the free memory.
 
     Returns:
         True where an answer holds its fact (False where nothing was asked), and the answers by row and column.

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from unpact_lens.attribution import KeyRule, TopK
 from unpact_lens.data.emphasis import EMPHASIS, HEADLINE
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
+from unpact_lens.models.memory import check_batch_tokens
 from unpact_lens.recovery.result import PREFILL, RELEARN
 
 ORACLE, ANSWER_FREE, AFTER = "oracle", "answer_free", "after"
@@ -51,7 +51,8 @@ class ProbingOptions(TypedDict, total=False):
             except the headline, are excluded. Default 0.7.
         n_examples: Number of facts whose answers are kept. They are drawn by the seed. Default 3.
         seed: Random seed for every draw. Default 0.
-        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. Default: None, which is
+            4096, or less where the free memory is small. It is chosen once; `settings` of the result has the number.
     """
 
     templates: Sequence[str] | None
@@ -64,7 +65,7 @@ class ProbingOptions(TypedDict, total=False):
     min_before: float
     n_examples: int
     seed: int
-    batch_tokens: int
+    batch_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class Probing:
     min_before: float = MIN_BEFORE
     n_examples: int = 3
     seed: int = 0
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_templates(self.templates, self.headline)
         check_gain(self.gain)
+        check_batch_tokens(self.batch_tokens)
         if self.key_tokens not in KEY_SOURCES:
             raise InputError(f"key_tokens={self.key_tokens!r}; {nearest(str(self.key_tokens), KEY_SOURCES)}")
         if not 0 <= self.min_before <= 1:

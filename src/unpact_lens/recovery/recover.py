@@ -22,6 +22,7 @@ from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError, NoEffectError
 from unpact_lens.evaluation.answers import with_room
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
 from unpact_lens.progress import progress_bar
 from unpact_lens.recovery.plan import RecoveryPlan, Sheet, ask_sheet, plain_sheet
 from unpact_lens.recovery.probes.emphasis import key_words
@@ -116,6 +117,7 @@ def recovery_plan(
         raise InputError("key_tokens='after' are those of the unlearned model; give it: recovery_plan(after=…)")
     _check_probes(probing.probes, before, control, after)
     check_relearn(probing.relearn or {}, before)
+    probing = replace(probing, batch_tokens=run_batch_tokens(before, probing.batch_tokens))
     with progress_bar("recovery", shown=progress) as bar:
         bar.say(f"key tokens of the {'unlearned' if probing.key_tokens == AFTER else 'original'} model")
         keyed = after if probing.key_tokens == AFTER and after is not None else before
@@ -209,8 +211,10 @@ def run_plan(
         asked of no fact, and `settings["without_effect"]` has the reason.
 
     Raises:
-        InputError: If a probe of the plan needs a model that was not given.
+        InputError: If a probe of the plan needs a model that was not given, or `batch_tokens` is not a positive whole
+            number.
     """
+    check_batch_tokens(batch_tokens)
     _check_models(plan, before, control)
     _check_probes(plan.added, model)
     if batch_tokens is not None:

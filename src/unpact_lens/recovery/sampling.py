@@ -32,7 +32,8 @@ from unpact_lens.evaluation.answers import fact_right, fact_tokens, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.draw import drawn
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, encode_context, length_batches, pad_right
+from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
+from unpact_lens.models.tokens import encode, encode_context, length_batches, pad_right
 from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.probes.logit_lens import token_rank
@@ -46,14 +47,15 @@ class SamplingOptions(TypedDict, total=False):
     Attributes:
         samples: Number of answers to draw for each prompt. Default 16.
         temperature: Sampling temperature, above 0. Default 1.
-        seed: Random seed for the draws. Default 0.
-        batch_tokens: Largest number of input tokens in one forward pass, padding included.
+        seed: Random seed for the draws. Default 0. The draws also depend on `batch_tokens`.
+        batch_tokens: Largest number of input tokens in one forward pass, padding included. Default: None, which is
+            4096, or less where the free memory is small. `settings` of the result has the number.
     """
 
     samples: int
     temperature: float
     seed: int
-    batch_tokens: int
+    batch_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,16 @@ class Sampling:
     """Hold the options of `SamplingOptions` with their defaults, checked.
 
     Raises:
-        InputError: If `samples` or `temperature` is not positive.
+        InputError: If `samples` or `temperature` is not positive, or `batch_tokens` is not a positive whole number.
     """
 
     samples: int = 16
     temperature: float = 1.0
     seed: int = 0
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        check_batch_tokens(self.batch_tokens)
         if self.samples < 1:
             raise InputError(f"samples={self.samples}; give at least 1")
         if not self.temperature > 0:
@@ -166,8 +169,8 @@ def leak(
         **options: Number of samples, temperature, seed and batch budget; see `SamplingOptions`.
 
     Raises:
-        InputError: If there are no questions, the numbers of prompts and questions differ, or `samples` or
-            `temperature` is not positive.
+        InputError: If there are no questions, the numbers of prompts and questions differ, or `samples`, `temperature`
+            or `batch_tokens` is not positive.
     """
     sampling = Sampling(**options)
     if not items:
@@ -180,27 +183,26 @@ def leak(
         encode_context(model, prompt, chat=bench.chat, prefill=p).context
         for prompt, p in zip(asked, prefills, strict=True)
     ]
+    budget = run_batch_tokens(model, sampling.batch_tokens, max(map(len, contexts)) + bench.max_new_tokens)
     texts = continuations(
         model,
         [c for c in contexts for _ in range(sampling.samples)],
         max_new_tokens=bench.max_new_tokens,
         stop=bench.stop,
         choose=drawn(torch.Generator().manual_seed(sampling.seed), sampling.temperature),
-        batch_tokens=sampling.batch_tokens,
+        batch_tokens=budget,
     )
     n = sampling.samples
     held = [sum(fact_right(t, q) for t in texts[i * n : (i + 1) * n]) for i, q in enumerate(items)]
-    probability, rank = _odds(model, items, asked, prefills, bench, sampling.batch_tokens)
+    probability, rank = _odds(model, items, asked, prefills, bench, budget)
     return Leak(
         ids=tuple(q.id for q in items),
         samples=n,
         held=torch.tensor(held),
         probability=probability,
         rank=rank,
-        settings={
-            "temperature": sampling.temperature, "seed": sampling.seed, "batch_tokens": sampling.batch_tokens,
-        },
-    )  # fmt: skip
+        settings={"temperature": sampling.temperature, "seed": sampling.seed, "batch_tokens": budget},
+    )
 
 
 def leak_emphasised(
@@ -242,6 +244,7 @@ def leak_emphasised(
     asked = {"plain": [q.prompt for q in items]} | {
         r: [sheet.prompts[k][i] for i in chosen] for r, k in zip(rows, index, strict=True)
     }
+    options = {**options, "batch_tokens": run_batch_tokens(model, options.get("batch_tokens"))}
     return {row: leak(model, items, bench=plan.bench, prompts=prompts, **options) for row, prompts in asked.items()}
 
 

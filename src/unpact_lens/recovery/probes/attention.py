@@ -24,7 +24,8 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import prefill_for
 from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context
+from unpact_lens.models.memory import check_batch_tokens
+from unpact_lens.models.tokens import Encoded, encode_context
 from unpact_lens.recovery.controls import random_words
 from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
@@ -116,7 +117,7 @@ def attend_to(
     *,
     bench: Benchmark,
     gain: float = GAIN,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[str]:
     """Generate greedy answers to the plain prompts while every head attends more to some words.
 
@@ -126,13 +127,16 @@ def attend_to(
         words: For each question, the words of its prompt to attend to. An empty list leaves the question unchanged.
         bench: Benchmark that gives the chat template, the answer prefix and the answer length.
         gain: Factor on the attention to the words, before rows are normalised to sum to 1 again.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, 4096, or less where the
+            free memory is small.
 
     Raises:
         InputError: If the gain is 1 or not a positive number, the numbers of word lists and questions differ, none of
-            the words is in its prompt, or changed attention patterns have no effect on this model.
+            the words is in its prompt, changed attention patterns have no effect on this model, or `batch_tokens` is
+            not a positive whole number.
     """
     check_gain(gain)
+    check_batch_tokens(batch_tokens)
     if len(words) != len(items):
         raise InputError(f"{len(words)} lists of words for {len(items)} questions; give one for each")
     rows = [encode_context(model, q.prompt, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]

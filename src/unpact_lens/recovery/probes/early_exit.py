@@ -20,7 +20,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.hooked import HookedModel, HookFunction, Hooks
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
+from unpact_lens.models.memory import check_batch_tokens
 from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.plan import Sheet
 from unpact_lens.recovery.probes.logit_lens import require_earlier_blocks
@@ -88,7 +88,7 @@ def early_answers(
     *,
     max_new_tokens: int,
     stop: Sequence[str] = ("\n",),
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[str]:
     """Generate greedy answers from the residual stream after a block, for each context.
 
@@ -98,12 +98,14 @@ def early_answers(
         blocks: For each prompt, the block after which the answer is read out, from 0 to the number of blocks - 2.
         max_new_tokens: Largest number of tokens to generate.
         stop: Texts that end an answer.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, 4096, or less where the
+            free memory is small.
 
     Raises:
-        InputError: If a block does not exist or is the last one, the numbers of contexts and blocks differ, or the
-            model's answers cannot be read out early.
+        InputError: If a block does not exist or is the last one, the numbers of contexts and blocks differ, the model's
+            answers cannot be read out early, or `batch_tokens` is not a positive whole number.
     """
+    check_batch_tokens(batch_tokens)
     require_exits(model)
     if len(blocks) != len(contexts):
         raise InputError(f"{len(blocks)} blocks for {len(contexts)} contexts; give one for each")

@@ -20,8 +20,9 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
 from unpact_lens.models.self_test import require
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, encode, length_batches, pad_right
+from unpact_lens.models.tokens import encode, length_batches, pad_right
 from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
 from unpact_lens.recovery.result import WRONG_SUBJECT
 from unpact_lens.recovery.wrong_subject import about_wrong_subject
@@ -75,7 +76,7 @@ def _reading(scene: Scene, row: str, items: Sequence[QA | None]) -> AnswerRow:
 
 
 def lens_ranks(
-    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    model: HookedModel, items: Sequence[QA], *, bench: Benchmark, batch_tokens: int | None = None
 ) -> Int[Tensor, "item layer"]:
     """Compute the rank of each fact's first token after each block. Rank 1 is the most likely token.
 
@@ -83,24 +84,29 @@ def lens_ranks(
         model: Hooked model with a tokenizer.
         items: Questions.
         bench: Benchmark that gives the chat template and the answer prefix.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, 4096, or less where the
+            free memory is small.
 
     Returns:
         One column for each block. The last column is the model's own output.
 
     Raises:
-        InputError: If there are no questions, or one is too long for the model.
+        InputError: If there are no questions, one is too long for the model, or `batch_tokens` is not a positive whole
+            number.
     """
+    check_batch_tokens(batch_tokens)
     if not items:
         raise InputError("no questions; give the facts that were to be forgotten, e.g. bench.forget")
     require(model, "lens", feature="probe 'logit_lens'")
     rows = [encode(model, q.prompt, q.answer, chat=bench.chat, prefill=prefill_for(bench, q)) for q in items]
     starts = [fact_tokens(model, row, q)[0] for row, q in zip(rows, items, strict=True)]
+    lengths = [len(r.ids) - 1 for r in rows]
+    budget = run_batch_tokens(model, batch_tokens, max(lengths))
     names = stream_hooks(model)[1:]  # without the embedding, which has read the last token only
     ranks = torch.zeros(len(items), len(names), dtype=torch.long)
     device = hooked.device_of(model)
     with torch.inference_mode():
-        for batch in length_batches([len(r.ids) - 1 for r in rows], batch_tokens):
+        for batch in length_batches(lengths, budget):
             tokens = pad_right([rows[i].ids[:-1] for i in batch], device)
             at = torch.tensor([len(rows[i].context) - 1 + starts[i] for i in batch], device=device)
             wanted = torch.tensor([rows[i].answer[starts[i]] for i in batch], device=device)

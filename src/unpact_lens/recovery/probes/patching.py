@@ -27,8 +27,9 @@ from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel, Hooks
+from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
 from unpact_lens.models.same_weights import same_weights
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode_context, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded, encode_context, length_batches, pad_right
 from unpact_lens.recovery.controls import generator
 from unpact_lens.recovery.probes.attention import word_positions
 from unpact_lens.recovery.probes.registry import BEFORE, COMPUTATION, Answered, AnswerRow, Scene, probe
@@ -169,7 +170,7 @@ def patched_answers(
     where: str = PROMPT,
     sources: Sequence[QA] | None = None,
     layer: int | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[str]:
     """Generate greedy answers of one model, with states of another model at some positions of the prompt.
 
@@ -184,16 +185,18 @@ def patched_answers(
             lengths are aligned at the end. Positions that the shorter prompt lacks keep the recipient's own states.
         layer: Block whose input is replaced, from 0 to the number of blocks (the output of the last one). If None, the
             middle one.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. If None, 4096, or less where the
+            free memory is small.
 
     Returns:
         One answer for each question.
 
     Raises:
         InputError: If `where` or `layer` is unknown, the models are not comparable, a prompt does not name its subject,
-            an answer has no prefix, the numbers of sources and questions differ, or every patched state equals the
-            recipient's own although the models differ.
+            an answer has no prefix, the numbers of sources and questions differ, every patched state equals the
+            recipient's own although the models differ, or `batch_tokens` is not a positive whole number.
     """
+    check_batch_tokens(batch_tokens)
     if where not in WHERE:
         raise InputError(f"where={where!r}; {nearest(str(where), WHERE)}")
     depth = int(recipient.cfg.n_layers)
@@ -222,11 +225,13 @@ def patched_answers(
     taken_at = [found(q, e) for q, e in zip(given, read, strict=True)]
     counts = [min(len(a), len(b)) for a, b in zip(to, taken_at, strict=True)]
     hook = hooked.final_hook(donor) if layer == depth else f"blocks.{layer}.hook_resid_pre"
-    states = _states(donor, [e.context for e in read], hook, batch_tokens)
+    longest = max((len(e.context) for e in (*own, *read)), default=0) + bench.max_new_tokens
+    budget = run_batch_tokens(recipient, batch_tokens, longest)
+    states = _states(donor, [e.context for e in read], hook, budget)
     values = [s[list(at[-n:])] for s, at, n in zip(states, taken_at, counts, strict=True)]
     targets = [torch.tensor(at[-n:]) for at, n in zip(to, counts, strict=True)]
     lengths = [len(e.context) for e in own]
-    kept = _states(recipient, [e.context for e in own], hook, batch_tokens)
+    kept = _states(recipient, [e.context for e in own], hook, budget)
     equal = all(torch.equal(k[at], v) for k, at, v in zip(kept, targets, values, strict=True))
     if items and equal and not same_weights(recipient, donor):
         raise NoEffectError(
@@ -246,7 +251,7 @@ def patched_answers(
         max_new_tokens=bench.max_new_tokens,
         stop=bench.stop,
         prompt_hooks=hooks,
-        batch_tokens=batch_tokens,
+        batch_tokens=budget,
     )
 
 
