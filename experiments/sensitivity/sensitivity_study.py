@@ -60,7 +60,7 @@ def sensitivity_study(
             for m in config.methods
         }
         retain = spread(space.bench.unseen or space.bench.retain, config.contributions.retain)
-        evidence = Evidence(space.model, afters, space.bench, forget, retain, config.batch_tokens)
+        evidence = Evidence(space.model, afters, space.bench, forget, retain, space.batch_tokens)
         weights = {m: [model_fingerprint(model) for model in found] for m, found in afters.items()}
         kept = Workspace(config, Path(out), step)
         found = []

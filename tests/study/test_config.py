@@ -35,6 +35,9 @@ def test_overrides_replace_entries():
         ({"matmul_precision": "low"}, "matmul_precision = 'low': input should be 'highest', 'high' or 'medium'"),
         ({"recovery": {"key_tokens": "both"}}, "recovery.key_tokens = 'both'"),
         ({"model": None}, "model = None"),
+        ({"batch_tokens": 0}, "batch_tokens = 0: input should be greater than or equal to 1"),
+        ({"batch_tokens": True}, "batch_tokens = True: input should be a valid integer"),
+        ({"batch_tokens": "64"}, "batch_tokens = '64': input should be a valid integer"),
     ],
 )
 def test_a_wrong_entry_is_named(change, message):

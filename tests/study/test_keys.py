@@ -12,12 +12,13 @@ from pydantic import BaseModel
 
 import unpact_lens as ul
 from tests.study.small_study import small_config
+from unpact_lens.models import memory
 from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.source_hash import PACKAGE, UNHASHED, source_hash
 from unpact_lens.study import keys, load_config
 from unpact_lens.study.cells import cell_place, study_cell
 from unpact_lens.study.config import StudyConfig
-from unpact_lens.study.keys import CELL, EXCLUDED, PARTS, excluded, leaves, part_key
+from unpact_lens.study.keys import CELL, EXCLUDED, PARTS, excluded, leaves, part_key, text_of
 from unpact_lens.study.run_study import run_study
 from unpact_lens.study.workspace import Workspace
 
@@ -108,6 +109,17 @@ def test_another_model_or_other_data_change_the_key(fact):
         base = {"model": "m", "control": "c", "data": "d"}
         same = part_key(part, config, **base) == part_key(part, config, **{**base, fact: "x"})
         assert same == (fact == "control" and part not in keys.SEES_CONTROL)
+
+
+def test_a_key_does_not_depend_on_the_free_memory_and_a_given_batch_size_counts(monkeypatch):
+    def keys_of(batch_tokens):
+        return [text_of(key_of(part, config_of({**FULL, "batch_tokens": batch_tokens}))) for part in PARTS]
+
+    plenty = keys_of(None)
+    assert all('"batch_tokens": null' in key for key in plenty)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    assert keys_of(None) == plenty
+    assert all(a != b for a, b in zip(keys_of(4096), plenty, strict=True))
 
 
 def test_another_source_or_library_changes_the_key(monkeypatch):

@@ -30,7 +30,8 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import answers_kept_in
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import EPSILON, LABELS, Verdict, verdict
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, document_ids
+from unpact_lens.models.memory import check_batch_tokens
+from unpact_lens.models.tokens import document_ids
 from unpact_lens.progress import step_bar
 from unpact_lens.results import versions
 from unpact_lens.source_hash import source_hash
@@ -66,7 +67,8 @@ class AuditOptions(TypedDict, total=False):
         seed: Random seed of every draw. Default 0.
         wrap: `"hooked"`, `"bridge"` or `"auto"` (default), as in `load_model`.
         device: Device of the models. If None, CUDA if available.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        batch_tokens: Largest number of input tokens in one forward pass. Default: None, which is 4096, or less
+            where the free memory is small. It is chosen once; `settings` of the result has the number.
         progress: If True (default), show the costs and the steps on stderr.
         command: Command to record. Default: the call.
     """
@@ -84,7 +86,7 @@ class AuditOptions(TypedDict, total=False):
     seed: int
     wrap: str
     device: str | None
-    batch_tokens: int
+    batch_tokens: int | None
     progress: bool
     command: str
 
@@ -106,12 +108,13 @@ class Asked:
     seed: int = 0
     wrap: str = "auto"
     device: str | None = None
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int | None = None
     progress: bool = True
     command: str = ""
 
     def __post_init__(self) -> None:
         budget_named(self.budget)
+        check_batch_tokens(self.batch_tokens)
         if self.seen not in SEEN_WAYS:
             raise InputError(f"seen={self.seen!r}; give {', '.join(map(repr, SEEN_WAYS))}")
         if not 0 < self.epsilon < 1:
@@ -189,8 +192,8 @@ def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, 
     store = AnswerFile(folder / ANSWERS)
     run = AuditRun(
         models=models, bench=table.bench, budget=budget_named(asked.budget), folder=folder,
-        name=asked.name or _name_of(models), seed=asked.seed, batch_tokens=asked.batch_tokens, step=step, store=store,
-        notes=list(table.notes),
+        name=asked.name or _name_of(models), seed=asked.seed, given_batch_tokens=asked.batch_tokens, step=step,
+        store=store, notes=list(table.notes),
     )  # fmt: skip
     with answers_kept_in(store):
         counts = prepare(run, table, asked)
@@ -231,7 +234,7 @@ def _audited(models: GivenModels, table: FactTable, asked: Asked, folder: Path, 
         settings={
             "budget": asdict(run.budget), "seed": asked.seed, "epsilon": asked.epsilon, "chat": run.bench.chat,
             "prefill": run.bench.prefill, "max_new_tokens": run.bench.max_new_tokens, "stop": list(run.bench.stop),
-            "batch_tokens": asked.batch_tokens, "wrap": asked.wrap, "seen": asked.seen,
+            "batch_tokens": run.batch_tokens, "wrap": asked.wrap, "seen": asked.seen,
             "command": asked.command or "unpact_lens.audit(...)",
         },
         data={"source": table.source, "sha256": table.sha256, **({"path": table.path} if table.path else {})},
@@ -259,13 +262,13 @@ def prepare(run: AuditRun, table: FactTable, asked: Asked) -> dict[str, int]:
     role = BEFORE if BEFORE in run.models else AFTER
     model = run.one(role)
     run.step(f"asking what the {ROLES[role]} knows")
-    bench = best_way_to_ask(model, bench, asked.chat, run.notes, asked.batch_tokens)
+    bench = best_way_to_ask(model, bench, asked.chat, run.notes, run.batch_tokens)
     if bench.plain_text is None:
         bench = replace(bench, plain_text=plain_text())
     if not bench.unseen:
         bench = replace(bench, unseen=general_facts(), retain_split=RetainSplit((0.0, 0.0, 1.0)))
         run.notes.append("No unseen facts were given: destruction D is measured on general facts that are shipped.")
-    how = {"seed": asked.seed, "batch_tokens": asked.batch_tokens}
+    how = {"seed": asked.seed, "batch_tokens": run.batch_tokens}
     if BEFORE in run.models:
         forget, unknown = ask_until_known(model, bench, bench.forget, budget.forget, **how)
         if len(forget) < FEWEST:
@@ -325,7 +328,7 @@ def show_costs(run: AuditRun, asked: Asked) -> None:
         return
     run.step("measuring the speed")
     model = run.one(role)
-    speed = measure_speed(model, run.bench, run.bench.forget, asked.batch_tokens)
+    speed = measure_speed(model, run.bench, run.bench.forget, run.batch_tokens)
     counts = {g: len(getattr(run.bench, g)) for g in ("forget", "retain", "unseen")}
     counts["unknown"] = 0 if CONTROL in run.models else len(run.bench.unknown)
     texts = run.bench.plain_text.texts if run.bench.plain_text is not None else ()

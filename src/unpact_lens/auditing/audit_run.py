@@ -35,6 +35,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation import evaluate, prefill_for
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.memory import run_batch_tokens
 from unpact_lens.recovery import PROBES, Recovery, RecoveryPlan, recovery_plan, run_plan, with_probes
 from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
 from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
@@ -61,7 +62,8 @@ class AuditRun:
         folder: Directory of the parts.
         name: Name of the audited model.
         seed: Random seed of every draw.
-        batch_tokens: Largest number of input tokens in one forward pass.
+        given_batch_tokens: Largest number of input tokens in one forward pass, as the user gave it. If None, it is
+            chosen from the free memory, and parts that were made with another choice are read.
         step: Function that is called with the name of each step.
         store: Greedy answers.
         left_out: Reason for each part that is not run.
@@ -75,7 +77,7 @@ class AuditRun:
     folder: Path
     name: str
     seed: int
-    batch_tokens: int
+    given_batch_tokens: int | None
     step: Callable[[str], None]
     store: AnswerFile
     left_out: dict[str, str] = field(default_factory=dict)
@@ -107,11 +109,16 @@ class AuditRun:
         return self.need(role)[0]
 
     @cached_property
+    def batch_tokens(self) -> int:
+        """Return the largest number of input tokens in one forward pass: as given, or chosen once."""
+        return run_batch_tokens(self.one(self.fixed_roles[0]), self.given_batch_tokens)
+
+    @cached_property
     def workspace(self) -> Workspace:
         """Return the workspace that keeps the parts, with the configuration that their keys hold."""
         entries: dict[str, object] = {
             "name": "audit", "model": "given", "control": "given", "benchmark": self.bench.name, "retain_split": None,
-            "methods": [{"name": "given"}], "batch_tokens": self.batch_tokens, "recovery": {"probes": []},
+            "methods": [{"name": "given"}], "batch_tokens": self.given_batch_tokens, "recovery": {"probes": []},
             "seeds": [self.seed],
         }  # fmt: skip
         config = StudyConfig.model_validate(entries)
@@ -201,7 +208,12 @@ class AuditRun:
         self.step("planning the probes")
         prompts = tuple(p for p in self.budget.probes if PROBES[p].compared)
         options = {"templates": self.budget.templates, "probes": prompts}
-        return self.kept("plan", lambda: self._new_plan(prompts), self.fixed_roles, data=asdict(self.bench), **options)
+        data = asdict(self.bench)
+        return self._here(self.kept("plan", lambda: self._new_plan(prompts), self.fixed_roles, data=data, **options))
+
+    def _here(self, plan: RecoveryPlan) -> RecoveryPlan:
+        """Return a plan with the batch size of this run; a kept one may come from a machine with more memory."""
+        return replace(plan, settings={**plan.settings, "batch_tokens": self.batch_tokens})
 
     def original_and_retrained(self) -> tuple[HookedModel, HookedModel | None]:
         """Load the original model, or the unlearned one in its place, and the retrained model if there is one."""
@@ -254,7 +266,8 @@ class AuditRun:
 
         self.step(f"probe {name}: preparing")
         with self.left_out_if_refused(name):
-            return self.kept(f"probe-plan/{name}", compute, self.fixed_roles, data=asdict(self.bench), probe=name)
+            data = asdict(self.bench)
+            return self._here(self.kept(f"probe-plan/{name}", compute, self.fixed_roles, data=data, probe=name))
         return None
 
     def recovered(self) -> Recovery:
@@ -263,7 +276,7 @@ class AuditRun:
         self.step("asking under every prompt")
         prompts = tuple(p for p in self.budget.probes if PROBES[p].compared)
         base = self.kept(
-            "recovery", lambda: run_plan(self.one(AFTER), plan, batch_tokens=self.batch_tokens, progress=False),
+            "recovery", lambda: run_plan(self.one(AFTER), plan, progress=False),
             tuple(ROLES), data=asdict(self.bench), templates=self.budget.templates, probes=prompts,
         )  # fmt: skip
         found = {}

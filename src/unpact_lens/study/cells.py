@@ -316,7 +316,10 @@ def _recovery(space: Workspace, after: HookedModel) -> Recovery:
     plan = space.new_plan(after) if space.config.recovery.key_tokens == "after" else space.plan
     # The answers of the retrained model are in the plan; few probes need the model itself.
     control = space.control if any(NEEDS_AFTER in PROBES[name].needs for name in plan.added) else None
-    found = recovery.run_plan(after, plan, before=space.model, control=control, progress=False)
+    # The plan may come from a machine with more memory.
+    found = recovery.run_plan(
+        after, plan, before=space.model, control=control, batch_tokens=space.batch_tokens, progress=False
+    )
     del control
     free_control(space)
     return found

@@ -155,8 +155,9 @@ class StudyConfig(Strict):
         contributions: Facts whose prompt-token contributions are computed.
         diff_examples: Number of forget facts for which the exact component diff is computed.
         recovery: Emphasis, controls and probes.
-        batch_tokens: Largest number of input tokens in one forward pass when models are asked and scored. Attribution
-            follows the free memory instead.
+        batch_tokens: Largest number of input tokens in one forward pass when models are asked and scored. If None,
+            4096, or less where the free memory is small. The settings of scores and recovery have the number.
+            Attribution follows the free memory instead.
         save_models: If True, also write every unlearned model.
         checkpoint_every: Number of training steps between two checkpoints, from which a killed cell goes on. 0 writes
             none.
@@ -186,7 +187,7 @@ class StudyConfig(Strict):
     contributions: ContributionConfig = Field(default_factory=ContributionConfig)
     diff_examples: int = Field(3, ge=0)
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
-    batch_tokens: int = Field(4096, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1, strict=True)
     save_models: bool = False
     checkpoint_every: int = Field(50, ge=0)
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)

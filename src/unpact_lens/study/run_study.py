@@ -49,8 +49,8 @@ def run_study(
 ) -> Study:
     """Run the unfinished parts of a study, write everything, and return it.
 
-    Results do not depend on `jobs`, `on` or `share`: a serial run with the same number of torch threads is bitwise
-    equal. Set `threads` in the configuration where runs on several machines are to agree.
+    Results do not depend on `jobs`, `on` or `share`: a serial run with the same number of torch threads and the same
+    `batch_tokens` is bitwise equal. Set both in the configuration where runs on several machines are to agree.
 
     Args:
         config: Configuration, as `load_config` returns it.

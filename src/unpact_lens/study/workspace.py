@@ -27,6 +27,7 @@ from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.fingerprint import model_fingerprint
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.load import load_model
+from unpact_lens.models.memory import run_batch_tokens
 from unpact_lens.recovery import Probing, ProbingOptions, RecoveryPlan
 from unpact_lens.recovery.probes.registry import checked
 from unpact_lens.results import RESULT, Result, load, read_json, storable, write_result, write_text
@@ -97,6 +98,14 @@ class Workspace:
         return loaded
 
     @cached_property
+    def batch_tokens(self) -> int:
+        """Largest number of input tokens in one forward pass: that of the configuration, or chosen once.
+
+        It is in no key: a study whose configuration gives no number reads what a machine with other memory made.
+        """
+        return run_batch_tokens(self.model, self.config.batch_tokens)
+
+    @cached_property
     def hash(self) -> str:
         """Hash of the original model's weights."""
         return model_hash(self.model)
@@ -126,7 +135,7 @@ class Workspace:
         checked(Probing(**probing_options(self.config)), bench)
         if self.config.known_only:
             self.step("asking the model what it knows")
-            whole, budget = bench, self.config.batch_tokens
+            whole, budget = bench, self.batch_tokens
             key = part_key(KNOWN, self.config, model=self.identity, control=None, data=hash_of(asdict(whole)))
             bench = self.kept(KNOWN, key, lambda: known_facts(self.model, whole, batch_tokens=budget))
         if not bench.forget:
@@ -204,7 +213,7 @@ class Workspace:
             model: Model to evaluate.
             **beside: Scores to keep with the result: `before` and `reference` of `evaluate`.
         """
-        return evaluate(model, self.bench, batch_tokens=self.config.batch_tokens, **beside)
+        return evaluate(model, self.bench, batch_tokens=self.batch_tokens, **beside)
 
     @cached_property
     def plan(self) -> RecoveryPlan:
@@ -218,10 +227,10 @@ class Workspace:
         Args:
             after: Unlearned model, if its own KeyTokens are emphasised.
         """
+        options: ProbingOptions = {**probing_options(self.config), "batch_tokens": self.batch_tokens}
         return recovery.recovery_plan(
-            self.bench, before=self.model, control=self.control, after=after, progress=False,
-            **probing_options(self.config),
-        )  # fmt: skip
+            self.bench, before=self.model, control=self.control, after=after, progress=False, **options
+        )
 
     @cached_property
     def contributions(self) -> dict[str, list[Attribution]]:
