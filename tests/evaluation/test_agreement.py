@@ -68,6 +68,7 @@ def test_results_are_saved_without_loss(tmp_path):
     [
         (["rouge_x"], None, "unknown answer metric 'rouge_x'; did you mean"),
         ("rouge_l", None, r"metrics='rouge_l' is one text; give a list of names"),
+        ({}, PAIRS, "metrics is empty; name at least one"),
         (["rouge_l"], PAIRS[:1], "1 labelled pairs, all with the same label"),
         (["rouge_l"], pd.DataFrame({"gold": ["a"], "answer": ["b"]}), "have no column 'right'; they have gold, answer"),
     ],

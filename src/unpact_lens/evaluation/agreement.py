@@ -185,7 +185,7 @@ def agreement(
             pairs of this library.
 
     Raises:
-        InputError: If a metric is unknown or not installed, a column is missing, or all labels are equal.
+        InputError: If there is no metric, one is unknown or not installed, a column is missing, or all labels are equal.
 
     >>> agreement(["rouge_l"]).accuracy("rouge_l", "negation") < 0.5
     True
@@ -198,6 +198,8 @@ def agreement(
     if not isinstance(metrics, Mapping):
         names = [n for n in ANSWER_METRICS if n != "semantic_similarity" or embedder_installed()]
         metrics = {name: ANSWER_METRICS[name] for name in (names if metrics is None else metrics)}
+    if not metrics:
+        raise InputError("metrics is empty; name at least one, e.g. ['rouge_l']")
     generated, gold = [p.answer for p in pairs], [p.gold for p in pairs]
     scores = [metric.score(generated, gold).double() for metric in metrics.values()]
     return Agreement(
