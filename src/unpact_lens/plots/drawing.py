@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -50,7 +51,9 @@ class Polygon:
     width: float = 1.0
 
     def svg(self) -> str:
-        d = "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in self.points) + "Z"
+        points = [(round(x, 1), round(y, 1)) for x, y in self.points]  # so that steps add up
+        steps = " ".join(f"{_n(b[0] - a[0])} {_n(b[1] - a[1])}" for a, b in pairwise(points))
+        d = f"M{_n(points[0][0])} {_n(points[0][1])}l{steps}z"
         return f"<path d='{d}'{_fill(self.fill)}{_stroke(self.stroke, self.width)}/>"
 
     def paint(self, image: ImageDraw.ImageDraw) -> None:
@@ -263,7 +266,7 @@ def _regular(n: int, turn: float = 0.0, inner: float | None = None) -> tuple[Poi
 _CROSS = ((-0.4, -1), (0.4, -1), (0.4, -0.4), (1, -0.4), (1, 0.4), (0.4, 0.4), (0.4, 1), (-0.4, 1), (-0.4, 0.4),
           (-1, 0.4), (-1, -0.4), (-0.4, -0.4))  # fmt: skip
 _MARKERS: dict[str, tuple[Point, ...]] = {
-    "circle": _regular(24),
+    "circle": _regular(16),  # at a radius of 6 pixels, 0.1 pixels from a circle
     "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
     "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
     "triangle-up": ((0, -1.1), (1.1, 0.9), (-1.1, 0.9)),

@@ -34,6 +34,12 @@ DENSE = 40
 LINE, TITLE_LINE = 66, 48
 """Characters of a line of a subtitle and of a title: what 420 pixels hold."""
 
+ROOM = 130
+"""Least height of the subplots in pixels for five ticks on a colour bar, below its title."""
+
+TITLE_PAD = 14
+"""Pixels above a title of one line, as in the template."""
+
 _mode = ["light"]
 
 
@@ -54,7 +60,7 @@ def set_theme(mode: str) -> None:
 class Figure(go.Figure):
     """Hold a plotly figure that shows itself in every notebook, offline, and saves itself.
 
-    A notebook gets two forms in one bundle: the interactive figure, and a PNG for front ends without plotly, such as
+    A notebook gets two forms in one bundle: the interactive figure, and an SVG for front ends without plotly, such as
     GitHub, Colab and `nbconvert`. No form needs the network or a browser.
     """
 
@@ -141,10 +147,14 @@ class Figure(go.Figure):
         return self.img()
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None, **_: object) -> dict[str, object]:
-        """Return the interactive figure and a PNG."""
+        """Return the interactive figure and an SVG.
+
+        The picture is no PNG: plotly's extension of JupyterLab would show it in place of the figure, at twice its size,
+        until the pointer is on it.
+        """
         return {
             "application/vnd.plotly.v1+json": _slim(json.loads(str(self.to_json()))),
-            "image/png": base64.b64encode(self.png()).decode(),
+            "image/svg+xml": self.svg(),
             "text/plain": self.alt,
         }
 
@@ -234,7 +244,9 @@ def _digits(limit: float) -> str:
 
 
 def _finish_colour_bars(fig: Figure) -> None:
-    """Put five ticks on every colour bar: the ends, the middle and the quarters."""
+    """Put ticks on every colour bar: the ends, the middle and, where there is room, the quarters."""
+    margin = fig.layout.margin
+    room = number(fig.layout.height, 450) - number(margin.t, 100) - number(margin.b, 64)
     for name in fig.layout:
         if not str(name).startswith("coloraxis"):
             continue
@@ -242,7 +254,7 @@ def _finish_colour_bars(fig: Figure) -> None:
         low, high = number(axis.cmin), number(axis.cmax)
         if low != low or high != high or axis.colorbar.tickvals is not None:
             continue
-        ticks = np.linspace(low, high, 5)
+        ticks = np.linspace(low, high, 5 if room >= ROOM else 3)
         style = _digits(max(abs(low), abs(high)))
         texts = [f"{tick:{style}}".replace("-", "−") for tick in ticks.tolist()]
         axis.colorbar.update(tickvals=ticks.tolist(), ticktext=texts, nticks=None)
@@ -254,6 +266,8 @@ def _finish_head(fig: Figure) -> None:
     lines = _broken(str(title.text or ""), TITLE_LINE), _broken(str(title.subtitle.text or ""), LINE)
     title.text = "<br>".join(lines[0])
     title.subtitle.text = "<br>".join(lines[1])
+    if len(lines[0]) > 1:  # plotly.js sets a title of several lines 0.7 em higher than one of a single line
+        title.pad.t = TITLE_PAD + round(0.7 * number(title.font.size, 16))
     extra = 20 * (len(lines[0]) - 1) + 15 * (max(len(lines[1]), 1) - 1)
     if extra > 0:
         top = number(fig.layout.margin.t, 100) + extra

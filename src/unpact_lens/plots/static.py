@@ -7,15 +7,14 @@ the trace types that this package uses: heat maps, bars, waterfalls, lines and p
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.colour_scale import ColourScale
 from unpact_lens.plots.drawing import Cells, Drawing, Label, Polygon, marker, text_width
 from unpact_lens.plots.static_axes import (
     Axis,
@@ -23,22 +22,13 @@ from unpact_lens.plots.static_axes import (
     axis_values,
     floats,
     listed,
-    make_axis,
     number,
     plain,
     spec,
     tick_label,
     waterfall_steps,
 )  # fmt: skip
-
-WIDTH = 900
-"""Width of a picture in pixels if the figure has none."""
-
-TICK, TITLE, SMALL = 11.0, 15.0, 11.5
-"""Sizes of text: at ticks, of the title, and of the subtitle and everything else."""
-
-_SHARED = ("type", "range", "autorange", "rangemode", "dtick")
-"""Options that axes take from the one that they match."""
+from unpact_lens.plots.static_layout import SMALL, TICK, TITLE, PageLayout, Plot, cut, title_of
 
 
 def draw(fig: go.Figure, width: float | None = None) -> Drawing:
@@ -54,179 +44,8 @@ def draw(fig: go.Figure, width: float | None = None) -> Drawing:
     return page.drawing
 
 
-@dataclass(frozen=True)
-class _Plot:
-    """Hold one subplot: its two axes and its traces with their index in the figure."""
-
-    x: Axis
-    y: Axis
-    traces: tuple[tuple[int, Spec], ...]
-
-
-class _Page:
-    """Lay out a figure on a page and draw it."""
-
-    def __init__(self, layout: Spec, traces: list[Spec], width: float | None) -> None:
-        self.layout = layout
-        self.traces = [t for t in traces if t.get("visible", True) is True]
-        self.width = width or number(layout.get("width"), WIDTH)
-        self.title, self.subtitle = self._titles()
-        page = theme.colours(layout)
-        self.paper, self.ink, self.muted, self.grid = page.paper, page.ink, page.muted, page.grid
-        self.axes = {} if any(t.get("type") == "table" for t in self.traces) else self._axes()
-        self.legend = self._legend_entries()
-        self._place()
-
-    def _titles(self) -> tuple[list[str], list[str]]:
-        title = spec(self.layout.get("title"))
-        lines = plain(title.get("text") or ""), plain(spec(title.get("subtitle")).get("text") or "")
-        wide = (int((self.width - 40) / (size * 0.56)) for size in (TITLE, SMALL))
-        first, second = (textwrap.wrap(line, n) for line, n in zip(lines, wide, strict=True))
-        return first, second
-
-    def _axes(self) -> dict[str, Axis]:
-        """Build every axis. Axes that match show one range."""
-        named: dict[str, list[Spec]] = {}
-        for trace in self.traces:
-            for letter in ("x", "y"):
-                key = f"{letter}axis{str(trace.get(f'{letter}axis') or letter)[1:]}"
-                named.setdefault(key, []).append(trace)
-        for key in self.layout:
-            if key[:5] in ("xaxis", "yaxis"):
-                named.setdefault(key, [])
-        group = {k: f"{k[0]}axis{str(spec(self.layout.get(k)).get('matches') or k[0] + k[5:])[1:]}" for k in named}
-        axes = {}
-        for key in named:
-            own = spec(self.layout.get(key))
-            shared = [t for other, traces in named.items() if group[other] == group[key] for t in traces]
-            lead = {k: v for k, v in spec(self.layout.get(group[key])).items() if k in _SHARED}
-            axes[key] = make_axis("x" if key[0] == "x" else "y", {**lead, **own}, shared)
-        return axes
-
-    def _place(self) -> None:
-        """Compute the margins from the texts that stand in them, then the pixels of every axis."""
-        self.head = 16 + 20 * len(self.title) + 16 * len(self.subtitle)
-        rows = self._legend_rows()
-        self.top = self.head + 20 * len(rows) + (22 if self._has_top_titles() else 8)
-        bars = self._colour_bars()
-        names = [name for name, *_ in self.legend] if self._legend_beside() else []
-        side = max((text_width(name, SMALL) + 34 for name in names), default=0.0)
-        self.right = 20 + (74 * len(bars)) + side
-        self.left = 16.0
-        self.bottom = 12.0
-        for axis in self.axes.values():
-            if axis.letter == "y" and axis.domain[0] >= 0 and self._leftmost(axis):
-                self.left = max(self.left, self._labels_wide(axis) + 14)
-        self.inner = self.width - self.left - self.right
-        for axis in self.axes.values():
-            if axis.letter == "x":
-                axis.start = self.left + axis.domain[0] * self.inner
-                axis.end = self.left + axis.domain[1] * self.inner
-        for axis in self.axes.values():
-            if axis.letter == "x":
-                self.bottom = max(self.bottom, self._labels_high(axis) + 8)
-        asked = number(self.layout.get("height"), 450)
-        margin = spec(self.layout.get("margin"))
-        self.area = max(60.0, asked - number(margin.get("t"), 100) - number(margin.get("b"), 64))
-        if not self.axes:
-            columns = [c for t in self.traces for c in listed(spec(t.get("cells")).get("values"))]
-            self.area = 26.0 * (1 + max((len(listed(c)) for c in columns), default=1))
-        self.height = self.top + self.area + self.bottom
-        for axis in self.axes.values():
-            if axis.letter == "y":
-                axis.start = self.top + (1 - axis.domain[0]) * self.area
-                axis.end = self.top + (1 - axis.domain[1]) * self.area
-        alt = " – ".join(" ".join(lines) for lines in (self.title, self.subtitle))
-        self.drawing = Drawing(self.width, self.height, self.paper, alt)
-
-    def _leftmost(self, axis: Axis) -> bool:
-        plots = [p for p in self._plots() if p.y is axis]
-        return any(p.x.domain[0] < 0.02 for p in plots)
-
-    def _labels_wide(self, axis: Axis) -> float:
-        """Return the room that labels and title of a vertical axis take."""
-        if axis.layout.get("showticklabels") is False:
-            return 0.0
-        axis.start, axis.end = 1000.0, 0.0
-        wide = max((text_width(_cut(text), TICK) for _, text in axis.ticks()), default=0.0) + 8
-        groups = 20 if axis.categories and isinstance(axis.categories[0], tuple) else 0
-        return wide + groups + (18 if _title_of(axis.layout) else 0)
-
-    def _labels_high(self, axis: Axis) -> float:
-        """Return the room that labels and title of a horizontal axis take."""
-        title = 20 if _title_of(axis.layout) else 0
-        if axis.layout.get("showticklabels") is False:
-            return title
-        wide = max((text_width(_cut(text), TICK) for _, text in axis.ticks()), default=0.0)
-        angle = self._angle(axis)
-        return title + (18 if not angle else wide * math.sin(math.radians(angle)) + 18)
-
-    def _angle(self, axis: Axis) -> float:
-        """Return how far the labels of a horizontal axis are turned, degrees."""
-        ticks = axis.ticks()
-        room = axis.length / max(1, len(ticks))
-        wide = max((text_width(_cut(text), TICK) for _, text in ticks), default=0.0)
-        return 0.0 if wide + 6 < room else 45.0 if room >= 16 else 90.0
-
-    def _plots(self) -> list[_Plot]:
-        found: dict[tuple[str, str], list[tuple[int, Spec]]] = {}
-        for k, trace in enumerate(self.traces):
-            keys = tuple(f"{letter}axis{str(trace.get(f'{letter}axis') or letter)[1:]}" for letter in "xy")
-            found.setdefault((keys[0], keys[1]), []).append((k, trace))
-        return [_Plot(self.axes[x], self.axes[y], tuple(traces)) for (x, y), traces in found.items()]
-
-    def _has_top_titles(self) -> bool:
-        notes = (spec(a) for a in listed(self.layout.get("annotations")))
-        return any(a.get("yref") == "paper" and number(a.get("y"), 0) > 0.97 for a in notes)
-
-    def _colour_bars(self) -> list[Spec]:
-        """Return the colour axes that have a scale beside the plots."""
-        used = {str(t.get("coloraxis") or spec(t.get("marker")).get("coloraxis") or "") for t in self.traces}
-        axes = [spec(self.layout.get(name)) for name in sorted(used) if name]
-        return [axis for axis in axes if axis.get("showscale", True)]
-
-    def _legend_entries(self) -> list[tuple[str, str, str]]:
-        """Return name, colour and symbol of each entry of the legend; empty if there is none."""
-        if self.layout.get("showlegend") is False:
-            return []
-        entries: dict[str, tuple[str, str, str]] = {}
-        for k, trace in enumerate(self.traces):
-            if trace.get("showlegend") is False or not trace.get("name") or trace.get("type") in ("heatmap", "table"):
-                continue
-            name = plain(trace["name"])
-            symbol = str(spec(trace.get("marker")).get("symbol") or "circle")
-            symbol = symbol if trace.get("type", "scatter") == "scatter" else "square"
-            entries.setdefault(name, (name, self._colour(trace, k), symbol))
-        several = len(entries) > 1 or self.layout.get("showlegend") is True
-        return list(entries.values()) if several else []
-
-    def _legend_beside(self) -> bool:
-        return bool(self.legend) and spec(self.layout.get("legend")).get("orientation") != "h"
-
-    def _legend_rows(self) -> list[list[tuple[str, str, str]]]:
-        """Return the entries of a horizontal legend in rows that fit the page."""
-        rows: list[list[tuple[str, str, str]]] = []
-        if self._legend_beside():
-            return rows
-        used = math.inf
-        for entry in self.legend:
-            wide = text_width(entry[0], SMALL) + 34
-            if used + wide > self.width - 40:
-                rows.append([])
-                used = 0.0
-            rows[-1].append(entry)
-            used += wide
-        return rows
-
-    def _colour(self, trace: Spec, index: int) -> str:
-        """Return the colour of a trace."""
-        places = ("line", "marker") if "lines" in str(trace.get("mode") or "") else ("marker", "line")
-        for place in places:
-            colour = spec(trace.get(place)).get("color")
-            if isinstance(colour, str) and "0,0,0,0" not in colour.replace(" ", ""):
-                return colour
-        increasing = spec(spec(trace.get("increasing")).get("marker")).get("color")
-        return str(increasing or theme.PALETTE[index % len(theme.PALETTE)])
+class _Page(PageLayout):
+    """Draw a figure that is laid out."""
 
     def paint(self) -> None:
         """Draw everything."""
@@ -234,7 +53,7 @@ class _Page:
         if not self.axes:
             self._paint_table()
             return
-        plots = self._plots()
+        plots = self.plots()
         for plot in plots:
             self._paint_grid(plot)
         self._paint_shapes(below=True)
@@ -246,7 +65,7 @@ class _Page:
             self._paint_axis(plot.y, plot.x)
         for note in listed(self.layout.get("annotations")):
             self._paint_note(spec(note))
-        for k, axis in enumerate(self._colour_bars()):
+        for k, axis in enumerate(self.colour_bars()):
             self._paint_colour_bar(axis, self.width - self.right + 22 + 74 * k)
 
     def _text(self, x: float, y: float, text: str, **style: object) -> None:
@@ -264,13 +83,13 @@ class _Page:
             self._text(14, y, line, size=SMALL, colour=self.muted)
             y += 16
         y = self.head + 8
-        for row in self._legend_rows():
+        for row in self.legend_rows():
             x = 18.0
             for entry in row:
                 x = self._paint_entry(x, y, entry)
             y += 20
-        if self._legend_beside():
-            x, y = self.width - self.right + 20 + 74 * len(self._colour_bars()), self.top + 8
+        if self.legend_beside():
+            x, y = self.width - self.right + 20 + 74 * len(self.colour_bars()), self.top + 8
             for entry in self.legend:
                 self._paint_entry(x, y, entry)
                 y += 20
@@ -282,7 +101,7 @@ class _Page:
         self._text(x + 12, y, name, size=SMALL)
         return x + text_width(name, SMALL) + 34
 
-    def _paint_grid(self, plot: _Plot) -> None:
+    def _paint_grid(self, plot: Plot) -> None:
         maps = all(t.get("type") == "heatmap" for _, t in plot.traces)
         for axis, across in ((plot.x, plot.y), (plot.y, plot.x)):
             if axis.layout.get("showgrid") is False or maps:
@@ -294,7 +113,7 @@ class _Page:
                 zero = at == 0 and axis.categories is None and axis.layout.get("zeroline") is not False
                 self.drawing.line(ends, self.muted if zero else self.grid)
 
-    def _paint_traces(self, plot: _Plot) -> None:
+    def _paint_traces(self, plot: Plot) -> None:
         stacks = [k for k, t in plot.traces if t.get("type") in ("bar", "waterfall") and t.get("offset") is None]
         for k, trace in plot.traces:
             kind = trace.get("type", "scatter")
@@ -307,11 +126,11 @@ class _Page:
             elif kind == "scatter":
                 self._paint_scatter(plot, trace, k)
 
-    def _paint_map(self, plot: _Plot, trace: Spec) -> None:
+    def _paint_map(self, plot: Plot, trace: Spec) -> None:
         z = np.array([floats(row) for row in listed(trace.get("z"))])
         if z.size == 0:
             return
-        scale = _Scale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
+        scale = ColourScale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
         columns = [plot.x.at(v) for v in axis_values(trace, "x")]
         rows = [plot.y.at(v) for v in axis_values(trace, "y")]
         lefts = sorted(plot.x.pixel(c - 0.5) for c in columns), sorted(plot.x.pixel(c + 0.5) for c in columns)
@@ -328,9 +147,9 @@ class _Page:
             self._paint_numbers(plot, trace, z, (columns, rows))
 
     def _paint_numbers(
-        self, plot: _Plot, trace: Spec, z: NDArray[np.float64], places: tuple[list[float], list[float]]
+        self, plot: Plot, trace: Spec, z: NDArray[np.float64], places: tuple[list[float], list[float]]
     ) -> None:
-        scale = _Scale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
+        scale = ColourScale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
         template = str(trace["texttemplate"])
         digits = template.split(":")[-1].rstrip("}") if ":" in template else ""
         room = abs(plot.x.pixel(1) - plot.x.pixel(0)) - 3
@@ -345,7 +164,7 @@ class _Page:
                     style = {"size": size, "colour": scale.ink(value), "anchor": "middle"}
                     self._text(plot.x.pixel(column), plot.y.pixel(row), text, **style)
 
-    def _paint_bars(self, plot: _Plot, trace: Spec, index: int, slot: tuple[int, int] | None) -> None:
+    def _paint_bars(self, plot: Plot, trace: Spec, index: int, slot: tuple[int, int] | None) -> None:
         flat = trace.get("orientation") == "h"
         along, across = (plot.y, plot.x) if flat else (plot.x, plot.y)
         places = [along.at(v) for v in axis_values(trace, along.letter)]
@@ -372,7 +191,7 @@ class _Page:
         mark = spec(trace.get("marker"))
         several = listed(mark.get("color"))
         if several and mark.get("coloraxis"):
-            scale = _Scale.of(spec(self.layout.get(str(mark["coloraxis"]))))
+            scale = ColourScale.of(spec(self.layout.get(str(mark["coloraxis"]))))
             return [scale.colour(number(v)) for v in several]
         if several:
             return [str(c) for c in several]
@@ -383,12 +202,12 @@ class _Page:
             )
             measures = [*listed(trace.get("measure")), *[""] * len(values)]
             return [total if m == "total" else up if v >= 0 else down for m, v in zip(measures, values, strict=False)]
-        return [self._colour(trace, index)] * len(values)
+        return [self.colour(trace, index)] * len(values)
 
-    def _paint_scatter(self, plot: _Plot, trace: Spec, index: int) -> None:
+    def _paint_scatter(self, plot: Plot, trace: Spec, index: int) -> None:
         xs = [plot.x.at(v) for v in axis_values(trace, "x")]
         ys = [plot.y.at(v) for v in axis_values(trace, "y")]
-        colour = self._colour(trace, index)
+        colour = self.colour(trace, index)
         mode = str(trace.get("mode") or "lines+markers")
         self._paint_whiskers(plot, trace, (xs, ys))
         points = [(plot.x.pixel(x), plot.y.pixel(y)) for x, y in zip(xs, ys, strict=False)]
@@ -411,7 +230,7 @@ class _Page:
                 if not math.isnan(x + y):
                     self.drawing.shapes += marker(symbol, x, y, size, own, max(1.0, edge))
 
-    def _paint_whiskers(self, plot: _Plot, trace: Spec, points: tuple[list[float], list[float]]) -> None:
+    def _paint_whiskers(self, plot: Plot, trace: Spec, points: tuple[list[float], list[float]]) -> None:
         for letter, axis in (("x", plot.x), ("y", plot.y)):
             bars = spec(trace.get(f"error_{letter}"))
             above = floats(bars.get("array"))
@@ -432,7 +251,7 @@ class _Page:
                     for end in ends:
                         self.drawing.line([(p - 3, end), (p + 3, end)], colour)
 
-    def _paint_strip(self, plot: _Plot, trace: Spec, index: int) -> None:
+    def _paint_strip(self, plot: Plot, trace: Spec, index: int) -> None:
         """Draw points beside each other at a category, spread by the golden ratio."""
         mark = spec(trace.get("marker"))
         red, green, blue, _ = theme.channels(str(mark.get("color") or theme.PALETTE[index % len(theme.PALETTE)]))
@@ -486,15 +305,15 @@ class _Page:
             self._paint_left(axis, min(across.start, across.end))
 
     def _paint_below(self, axis: Axis, y: float) -> None:
-        angle, deep = self._angle(axis), 0.0
+        angle, deep = self.angle(axis), 0.0
         if axis.layout.get("showticklabels") is not False:
             for at, text in axis.ticks():
-                x, shown = axis.pixel(at), _cut(text)
+                x, shown = axis.pixel(at), cut(text)
                 self.drawing.line([(x, y), (x, y + 4)], self.muted)
                 deep = max(deep, 18 if not angle else text_width(shown, TICK) * math.sin(math.radians(angle)) + 14)
                 anchor = "end" if angle else "middle"
                 self._text(x, y + (8 if angle else 13), shown, anchor=anchor, angle=-angle)
-        title = _title_of(axis.layout)
+        title = title_of(axis.layout)
         if title:
             self._text((axis.start + axis.end) / 2, y + deep + 12, title, size=SMALL, anchor="middle")
 
@@ -502,12 +321,12 @@ class _Page:
         wide = 0.0
         if axis.layout.get("showticklabels") is not False:
             for at, text in axis.ticks():
-                y, shown = axis.pixel(at), _cut(text)
+                y, shown = axis.pixel(at), cut(text)
                 self.drawing.line([(x - 4, y), (x, y)], self.muted)
                 wide = max(wide, text_width(shown, TICK) + 8)
                 self._text(x - 7, y, shown, anchor="end")
             wide += self._paint_groups(axis, x - wide - 12)
-        title = _title_of(axis.layout)
+        title = title_of(axis.layout)
         if title:
             self._text(x - wide - 12, (axis.start + axis.end) / 2, title, size=SMALL, anchor="middle", angle=-90)
 
@@ -525,7 +344,7 @@ class _Page:
         return 20.0 if pairs else 0.0
 
     def _paint_colour_bar(self, axis: Spec, x: float) -> None:
-        bar, scale = spec(axis.get("colorbar")), _Scale.of(axis)
+        bar, scale = spec(axis.get("colorbar")), ColourScale.of(axis)
         length = number(bar.get("len"), 1.0) * self.area
         middle = self.top + (1 - number(bar.get("y"), 0.5)) * self.area
         length = min(length, self.area)
@@ -562,46 +381,6 @@ class _Page:
             for k in range(rows + 1):
                 y = self.top + 26 * (k + 1)
                 self.drawing.line([(14, y), (self.width - 14, y)], self.grid)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Hold a colour scale with its ends."""
-
-    stops: tuple[tuple[float, tuple[int, int, int]], ...]
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, axis: Spec) -> _Scale:
-        """Read a colour axis of a figure."""
-        pairs = [listed(pair) for pair in listed(axis.get("colorscale"))] or [[s, c] for s, c in theme.DIVERGING]
-        stops = tuple((number(at), theme.channels(str(colour))[:3]) for at, colour in pairs)
-        return cls(stops, number(axis.get("cmin"), -1.0), number(axis.get("cmax"), 1.0))
-
-    def colour(self, value: float) -> str:
-        """Return the colour of a value; grey if it is undefined."""
-        if not math.isfinite(value):
-            return "#d9d9d9"
-        place = min(max((value - self.low) / ((self.high - self.low) or 1.0), 0.0), 1.0)
-        place = round(place * 64) / 64  # few colours: a map of many cells stays small
-        ats = [at for at, _ in self.stops]
-        red, green, blue = (round(float(np.interp(place, ats, [c[k] for _, c in self.stops]))) for k in range(3))
-        return f"#{red:02x}{green:02x}{blue:02x}"
-
-    def ink(self, value: float) -> str:
-        """Return a colour of text that is legible on the colour of a value."""
-        red, green, blue, _ = theme.channels(self.colour(value))
-        return theme.legible((red, green, blue))
-
-
-def _title_of(layout: Mapping[str, object]) -> str:
-    title = layout.get("title")
-    return plain(spec(title).get("text") or "") if isinstance(title, Mapping) else plain(title or "")
-
-
-def _cut(text: str) -> str:
-    return theme.short(text, 42)
 
 
 __all__: Sequence[str] = ("draw",)
