@@ -1,7 +1,7 @@
 """Turn committed notebooks into pages while mkdocs builds the site: a hook of `mkdocs.yml`.
 
-A page shows the cells and outputs as they are committed; nothing is executed. A figure is the PNG of its output in
-light mode, and in dark mode the same figure drawn from its data. Pages need no script and no network. Links to
+A page shows the cells and outputs as they are committed; nothing is executed. A figure is drawn from its data, in
+light mode and in dark mode. Pages need no script and no network. Links to
 notebooks in Markdown become links to their pages.
 """
 
@@ -86,12 +86,11 @@ def shown(output: dict[str, Any], picture: str) -> tuple[str, dict[str, bytes]]:
         return fenced("".join(output["text"])), {}
     data = output.get("data", {})
     text = "".join(data.get("text/plain", ""))
-    if PNG in data:
-        light = base64.b64decode("".join(data[PNG]))
-        if PLOTLY not in data:
-            return f"![{label(text)}](FIGURES/{picture}-light.png)", {"light": light}
+    if PLOTLY in data:
         images = [f"![{label(text)}](FIGURES/{picture}-{mode}.png#only-{mode})" for mode in ("light", "dark")]
-        return "\n".join(images), {"light": light, "dark": darkened(data[PLOTLY])}
+        return "\n".join(images), drawn(data[PLOTLY])
+    if PNG in data:
+        return f"![{label(text)}](FIGURES/{picture}-light.png)", {"light": base64.b64decode("".join(data[PNG]))}
     if "text/html" in data:
         html = re.sub(r"<style.*?</style>|\n\s*\n", "", "".join(data["text/html"]), flags=re.DOTALL)
         return f'<div class="notebook-output">{html}</div>', {}
@@ -108,9 +107,9 @@ def label(text: str) -> str:
     return " ".join(text.split()).replace("[", "(").replace("]", ")")
 
 
-def darkened(figure: dict[str, Any]) -> bytes:
-    """Draw a figure in the colours of a dark page."""
+def drawn(figure: dict[str, Any]) -> dict[str, bytes]:
+    """Draw a figure in the colours of a light page and of a dark one."""
     from unpact_lens.plots.figure import Figure
 
     made = Figure({"data": figure["data"], "layout": figure["layout"]}, skip_invalid=True)
-    return made.dark().png(width=made.layout.width)
+    return {"light": made.png(), "dark": made.dark().png(width=made.layout.width)}

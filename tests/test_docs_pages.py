@@ -57,7 +57,7 @@ def test_a_notebook_opens_on_colab_installs_first_and_holds_its_outputs(name):
     assert all(cell["execution_count"] for cell in code)
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"]
-    assert any("image/png" in output.get("data", {}) or "text/html" in output.get("data", {}) for output in outputs)
+    assert any({"image/svg+xml", "text/html"} & output.get("data", {}).keys() for output in outputs)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

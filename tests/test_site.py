@@ -1,6 +1,5 @@
 """Notebooks become pages with pictures for light and dark; the check of a built site finds what is wrong with it."""
 
-import base64
 import json
 
 import pytest
@@ -42,7 +41,7 @@ def test_a_figure_has_a_picture_for_each_mode_with_its_text():
     assert f"]({light}#only-light)" in text
     assert f"]({dark}#only-dark)" in text
     assert "![Direct contribution of each head" in text
-    assert files[f"tutorials/{light}"] == base64.b64decode(BUNDLE["image/png"])
+    assert files[f"tutorials/{light}"] == FIGURE.png()
     assert files[f"tutorials/{dark}"] == FIGURE.dark().png(width=FIGURE.layout.width)
 
 

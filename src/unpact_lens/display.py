@@ -3,7 +3,7 @@
 A notebook front end takes the richest form that it knows:
 
 - `application/vnd.plotly.v1+json`: the interactive figure, where plotly's extension is installed (JupyterLab, VS Code);
-- `image/png`: the same figure as a picture, for GitHub, Colab, `nbconvert` and every other front end;
+- `image/svg+xml`: the same figure as a picture, for GitHub, Colab, `nbconvert` and every other front end;
 - `text/html`: coloured tokens, a verdict or a table, for results that are no figure. It holds no script and no link;
 - `text/plain`: one line with the numbers that matter.
 """

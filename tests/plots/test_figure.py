@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -28,7 +27,8 @@ from unpact_lens.comparison import (
 from unpact_lens.decomposition import PathEffects
 from unpact_lens.decomposition.result import Decomposition
 from unpact_lens.errors import InputError
-from unpact_lens.plots.figure import LINE, TALLEST, TITLE_LINE, Figure, finish, set_theme
+from unpact_lens.plots import theme
+from unpact_lens.plots.figure import LINE, TALLEST, TITLE_LINE, TITLE_PAD, Figure, finish, set_theme
 from unpact_lens.plots.static import draw
 
 LAYERS, HEADS = 32, 32
@@ -274,8 +274,29 @@ def test_cells_of_a_dark_map_are_apart_by_the_page_and_not_by_white_lines(make):
     assert not {line for line in lines if line in ("#fff", "#ffffff", "white")}
 
 
+def test_a_bundle_has_no_png_which_jupyterlab_would_show_in_place_of_the_figure():
+    bundle = examples.model_diff().plot("heads")._repr_mimebundle_()
+    assert set(bundle) == {"application/vnd.plotly.v1+json", "image/svg+xml", "text/plain"}
+
+
+def test_a_title_of_two_lines_starts_as_low_as_one_of_one_line():
+    one, two = (finish(theme.figure(text, "unit")) for text in ("Title", "A title of two lines " * 4))
+    assert "<br>" in two.layout.title.text
+    assert two.layout.title.pad.t - (one.layout.title.pad.t or TITLE_PAD) == 11  # plotly.js: 0.7 em of 16 px
+    assert theme.TEMPLATE.layout.title.pad.t == TITLE_PAD
+
+
+def test_a_low_colour_bar_has_three_ticks():
+    def ticks(height):
+        drawn = go.Figure(go.Heatmap(z=[[1.0, -1.0]], coloraxis="coloraxis"))
+        drawn.update_layout(coloraxis=theme.diverging_axis(1.0, "nats"), height=height)
+        return list(finish(drawn).layout.coloraxis.colorbar.ticktext)
+
+    assert ticks(240) == ["−1.00", "0.00", "1.00"]
+    assert len(ticks(450)) == 5
+
+
 def test_every_figure_of_a_study_is_drawn():
     study = studies.study()
     for result in (study, study.cells[0].scores, study.cells[0].focus):
-        data = base64.b64decode(result.plot()._repr_mimebundle_()["image/png"])
-        assert Image.open(io.BytesIO(data)).width == 1800
+        assert Image.open(io.BytesIO(result.plot().png())).width == 1800
