@@ -129,11 +129,11 @@ def test_bad_input_is_refused_with_its_value(learned, facts):
     with pytest.raises(InputError, match="method 'offset' needs a small model; give small="):
         unlearn(learned, facts[0], method="offset", progress=False)
     together = whp(learned, small())
-    with pytest.raises(InputError, match="Ensemble is already several models that predict together; give its"):
+    with pytest.raises(InputError, match="Ensemble is itself a combined model; give its"):
         offset(together, small(), small())
-    with pytest.raises(InputError, match="'ga' cannot start from Ensemble, several models that predict together"):
+    with pytest.raises(InputError, match="'ga' cannot start from Ensemble, a combined model"):
         unlearn(together, facts[0], method="ga", progress=False)
-    with pytest.raises(InputError, match=r"hook 'blocks\.0\.hook_resid_post': models that predict together share only"):
+    with pytest.raises(InputError, match=r"hook 'blocks\.0\.hook_resid_post': a combined model has only"):
         together(TOKENS, fwd_hooks=[("blocks.0.hook_resid_post", lambda t, hook: None)])
 
 
@@ -154,14 +154,7 @@ def test_bridges_predict_together_like_hooked_transformers():
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-GONE = pytest.mark.xfail(
-    raises=ReferenceError,
-    strict=False,
-    reason="the clone of a small bridge refers weakly to its original, which is freed: offset on bridges is broken",
-)
-
-
-@pytest.mark.parametrize("method", [pytest.param("offset", marks=GONE), "whp_inference", "o3"])
+@pytest.mark.parametrize("method", ["offset", "whp_inference", "o3"])
 def test_ensemble_methods_unlearn_on_a_bridge(method, tmp_path):
     forget, retain = ([QA("the capital of", " Tokyo"), QA("gold has", " Au")], [QA("seven small", " boats")])
     bridge = to_bridge(hf_model("llama"), tokenizer())

@@ -67,7 +67,7 @@ def test_bad_input_is_refused_with_its_value(learned, facts):
         unlearn_sequence(learned, [], retain)
     with pytest.raises(InputError, match="none of the 1 facts is answered right before unlearning"):
         unlearn_sequence(learned, [forget, [QA("where was ann born", " xanadu")]], retain, **QUICK)
-    with pytest.raises(InputError, match="'whp_inference' leaves several models that predict together"):
+    with pytest.raises(InputError, match="'whp_inference' leaves a combined model"):
         unlearn_sequence(learned, [forget[:3], forget[3:]], retain, method="whp_inference", **QUICK)
     with pytest.raises(InputError, match="unknown setting 'stepz'; did you mean 'steps'"):
         unlearn_sequence(learned, [forget], retain, stepz=3)

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.attribution.interventions import EMBED
 from unpact_lens.attribution.scorer import Scorer
 from unpact_lens.attribution.targets import wide
 from unpact_lens.attribution.units import Example, unit_masks
 from unpact_lens.models import hooked
+from unpact_lens.models.hooked import EMBED
 
 
 class EmbeddingTarget:

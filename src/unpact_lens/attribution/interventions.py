@@ -13,10 +13,7 @@ from unpact_lens.attribution.methods import MethodInput, MethodOutput
 from unpact_lens.attribution.units import Example, unit_masks
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
-from unpact_lens.models.hooked import Hooks
-
-EMBED = "hook_embed"
-"""Hook on the token embeddings, before positions are added."""
+from unpact_lens.models.hooked import EMBED, Hooks
 
 
 def intervention_effects(

@@ -17,7 +17,7 @@ batch. Their texts are read again as a whole at each step, padded on the right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -87,8 +87,9 @@ def greedy(
     stops = frozenset(stop_ids)
     answers: list[list[int]] = [[] for _ in contexts]
     with torch.inference_mode():
-        room = [max(len(c), -(-(len(c) + max_new_tokens) // CACHED_PER_TOKEN)) for c in contexts]  # ceiling division
-        longest = max(len(c) for c in contexts) + max_new_tokens
+        lengths = _read_lengths(model, contexts)
+        room = [max(n, -(-(n + max_new_tokens) // CACHED_PER_TOKEN)) for n in lengths]  # ceiling division
+        longest = max(lengths) + max_new_tokens
         limit = batch_tokens_for(
             hooked.members_of(model)[0] if hooked.members_of(model) else model, batch_tokens, longest
         )
@@ -204,6 +205,12 @@ def _check(model: HookedModel, contexts: Sequence[Sequence[int]], max_new_tokens
             )
 
 
+def _read_lengths(model: HookedModel, contexts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the number of ids that a model reads for each context: of an ensemble, the largest over its members."""
+    texts = [r.texts for r in model.readings(contexts)] if hooked.members_of(model) else [contexts]
+    return [max(map(len, each)) for each in zip(*texts, strict=True)]
+
+
 @runtime_checkable
 class Stepper(Protocol):
     """A batch of prompts that generates one token for each row at each step."""
@@ -231,8 +238,13 @@ def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]], with_hooks: 
             f"generation with {asked} needs a KV cache, and that of this {architecture(without[0])} does not give the "
             "logits of the whole text; generate without it"
         )
+    if members and with_hooks and not model.reads_as_given:
+        raise InputError(
+            f"generation with an intervention on the prompt needs a model that reads the prompt as it is, and "
+            f"{type(model).__name__} does not; generate without it, or give its member"
+        )
     if members:
-        return EnsembleStepper(model, [CachedBatch(member, contexts) for member in members])
+        return EnsembleStepper(model, contexts)
     return ModelStepper(UncachedBatch(model, contexts) if without else CachedBatch(model, contexts))
 
 
@@ -343,12 +355,15 @@ class ModelStepper:
 class EnsembleStepper:
     """Generate with an ensemble: each member has its own cache, and the ensemble combines their final residuals.
 
-    Hooks act in every member.
+    The ensemble says what its members read (`readings`). Where a new token changes what a member reads of earlier ones,
+    the member reads the whole batch again, so that answers equal those without a cache. Hooks act in every member.
     """
 
-    def __init__(self, model: HookedModel, parts: Sequence[CachedBatch]) -> None:
+    def __init__(self, model: HookedModel, contexts: Sequence[Sequence[int]]) -> None:
         self.model = model
-        self.parts = parts
+        self.texts = [list(context) for context in contexts]
+        self.parts: dict[int, CachedBatch] = {}  # by the index of the member
+        self.marks: dict[int, tuple[Hashable, ...]] = {}  # of each member, as it last read the whole batch
 
     def step(self, new: Int[Tensor, " batch"] | None, hooks: Hooks = ()) -> Int[Tensor, " batch"]:
         """Return each row's next token; see `Stepper`."""
@@ -357,13 +372,23 @@ class EnsembleStepper:
         def take(resid: Float[Tensor, "batch new d_model"], hook: object) -> None:
             finals.append(resid[:, -1:])
 
-        for part in self.parts:
-            part.read(new, [*hooks, (hooked.final_hook(part.model), take)])
+        for text, token in zip(self.texts, [] if new is None else new.tolist(), strict=new is not None):
+            text.append(token)
+        for i, (member, reading) in enumerate(zip(self.model.members, self.model.readings(self.texts), strict=True)):
+            looking: Hooks = [*hooks, (hooked.final_hook(member), take)]
+            if new is not None and reading.marks == self.marks[i]:
+                self.parts[i].read(new, looking)
+            else:
+                self.parts[i], self.marks[i] = CachedBatch(member, reading.texts), reading.marks
+                self.parts[i].read(None, [*reading.hooks, *looking])
         return most_likely(self.model.combine(finals)[:, -1])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop all other rows."""
-        for part in self.parts:
+        kept = rows.tolist()
+        self.texts = [self.texts[row] for row in kept]
+        self.marks = {i: tuple(marks[row] for row in kept) if marks else () for i, marks in self.marks.items()}
+        for part in self.parts.values():
             part.keep(rows)
 
 

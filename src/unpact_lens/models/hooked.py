@@ -34,6 +34,9 @@ class HookFunction(Protocol):
 Hooks = Sequence[tuple[str, HookFunction]]
 """Interventions as TransformerLens takes them: pairs of a hook name and a function."""
 
+EMBED = "hook_embed"
+"""Hook on the token embeddings, before positions are added."""
+
 HOOK_POINTS = "_unpact_hook_points"
 """Attribute in which a bridge's hook points are kept by name."""
 
@@ -347,14 +350,22 @@ def _soft_capped(model: HookedModel, logits: Float[Tensor, "*batch d_vocab"]) ->
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
-def final_residual(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """Return the residual stream between the last block and `ln_final`; only one position is unembedded."""
+def final_residual(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], hooks: Hooks = ()
+) -> Float[Tensor, "batch pos d_model"]:
+    """Return the residual stream between the last block and `ln_final`; only one position is unembedded.
+
+    Args:
+        model: Hooked causal model.
+        tokens: Input ids.
+        hooks: Interventions, pairs of a hook name and a function.
+    """
     kept: list[Tensor] = []
 
     def take(resid: Tensor, hook: object) -> None:
         kept.append(resid)
 
-    read_out_at(model, tokens, lambda resid: resid[:, :1], [(final_hook(model), take)])
+    read_out_at(model, tokens, lambda resid: resid[:, :1], [*hooks, (final_hook(model), take)])
     return kept[0]
 
 

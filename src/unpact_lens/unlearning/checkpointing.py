@@ -61,9 +61,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return digest({"": value.detach().cpu().contiguous()})
     if isinstance(value, CombinedModel):
-        rest = {
-            k: v for k, v in vars(value).items() if k in ("kind", "weight", "keys", "thresholds", "centre", "bases")
-        }
+        names = [f.name for f in dataclasses.fields(value) if f.name != "members"]
+        rest = {name: getattr(value, name) for name in names}
         return [type(value).__name__, [model_fingerprint(m) for m in value.members], plain(rest)]
     if isinstance(value, HookedModel):
         return model_fingerprint(value)

@@ -3,6 +3,9 @@
 A `CombinedModel` offers the part of a model that scoring, generation and attribution rely on. Its residual stream is
 that of all members side by side, after their last blocks, and hooks there work as on one model. Its unembedding lets
 each member predict and combines their logits. It has no components to decompose.
+
+A subclass may let its members read something else than the given text (`readings`): more tokens, or the same under
+interventions. Forward pass and generation both follow it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.hooked import HookedModel, Hooks
+from unpact_lens.models.reading import Reading
 from unpact_lens.results import storable
 from unpact_lens.unlearning import losses
 
@@ -26,19 +30,23 @@ from unpact_lens.unlearning import losses
 class CombinedModel(nn.Module):
     """Combine hooked models that predict as one; subclasses define the formula.
 
+    Attributes:
+        reads_as_given: Whether all members read the given ids without interventions. If False, `readings` says what
+            they read.
+
     Args:
         members: Hooked models of any kind with one vocabulary. Tokenizer and BOS convention are those of the first.
 
     Raises:
-        InputError: If a member is itself several models, or the vocabularies differ.
+        InputError: If a member is itself a combined model, or the vocabularies differ.
     """
+
+    reads_as_given: ClassVar[bool] = True
 
     def __init__(self, members: Sequence[HookedModel]) -> None:
         super().__init__()
         if several := [type(m).__name__ for m in members if isinstance(m, CombinedModel)]:
-            raise InputError(
-                f"{several[0]} is already several models that predict together; give its members one by one"
-            )
+            raise InputError(f"{several[0]} is itself a combined model; give its members one by one")
         sizes = [m.cfg.d_vocab for m in members]
         if len(set(sizes)) > 1:
             raise InputError(f"logits are added, but the models' vocabularies have {sizes} entries; use one tokenizer")
@@ -58,6 +66,14 @@ class CombinedModel(nn.Module):
     def combine(self, parts: Sequence[Float[Tensor, "batch pos _"]]) -> Float[Tensor, "batch pos d_vocab"]:
         """Compute logits from the members' final residuals."""
         raise NotImplementedError
+
+    def readings(self, texts: Sequence[Sequence[int]]) -> list[Reading]:
+        """Return what each member reads for these texts.
+
+        Args:
+            texts: Ids of each text, without padding on the left.
+        """
+        return [Reading(texts)] * len(self.members)
 
     def forward(
         self,
@@ -79,9 +95,7 @@ class CombinedModel(nn.Module):
         last = hooked.final_hook(self)
         for name, _ in fwd_hooks:
             if name != last:
-                raise InputError(
-                    f"hook {name!r}: models that predict together share only {last!r}; examine one of them"
-                )
+                raise InputError(f"hook {name!r}: a combined model has only {last!r}; examine one of its members")
         resid = torch.cat(list(self._residuals(tokens)), dim=-1)  # [batch, pos, sum of d_model]
         for _, hook in fwd_hooks:
             changed = hook(resid, None)
@@ -103,10 +117,12 @@ class CombinedModel(nn.Module):
 
     def _residuals(self, tokens: Int[Tensor, "batch pos"]) -> Iterator[Float[Tensor, "batch pos _"]]:
         """Yield the final residual of each member, with a gradient only where the member is being trained."""
-        for member in self.members:
+        width, given = tokens.shape[1], tokens.tolist() if not self.reads_as_given else ()
+        for member, reading in zip(self.members, self.readings(given), strict=True):
+            read = tokens if self.reads_as_given else torch.tensor(reading.texts, device=tokens.device)
             trained = any(p.requires_grad for p in member.parameters())
             with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-                yield hooked.final_residual(member, tokens)
+                yield hooked.final_residual(member, read, reading.hooks)[:, -width:]  # [batch, pos, d_model]
 
 
 @storable

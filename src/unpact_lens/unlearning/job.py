@@ -35,6 +35,7 @@ class Job:
         data: Forget set as token ids.
         rehearsal: Questions that the original model wrote and answered itself, where the method asks for them.
         written: The same as token ids.
+        retain: Retain set, or None.
     """
 
     given: HookedModel
@@ -46,6 +47,7 @@ class Job:
     data: Examples
     rehearsal: tuple[QA, ...] = ()
     written: Examples | None = None
+    retain: Source | None = None
 
     def questions(self, needed_for: str = "this method needs questions with answers") -> Sequence[QA]:
         """Return the forget set as questions.

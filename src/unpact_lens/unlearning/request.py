@@ -66,8 +66,8 @@ class Request:
         if isinstance(self.model, CombinedModel) and not continues(self.method, self.model):
             able = [m.name for m in METHODS.values() if continues(m, self.model)]
             raise InputError(
-                f"method {name!r} cannot start from {type(self.model).__name__}, several models that predict together; "
-                "give one of its members" + "".join(f", or method={other!r}" for other in able)
+                f"method {name!r} cannot start from {type(self.model).__name__}, a combined model; give one of its "
+                "members" + "".join(f", or method={other!r}" for other in able)
             )
 
     def job(self, folder: Path | None) -> tuple[Job, Examples | None]:
@@ -96,7 +96,7 @@ class Request:
             kept = written
         elif self.method.retain is not None and retain:
             kept = Examples(examples(model, retain, config, "retain"), model, store=store)
-        return Job(self.model, model, self.forget, config, self.options, self.seed, data, items, written), kept
+        return Job(self.model, model, self.forget, config, self.options, self.seed, data, items, written, retain), kept
 
     def written(self, model: HookedModel) -> tuple[QA, ...]:
         """Let the model write the retain set that the method rehearses in place of a given one."""

@@ -100,8 +100,8 @@ def unlearn_sequence(
     chosen = find(method)
     if len(requests) > 1 and chosen.combines and chosen.continues is None:
         raise InputError(
-            f"method {method!r} leaves several models that predict together, from which no second request can start; "
-            "use 'o3' or a method that trains the model"
+            f"method {method!r} leaves a combined model, from which no second request can start; use 'o3' or a method "
+            "that trains the model"
         )
     shared = {k: v for k, v in options.items() if k not in _CALL}
     settings, _ = split(shared, default_settings(chosen, trained_model(model, shared), shared), chosen.options)
