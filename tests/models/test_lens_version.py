@@ -1,8 +1,12 @@
 """Both TransformerLens 3.9 and 4 are supported; what 4 lacks is refused by name."""
 
 import inspect
+import subprocess
+import sys
+import warnings
 
 import pytest
+import torch
 
 import unpact_lens as ul
 from tests.models.families import UNCOMMON, hf_model, save, tokenizer, uncommon_hf_model
@@ -54,3 +58,26 @@ def test_a_saved_hooked_model_names_the_version_that_reads_it(monkeypatch, tmp_p
     monkeypatch.setattr(lens_version, "HAS_HOOKED", False)
     with pytest.raises(InputError, match=r"holds a HookedTransformer; it needs HookedTransformer, .* install"):
         ul.load_model(path, wrap="auto")
+
+
+@pytest.mark.parametrize(("first", "warns"), [("tqdm.auto", True), ("unpact_lens.models.load", False)])
+def test_a_notebook_without_ipywidgets_gets_no_warning_of_tqdm(first, warns):
+    code = f"""
+import sys, types
+app = types.SimpleNamespace(config={{"IPKernelApp": {{}}}})
+sys.modules["IPython"] = types.ModuleType("IPython")
+sys.modules["IPython"].get_ipython = lambda: app
+sys.modules["ipywidgets"] = None
+import {first}
+import tqdm.auto
+"""
+    made = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)
+    assert ("IProgress not found" in made.stderr) == warns
+
+
+def test_a_bridge_that_gets_the_cache_by_its_former_name_does_not_warn(recwarn):
+    lens_version.accept_cache(torch.nn.Linear(1, 1))
+    warnings.warn(
+        "`past_key_values` is deprecated and will be removed. Use `cache` instead.", FutureWarning, stacklevel=1
+    )
+    assert not recwarn.list

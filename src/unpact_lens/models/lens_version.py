@@ -8,6 +8,7 @@ used.
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,8 @@ def accept_cache(bridge: Any) -> None:
     if vars(bridge).get(ACCEPTS_CACHE):
         return
     vars(bridge)[ACCEPTS_CACHE] = True
+    # Bridges pass the cache by its former name, which no user of this library can change.
+    warnings.filterwarnings("ignore", r"`past_key_values` is deprecated", FutureWarning)
     for module in bridge.modules():
         if isinstance(module, AttentionBridge) and type(module).forward is not AttentionBridge.forward:
             module.register_forward_pre_hook(renamed_cache, with_kwargs=True)
