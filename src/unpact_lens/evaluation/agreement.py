@@ -185,7 +185,8 @@ def agreement(
             pairs of this library.
 
     Raises:
-        InputError: If there is no metric, one is unknown or not installed, a column is missing, or all labels are equal.
+        InputError: If there is no metric, one is unknown or not installed, a column is missing, or all labels are
+            equal.
 
     >>> agreement(["rouge_l"]).accuracy("rouge_l", "negation") < 0.5
     True
