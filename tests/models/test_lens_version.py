@@ -67,6 +67,7 @@ import sys, types
 app = types.SimpleNamespace(config={{"IPKernelApp": {{}}}})
 sys.modules["IPython"] = types.ModuleType("IPython")
 sys.modules["IPython"].get_ipython = lambda: app
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")
 sys.modules["ipywidgets"] = None
 import {first}
 import tqdm.auto
