@@ -27,6 +27,8 @@ LOOSER: tuple[tuple[str, float], ...] = (
     (r"unlearning_depth\|.*(scores|mean).*", 1e-3),
     # Norms of small changes, and differences of differences, of what is large itself.
     (r"(attribute\.value_zeroing|interactions|path_effects)\|.*", 5e-5),
+    # On another CPU one shift of 0.0064 differed by 2.3e-6, on the same source.
+    (r"diff_many\|result/floor/focus/measures/.*", 5e-4),
     # KLR has an exact zero for its first gradient. What rounding leaves of it, AdamW turns into a whole step.
     # On another CPU the norm of that gradient differed by 0.007, on the same source.
     (r"unlearn\.satimp_klr\|history/grad_norm", 1e-2),

@@ -22,7 +22,7 @@ from unpact_lens.models.asking import Asking
 from unpact_lens.models.draw import draw
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import bos_ids, document_ids
+from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, bos_ids, document_ids
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.option import Number, Option
 
@@ -163,7 +163,9 @@ def _named_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: i
     counts: Counter[str] = Counter()
     tokenizer = model.tokenizer
     assert tokenizer is not None  # `document_ids` has read the questions
-    for context, ids in zip(contexts, draw(model, contexts, max_new_tokens=longest + ROOM, seed=seed), strict=True):
+    # Draws depend on the batches, and the seed alone decides which questions are rehearsed, on any machine.
+    texts = draw(model, contexts, max_new_tokens=longest + ROOM, seed=seed, batch_tokens=DEFAULT_BATCH_TOKENS)
+    for context, ids in zip(contexts, texts, strict=True):
         text = tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
         names = names_in(text, gone)
         # The continuation of a question names its subject at once; what follows may be anything.
