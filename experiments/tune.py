@@ -116,7 +116,7 @@ PLANS["candidates"] = {
         "pdu": {"dual_step": (1.0, 100.0)},
         "relearn": {"lr": (2e-4, 2e-3)},
         "rmu_subject": {"lr": (5e-4, 1e-2)},
-        "memit": {"lr": None, "keep": (0.01, 100.0), "target_lr": (0.03, 0.3)},
+        "memit": {"lr": None, "hold": (0.01, 100.0), "target_lr": (0.03, 0.3)},
     },
     "given": {"lora_npo_self": {"rank": 2}},
 }  # fmt: skip
