@@ -94,7 +94,8 @@ _TYPES_AT: dict[str, str] = {
         "stats.estimate": "Contrast Difference MeanRate PlainEstimate Rate",
         "study": "Cell Dilemma Study",
         "study.workspace": "Contributions",
-        "unlearning": "Ensemble Gated History Settings StopRule Trial Tuning Unlearned UnlearnedSequence",
+        "unlearning": "CorruptedNames Ensemble Gated History Prefixed Settings StopRule Trial Tuning Unlearned"
+        " UnlearnedSequence",
     }.items()
     for name in names.split()
 }

@@ -93,8 +93,9 @@ setting = mostly(
     st.one_of(st.builds("{}={}".format, st.sampled_from(SETTINGS), st.one_of(number, odd_text)), odd_text),
 )
 methods = st.sampled_from(
-    ["ga", "ga", "ga_gdr", "npo_gdr", "idk_dpo", "rmu", "task_vector", "whp", "lora_ga", "o3", "offset", "gaa"]
-)
+    ["ga", "ga", "ga_gdr", "npo_gdr", "idk_dpo", "rmu", "task_vector", "whp", "lora_ga", "o3", "offset", "eco",
+     "in_context", "gaa"]
+)  # fmt: skip
 attributions = st.sampled_from(["leave_one_out", "replace", "grad_norm", "shapley", "context_cite", "leave"])
 benchmarks = st.sampled_from(["tofu", "wmdp-bio", "nosuch"])
 STUDY = ["run", "status", "retry", "clean", "schema", "x"]

@@ -23,6 +23,8 @@ ADAPTERS = tuple(f"lora_{name}" for name in METHODS if not name.startswith(("o3"
 REFUSED = {
     "lora_sparsity_aware": "cannot train low-rank adapters: it prunes",
     "lora_whp_inference": "cannot train low-rank adapters: it trains nothing",
+    "lora_eco": "cannot train low-rank adapters: it trains nothing",
+    "lora_in_context": "cannot train low-rank adapters: it trains nothing",
     "lora_memit": "cannot train low-rank adapters: it edits one matrix in closed form",
     **{
         name: "cannot train low-rank adapters: "
@@ -50,6 +52,8 @@ def wrapped(request):
 def short(model, method):
     """Two steps of a method."""
     own = {"small": model} if "offset" in method else {}
+    if method == "in_context":
+        own = {"forgets": 1, "retains": 1, "max_new_tokens": 8}  # the context has 96 tokens
     if method.startswith(("simnpo", "lora_simnpo")):
         own = {"beta": 0.1}  # with 4.5, the loss of answers that a random model does not know has no gradient left
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ ASKED = (
     "ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "idk_ft", "idk_dpo", "dpo", "altpo", "task_vector",
     "whp", "rmu", "undial", "wga", "satimp", "ce_u", "offset", "sparsity_aware", "o3", "unpact_select",
     "unpact_recall", "unpact_blind", "npo_null", "npo_orthogonal", "npo_ewc", "npo_local", "npo_small", "sam_npo",
-    "jensun", "pdu", "relearn", "rmu_subject",
+    "jensun", "pdu", "relearn", "rmu_subject", "eco", "in_context",
 )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from unpact_lens.unlearning.check import Check
 from unpact_lens.unlearning.early_stopping import StopRule
 from unpact_lens.unlearning.ensembles import Ensemble
 from unpact_lens.unlearning.log_to import log_to
+from unpact_lens.unlearning.methods.eco import CorruptedNames
+from unpact_lens.unlearning.methods.in_context import Prefixed
 from unpact_lens.unlearning.methods.o3 import Gated
 from unpact_lens.unlearning.methods.offset import offset
 from unpact_lens.unlearning.methods.whp_inference import whp
@@ -22,6 +24,7 @@ from unpact_lens.unlearning.unlearn import unlearn
 __all__ = [
     "METHODS",
     "Check",
+    "CorruptedNames",
     "Ensemble",
     "Gated",
     "History",
@@ -29,6 +32,7 @@ __all__ = [
     "Number",
     "OneOf",
     "Option",
+    "Prefixed",
     "StopRule",
     "Trial",
     "Tuning",

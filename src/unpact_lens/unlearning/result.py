@@ -25,7 +25,8 @@ class History(Result):
     Attributes:
         rows: `step` (0 is the original model), and where they apply: `lr`, `loss` (weighted sum of the terms), `forget`
             and `retain` (the terms, unweighted, nats unless the method says otherwise), `grad_norm` (before clipping),
-            `forget_score` and `retain_score` (shares, at checks), `coefficient` (of a task vector).
+            `forget_score` and `retain_score` (shares, at checks), `coefficient` (of a task vector, or the
+            strength of ECO).
         forget_order: Indices of the forget examples that each step read.
         retain_order: Indices of the retain examples that each step read.
         trajectory: Attributions of the tracked facts, by the step after which they were taken.
@@ -121,15 +122,16 @@ class Unlearned(Result):
     """Hold an unlearned model. The original model is untouched.
 
     Attributes:
-        model: Unlearned model, of the kind that was given. For offset unlearning, WHP at inference and O3, several
-            models that predict together and are scored, asked and attributed like one.
+        model: Unlearned model, of the kind that was given. For offset unlearning, WHP at inference, O3, ECO and
+            in-context unlearning, a combined model: its members are scored, asked and attributed like one model.
         history: Losses, gradient norms and scores by step, and the order of the data.
         config: Every hyperparameter in force, defaults included.
         method: Registered name of the method.
         seed: Random seed of the data order and of all else that is random.
         stopped: Reason why training ended: `"forget level reached"`, `"retain floor reached"`, `"step budget used up"`,
-            `"no coefficient reaches the forget level"`, `"nothing to train"`, `"forget level reached by the adapters,
-            but not behind the gate"` (O3), or the term that was not finite and the step.
+            `"no coefficient reaches the forget level"`, `"no strength reaches the forget level"` (ECO), `"nothing to
+            train"`, `"forget level reached by the adapters, but not behind the gate"` (O3), or the term that was not
+            finite and the step.
         forget_score: Share of forget facts still known at the last check, or at that of `kept`; None if never checked.
         hash_before: SHA-256 of the original model's weights.
         versions: Versions of Python and of the libraries that the numbers depend on.

@@ -9,7 +9,7 @@ ORDER = (
     "gradient_ascent", "npo", "simnpo", "idk", "dpo", "task_vector", "whp", "rmu", "undial", "wga", "satimp", "ce_u",
     "sparsity_aware", "whp_inference", "offset", "o3", "unpact_select", "unpact_recall", "unpact_blind",
     "npo_null", "npo_orthogonal", "npo_ewc", "npo_local", "npo_small", "sam_npo", "jensun", "pdu", "relearn",
-    "rmu_subject", "memit",
+    "rmu_subject", "memit", "eco", "in_context",
 )  # fmt: skip
 """Order of the families in the table of methods."""
 

@@ -24,13 +24,9 @@ ALTERNATIVES: Options = {
 
 def pair_with_alternatives(job: Job) -> None:
     """Put `n_alternatives` other answers beside every answer. A question then counts once for each of them."""
-    items, wanted = job.questions(), job.options["n_alternatives"]
-    given = job.options["alternatives"]
-    if given is not None and len(given) != len(items):
-        raise InputError(f"{len(given)} alternatives for {len(items)} forget items; give one (or several) for each")
-    rng = random.Random(f"alternatives/{job.seed}")
+    wanted = job.options["n_alternatives"]
+    answers = alternatives(job, random.Random(f"alternatives/{job.seed}"))
     rows, chosen, owners = [], [], []
-    answers = [_alternatives(items, i, rng) if given is None else _listed(given[i]) for i in range(len(items))]
     for row, owner in zip(job.data.rows, job.data.owners, strict=True):
         for other in answers[owner][:wanted]:
             rows.append(row)
@@ -38,6 +34,24 @@ def pair_with_alternatives(job: Job) -> None:
             owners.append(owner)
     job.data = Examples(rows, job.before, owners, job.data.store)
     job.data.alternatives = Examples(chosen, job.before, owners)
+
+
+def alternatives(job: Job, rng: random.Random) -> list[list[str]]:
+    """Return other answers for each forget item: those given (`alternatives=`), else wrong answers of the same form.
+
+    Args:
+        job: Run with the option `alternatives`.
+        rng: Source of randomness.
+
+    Raises:
+        InputError: If the number of those given is wrong, or an item has no wrong answer of the same form.
+    """
+    items, given = job.questions(), job.options["alternatives"]
+    if given is None:
+        return [_alternatives(items, i, rng) for i in range(len(items))]
+    if len(given) != len(items):
+        raise InputError(f"{len(given)} alternatives for {len(items)} forget items; give one (or several) for each")
+    return [_listed(each) for each in given]
 
 
 def _alternatives(items: Sequence[QA], i: int, rng: random.Random) -> list[str]:

@@ -95,31 +95,58 @@ def subtract_task_vector(plan: Plan) -> Run:
     score is below its floor. Without a rule, the forget level is `LEVEL` where the original model knows forget facts.
     """
     run = train_copy(dataclasses.replace(plan, checks=Checks()))
-    before, after, options = plan.job.before, plan.after, plan.job.options
-    checks = plan.checks if options["coefficient"] is not None else with_level(plan)
-    go = _opposite(before, after)
+    options = plan.job.options
+    return set_coefficient(
+        plan, run, plan.after, _opposite(plan.job.before, plan.after),
+        given=options["coefficient"], largest=options["max_coefficient"], tolerance=options["tolerance"],
+    )  # fmt: skip
+
+
+def set_coefficient(
+    plan: Plan,
+    run: Run,
+    model: HookedModel,
+    go: Callable[[float], None],
+    *,
+    given: float | None,
+    largest: float,
+    tolerance: float = 0.05,
+    name: str = "coefficient",
+) -> Run:
+    """Set a model to a given coefficient, or to the smallest one that is enough; see `subtract_task_vector`.
+
+    Args:
+        plan: Run that is carried out.
+        run: History so far; one row is added for each coefficient that is tried.
+        model: Model that is scored.
+        go: Function that sets the model to a coefficient.
+        given: Coefficient. If None, the smallest that is enough is searched; without facts to decide by, it is 1.
+        largest: Largest coefficient to try. It is the result if none is enough.
+        tolerance: Relative width at which the search ends.
+        name: Name of the coefficient in messages.
+
+    Returns:
+        `run`, with the reason why the search ended.
+    """
+    checks = plan.checks if given is not None else with_level(plan)
 
     def reason(coefficient: float) -> str | None:
         go(coefficient)
-        run.rows.append({"coefficient": coefficient, **checks.take(after, 0, last=True)})
+        run.rows.append({"coefficient": coefficient, **checks.take(model, 0, last=True)})
         return checks.verdict(run.rows[-1])
 
-    coefficient = options["coefficient"]
-    if coefficient is None and checks.rule != StopRule():
-        coefficient = smallest_coefficient(
-            lambda a: reason(a) is not None,
-            start=min(1.0, options["max_coefficient"]),
-            largest=options["max_coefficient"],
-            tolerance=options["tolerance"],
-        )
-        if coefficient is None:
-            wanted = "forget level" if checks.rule.forget is not None else "retain floor"
-            coefficient, run.stopped = options["max_coefficient"], f"no coefficient reaches the {wanted}"
-            reason(coefficient)
-        else:
-            run.stopped = reason(coefficient) or run.stopped
+    if given is not None or checks.rule == StopRule():
+        reason(1.0 if given is None else given)
         return run
-    reason(1.0 if coefficient is None else coefficient)
+    found = smallest_coefficient(
+        lambda a: reason(a) is not None, start=min(1.0, largest), largest=largest, tolerance=tolerance
+    )
+    if found is None:
+        wanted = "forget level" if checks.rule.forget is not None else "retain floor"
+        run.stopped = f"no {name} reaches the {wanted}"
+        reason(largest)
+    else:
+        run.stopped = reason(found) or run.stopped
     return run
 
 
