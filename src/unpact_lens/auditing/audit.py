@@ -17,7 +17,7 @@ from typing_extensions import TypedDict, Unpack
 from unpact_lens.auditing.answer_store import ANSWERS, AnswerFile
 from unpact_lens.auditing.audit_run import AuditRun
 from unpact_lens.auditing.budget import Budget, budget_named, measure_speed, planned_costs
-from unpact_lens.auditing.fact_table import FEWEST, FactSource, FactTable, read_facts, with_wrong_subjects
+from unpact_lens.auditing.fact_table import FEWEST, AuditFacts, FactTable, read_facts, with_wrong_subjects
 from unpact_lens.auditing.general_facts import general_facts, plain_text
 from unpact_lens.auditing.given_model import AFTER, BEFORE, CONTROL, ROLES, GivenModel, GivenModels, ModelSource
 from unpact_lens.auditing.known_facts import ask_until_known, best_way_to_ask, drawn
@@ -126,7 +126,7 @@ def audit(
     *,
     before: ModelSource | None = None,
     control: ModelSource | None = None,
-    facts: FactSource | None = None,
+    facts: AuditFacts | None = None,
     **options: Unpack[AuditOptions],
 ) -> Audit:
     """Judge whether an unlearned model erased, hid or destroyed facts, whoever unlearned it and how.
@@ -421,7 +421,7 @@ def with_remaining(judged: Verdict, remaining: Estimate) -> Verdict:
     return replace(judged, labels=tuple(label for label in LABELS if label in reasons), reasons=reasons)
 
 
-def _facts(facts: FactSource | None, asked: Asked) -> FactTable:
+def _facts(facts: AuditFacts | None, asked: Asked) -> FactTable:
     """Read the facts or the benchmark."""
     if (facts is None) == (asked.benchmark is None):
         raise InputError("give either facts= (a table) or benchmark= (a name), so that the audit knows what to ask")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     Rows = Sequence[Mapping[str, object]] | Sequence[tuple[str, object]] | Mapping[str, object]
-    FactSource: TypeAlias = str | os.PathLike[str] | pd.DataFrame | Dataset | Rows | Benchmark
+    AuditFacts: TypeAlias = str | os.PathLike[str] | pd.DataFrame | Dataset | Rows | Benchmark
 else:
-    FactSource = object  # checked here
+    AuditFacts = object  # checked here
 
 FEWEST = 10
 """Smallest number of known forget facts for which an audit says anything."""
@@ -87,7 +87,7 @@ class FactTable:
 
 
 def read_facts(
-    source: FactSource,
+    source: AuditFacts,
     *,
     chat: bool = False,
     prefill: str = "",
@@ -191,7 +191,7 @@ def _same_frame(own: Sequence[str], other: Sequence[str]) -> bool:
     return head + tail < len(own) and head + tail >= SAME_FRAME * max(len(own), len(other))
 
 
-def _rows(source: FactSource) -> tuple[list[Mapping[str, object]], str]:
+def _rows(source: AuditFacts) -> tuple[list[Mapping[str, object]], str]:
     """Return the rows of a table in any form, and its name."""
     if isinstance(source, pd.DataFrame):
         return [{str(k): v for k, v in row.items()} for row in source.to_dict("records")], "the DataFrame"
