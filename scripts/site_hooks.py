@@ -110,6 +110,7 @@ def label(text: str) -> str:
 def drawn(figure: dict[str, Any]) -> dict[str, bytes]:
     """Draw a figure in the colours of a light page and of a dark one."""
     from unpact_lens.plots.figure import Figure
+    from unpact_lens.plots.static_layout import WIDTH
 
     made = Figure({"data": figure["data"], "layout": figure["layout"]}, skip_invalid=True)
-    return {"light": made.png(), "dark": made.dark().png(width=made.layout.width)}
+    return {"light": made.png(width=WIDTH), "dark": made.dark().png(width=WIDTH)}

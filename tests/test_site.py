@@ -42,7 +42,7 @@ def test_a_figure_has_a_picture_for_each_mode_with_its_text():
     assert f"]({dark}#only-dark)" in text
     assert "![Direct contribution of each head" in text
     assert files[f"tutorials/{light}"] == FIGURE.png()
-    assert files[f"tutorials/{dark}"] == FIGURE.dark().png(width=FIGURE.layout.width)
+    assert files[f"tutorials/{dark}"] == FIGURE.dark().png()
 
 
 def test_tables_lose_their_styles_and_texts_are_no_markdown():

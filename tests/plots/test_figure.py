@@ -28,7 +28,7 @@ from unpact_lens.decomposition import PathEffects
 from unpact_lens.decomposition.result import Decomposition
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
-from unpact_lens.plots.figure import LINE, TALLEST, TITLE_LINE, TITLE_PAD, Figure, finish, set_theme
+from unpact_lens.plots.figure import LINE, TALLEST, TITLE_LINE, TITLE_PAD, WIDE, Figure, finish, set_theme
 from unpact_lens.plots.static import draw
 
 LAYERS, HEADS = 32, 32
@@ -277,6 +277,16 @@ def test_cells_of_a_dark_map_are_apart_by_the_page_and_not_by_white_lines(make):
 def test_a_bundle_has_no_png_which_jupyterlab_would_show_in_place_of_the_figure():
     bundle = examples.model_diff().plot("heads")._repr_mimebundle_()
     assert set(bundle) == {"application/vnd.plotly.v1+json", "image/svg+xml", "text/plain"}
+
+
+def test_a_notebook_scrolls_a_wide_figure_and_fits_all_others():
+    def width(figure):
+        return figure._repr_mimebundle_()["application/vnd.plotly.v1+json"]["layout"].get("width")
+
+    side_by_side, one_map = examples.model_diff().plot("heads"), examples.patching_map().plot()
+    assert [width(side_by_side), width(one_map)] == [WIDE, None]
+    assert side_by_side.layout.width is None  # a saved file has the width that is asked for
+    assert {axis.ticks for axis in side_by_side.select_yaxes({"showticklabels": False})} == {""}
 
 
 def test_a_title_of_two_lines_starts_as_low_as_one_of_one_line():

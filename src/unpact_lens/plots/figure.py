@@ -31,8 +31,11 @@ NUMBERED = 40
 DENSE = 40
 """Rows or columns from which a map has no gaps between cells."""
 
-LINE, TITLE_LINE = 66, 48
-"""Characters of a line of a subtitle and of a title: what 420 pixels hold."""
+WIDE = 880
+"""Width in pixels of a wide figure in a notebook. A narrow cell scrolls it; all others are as wide as the cell."""
+
+LINE, TITLE_LINE = 54, 40
+"""Characters of a line of a subtitle and of a title: what a cell of JupyterLab holds in a window of 420 pixels."""
 
 ROOM = 130
 """Least height of the subplots in pixels for five ticks on a colour bar, below its title."""
@@ -152,8 +155,11 @@ class Figure(go.Figure):
         The picture is no PNG: plotly's extension of JupyterLab would show it in place of the figure, at twice its size,
         until the pointer is on it.
         """
+        interactive = json.loads(str(self.to_json()))
+        if _is_wide(self) and not self.layout.width:
+            interactive["layout"]["width"] = WIDE
         return {
-            "application/vnd.plotly.v1+json": _slim(json.loads(str(self.to_json()))),
+            "application/vnd.plotly.v1+json": _slim(interactive),
             "image/svg+xml": self.svg(),
             "text/plain": self.alt,
         }
@@ -163,6 +169,12 @@ class Figure(go.Figure):
         from IPython.display import display
 
         display(self._repr_mimebundle_(), raw=True)
+
+
+def _is_wide(fig: go.Figure) -> bool:
+    """Whether a figure has subplots side by side, or two columns of labels."""
+    starts = {float(axis.domain[0]) for axis in fig.select_xaxes() if axis.domain}
+    return len(starts) > 1 or any(trace.type == "bar" and np.ndim(listed(trace.y)) > 1 for trace in fig.data)
 
 
 def _slim(part: object) -> object:
@@ -198,7 +210,8 @@ def finish(fig: go.Figure) -> Figure:
     """Finish a figure: map cells, colour bars, ranges, title lines, height, alternative text.
 
     Maps of at most 40 cells show their numbers. Maps of more than 40 rows or columns have no gaps. Axes of a map end at
-    its edges. A colour bar has ticks at both ends. No figure is taller than 900 pixels, and no title is cut at 420.
+    its edges. A colour bar has ticks at both ends. No figure is taller than 900 pixels, and no title is cut in a
+    window of 420.
     """
     if isinstance(fig, Figure) and fig.alt:  # a figure that another function of this package has finished
         return fig
@@ -217,6 +230,8 @@ def _finish_maps(fig: Figure) -> None:
     maps = [t for t in fig.data if t.type == "heatmap" and t.z is not None and len(t.z)]
     facets = len({t.xaxis or "x" for t in maps})
     dotted = any(t.type == "scatter" and t.mode == "markers" and len(listed(t.x)) for t in fig.data)
+    for axis in fig.select_yaxes({"showticklabels": False}):
+        axis.ticks = ""  # they would lie on the map to the left in a narrow figure
     for trace in maps:
         rows, columns = len(trace.z), len(trace.z[0])
         dense = max(rows, columns * facets) > DENSE
