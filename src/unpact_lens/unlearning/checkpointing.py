@@ -61,8 +61,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return digest({"": value.detach().cpu().contiguous()})
     if isinstance(value, CombinedModel):
-        names = [f.name for f in dataclasses.fields(value) if f.name != "members"]
-        rest = {name: getattr(value, name) for name in names}
+        names: list[str] = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+        rest = {name: getattr(value, name) for name in names if name != "members"}
         return [type(value).__name__, [model_fingerprint(m) for m in value.members], plain(rest)]
     if isinstance(value, HookedModel):
         return model_fingerprint(value)
