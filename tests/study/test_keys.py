@@ -296,6 +296,7 @@ def test_changes_are_named_in_one_line_with_short_values():
     assert keys.changes({"a": 1, "b": 2}, {"b": 3}) == "a (1, now None), b (2, now 3)"
     assert keys.changes({"z": 0}, {"z": 0, **dict.fromkeys("abc", 1)}).endswith("b (None, now 1), c (None, now 1)")
     assert keys.changes({"z": 0}, {"z": 0, **dict.fromkeys("abcde", 1)}).endswith("c (None, now 1) and 2 more")
+    assert keys.changes({"z": 0}, {"z": 0, **dict.fromkeys("abcd", 1)}).endswith("c (None, now 1) and 1 more")
     whole, cut = "x" * 22, "x" * 23
     assert keys.changes({"a": whole}, {"a": cut}) == f"a ({whole!r}, now '{'x' * 10}…)"
 
