@@ -173,11 +173,14 @@ def test_maps_are_used_with_the_keyboard(opened):
     assert page.get_by_role("heading", name=f"Head L1H{label[len('layer 1, head ')]}").is_visible()
 
 
-@pytest.mark.parametrize("width", [1280, 420])
+@pytest.mark.parametrize("width", [1280, 420, 304])  # 304: a cell of JupyterLab in a window of 420
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_page(opened, width, scheme):
     page = opened(width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wider = "[...document.querySelectorAll('section')].filter((s) => s.scrollWidth > s.clientWidth + 1)"
+    assert page.evaluate(f"{wider}.map((s) => s.innerText)") == []
+    assert page.locator(".heat thead .pick", has_text="mean").first.evaluate("(e) => e.scrollWidth <= e.clientWidth")
     assert page.locator("main").get_attribute("data-theme") == scheme
     page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
     page.wait_for_selector(f"main:not([data-theme={scheme}])")
