@@ -79,7 +79,7 @@ def test_a_patching_map_shows_the_change_and_the_share_of_the_gap():
     np.testing.assert_allclose(trace.z, patching.values)
     np.testing.assert_allclose(trace.customdata, patching.values / 3)
     assert "&lt;script&gt;" in trace.x[2]
-    assert "before into after" in fig.layout.title.text
+    assert "before into after" in fig.layout.title.text.replace("<br>", " ")
 
 
 def test_the_players_of_a_split_head_sum_to_its_delta_on_one_scale():

@@ -34,7 +34,7 @@ DENSE = 40
 WIDE = 880
 """Width in pixels of a wide figure in a notebook. A narrow cell scrolls it; all others are as wide as the cell."""
 
-LINE, TITLE_LINE = 54, 40
+LINE, TITLE_LINE = 46, 36
 """Characters of a line of a subtitle and of a title: what a cell of JupyterLab holds in a window of 420 pixels."""
 
 ROOM = 130
@@ -172,7 +172,9 @@ class Figure(go.Figure):
 
 
 def _is_wide(fig: go.Figure) -> bool:
-    """Whether a figure has subplots side by side, or two columns of labels."""
+    """Whether a figure is a table, or has subplots side by side or two columns of labels."""
+    if any(trace.type == "table" for trace in fig.data):
+        return True
     starts = {float(axis.domain[0]) for axis in fig.select_xaxes() if axis.domain}
     return len(starts) > 1 or any(trace.type == "bar" and np.ndim(listed(trace.y)) > 1 for trace in fig.data)
 
