@@ -166,3 +166,10 @@ def test_a_benchmark_of_corpora_is_unlearned_from_its_corpora(learned, facts):
     ):
         unlearn(learned, bare, **given)
     assert unlearn(learned, bare.forget, retain, **given).history.retain_order is not None
+
+
+def test_a_method_without_steps_is_not_told_to_raise_its_steps(learned, facts):
+    u = unlearn(learned, *facts, method="whp_inference", strength=1e-3, reinforce_steps=1, progress=False)
+    assert u.warnings == (
+        "F = 0.00: almost nothing is forgotten; change the hyperparameters of this method, or use tune()",
+    )

@@ -82,6 +82,11 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not has_mark(target, MARK)):
         raise InputError(f"{target} exists and is not an exported model; give another directory")
+    if hooked.members_of(model):
+        raise InputError(
+            f"a {type(model).__name__} is a combined model, and no Hugging Face architecture is; export one of its "
+            "members, or save it with unpact_lens.save"
+        )
     if is_adapted(model):
         model = clone(model)
     config, state = _from_bridge(model) if hooked.is_bridge(model) else _from_hooked(model)

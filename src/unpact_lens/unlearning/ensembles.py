@@ -27,6 +27,10 @@ from unpact_lens.results import storable
 from unpact_lens.unlearning import losses
 
 
+class LacksPartError(InputError, AttributeError):
+    """Signal that a part of one model was asked of several that predict together."""
+
+
 class CombinedModel(nn.Module):
     """Combine hooked models that predict as one; subclasses define the formula.
 
@@ -57,6 +61,20 @@ class CombinedModel(nn.Module):
         self.cfg.n_ctx = min(m.cfg.n_ctx for m in members)
         self.cfg.output_logits_soft_cap = -1.0  # type: ignore[attr-defined]  # each member applies its own
         self.train(any(m.training for m in members))
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what single models have and this one lacks, such as blocks, hooks inside and weight matrices.
+
+        Raises:
+            LacksPartError: If there is no such attribute.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise LacksPartError(
+                f"a {type(self).__name__} has no {name!r}: it is a combined model; examine one of its members, "
+                "model.members"
+            ) from None
 
     @property
     def members(self) -> tuple[HookedModel, ...]:

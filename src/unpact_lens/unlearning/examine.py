@@ -40,6 +40,7 @@ class Asked:
         rule: Levels that were asked for.
         forget_score: Share of forget facts still known at the last check; None if never checked.
         averages: Whether the forget loss reads the mean log-probability of an answer's tokens.
+        trains: Whether the method trains step by step.
     """
 
     before: HookedModel
@@ -50,6 +51,7 @@ class Asked:
     rule: StopRule
     forget_score: float | None
     averages: bool
+    trains: bool
 
 
 def acted(before: HookedModel, after: HookedModel, rows: list[Encoded]) -> bool:
@@ -134,6 +136,8 @@ def share_forgotten(model: HookedModel, asked: Asked) -> tuple[float | None, lis
 
 def remedy(asked: Asked) -> str:
     """Say what may make the method forget more."""
+    if not asked.trains:
+        return "change the hyperparameters of this method"
     end = unexpected_end(asked.before, asked.forget, asked.settings) if asked.averages else None
     if end is None:
         return "raise lr or steps"

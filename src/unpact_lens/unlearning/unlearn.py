@@ -172,7 +172,9 @@ def unlearn(
         run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, chosen.combine, checkpoints, bar.at))
     result = after if run.model is None else run.model
     score = last_score(run)
-    asked = Asked(model, data.forget, rows, data.facts, job.settings, rule, score, chosen.averages)
+    asked = Asked(
+        model, data.forget, rows, data.facts, job.settings, rule, score, chosen.averages, chosen.carry_out is train_copy
+    )
     forgotten, warnings = examine(method, result, run, asked)
     return Unlearned(
         model=result,
