@@ -41,13 +41,7 @@ CELLS = [
 
 
 def test_paired_score_interval_is_its_formula_with_the_corrected_correlation():
-    for both, first, second, neither in [
-        (20, 6, 4, 30),
-        (3, 2, 2, 3),
-        (2, 9, 8, 1),
-        (5, 5, 0, 0),
-        (2.5, 1.0, 0.5, 6.0),
-    ]:
+    for both, first, second, neither in CELLS:
         n = both + first + second + neither
         p1, p2 = (both + first) / n, (both + second) / n
         (l1, u1), (l2, u2) = wilson(both + first, n), wilson(both + second, n)
