@@ -285,6 +285,8 @@ def test_a_notebook_scrolls_a_wide_figure_and_fits_all_others():
 
     side_by_side, one_map = examples.model_diff().plot("heads"), examples.patching_map().plot()
     assert [width(side_by_side), width(one_map)] == [WIDE, None]
+    cell = studies.study().cells[0]
+    assert [width(cell.recovery.plot()), width(cell.scores.plot())] == [WIDE, WIDE]  # two columns of labels; a table
     assert side_by_side.layout.width is None  # a saved file has the width that is asked for
     assert {axis.ticks for axis in side_by_side.select_yaxes({"showticklabels": False})} == {""}
 

@@ -172,11 +172,14 @@ class Figure(go.Figure):
 
 
 def _is_wide(fig: go.Figure) -> bool:
-    """Whether a figure is a table, or has subplots side by side or two columns of labels."""
+    """Tell whether a figure is a table, or has subplots side by side or two columns of labels."""
     if any(trace.type == "table" for trace in fig.data):
         return True
     starts = {float(axis.domain[0]) for axis in fig.select_xaxes() if axis.domain}
-    return len(starts) > 1 or any(trace.type == "bar" and np.ndim(listed(trace.y)) > 1 for trace in fig.data)
+    return len(starts) > 1 or any(
+        trace.type == "bar" and any(isinstance(part, (list, tuple, np.ndarray)) for part in listed(trace.y))
+        for trace in fig.data
+    )
 
 
 def _slim(part: object) -> object:
