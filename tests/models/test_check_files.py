@@ -125,6 +125,30 @@ def test_a_directory_of_fp8_weights_is_dequantised(directory):
         torch.testing.assert_close(held[name], weight, atol=1e-6, rtol=0)
 
 
+def test_a_directory_of_mxfp4_weights_is_dequantised(tmp_path):
+    """32 numbers of 4 bits share one exponent, two numbers a byte, the lower half first (OCP MX, as gpt-oss is stored)."""
+    hf = zoo_model("gpt_oss", intermediate_size=64)
+    hf.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    state, expected = load_file(tmp_path / "model.safetensors"), {}
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    drawn = torch.Generator().manual_seed(2)
+    for name in [n for n in state if n.endswith(("gate_up_proj", "down_proj"))]:
+        experts, read, written = state.pop(name).shape
+        blocks = torch.randint(256, (experts, written, read // 32, 16), generator=drawn, dtype=torch.uint8)
+        scales = torch.randint(118, 124, (experts, written, read // 32), generator=drawn, dtype=torch.uint8)
+        state |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        pairs = torch.stack([values[(blocks & 15).long()], values[(blocks >> 4).long()]], dim=-1).flatten(-2)
+        expected[name] = (pairs * 2.0 ** (scales.float() - 127)[..., None]).flatten(-2).transpose(1, 2)
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    edit(tmp_path / "config.json", quantization_config={"quant_method": "mxfp4"})
+    model = load_model(tmp_path, wrap="bridge")
+    held = {k.replace("._original_component", ""): v for k, v in model.original_model.state_dict().items()}
+    assert expected
+    for name, weight in expected.items():
+        torch.testing.assert_close(held[name].float(), weight, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_weights_that_are_no_plain_numbers_are_refused(kind, directory):
     state = load_file(directory / "model.safetensors")
