@@ -126,7 +126,7 @@ def test_a_directory_of_fp8_weights_is_dequantised(directory):
 
 
 def test_a_directory_of_mxfp4_weights_is_dequantised(tmp_path):
-    """32 numbers of 4 bits share one exponent, two numbers a byte, the lower half first (OCP MX, as gpt-oss is stored)."""
+    """32 numbers of 4 bits share one exponent, two numbers a byte, the lower half first (OCP MX; so is gpt-oss)."""
     hf = zoo_model("gpt_oss", intermediate_size=64)
     hf.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
