@@ -172,7 +172,7 @@ def test_every_option_of_every_method_changes_the_fingerprint(method):
         elif isinstance(option.accepts, OneOf):
             other = next(t for t in option.accepts.texts if t != option.default)
         else:
-            other = (not option.default) if isinstance(option.default, bool) else option.default + 0.125
+            other = (not option.default) if isinstance(option.default, bool) else (option.default or 0) + 0.125
         assert fingerprint({"options": {**defaults, name: other}}) != fingerprint({"options": defaults})
 
 
