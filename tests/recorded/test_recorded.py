@@ -151,6 +151,7 @@ def compare(name: str, found: dict[str, Any]) -> list[str]:
     return wrong
 
 
+@pytest.mark.hooked  # as the outputs were recorded
 @pytest.mark.parametrize("name", _names())
 def test_outputs_equal_the_recorded_ones(name: str) -> None:
     wrong = compare(name, outputs(name))

@@ -161,6 +161,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
     assert not (out / "cells/ga-seed0/failure.json").exists()
 
 
+@pytest.mark.hooked
 def test_a_study_whose_every_cell_fails_names_the_first_error(tmp_path, monkeypatch):
     failing(monkeypatch, "ga", InputError("rank=3 does not fit"))
     with pytest.raises(InputError, match="no cell of the study is finished; ga with seed 0: rank=3 does not fit"):

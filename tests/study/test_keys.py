@@ -210,6 +210,7 @@ def test_a_file_of_the_package_changes_the_source_hash_unless_it_is_listed(tmp_p
     source_hash.cache_clear()
 
 
+@pytest.mark.hooked
 def test_weights_configuration_and_tokenizer_each_change_the_fingerprint_of_a_model():
     fingerprint = model_fingerprint(ul.load_model("builtin"))
     assert model_fingerprint(ul.load_model("builtin")) == fingerprint

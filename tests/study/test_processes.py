@@ -88,6 +88,7 @@ def test_a_cell_whose_processes_always_die_is_recorded_and_the_other_goes_on(ser
     assert failed["error"] == "its process died (signal 9, out of memory?) 3 times"
 
 
+@pytest.mark.hooked
 def test_a_shared_part_that_cannot_be_made_is_an_input_error_in_processes_too(tmp_path):
     config = load_config(small_config(tmp_path, control="builtin-retran"))
     with pytest.raises(InputError, match="did you mean 'builtin-retrain'"):

@@ -209,6 +209,7 @@ def test_key_tokens_of_the_unlearned_model_give_each_cell_its_own_plan(tmp_path)
     assert torch.equal(*rows)
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -32,6 +32,7 @@ def write(folder, **changes):
     return path
 
 
+@pytest.mark.hooked
 def test_a_study_is_planned_run_looked_at_and_cleaned(unpact, tmp_path):
     config, out = write(tmp_path, methods=METHODS[:1]), tmp_path / "out"
     status, text, err = unpact("study", config, "--out", out, "--dry-run", "--json")
@@ -54,6 +55,7 @@ def test_a_study_is_planned_run_looked_at_and_cleaned(unpact, tmp_path):
     assert not list(out.rglob("*"))
 
 
+@pytest.mark.hooked
 def test_a_failed_cell_gives_status_3_and_retry_runs_it(unpact, tmp_path, monkeypatch):
     config, out = write(tmp_path), tmp_path / "out"
     real = ul.unlearning.unlearn

@@ -16,6 +16,7 @@ from unpact_lens.unlearning.adapters import Adapters
 SETTINGS = {"lr": 1e-2, "steps": 4, "batch_size": 6, "progress": False}
 
 
+@pytest.mark.hooked
 def test_new_adapter_changes_nothing_and_merging_keeps_its_output(style):
     model = untrained(style)
     tokens = torch.arange(12)[None]
@@ -34,6 +35,7 @@ def test_new_adapter_changes_nothing_and_merging_keeps_its_output(style):
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.hooked
 def test_added_matrix_has_the_given_rank_and_scale(style):
     model = untrained(style)
     after = clone(model)
@@ -52,6 +54,7 @@ def test_added_matrix_has_the_given_rank_and_scale(style):
     assert torch.linalg.matrix_rank(torch.cat(list(q), dim=1)) == 2
 
 
+@pytest.mark.hooked
 def test_lora_methods_train_adapters_only():
     model = untrained()
     u = unlearn(model, *world(), method="lora_ga_gdr", **SETTINGS)
@@ -64,6 +67,7 @@ def test_lora_methods_train_adapters_only():
     assert u.history.rows[-1]["forget"] < u.history.rows[0]["forget"]
 
 
+@pytest.mark.hooked
 def test_adapters_on_chosen_modules_and_of_any_rank():
     model = untrained()
     u = unlearn(model, *world(), method="lora_npo", rank=1, modules="blocks.*.mlp.W_out", **SETTINGS)

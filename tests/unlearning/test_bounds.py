@@ -18,6 +18,7 @@ def changed(before, after, name):
     return dict(before.named_parameters())[name] != dict(after.named_parameters())[name]
 
 
+@pytest.mark.hooked
 def test_only_named_heads_and_neurons_change_even_with_weight_decay():
     model = untrained("gpt2")
     u = unlearn(model, world()[0], only=["L1H2", "L0N5", "L2.mlp"], weight_decay=0.1, **SHORT)
@@ -56,6 +57,7 @@ def test_neurons_of_a_bridge_are_those_of_the_hooked_model(family):
     assert len(taken) == 3  # two matrices and a bias of GPT-2, three matrices of Llama
 
 
+@pytest.mark.hooked
 def test_the_change_of_the_weights_stays_in_the_ball_and_reaches_it():
     model = untrained("gpt2")
     u = unlearn(model, world()[0], radius=0.01, **SHORT)
@@ -65,6 +67,7 @@ def test_the_change_of_the_weights_stays_in_the_ball_and_reaches_it():
     assert float(change / start) == pytest.approx(0.01, rel=1e-6)
 
 
+@pytest.mark.hooked
 def test_the_penalty_adds_its_gradient():
     """With SGD-like steps (no momentum, huge eps) an update is lr/eps times the gradient, so the pull can be solved."""
     model = untrained("gpt2")

@@ -59,6 +59,7 @@ def test_half_precision_weights_move_as_fp32_weights_within_rounding(dtype, styl
     assert largest > 100 or dtype == torch.bfloat16
 
 
+@pytest.mark.hooked
 def test_tied_half_precision_embeddings_stay_tied():
     model = untrained("gpt2", dtype=torch.float32, n_ctx=32)
     model.unembed.W_U.data.copy_(model.embed.W_E.data.T)
@@ -69,6 +70,7 @@ def test_tied_half_precision_embeddings_stay_tied():
     assert not torch.equal(u.model.embed.W_E, half.embed.W_E)
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("dtype", HALF)
 def test_adapters_on_half_precision_weights_are_trained_in_fp32(dtype):
     half, full = half_and_full(dtype)

@@ -64,6 +64,7 @@ def test_logits_equal_those_of_the_source_model_rounded_independently(family, wr
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)  # sums in another order
 
 
+@pytest.mark.hooked
 def test_only_matrices_of_blocks_are_rounded(style):
     model = tiny(style)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -74,6 +75,7 @@ def test_only_matrices_of_blocks_are_rounded(style):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # the original is untouched
 
 
+@pytest.mark.hooked
 def test_rounding_that_changes_no_weight_is_refused():
     model = tiny()
     hashed = model_hash(model)

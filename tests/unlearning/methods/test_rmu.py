@@ -10,6 +10,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.unlearning import losses, unlearn
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
 def test_rmu_trains_the_output_weights_of_three_mlps_only(style):
     model = untrained(style, n_layers=5)

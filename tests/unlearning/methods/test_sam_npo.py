@@ -35,6 +35,7 @@ def test_the_forget_gradient_is_that_at_distance_rho(learned, facts, method):
     assert u.history.rows[0]["forget_nearby"] != u.history.rows[0]["forget"]
 
 
+@pytest.mark.hooked
 def test_weights_are_back_before_the_update_of_a_tied_model(facts):
     model = untrained("gpt2", dtype=torch.float32)
     model.tied_embeddings = True
