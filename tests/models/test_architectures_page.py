@@ -49,6 +49,7 @@ QUICK = ("gpt2", "mpt", "opt")
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in ZOO if name not in QUICK]
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("name", [*QUICK, *REST])
 def test_the_rows_are_found_again(name):
     for wrap, cells in architectures.rows(name).items():

@@ -52,7 +52,7 @@ def test_no_call_of_the_package_lets_transformers_run_foreign_code():
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+@pytest.mark.parametrize("wrap", [pytest.param("hooked", marks=pytest.mark.hooked), "bridge"])
 def test_code_of_the_repository_is_never_run(file, wrap, directory, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *args: "y")
     (directory / "evil.py").write_text("raise SystemExit('code was run')")
@@ -212,6 +212,7 @@ def test_a_live_model_needs_no_architectures_entry(wrap):
     assert hf.config.architectures is None
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("name", ["cohere", "hunyuan_v1_dense"])
 def test_a_bridge_with_other_logits_than_its_source_is_refused(name):
     with pytest.raises(InputError, match=r"every analysis of the bridge would be wrong on this \w+: its logits"):

@@ -64,6 +64,7 @@ def test_configurations_are_converted_with_equal_logits(family, changes):
     torch.testing.assert_close(logits(to_hooked(hf, None)), logits(hf), atol=1e-4, rtol=0)
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
@@ -153,6 +154,7 @@ def test_dropout_is_off():
     assert hf.training
 
 
+@pytest.mark.hooked
 def test_errors_name_broken_and_unknown_models():
     hf = hf_model("gpt2")
     with torch.no_grad():
@@ -166,6 +168,7 @@ def test_errors_name_broken_and_unknown_models():
         check_sound([("a", torch.tensor([1.0, torch.inf]))])
 
 
+@pytest.mark.hooked
 def test_fill_copies_all_weights_or_none():
     model = tiny()
     state = {name: p.detach() + 1 for name, p in model.named_parameters()}

@@ -33,6 +33,7 @@ def test_a_spread_model_computes_what_one_on_one_device_computes(device_map, tmp
     assert not diff(spread, plain, "who wrote", " Hamlet?").delta_components.any()
 
 
+@pytest.mark.hooked
 def test_maps_that_cannot_work_are_refused(tmp_path, monkeypatch):
     path, hf = save(tmp_path / "llama", "llama")
     with pytest.raises(InputError, match=r"device_map='auto' is for bridges; add wrap=\"bridge\""):

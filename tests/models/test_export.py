@@ -38,6 +38,7 @@ def test_a_changed_model_of_each_family_keeps_its_logits(tmp_path, family):
     )
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("family", FAMILIES)
 def test_export_and_load_give_the_same_weights_bitwise(tmp_path, family):
     model = trained(load_model(hf_model(family), tokenizer=tokenizer()))
@@ -59,6 +60,7 @@ def test_a_bridge_is_exported_with_the_weights_that_it_uses(tmp_path, family):
         torch.testing.assert_close(hf(IDS).logits, model(IDS), atol=1e-4, rtol=0)
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize(
     ("style", "zeroed", "architecture"),
     [
@@ -99,6 +101,7 @@ def test_scaled_rotary_positions_are_exported(tmp_path, rope):
         torch.testing.assert_close(hf(ids).logits, model(ids), atol=1e-4, rtol=0)
 
 
+@pytest.mark.hooked
 def test_errors_name_a_weight_without_a_place(tmp_path):
     with pytest.raises(InputError, match=r"unembed\.b_U is not zero, and GPT2LMHeadModel has no place for it"):
         export_hf(tiny("gpt2"), tmp_path / "out")
@@ -109,6 +112,7 @@ def test_errors_name_a_weight_without_a_place(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.hooked
 def test_the_probe_detects_a_configuration_without_counterpart(tmp_path):
     model = tiny("llama", dtype=torch.float32)
     model.cfg.attn_scale = 7.0

@@ -90,6 +90,7 @@ def test_a_live_hooked_model_is_returned_in_eval_mode():
         assert not model.training
 
 
+@pytest.mark.hooked
 def test_a_live_hooked_model_is_checked():
     broken = tiny()
     broken.W_E.data[0, 0] = torch.inf
@@ -217,6 +218,7 @@ def test_errors_name_nan_weights(tmp_path):
         load_model(path)
 
 
+@pytest.mark.hooked
 def test_an_unsupported_architecture_can_be_bridged(tmp_path):
     hf = zoo_model("stablelm")
     hf.save_pretrained(tmp_path)

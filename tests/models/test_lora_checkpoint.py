@@ -60,6 +60,7 @@ def test_a_live_base_is_not_changed(tmp_path):
     assert (logits(merged) - logits(hf)).abs().max() > 0.01
 
 
+@pytest.mark.hooked
 def test_errors_name_the_invalid_input(tmp_path, monkeypatch):
     base, hf = save(tmp_path / "base", "llama")
     adapted(hf, "llama", tmp_path / "adapter")

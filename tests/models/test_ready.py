@@ -53,11 +53,13 @@ def test_every_analysis_refuses_dropout_noise(call):
         CALLS[call](model)
 
 
+@pytest.mark.hooked
 def test_training_mode_without_dropout_is_no_obstacle():
     model = tiny(dtype=torch.float32).train()
     log_prob(model, PROMPT, ANSWER)
 
 
+@pytest.mark.hooked
 def test_weights_are_read_again_only_after_a_change(monkeypatch):
     model, reads = tiny(), []
     plain = ready.check_sound

@@ -17,6 +17,7 @@ from unpact_lens.models import weights
 from unpact_lens.models.checkpoint import clone, save_model
 from unpact_lens.models.convert import to_bridge, to_hooked
 from unpact_lens.models.decoding import DECODES
+from unpact_lens.models.lens_version import HAS_HOOKED
 from unpact_lens.models.load import load_model
 from unpact_lens.models.self_test import CHECKS, KEPT, Source, _written_outcomes, require, self_test
 from unpact_lens.results import load, save
@@ -51,6 +52,8 @@ FAILS = {
     "hunyuan_v1_dense": {"logits"},
 }
 """Checks that fail on bridges."""
+if not HAS_HOOKED:  # TransformerLens 4.3 mended these
+    FAILS |= {name: set() for name in ("mpt", "falcon, ALiBi", "cohere", "hunyuan_v1_dense")}
 
 
 @pytest.mark.parametrize("name", FAILS)
@@ -120,6 +123,7 @@ def test_a_weight_that_would_not_be_saved_is_found(monkeypatch, tmp_path):
     assert found.detail == "weight model.layers.0.mlp.experts.gate_up_proj would not be saved"
 
 
+@pytest.mark.hooked
 def test_outcomes_are_kept_by_weights_and_configuration(kept, monkeypatch):
     source = zoo_model("mpt")
     first = self_test(to_bridge(source, tokenizer()), source)
@@ -131,8 +135,9 @@ def test_outcomes_are_kept_by_weights_and_configuration(kept, monkeypatch):
     assert vars(model)[DECODES] is False
     with torch.no_grad():
         next(iter(source.parameters())).add_(0.1)
-    with pytest.raises(ZeroDivisionError):
-        self_test(to_bridge(source, tokenizer()), source)
+    assert set(self_test(to_bridge(source, tokenizer()), source).details) == {
+        "it fails with ZeroDivisionError: division by zero"
+    }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -217,13 +222,14 @@ def test_errors_name_unknown_checks_and_ensembles():
         self_test(together)
 
 
-@pytest.mark.parametrize("wrap", ["hooked", "bridge"])
+@pytest.mark.parametrize("wrap", [pytest.param("hooked", marks=pytest.mark.hooked), "bridge"])
 def test_auto_takes_the_wrap_that_passes(wrap):
     name = {"hooked": "gptj", "bridge": "stablelm"}[wrap]
     model = load_model(zoo_model(name), wrap="auto", tokenizer=tokenizer())
     assert type(model).__name__ == {"hooked": "HookedTransformer", "bridge": "TransformerBridge"}[wrap]
 
 
+@pytest.mark.hooked
 def test_knockout_is_refused_on_the_bridge_and_works_in_the_hooked_transformer():
     prompt, answer = IDS[0, :8].tolist(), IDS[0, 8:].tolist()
     with pytest.raises(InputError, match="would do nothing on this GPTNeoForCausalLM"):
@@ -231,3 +237,14 @@ def test_knockout_is_refused_on_the_bridge_and_works_in_the_hooked_transformer()
     found = attribute(load_model(zoo_model("gpt_neo"), tokenizer=tokenizer()), prompt, answer, method="knockout")
     assert math.isfinite(float(found.scores.sum()))
     assert found.scores.any()
+
+
+def test_a_model_whose_own_code_fails_is_refused_in_one_line(monkeypatch):
+    model = to_hooked(zoo_model("gpt2"), tokenizer())
+    monkeypatch.setattr(type(model.blocks[0].attn), "forward", lambda *given, **options: model.no_such_part)
+    found = self_test(model, zoo_model("gpt2"), keep=False)
+    assert {found.outcome(check).status for check in ("logits", "padding")} == {"failed"}
+    with pytest.raises(
+        InputError, match="every analysis would be wrong on this .*: it fails with AttributeError: .*no_such_part"
+    ):
+        require(model, "logits", feature="every analysis")

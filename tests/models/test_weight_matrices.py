@@ -48,6 +48,7 @@ def test_sums_over_the_inputs_are_those_of_the_source_models_modules(family, wra
         torch.testing.assert_close(found.sort().values, expected.sort().values, atol=1e-4, rtol=0)
 
 
+@pytest.mark.hooked
 def test_embeddings_norms_biases_and_the_unembedding_are_left_out(style):
     model = tiny(style)
     names = {m.name for m in weight_matrices(model)}

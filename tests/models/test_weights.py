@@ -15,6 +15,8 @@ from unpact_lens.models.checkpoint import clone, load_checkpoint, model_hash, sa
 from unpact_lens.models.convert import to_bridge
 from unpact_lens.models.export import export_hf
 from unpact_lens.models.independence import reads_memory_of
+from unpact_lens.models.lens_version import HAS_HOOKED
+from unpact_lens.models.load import load_model
 from unpact_lens.models.same_weights import same_weights
 from unpact_lens.models.shared_weights import share
 from unpact_lens.models.weights import fill_weights, fused_weights, named_weights, source_state
@@ -22,15 +24,15 @@ from unpact_lens.models.weights import fill_weights, fused_weights, named_weight
 IDS = torch.randint(2, 320, (2, 12), generator=torch.Generator().manual_seed(1))
 WRONG_LOGITS = {"cohere", "cohere2", "hunyuan_v1_dense"}
 """Bridges that compute other logits than their source model; loading refuses them."""
-UNBRIDGED = {"falcon, new"}
-"""Models that TransformerLens cannot bridge."""
+UNBRIDGED = {"falcon, new"} if HAS_HOOKED else {"falcon, new", "codegen"}
+"""Models that TransformerLens cannot bridge. Its CodeGen bridge does not fit transformers 5.24."""
 LEFT_OUT = (
     "mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3", "jamba", "mamba", "stablelm, per-head norms", "apertus"
 )  # fmt: skip
 """Architectures of which the bridge's own `state_dict` leaves weights out."""
 FUSED = ("gpt2", "bloom", "phi3", "glm4", "mpt", "codegen", "falcon", "gpt_bigcode")
 """Architectures whose bridge uses the parts of a fused matrix."""
-QUICK = (*LEFT_OUT, *FUSED)
+QUICK = tuple(name for name in (*LEFT_OUT, *FUSED) if name not in UNBRIDGED)
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in ZOO if name not in {*QUICK, *UNBRIDGED}]
 
 
@@ -153,3 +155,16 @@ def test_a_model_that_cannot_be_bridged_is_an_error_of_one_line():
     with pytest.raises(InputError, match="TransformerLens cannot bridge a FalconForCausalLM: split") as caught:
         bridge("falcon, new")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "phi3", "mixtral"])
+def test_no_use_of_a_bridge_changes_the_global_random_state(name, tmp_path):
+    source = zoo_model(name)
+    state = torch.random.get_rng_state()
+    model = to_bridge(source, tokenizer())
+    save_model(model, tmp_path / "saved")
+    for made in (clone(model), share(model), load_checkpoint(tmp_path / "saved")):
+        model_hash(made)
+    export_hf(model, tmp_path / "hf")
+    load_model(tmp_path / "hf", wrap="bridge")
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -203,7 +203,8 @@ def to_bridge(
     tied = shares_embedding(model)
     target = next(model.parameters()).device
     try:
-        with COPYING, _no_processors():
+        # TransformerLens draws the weights of the parts that it then replaces.
+        with COPYING, torch.random.fork_rng(), _no_processors():
             bridge = TransformerBridge.boot_transformers(
                 hf.config.model_type,
                 hf_model=model,

@@ -44,6 +44,7 @@ from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.fingerprint import model_config
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import probe_tokens
+from unpact_lens.models.memory import out_of_memory
 from unpact_lens.models.pip_models import cache_dir
 from unpact_lens.models.weights import named_weights, source_state, uncovered_weight
 from unpact_lens.results import Result, storable, versions
@@ -204,7 +205,7 @@ def self_test(model: HookedModel, source: PreTrainedModel | Source | None = None
             vars(model)[DECODES] = kept["cache"].status == PASSED
     else:
         with full_precision():
-            kept.update({name: check.run(model, source) for name, check in CHECKS.items()})
+            kept.update({name: _outcome(check, model, source) for name, check in CHECKS.items()})
         if keep:
             with contextlib.suppress(OSError, InputError):  # if it cannot be written, the next load runs them again
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -249,13 +250,24 @@ def require(model: HookedModel, check: str, *, feature: str, remedy: str | None 
         kept = vars(member).setdefault(KEPT, {})
         if check not in kept:
             with exclusive(member):
-                kept[check] = CHECKS[check].run(member, None)
+                kept[check] = _outcome(CHECKS[check], member, None)
         outcome = kept[check]
         if outcome.status == FAILED:
             raise InputError(
                 f"{feature} would be wrong on this {architecture(member)}: {outcome.detail}; "
                 f"{remedy or CHECKS[check].remedy}"
             )
+
+
+def _outcome(check: Check, model: HookedModel, source: Source | None) -> Outcome:
+    """Run a check. An error in the model's own code fails it: TransformerLens or transformers do not fit each other."""
+    try:
+        return check.run(model, source)
+    except Exception as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        said = (str(error).strip() or "no message").splitlines()[0]
+        return Outcome(FAILED, f"it fails with {type(error).__name__}: {said}")
 
 
 def _key(model: HookedModel, with_source: bool) -> str:

@@ -252,7 +252,8 @@ def fused_weights(model: HookedModel) -> list[Fused]:
                 for other, p in others.items():
                     value = index if other == name else torch.zeros_like(p, dtype=torch.float64)
                     holder._parameters[other] = nn.Parameter(value, requires_grad=False)
-                pieces = split()
+                with torch.random.fork_rng():  # the modules of the pieces are drawn before they are filled
+                    pieces = split()
             finally:
                 holder._parameters.update(others)
         places = tuple(getattr(piece, name).detach().flatten().long() for piece in pieces)
