@@ -31,6 +31,7 @@ def share_lost(model, items):
     return sum(q.fact not in a.split() for a, q in zip(answers, items, strict=True)) / len(items)
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("steps", [16, 24])
 def test_the_search_chooses_what_brute_force_chooses(learned, bench, steps):
     fixed = {**FIXED, "steps": steps}

@@ -43,6 +43,7 @@ def test_labels_without_an_end_token_have_no_unexpected_one(endless, facts):
     assert unexpected_end(endless, Corpus(("oslo rome lima cairo",)), Settings()) is None
 
 
+@pytest.mark.hooked
 def test_the_result_names_the_end_token_and_its_remedy_works(learned, endless, facts):
     u = unlearn(endless, facts[0], **RUN)
     assert u.forgotten <= 0.1
@@ -57,6 +58,7 @@ def test_only_a_loss_on_the_mean_is_said_to_suffer_from_it(endless, facts):
     assert u.warnings == ("F = 0.00: almost nothing is forgotten; raise lr or steps, or use tune()",)
 
 
+@pytest.mark.hooked
 def test_a_search_leaves_an_unexpected_end_token_out_and_says_so(endless, facts, capsys):
     fixed = {**RUN, "progress": True}
     del fixed["lr"]

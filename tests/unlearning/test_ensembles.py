@@ -76,6 +76,7 @@ def test_scores_and_contributions_are_those_of_the_combined_logits(learned, fact
     assert float(a.scores[2]) == pytest.approx(expected - log_prob(together, without, row.answer).item(), abs=1e-5)
 
 
+@pytest.mark.hooked
 def test_offset_trains_the_small_model_only_and_lowers_the_answers(learned, facts):
     start = small()
     hashes = model_hash(learned), model_hash(start)
@@ -92,6 +93,7 @@ def test_offset_trains_the_small_model_only_and_lowers_the_answers(learned, fact
     assert u.hash_before == hashes[0]
 
 
+@pytest.mark.hooked
 def test_tied_small_model_stays_tied(learned, facts):
     start = small()
     with torch.no_grad():

@@ -82,6 +82,7 @@ def test_every_method_acts_on_every_wrap_or_says_early_why_not(wrapped, method, 
         assert any(not torch.equal(a, b) for a, b in zip(wrapped.parameters(), u.model.parameters(), strict=True))
 
 
+@pytest.mark.hooked
 def test_a_run_that_changes_nothing_is_refused(learned, facts):
     """lr=1e-30 moves no fp32 weight, and gamma=0 leaves no gradient."""
     for given in ({"lr": 1e-30}, {"gamma": 0.0}):

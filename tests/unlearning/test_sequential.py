@@ -21,6 +21,7 @@ def share_wrong(model, items):
     return sum(q.fact not in a.split() for a, q in zip(answers, items, strict=True)) / len(items)
 
 
+@pytest.mark.hooked
 def test_f_and_d_of_every_request_are_measured_after_each_run(learned, facts):
     forget, retain = facts
     requests = [forget[:2], forget[2:4], forget[4:]]

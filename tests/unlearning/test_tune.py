@@ -71,6 +71,7 @@ def test_the_objective_is_minimised_among_runs_that_reach_the_level(learned, ben
     assert t.to_frame().lr[0] == max(seen)
 
 
+@pytest.mark.hooked
 def test_a_search_never_touches_unseen_facts(learned, bench, monkeypatch):
     asked, taught = set(), set()
     generate, tokenised = early_stopping.generate_answers, unlearn_module.examples

@@ -79,6 +79,7 @@ def test_model_that_has_forgotten_already_is_unchanged(learned, facts):
     assert model_hash(u.model) == model_hash(learned)
 
 
+@pytest.mark.hooked
 def test_no_two_methods_give_the_same_weights(learned, facts):
     """Methods that combine several models are compared by their predictions."""
     forget, retain = facts

@@ -38,6 +38,7 @@ def test_a_single_key_without_anything_to_keep_is_mapped_to_its_value():
     torch.testing.assert_close((key.double() @ found).float(), value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.hooked
 def test_the_edit_forgets_and_changes_one_matrix(learned, facts):
     u = unlearn(learned, facts[0], method="memit", stop_at=0.1, hold=0.01, progress=False, **WRITTEN)
     assert moved(learned, u.model) == {"blocks.0.mlp.W_out"}
@@ -51,6 +52,7 @@ def test_the_edit_forgets_and_changes_one_matrix(learned, facts):
     torch.testing.assert_close(last, multiples[-1] * one, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.hooked
 def test_wrong_input_is_refused(learned):
     forget = world()[0]
     with pytest.raises(InputError, match="layer=9; the model has layers 0 to 1"):

@@ -23,6 +23,7 @@ def exact_fisher(model, r, p):
     return total.detach()
 
 
+@pytest.mark.hooked
 def test_fisher_is_the_exact_one_in_the_mean(learned, facts):
     model = learned.double()
     with torch.no_grad():  # a model that is not certain, so that draws differ

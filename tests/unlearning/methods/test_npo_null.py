@@ -65,6 +65,7 @@ def test_directions_left_free_hold_at_most_the_spare_share():
     torch.testing.assert_close(without_directions(change, used, 0), without_directions(change.T, used, 1).T)
 
 
+@pytest.mark.hooked
 @pytest.mark.parametrize("method", ["npo_null", "npo_null_self"])
 def test_outputs_on_used_inputs_do_not_change(learned, facts, method):
     """Only directions of no input at all are spared, so each trained matrix gives what it gave on the written text."""
@@ -87,6 +88,7 @@ def test_outputs_on_used_inputs_do_not_change(learned, facts, method):
     assert (taken[0][real] @ other).abs().max() > 1e-2 * other.norm()
 
 
+@pytest.mark.hooked
 def test_weights_whose_inputs_are_not_known_are_refused(learned, facts):
     with pytest.raises(InputError, match=r"trains blocks.0.attn.W_Q, whose inputs are not known; choose among"):
         unlearn(learned, facts[0], method="npo_null", modules="blocks.0.attn.W_Q", **SHORT)

@@ -28,6 +28,7 @@ def change(base, adapted, name):
     return (adapted.get_parameter(name) - base.get_parameter(name)).detach().flatten(0, -2).double()
 
 
+@pytest.mark.hooked
 def test_adapters_of_two_requests_are_orthogonal(learned, facts):
     forget, retain = facts
     first = unlearn(learned, forget[:2], retain, **QUICK).model
@@ -82,6 +83,7 @@ def test_each_position_is_predicted_by_the_model_that_its_residual_selects(learn
     assert (adapted - base)[~on].abs().max() > 0.1  # without the gate the logits would differ
 
 
+@pytest.mark.hooked
 def test_request_is_forgotten_and_the_rest_is_kept(learned, facts):
     forget, retain = facts
     u = unlearn(learned, forget[:2], retain, stop_at=0.0, check_every=4, **{**QUICK, "steps": 60})
@@ -123,6 +125,7 @@ def test_at_most_1_percent_of_retain_positions_pass_the_gate(learned, facts):
     assert gated.thresholds[0] > far.median()
 
 
+@pytest.mark.hooked
 def test_loaded_gated_model_accepts_a_further_request(learned, facts, tmp_path):
     forget, retain = facts
     u = unlearn(learned, forget[:2], retain, **QUICK)

@@ -21,6 +21,7 @@ def test_first_value_is_the_likelihood_of_the_given_answers(learned, facts):
     assert first(u) == pytest.approx(-float(torch.cat(score_rows(learned, rows)).mean()), abs=1e-6)
 
 
+@pytest.mark.hooked
 def test_answers_that_hold_the_fact_are_left_out(learned, facts):
     fact = facts[0][0].fact.strip()
     u = unlearn(learned, facts[0][:1], method="relearn", answers=[f" {fact} .", OTHERS[0]], **ONE, **WRITTEN)

@@ -36,6 +36,7 @@ def mean_square(model, before, forget, written):
     return total / len(forget)
 
 
+@pytest.mark.hooked
 def test_loss_is_the_mean_square_along_each_subjects_direction(learned, facts):
     forget = facts[0]
     u = unlearn(learned, forget, method="rmu_subject", lr=5e-3, batch_size=100, steps=3, progress=False, **WRITTEN)

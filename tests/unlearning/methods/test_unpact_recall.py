@@ -93,6 +93,7 @@ def test_recalled_weights_are_0_where_all_is_copied_or_nothing_falls():
     assert recalled_weights(lp, torch.tensor([-3.0]), torch.tensor([False, True]), none).tolist() == [0, 1]
 
 
+@pytest.mark.hooked
 def test_answer_of_copied_words_only_has_no_penalty(learned, facts):
     q = dataclasses.replace(facts[0][0], prompt="where was ann born", answer=" ann", fact_span=(1, 4), paraphrases=())
     u = unlearn(learned, [q], facts[1], method="unpact_recall_gdr", key_tokens=9, keep_rest=0.0, **ONE)
