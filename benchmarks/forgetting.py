@@ -2,6 +2,7 @@
 
     python benchmarks/forgetting.py                     # default rates; two to four minutes a method on one core
     python benchmarks/forgetting.py --factor 4 npo rmu  # four times the default rate, of two methods
+    python benchmarks/forgetting.py --auto simnpo rmu   # settings="auto", of two methods; up to ten minutes a method
     python benchmarks/forgetting.py --write             # writes all rows so far to docs/reference/unlearning.md
 
 Of the capitals and element symbols of `experiments/audit/facts.csv` that the model knows, the first are to be
@@ -31,7 +32,7 @@ START, END = "<!-- table: benchmarks/forgetting.py --write -->\n\n", "\n<!-- end
 
 METHODS = ("ga", "npo", "npo_gdr", "simnpo", "rmu", "idk_ft", "unpact_blind_gdr")
 
-KEY = ["method", "factor", "end_token"]
+KEY = ["method", "auto", "factor", "end_token"]
 """Columns that tell runs apart."""
 
 LEVEL = 0.1
@@ -48,16 +49,19 @@ def measured(model: HookedModel, known: tuple[QA, ...], method: str, options: ar
     """Unlearn once and return a row of the table."""
     start = time.monotonic()
     n = options.facts
-    rate = {} if options.factor == 1 else {"lr": options.factor * default_settings(find(method), model, {})["lr"]}
+    default = default_settings(find(method), model, {})["lr"]
+    given = {} if options.factor == 1 else {"lr": options.factor * default}
+    given |= {"end_token": False} if options.no_end_token else {}
+    given |= {"settings": "auto"} if options.auto else {"steps": options.steps}
     u = ul.unlearn(
-        model, known[:n], known[n : 2 * n], method=method, stop_at=LEVEL, steps=options.steps,
-        batch_size=options.batch, check_every=10,
-        max_new_tokens=8, end_token=not options.no_end_token, progress=False, **rate,
+        model, known[:n], known[n : 2 * n], method=method, stop_at=LEVEL, batch_size=options.batch, check_every=10,
+        max_new_tokens=8, progress=False, **given,
     )  # fmt: skip
     unseen = known[2 * n : 3 * n]
     return {
         "method": method,
-        "factor": options.factor,
+        "auto": options.auto,
+        "factor": round(u.config["lr"] / default, 2),
         "end_token": u.config["end_token"],
         "lr": u.config["lr"],
         "steps": max(int(row["step"]) for row in u.history.rows if "step" in row),
@@ -82,6 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="largest number of steps")
     parser.add_argument("--batch", type=int, default=4, help="facts in a step, of the forget and of the retain set")
     parser.add_argument("--no-end-token", action="store_true", help="do not train on the token that ends an answer")
+    parser.add_argument("--auto", action="store_true", help="search the learning rate on these facts")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/forgetting.csv"), help="measured rows")
     parser.add_argument("--write", action="store_true", help="write the measured rows to the page, measure nothing")
     options = parser.parse_args()
