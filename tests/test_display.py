@@ -15,6 +15,7 @@ from tests.plots import examples, studies
 from unpact_lens.data.benchmark import QA, Benchmark, Corpus
 from unpact_lens.display import LONGEST, Shown, one_line
 from unpact_lens.errors import InputError
+from unpact_lens.models.lens_version import HAS_HOOKED
 from unpact_lens.results import Result, load
 
 SAVED = Path(__file__).parent / "saved_0_1"
@@ -31,7 +32,9 @@ def made() -> dict[str, Result]:
     found |= {"study": study, "cell": study.cells[0], "verdict": study.cells[0].verdict, "scores": study.before}
     found |= {"recovery": study.cells[0].recovery, "without control": studies.study(control=False).cells[0].recovery}
     for folder in SAVED.glob("*/result.json"):
-        found[f"saved {folder.parent.name}"] = load(folder.parent)
+        # Version 0.1 knew HookedTransformers only.
+        if HAS_HOOKED or not any(folder.parent.glob("model-*")):
+            found[f"saved {folder.parent.name}"] = load(folder.parent)
     return {name: result for name, result in found.items() if isinstance(result, Shown)}
 
 
