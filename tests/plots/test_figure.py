@@ -28,6 +28,7 @@ from unpact_lens.decomposition import PathEffects
 from unpact_lens.decomposition.result import Decomposition
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
+from unpact_lens.plots.drawing import Label
 from unpact_lens.plots.figure import LINE, TALLEST, TITLE_LINE, TITLE_PAD, WIDE, Figure, finish, set_theme
 from unpact_lens.plots.static import draw
 
@@ -306,6 +307,14 @@ def test_a_low_colour_bar_has_three_ticks():
 
     assert ticks(240) == ["−1.00", "0.00", "1.00"]
     assert len(ticks(450)) == 5
+
+
+def test_a_long_legend_is_on_the_page():
+    fig = go.Figure([go.Scatter(x=[i], y=[i], name=f"method {i}", mode="markers") for i in range(40)])
+    page = draw(finish(fig))
+    lowest = max(shape.y for shape in page.shapes if isinstance(shape, Label) and shape.text.startswith("method"))
+    assert lowest < page.height
+    assert "method 39" in page.svg()
 
 
 def test_every_figure_of_a_study_is_drawn():

@@ -100,7 +100,7 @@ class PageLayout:
                 self.bottom = max(self.bottom, self._labels_high(axis) + 8)
         asked = number(self.layout.get("height"), 450)
         margin = spec(self.layout.get("margin"))
-        self.area = max(60.0, asked - number(margin.get("t"), 100) - number(margin.get("b"), 64))
+        self.area = max(60.0, asked - number(margin.get("t"), 100) - number(margin.get("b"), 64), 20.0 * len(names))
         if not self.axes:
             columns = [c for t in self.traces for c in listed(spec(t.get("cells")).get("values"))]
             self.area = 26.0 * (1 + max((len(listed(c)) for c in columns), default=1))
