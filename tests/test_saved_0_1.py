@@ -94,6 +94,7 @@ def test_tables_have_the_same_columns_and_numbers(name):
         np.testing.assert_allclose(found.to_numpy(float), expected[column].to_numpy(float), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.hooked
 def test_a_fresh_process_finds_every_class():
     code = "import sys, unpact_lens as ul\nfor p in sys.argv[1:]: print(type(ul.load(p)).__name__)"
     paths = [str(SAVED / name) for name in NAMES]
