@@ -15,7 +15,7 @@ from unpact_lens.results import load
 from unpact_lens.unlearning import StopRule, tune, unlearn
 
 early_stopping = importlib.import_module("unpact_lens.unlearning.early_stopping")
-unlearn_module = importlib.import_module("unpact_lens.unlearning.unlearn")
+request_module = importlib.import_module("unpact_lens.unlearning.request")
 watched_module = importlib.import_module("unpact_lens.unlearning.watched")
 
 FIXED = {"steps": 16, "check_every": 2, "batch_size": 6}
@@ -71,10 +71,9 @@ def test_the_objective_is_minimised_among_runs_that_reach_the_level(learned, ben
     assert t.to_frame().lr[0] == max(seen)
 
 
-@pytest.mark.hooked
 def test_a_search_never_touches_unseen_facts(learned, bench, monkeypatch):
     asked, taught = set(), set()
-    generate, tokenised = early_stopping.generate_answers, unlearn_module.examples
+    generate, tokenised = early_stopping.generate_answers, request_module.examples
 
     def answers(model, prompts, **options):
         asked.update(prompts)
@@ -85,7 +84,7 @@ def test_a_search_never_touches_unseen_facts(learned, bench, monkeypatch):
         return tokenised(model, source, *rest)
 
     monkeypatch.setattr(early_stopping, "generate_answers", answers)
-    monkeypatch.setattr(unlearn_module, "examples", examples)
+    monkeypatch.setattr(request_module, "examples", examples)
     tune("ga_gdr", learned, bench, budget=2, level=1.0, **FIXED)
     prompts = {name: {q.prompt for q in getattr(bench, name)} for name in ("forget", "retain", "validation", "unseen")}
     assert asked == prompts["forget"] | prompts["validation"]
