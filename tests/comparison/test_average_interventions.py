@@ -67,7 +67,8 @@ def test_grafts_are_averaged_over_questions_and_leave_the_models_alone(models, u
     assert model_hash(after) == weights
     assert found.what == f"weights by {unit}"
     layout = found.plot().layout
-    assert layout.title.text.startswith(f"Grafting weights by {unit}, {direction.replace('_', ' ')}")
+    title = layout.title.text.replace("<br>", " ")
+    assert title.startswith(f"Grafting weights by {unit}, {direction.replace('_', ' ')}")
     assert layout.xaxis.ticktext == found.labels[1]
     assert layout.yaxis.ticktext == found.labels[0]
 
