@@ -179,7 +179,10 @@ def picture(records: list[dict[str, Any]], folder: Path) -> None:
         )
     figure.update_layout(
         title="Leave-one-out: seconds over those of the limit",
-        xaxis={"title": "times the limit (1: one Hugging Face forward pass over what cannot be shared)", "rangemode": "tozero"},
+        xaxis={
+            "title": "times the limit (1: one Hugging Face forward pass over what cannot be shared)",
+            "rangemode": "tozero",
+        },
         yaxis={"automargin": True}, height=240 + 36 * len(records),
     )  # fmt: skip
     print(f"wrote {Figure(figure).save(folder / 'limit.png')}")
