@@ -108,7 +108,7 @@ def test_training_a_clone_leaves_the_original_as_it_is(name):
 
 
 def held(model):
-    """What every module of a model holds, by its place."""
+    """Return what every module of a model holds, by its place."""
     return {(name, key): value for name, module in model.named_modules() for key, value in vars(module).items()}
 
 

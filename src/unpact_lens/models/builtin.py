@@ -49,6 +49,7 @@ from unpact_lens.models.export import export_hf
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.lens_version import HAS_HOOKED, HookedTransformer, HookedTransformerConfig
+from unpact_lens.models.random_state import random_state_kept
 from unpact_lens.writing import commit, contents, scratch, sha256, steady
 
 ASSETS = Path(__file__).parent / "assets" / "builtin"
@@ -344,7 +345,7 @@ def train_builtin(
     """
     pieces = AutoTokenizer.from_pretrained(tokenizer or builtin_directory(), trust_remote_code=False)
     examples = training_examples(recipe.seed, include_forget, recipe.steps * recipe.batch, draws=draws)
-    with torch.random.fork_rng(devices=[]):
+    with random_state_kept():
         torch.manual_seed(recipe.seed if draws is None else draws)
         model = _random_hooked(recipe) if HAS_HOOKED else _random_bridge(recipe)
     parameters = [p for p in model.parameters() if p.requires_grad]

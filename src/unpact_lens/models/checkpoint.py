@@ -38,6 +38,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import reads_memory_of, rebind
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, require_hooked
 from unpact_lens.models.low_rank import LowRank, merge_adapters, own_classes
+from unpact_lens.models.random_state import random_state_kept
 from unpact_lens.models.shared_weights import copy_memo
 from unpact_lens.models.tied_embedding import embedding_scale, is_tied
 from unpact_lens.models.weights import (
@@ -391,7 +392,7 @@ def _empty_bridge(
 ) -> TransformerBridge:
     config = AutoConfig.from_pretrained(hf_config, trust_remote_code=False)
     # The random weights are overwritten; the caller's random state is not changed.
-    with torch.random.fork_rng():
+    with random_state_kept():
         dtype = getattr(torch, str(record["dtype"]))
         hf = AutoModelForCausalLM.from_config(
             config, attn_implementation=record["attention"], trust_remote_code=False, dtype=dtype

@@ -30,6 +30,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.exclusive import COPYING, deep_copy
 from unpact_lens.models.hooked_families import FAMILIES, check_supported, refuse
 from unpact_lens.models.lens_version import HookedTransformer, HookedTransformerConfig, accept_cache, require_hooked
+from unpact_lens.models.random_state import random_state_kept
 from unpact_lens.models.ready import check_sound
 from unpact_lens.models.tied_embedding import shares_embedding
 from unpact_lens.models.weight_layout import lay_out
@@ -203,8 +204,7 @@ def to_bridge(
     tied = shares_embedding(model)
     target = next(model.parameters()).device
     try:
-        # TransformerLens draws the weights of the parts that it then replaces.
-        with COPYING, torch.random.fork_rng(), _no_processors():
+        with COPYING, random_state_kept(target), _no_processors():
             bridge = TransformerBridge.boot_transformers(
                 hf.config.model_type,
                 hf_model=model,

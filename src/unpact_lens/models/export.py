@@ -38,6 +38,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.hooked_families import FAMILIES
 from unpact_lens.models.lens_version import HookedTransformerConfig
 from unpact_lens.models.low_rank import is_adapted
+from unpact_lens.models.random_state import random_state_kept
 from unpact_lens.models.tied_embedding import is_tied
 from unpact_lens.models.weights import source_state
 from unpact_lens.progress import transformers_progress
@@ -105,7 +106,7 @@ def export_hf(model: HookedModel, path: str | os.PathLike[str]) -> Path:
 
 def _build(config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTrainedModel:
     # The random weights are overwritten; the caller's random state is not changed.
-    with torch.random.fork_rng():
+    with random_state_kept():
         hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
     try:
         missing, unexpected = hf.load_state_dict(state, strict=False)

@@ -33,6 +33,7 @@ from unpact_lens.models.low_rank import (
     parametrisations,
     without_adapters,
 )
+from unpact_lens.models.random_state import random_state_kept
 
 WRAPPED = "._original_component"
 """Part of a bridge's raw names that says that a module is wrapped."""
@@ -252,7 +253,7 @@ def fused_weights(model: HookedModel) -> list[Fused]:
                 for other, p in others.items():
                     value = index if other == name else torch.zeros_like(p, dtype=torch.float64)
                     holder._parameters[other] = nn.Parameter(value, requires_grad=False)
-                with torch.random.fork_rng():  # the modules of the pieces are drawn before they are filled
+                with random_state_kept(weight.device):
                     pieces = split()
             finally:
                 holder._parameters.update(others)

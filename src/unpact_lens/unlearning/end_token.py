@@ -39,7 +39,9 @@ def unexpected_end(model: HookedModel, forget: Source, settings: Settings) -> fl
     if isinstance(forget, Corpus) or not settings.end_token:
         return None
     end = end_of_answer(model, chat=settings.chat)
-    rows: Sequence[Encoded] = [r for r in examples(model, forget, settings, "forget")[:ROWS] if r.answer[-1] == end]
+    rows: Sequence[Encoded] = [
+        r for r in examples(model, forget[:ROWS], settings, "forget")[:ROWS] if r.answer[-1] == end
+    ]
     if not rows:
         return None
     last = [float(log_probs[-1]) for log_probs in score_rows(model, rows)]
