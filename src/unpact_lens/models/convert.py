@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 from transformers import (
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoProcessor,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -244,11 +242,9 @@ def _no_processors() -> Iterator[None]:
     It would look for one on the hub by the model type. If that fails, it runs `pip install torchvision`, which replaces
     the installed torch.
     """
-    with (
-        mock.patch.object(AutoProcessor, "from_pretrained", return_value=None),
-        mock.patch.object(AutoFeatureExtractor, "from_pretrained", return_value=None),
-        mock.patch.object(AutoImageProcessor, "from_pretrained", return_value=None),
-    ):
+    names = ("AutoProcessor", "AutoFeatureExtractor", "AutoImageProcessor")
+    # The names, not their methods: without torchvision one of them is a stand-in that allows no access.
+    with mock.patch.multiple(transformers, **dict.fromkeys(names, mock.Mock(**{"from_pretrained.return_value": None}))):
         yield
 
 

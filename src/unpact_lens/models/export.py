@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,12 +109,15 @@ def _build(config: PretrainedConfig, state: State, dtype: torch.dtype) -> PreTra
     # The random weights are overwritten; the caller's random state is not changed.
     with random_state_kept():
         hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    head = next(name for name, module in hf.named_modules() if module is hf.get_output_embeddings())
+    # Early releases of transformers 5 call it `embed_out` in GPT-NeoX.
+    state = {re.sub(r"^lm_head(?=\.)", head, name): weight for name, weight in state.items()}
     try:
         missing, unexpected = hf.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"as {type(hf).__name__} this model cannot be exported: {reason}") from None
-    if unexpected or [m for m in missing if not (config.tie_word_embeddings and m == "lm_head.weight")]:
+    if unexpected or [m for m in missing if not (config.tie_word_embeddings and m == f"{head}.weight")]:
         raise InputError(f"{config.model_type} has no place for {[*missing, *unexpected][0]}; it cannot be exported")
     return hf.eval()
 
