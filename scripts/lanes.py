@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -85,12 +86,15 @@ def environment(lane: str, python: str, version: str) -> Path:
 def torch_options(python: Path, lane: str) -> tuple[str, ...]:
     """Install a CPU build of torch from where pip looks; return the options that make uv keep it.
 
-    Where pip finds none, uv takes one from PyTorch's own index.
+    Where pip finds none, uv takes the build of the package index, which for Linux holds CUDA (gigabytes).
     """
-    wanted = f"{LANES[lane].torch}+cpu"
-    command = (str(python), "-m", "pip", "install", "-q", wanted)
-    found = LANES[lane].torch and not subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
-    return (wanted,) if found else ("--torch-backend", "cpu")
+    torch = LANES[lane].torch
+    if torch is None:
+        return ()
+    command = (str(python), "-m", "pip", "install", "-q", f"{torch}+cpu")
+    return (
+        f"{torch}+cpu" if not subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode else torch,
+    )
 
 
 def _run(*command: object) -> None:
@@ -118,8 +122,9 @@ def test_folder(python: Path, folder: str) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        quiet = ("-q", "-p", "no:cacheprovider", "-m", "not slow and not smollm2", f"--junit-xml={report}")
-        subprocess.run([str(python), "-m", "pytest", *quiet, folder], cwd=ROOT, check=False)
+        quiet = ("-q", "-n", "2", "-p", "no:cacheprovider", "-m", "not slow and not smollm2", f"--junit-xml={report}")
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([str(python), "-m", "pytest", *quiet, folder], cwd=ROOT, env=one_thread, check=False)
         if not report.is_file():
             return {"passed": 0, "failed": 0, "skipped": 0, "broken": True, "reasons": {}, "failures": []}
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))

@@ -116,6 +116,7 @@ def test_tables_of_the_audits_equal_the_results():
 def test_depth_table_holds_means_over_seeds(path):
     rows = pd.read_csv(path, keep_default_na=False)
     means = rows.groupby(["variant", "method"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
+    means = means.round(10)  # the last bit of a mean differs between versions of pandas
     assert read_block(path.parent / "README.md", "depth") == to_markdown(means.set_index("method")).strip()
 
 

@@ -27,7 +27,7 @@ CONFIGS = {
 def bridge(family, folder, seed=1):
     """A bridge of a random model of that family, with randomised norms and biases."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[family]()).eval()
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

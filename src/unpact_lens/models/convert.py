@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
-import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
@@ -242,9 +241,9 @@ def _no_processors() -> Iterator[None]:
     It would look for one on the hub by the model type. If that fails, it runs `pip install torchvision`, which replaces
     the installed torch.
     """
-    names = ("AutoProcessor", "AutoFeatureExtractor", "AutoImageProcessor")
     # The names, not their methods: without torchvision one of them is a stand-in that allows no access.
-    with mock.patch.multiple(transformers, **dict.fromkeys(names, mock.Mock(**{"from_pretrained.return_value": None}))):
+    none = mock.Mock(**{"from_pretrained.return_value": None})
+    with mock.patch.multiple("transformers", AutoProcessor=none, AutoFeatureExtractor=none, AutoImageProcessor=none):
         yield
 
 
