@@ -151,9 +151,22 @@ def compare(name: str, found: dict[str, Any]) -> list[str]:
     return wrong
 
 
+SAMPLED = {"recovery.leak"}
+"""Calls whose outputs hold texts drawn with a seed: draws of equal seeds differ between torch 2.6 and later ones."""
+
+SAME_DRAWS = torch.multinomial(torch.arange(1.0, 9.0), 3, generator=torch.Generator().manual_seed(0)).tolist() == [
+    6,
+    7,
+    2,
+]
+"""Whether this torch draws as the one that the outputs were recorded with."""
+
+
 @pytest.mark.hooked  # as the outputs were recorded
 @pytest.mark.parametrize("name", _names())
 def test_outputs_equal_the_recorded_ones(name: str) -> None:
+    if name in SAMPLED and not SAME_DRAWS:
+        pytest.skip(f"torch {torch.__version__} draws other numbers for equal seeds")
     wrong = compare(name, outputs(name))
     shown = "\n".join(wrong[:12])
     assert not wrong, f"{name}: {len(wrong)} of {len(recorded()[0][name])} recorded values differ\n{shown}"
