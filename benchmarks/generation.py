@@ -45,7 +45,7 @@ def in_order(task: Namespace) -> Work:
 
 
 def sorted_by_length(task: Namespace) -> Work:
-    from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches
+    from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, length_batches
 
     return by_generate(task, list(length_batches([len(q) + task.new for q in task.given], DEFAULT_BATCH_TOKENS)))
 

@@ -19,9 +19,9 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.perplexity import WINDOW
 from unpact_lens.models import memory
 from unpact_lens.models.asking import Asking
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, length_batches
 from unpact_lens.models.draw import draw
 from unpact_lens.models.memory import MIN_BATCH_TOKENS
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, length_batches
 from unpact_lens.recovery import Probing, attend_to, lens_ranks, patched_answers, recover, recovery_plan, run_plan
 from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.probes.early_exit import early_answers

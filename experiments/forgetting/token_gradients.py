@@ -25,9 +25,10 @@ from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 from unpact_lens.models.checkpoint import clone
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, encode, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded, encode
 from unpact_lens.scoring import gather_log_probs, padded
 
 CLASSES = ("content", "shared", "template")

@@ -20,11 +20,12 @@ from typing_extensions import Unpack
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.batches import length_batches, pad_right
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.memory import batch_tokens_for_rows
 from unpact_lens.models.packed_logits import packed_logits
 from unpact_lens.models.source_model import source_model
-from unpact_lens.models.tokens import Encoded, Text, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded, Text
 
 CHUNK = {"cpu": 2**20, "cuda": 2**24}
 """Largest number of logits of which log-sum-exp is taken at a time, by device; on a CPU they fit into its cache."""

@@ -6,14 +6,8 @@ import torch
 from tests.conftest import tiny
 from unpact_lens.errors import InputError
 from unpact_lens.models import memory
-from unpact_lens.models.memory import (
-    MAX_BATCH_TOKENS,
-    MIN_BATCH_TOKENS,
-    batch_tokens_for,
-    check_batch_tokens,
-    run_batch_tokens,
-)
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, check_batch_tokens
+from unpact_lens.models.memory import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, batch_tokens_for, run_batch_tokens
 from unpact_lens.scoring import CHUNK, gather_log_probs
 
 

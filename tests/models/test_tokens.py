@@ -6,16 +6,9 @@ import torch
 from tests.conftest import tiny
 from tests.models.families import hf_model, tokenizer
 from unpact_lens.errors import InputError
+from unpact_lens.models.batches import length_batches, pad_right
 from unpact_lens.models.convert import to_hooked
-from unpact_lens.models.tokens import (
-    bos_ids,
-    encode,
-    encode_context,
-    length_batches,
-    pad_right,
-    text_ids,
-    token_strings,
-)
+from unpact_lens.models.tokens import bos_ids, encode, encode_context, text_ids, token_strings
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %} |{% endif %}"

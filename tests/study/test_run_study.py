@@ -14,7 +14,7 @@ from unpact_lens.data.load import load_benchmark
 from unpact_lens.data.splits import RetainSplit
 from unpact_lens.errors import InputError
 from unpact_lens.models import generate
-from unpact_lens.models.tokens import length_batches
+from unpact_lens.models.batches import length_batches
 from unpact_lens.progress import step_bar
 from unpact_lens.study import load_config, run_study
 

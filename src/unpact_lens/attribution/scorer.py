@@ -34,11 +34,12 @@ from unpact_lens.attribution.targets import PLAIN, Target
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked, kv_cache
 from unpact_lens.models.asking import Asking
+from unpact_lens.models.batches import check_batch_tokens, length_batches, pad_right
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.memory import batch_tokens_for_rows, check_batch_tokens, out_of_memory
+from unpact_lens.models.memory import batch_tokens_for_rows, out_of_memory
 from unpact_lens.models.packed_logits import packed_logits
 from unpact_lens.models.source_model import SourceModel, source_model
-from unpact_lens.models.tokens import Encoded, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded
 
 LAUNCH_TOKENS = 24
 """Cost of starting a forward pass, in computed tokens."""

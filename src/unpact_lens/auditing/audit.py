@@ -30,7 +30,7 @@ from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import answers_kept_in
 from unpact_lens.evaluation.result import Scores
 from unpact_lens.evaluation.verdict import EPSILON, LABELS, Verdict, verdict
-from unpact_lens.models.memory import check_batch_tokens
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.models.tokens import document_ids
 from unpact_lens.progress import step_bar
 from unpact_lens.results import versions

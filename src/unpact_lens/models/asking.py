@@ -9,8 +9,8 @@ from typing_extensions import Unpack
 
 from unpact_lens.data.chat import Chat, read_chat
 from unpact_lens.errors import InputError
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.memory import check_batch_tokens
 from unpact_lens.models.tokens import Encoded, Text, encode, encode_context
 
 

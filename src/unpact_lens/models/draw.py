@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import length_batches
 from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.generate import CachedBatch, UncachedBatch
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.memory import run_batch_tokens
-from unpact_lens.models.tokens import length_batches
 
 Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 """Function from next-token logits to the next token of each row."""

@@ -32,13 +32,14 @@ from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import architecture
 from unpact_lens.models.answer_end import end_ids
 from unpact_lens.models.asking import Asking, AskingOptions
+from unpact_lens.models.batches import length_batches, pad_right
 from unpact_lens.models.decoding import decodes_with_cache
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.memory import batch_tokens_for
 from unpact_lens.models.source_decoding import SourceBatch, decoding_source
 from unpact_lens.models.stop_texts import StopTexts
 from unpact_lens.models.stop_texts import decoded as decoded
-from unpact_lens.models.tokens import encode_context, length_batches, pad_right
+from unpact_lens.models.tokens import encode_context
 
 CACHED_PER_TOKEN = 4
 """Number of tokens with cached keys and values that count as one input token in a batch's budget."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, check_batch_tokens
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded
+from unpact_lens.models.tokens import Encoded
 
 MAX_BATCH_TOKENS = 8192
 """Largest batch; larger ones gain nothing."""
@@ -25,16 +25,6 @@ RUN_LONGEST = 512
 
 RUN_READ_OUT = 0.5
 """Logits over the vocabulary for each input token of a run: an answer is at most about half of its text."""
-
-
-def check_batch_tokens(given: object) -> None:
-    """Refuse a batch size that is neither None nor a positive whole number.
-
-    Raises:
-        InputError: If it is something else, e.g. 0, a flag or a text.
-    """
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise InputError(f"batch_tokens={given!r}; give a positive whole number of tokens")
 
 
 def run_batch_tokens(model: HookedModel, given: int | None, longest: int = 0) -> int:

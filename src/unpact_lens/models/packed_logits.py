@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unpact_lens.errors import InputError
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.source_model import SourceModel, run_tree, unembedded
@@ -64,8 +64,7 @@ def tree_batches(
     >>> [members for members, *_ in tree_batches([[1, 2, 3], [1, 2, 4], [5, 6]], batch_tokens=4)]
     [[0, 1], [2]]
     """
-    if batch_tokens < 1:
-        raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
+    check_batch_tokens(batch_tokens)
     members: list[int] = []
     columns: list[tuple[int, ...]] = []
     tree = TokenTree()

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from unpact_lens.data.chat import Chat, read_chat
@@ -26,9 +25,6 @@ from unpact_lens.errors import InputError
 from unpact_lens.models.chat_template import wrapped
 from unpact_lens.models.hooked import HookedModel, Tokenizer
 from unpact_lens.models.joint_tokens import SharedToken, Span, cut_jointly, ids_after, plain_ids
-
-DEFAULT_BATCH_TOKENS = 4096
-"""Default for the largest number of input tokens in one forward pass, padding included."""
 
 Text = str | Sequence[int] | Tensor
 """A prompt or an answer: text, or token ids (a list of int or a 1-D tensor)."""
@@ -290,32 +286,6 @@ def token_strings(model: HasTokenizer, ids: Sequence[int]) -> tuple[str, ...]:
     if tokenizer is None:
         return tuple(str(t) for t in ids)
     return tuple(tokenizer.decode([t], clean_up_tokenization_spaces=False) for t in ids)
-
-
-def pad_right(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
-    """Return rows of ids as one `[batch, pos]` tensor, padded on the right with zeros (never seen by scored tokens)."""
-    width = max(len(r) for r in rows)
-    return torch.tensor([[*r, *([0] * (width - len(r)))] for r in rows], dtype=torch.long, device=device)
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield batches of indices, sorted by length, of at most `batch_tokens` tokens each, padding included.
-
-    An item that is longer than `batch_tokens` is a batch by itself.
-
-    >>> list(length_batches([3, 9, 3, 2], batch_tokens=9))
-    [[3, 0, 2], [1]]
-    """
-    if batch_tokens < 1:
-        raise InputError(f"batch_tokens={batch_tokens}; give a positive number of tokens")
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _encoded(model: HookedModel, prompt: Text, chat: Chat, prefill: Text, answer: Text, special: bool) -> Encoded:

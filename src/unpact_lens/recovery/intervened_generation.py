@@ -14,11 +14,11 @@ import torch
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.answer_end import end_ids
+from unpact_lens.models.batches import length_batches, pad_right
 from unpact_lens.models.draw import Choose
 from unpact_lens.models.generate import before_stop, decoded, most_likely
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.memory import run_batch_tokens
-from unpact_lens.models.tokens import length_batches, pad_right
 
 
 def continuations(

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from unpact_lens.attribution import KeyRule, TopK
 from unpact_lens.data.emphasis import EMPHASIS, HEADLINE
 from unpact_lens.errors import InputError, nearest
-from unpact_lens.models.memory import check_batch_tokens
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.recovery.result import PREFILL, RELEARN
 
 ORACLE, ANSWER_FREE, AFTER = "oracle", "answer_free", "after"

@@ -21,8 +21,9 @@ from unpact_lens.data.benchmark import Corpus, check_unique_ids
 from unpact_lens.data.splits import Facts
 from unpact_lens.errors import InputError, NoEffectError
 from unpact_lens.evaluation.answers import with_room
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
+from unpact_lens.models.memory import run_batch_tokens
 from unpact_lens.progress import progress_bar
 from unpact_lens.recovery.plan import RecoveryPlan, Sheet, ask_sheet, plain_sheet
 from unpact_lens.recovery.probes.emphasis import key_words

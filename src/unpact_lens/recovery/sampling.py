@@ -30,10 +30,11 @@ from unpact_lens.display import joined
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.evaluation.answers import fact_right, fact_tokens, prefill_for
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import check_batch_tokens, length_batches, pad_right
 from unpact_lens.models.draw import drawn
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
-from unpact_lens.models.tokens import encode, encode_context, length_batches, pad_right
+from unpact_lens.models.memory import run_batch_tokens
+from unpact_lens.models.tokens import encode, encode_context
 from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.plan import RecoveryPlan
 from unpact_lens.recovery.probes.logit_lens import token_rank

@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.self_test import require
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import gather_log_probs, score_rows
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.reference_cache import Store

@@ -14,8 +14,9 @@ from transformer_lens.hook_points import HookPoint
 
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, Encoded, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded
 from unpact_lens.models.weight_matrices import weight_matrices
 from unpact_lens.unlearning.trainable import readable_names
 

@@ -19,10 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models.asking import Asking
+from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS
 from unpact_lens.models.draw import draw
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import DEFAULT_BATCH_TOKENS, bos_ids, document_ids
+from unpact_lens.models.tokens import bos_ids, document_ids
 from unpact_lens.unlearning.checkpointing import fingerprint
 from unpact_lens.unlearning.option import Number, Option
 

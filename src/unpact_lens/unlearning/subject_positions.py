@@ -12,8 +12,9 @@ from transformer_lens.hook_points import HookPoint
 from unpact_lens.data.benchmark import QA
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import pad_right
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.tokens import Encoded, pad_right
+from unpact_lens.models.tokens import Encoded
 from unpact_lens.unlearning.job import Job
 
 

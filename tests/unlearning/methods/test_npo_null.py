@@ -7,8 +7,8 @@ from tests.models.families import hf_model, tokenizer
 from tests.unlearning.runs import moved, row
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import pad_right
 from unpact_lens.models.load import load_model
-from unpact_lens.models.tokens import pad_right
 from unpact_lens.unlearning import unlearn
 from unpact_lens.unlearning.input_moments import input_moments, mlp_matrices
 from unpact_lens.unlearning.methods.npo_null import used_directions, without_directions

@@ -23,8 +23,8 @@ from unpact_lens.data.benchmark import QA, Benchmark
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import prefill_for
 from unpact_lens.models.acting_hooks import require_acting_hooks
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.memory import check_batch_tokens
 from unpact_lens.models.tokens import Encoded, encode_context
 from unpact_lens.recovery.controls import random_words
 from unpact_lens.recovery.intervened_generation import continuations

@@ -19,8 +19,8 @@ from transformer_lens.hook_points import HookPoint
 from unpact_lens.errors import InputError
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
+from unpact_lens.models.batches import check_batch_tokens
 from unpact_lens.models.hooked import HookedModel, HookFunction, Hooks
-from unpact_lens.models.memory import check_batch_tokens
 from unpact_lens.recovery.intervened_generation import continuations
 from unpact_lens.recovery.plan import Sheet
 from unpact_lens.recovery.probes.logit_lens import require_earlier_blocks

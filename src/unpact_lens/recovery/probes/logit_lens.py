@@ -19,10 +19,11 @@ from unpact_lens.decomposition.lens import stream_hooks
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.answers import fact_tokens, prefill_for
 from unpact_lens.models import hooked
+from unpact_lens.models.batches import check_batch_tokens, length_batches, pad_right
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
+from unpact_lens.models.memory import run_batch_tokens
 from unpact_lens.models.self_test import require
-from unpact_lens.models.tokens import encode, length_batches, pad_right
+from unpact_lens.models.tokens import encode
 from unpact_lens.recovery.probes.registry import COMPUTATION, Answered, AnswerRow, Scene, probe
 from unpact_lens.recovery.result import WRONG_SUBJECT
 from unpact_lens.recovery.wrong_subject import about_wrong_subject

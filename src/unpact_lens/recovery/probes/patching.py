@@ -25,11 +25,12 @@ from unpact_lens.errors import InputError, NoEffectError, nearest
 from unpact_lens.evaluation.answers import holds_fact, prefill_for
 from unpact_lens.models import hooked
 from unpact_lens.models.acting_hooks import require_acting_hooks
+from unpact_lens.models.batches import check_batch_tokens, length_batches, pad_right
 from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel, Hooks
-from unpact_lens.models.memory import check_batch_tokens, run_batch_tokens
+from unpact_lens.models.memory import run_batch_tokens
 from unpact_lens.models.same_weights import same_weights
-from unpact_lens.models.tokens import Encoded, encode_context, length_batches, pad_right
+from unpact_lens.models.tokens import Encoded, encode_context
 from unpact_lens.recovery.controls import generator
 from unpact_lens.recovery.probes.attention import word_positions
 from unpact_lens.recovery.probes.registry import BEFORE, COMPUTATION, Answered, AnswerRow, Scene, probe
