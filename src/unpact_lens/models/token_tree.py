@@ -187,6 +187,8 @@ class TreeAttention:
         """Return the outputs of all heads at all columns."""
         self.windows.append(window)
         repeats = query.shape[1] // key.shape[1]
+        # Laid out by position once, because each selection would copy all positions otherwise.
+        query, key, value = (values[0].transpose(0, 1).contiguous() for values in (query, key, value))
         outputs = []
         for i, group in enumerate(self.groups):
             q = _gathered(query, group.queries)  # [segment, head, query, d]
@@ -237,7 +239,6 @@ def attend(
     return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
 
 
-def _gathered(values: Float[Tensor, "1 head pos d"], columns: Int[Tensor, "segment part"]) -> Tensor:
+def _gathered(values: Float[Tensor, "pos head d"], columns: Int[Tensor, "segment part"]) -> Tensor:
     """Return the vectors at the columns of each segment: `[segment, head, part, d]`."""
-    found = values[0].index_select(1, columns.flatten())  # [head, segment * part, d]
-    return found.unflatten(1, columns.shape).transpose(0, 1)
+    return values.index_select(0, columns.flatten()).unflatten(0, columns.shape).transpose(1, 2)
