@@ -82,9 +82,15 @@ def require_comparable(before: HookedModel, after: HookedModel) -> None:
         after: Unlearned model.
 
     Raises:
-        InputError: Naming the first mismatch: the kind of wrapper, a field of the configuration, a weight's shape, or
-            a token's id.
+        InputError: If one is a combined model; or naming the first mismatch: the kind of wrapper, a field of the
+            configuration, a weight's shape, or a token's id.
     """
+    for when, model in (("before", before), ("after", after)):
+        if hooked.members_of(model):
+            raise InputError(
+                f"{when} is a {type(model).__name__}, a combined model, which has no activations of its own; compare "
+                "one of its members"
+            )
     kinds = [("a TransformerBridge" if hooked.is_bridge(m) else "a HookedTransformer") for m in (before, after)]
     if kinds[0] != kinds[1]:
         raise InputError(f"before is {kinds[0]}, after is {kinds[1]}; load both with the same wrap=")

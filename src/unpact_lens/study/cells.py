@@ -19,6 +19,7 @@ from unpact_lens.comparison.focus import Focus, focus
 from unpact_lens.comparison.model_pair import require_comparable
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation import prefill_for, verdict
+from unpact_lens.models import hooked
 from unpact_lens.models.checkpoint import check_place_of_model, save_model, saved_model_is_whole
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.recovery import Recovery
@@ -289,11 +290,12 @@ def _focus(space: Workspace, after: HookedModel) -> tuple[Focus | None, Focus | 
 
     Both are None if the models have other shapes or tokenizers, which a given checkpoint may have.
     """
-    try:
-        require_comparable(space.model, after)
-    except InputError as error:
-        space.step(f"no contributions and diffs: {error}")
-        return None, None
+    if not hooked.members_of(after):  # a combined model reads what its members read
+        try:
+            require_comparable(space.model, after)
+        except InputError as error:
+            space.step(f"no contributions and diffs: {error}")
+            return None, None
     rule, before = TopK(space.config.contributions.key_tokens), space.contributions
     forget = focus(before["forget"], space.attributed(after, "forget"), rule)
     retain = focus(before["retain"], space.attributed(after, "retain"), rule) if before["retain"] else None
@@ -301,7 +303,10 @@ def _focus(space: Workspace, after: HookedModel) -> tuple[Focus | None, Focus | 
 
 
 def _diffs(space: Workspace, after: HookedModel) -> tuple[ModelDiff, ...]:
-    """Compute the exact component diffs of the first forget facts."""
+    """Compute the exact component diffs of the first forget facts; none of a combined model."""
+    if hooked.members_of(after):
+        space.step(f"no exact diffs: a {type(after).__name__} is a combined model, which has no activations of its own")
+        return ()
     bench = space.bench
     return tuple(
         comparison.diff(
