@@ -1,8 +1,9 @@
 """Write the page of costs from what the benchmarks measured: tables, pictures, commands, machines, versions, targets.
 
-    python benchmarks/costs.py --found runs/benchmarks --page docs/costs.md
+    python benchmarks/costs.py --found benchmarks/records --page docs/costs.md
 
-Reads `limit/*.json`, `generation.json` and `scale/scale.json` in the folder. What is missing is called not measured.
+Reads `limit/*.json`, `generation/generation.json`, `scale/*.json` and `study/*.json` in the folder. What is missing is
+called not measured.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import limit
+import scale
 
 Record = dict[str, Any]
 
@@ -36,6 +38,11 @@ def read(folder: Path) -> list[Record]:
 def one(file: Path) -> Record | None:
     """Return the content of a JSON file, or None if there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def every(folder: Path) -> list[Record]:
+    """Return the records of a folder."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
 
 
 def times_ours(record: Record, name: str) -> float | None:
@@ -77,14 +84,20 @@ def targets(records: list[Record], generation: Record | None) -> list[tuple[str,
     return rows
 
 
-def scale_targets(scale: Record) -> list[tuple[str, ...]]:
-    """Return one row for each aim of `benchmarks/scale.py` that was measured: a peer's seconds over ours."""
+def scale_targets(measured: Record) -> list[tuple[str, ...]]:
+    """Return one row for each aim of `benchmarks/scale.py` that was measured: a peak, or a peer's seconds over ours."""
     rows = []
-    for row in scale["rows"]:
+    for row in measured["rows"]:
         work, _, peer = row["work"].partition(", ")
-        aim = {"leave-one-out": 3.0, "NPO step": 1.1}.get(work)
+        where = f"{row['size']}B, {measured['machine']['device']}"
+        if not peer and work not in ("load", "cell") and "error" not in row:
+            aim, found = scale.TARGETS.get(work, 1.25), row.get("resident over model", row["peak over model"])
+            met = "yes" if found <= aim else "no"
+            rows.append(
+                (f"peak memory of {work} over one copy of the model", where, f"at most {aim}", f"{found:.2f}", met)
+            )
+        aim = scale.SPEED.get(work)
         if peer and aim and "times ours" in row:
-            where = f"{row['size']}B, {scale['machine']['device']}"
             met = "yes" if row["times ours"] >= aim else "no"
             rows.append((f"{peer}: its {work} over ours", where, f"at least {aim:g}", f"{row['times ours']:.2f}", met))
     return rows
@@ -125,12 +138,10 @@ def generation_rows(generation: Record) -> list[tuple[str, ...]]:
 
 def page(folder: Path, out: Path) -> str:
     """Return the page, and copy the pictures beside it."""
-    records, generation, scale = (
-        read(folder / "limit"),
-        one(folder / "generation.json"),
-        one(folder / "scale/scale.json"),
-    )
-    rows = targets(records, generation) + (scale_targets(scale) if scale else [])
+    records, generation = read(folder / "limit"), one(folder / "generation" / "generation.json")
+    large, studies = every(folder / "scale"), every(folder / "study")
+    rows = targets(records, generation) + [row for found in large for row in scale_targets(found)]
+    rows += [study_target(found) for found in studies]
     parts = [INTRODUCTION, "## Targets\n", table(("what", "measured on", "aim", "found", "met"), rows)]
     parts += ["\n" + NOTES, "## Leave-one-out over the limit\n", LIMIT]
     if records:
@@ -149,9 +160,28 @@ def page(folder: Path, out: Path) -> str:
     else:
         parts += ["Not measured.\n"]
     parts += ["## Large models\n", SCALE]
-    file = folder / "scale" / "scale.md"
-    parts += [file.read_text(encoding="utf-8") if file.is_file() else "Not measured.\n"]
+    for found in large:
+        parts += [scale.table(found["rows"], found["machine"])]
+    parts += ["## A whole study\n", STUDY]
+    parts += [table(STUDY_HEADER, [study_row(found) for found in studies]), ""] if studies else ["Not measured.\n"]
+    parts += [f"Machine: {machine_of(found)}.\n" for found in studies[:1]]
     return "\n".join(parts)
+
+
+def study_target(found: Record) -> tuple[str, ...]:
+    """Return the row of the aim for the memory of a study."""
+    peak = found["peak bytes"] / scale.GIB
+    what = f"peak memory of a whole study of a {found['size']}B model, GiB"
+    return (what, "CPU", "at most 12", f"{peak:.1f}", "yes" if peak <= 12 else "no")
+
+
+def study_row(found: Record) -> tuple[str, ...]:
+    """Return a row of the table of studies."""
+    model, peak = found["model bytes"] / scale.GIB, found["peak bytes"] / scale.GIB
+    return (found["size"], f"{model:.2f}", f"{peak:.2f}", f"{peak / model:.2f}", f"{found['seconds'] / 60:.1f}")
+
+
+STUDY_HEADER = ("size, billions", "one copy, GiB", "peak of the process, GiB", "peak over one copy", "minutes")
 
 
 INTRODUCTION = """# What it costs
@@ -160,7 +190,7 @@ INTRODUCTION = """# What it costs
 turn of one run. Speed and memory of decompositions and unlearning are on [another page](benchmarks.md).
 """
 
-LIMIT = """    python benchmarks/limit.py --grid --out runs/benchmarks/limit
+LIMIT = """    python benchmarks/limit.py --grid --out benchmarks/records/limit
 
 The work is leave-one-out of every prompt token, on a bridge with random weights. *The limit* is one Hugging Face
 forward pass over as many tokens as cannot be shared: the whole text, and of each variant what follows its deletion. It
@@ -172,7 +202,7 @@ answer, examples (`8 × 30`) and parameters (the shapes `gpt2-quarter`, `gpt2-sm
 355 million).
 """
 
-GENERATION = """    python benchmarks/generation.py
+GENERATION = """    python benchmarks/generation.py --output benchmarks/records/generation
 
 Greedy answers to questions of 6 to 30 tokens, through the bridge. The peer is Hugging Face's `generate`, with 32
 questions in their order, and sorted by length in our batches.
@@ -180,6 +210,15 @@ questions in their order, and sorted by length in our batches.
 
 SCALE = """    python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu
     python benchmarks/scale.py --sizes 1,7 --device cuda
+
+Models of Llama's shape with random weights in bf16. *peak* of a CPU is the resident set beyond that of the imported
+libraries. "times ours" is a peer's seconds over ours. The record of the H100 was read back from its printed table.
+"""
+
+STUDY = """    python benchmarks/study.py --size 1 --out benchmarks/records/study/1.json
+
+One method that trains adapters and one that trains no weights; scores, contributions, diffs, emphasis, prefill,
+quantisation, relearning, verdict and report. The peak is the whole process, with all libraries.
 """
 
 NOTES = """A row of one turn has no spread, and says little where other work ran beside. Costs of leave-one-out beyond
@@ -190,7 +229,7 @@ that weights are finite and unchanged.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--found", type=Path, default=Path("runs/benchmarks"), help="folder with the measurements")
+    parser.add_argument("--found", type=Path, default=Path("benchmarks/records"), help="folder with the measurements")
     parser.add_argument("--page", type=Path, default=Path("docs/costs.md"), help="page to write")
     options = parser.parse_args()
     options.page.write_text(page(options.found, options.page), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Measure memory and time of large models, 0.1 to 7 billion parameters, with random weights made in memory.
 
-    python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu --out runs/benchmarks/scale
-    python benchmarks/scale.py --sizes 1,7 --device cuda --out runs/benchmarks/scale
+    python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu --out benchmarks/records/scale
+    python benchmarks/scale.py --sizes 1,7 --device cuda --out benchmarks/records/scale
 
 Models have Llama's shape, seed 0, and bf16 weights. For each size and each piece of work, the report gives the peak of
 memory, that peak over the bytes of the model, and seconds. On a GPU, memory is what torch allocated. On a CPU, each
@@ -168,8 +168,8 @@ def main() -> None:
         compare(rows)
         shown = {k: v for k, v in row.items() if k not in ("values", "traceback")}
         print(json.dumps(shown), flush=True)
-        write_json(options.out / "scale.json", {"machine": described, "rows": rows})
-        write_text(options.out / "scale.md", table(rows, described))
+        write_json(options.out / f"{options.device}.json", {"machine": described, "rows": rows})
+        write_text(options.out / f"{options.device}.md", table(rows, described))
     print(table(rows, described), flush=True)
 
 

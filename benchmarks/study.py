@@ -1,6 +1,6 @@
 """Run a whole study of a model with random weights, and measure its memory and time.
 
-    python benchmarks/study.py --size 1 --out benchmarks/records/study-1.json
+    python benchmarks/study.py --size 1 --out benchmarks/records/study/1.json
 
 The model has Llama's shape (seed 0, bf16) and is written to a temporary directory first. Its facts are its own greedy
 answers to random questions. The study has one method that trains adapters, one that trains no weights, and no control:
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="1", choices=SHAPES, help="billions of parameters")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/records/study-1.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/records/study/1.json"))
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
