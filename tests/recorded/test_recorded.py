@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -167,6 +168,8 @@ SAME_DRAWS = torch.multinomial(torch.arange(1.0, 9.0), 3, generator=torch.Genera
 def test_outputs_equal_the_recorded_ones(name: str) -> None:
     if name in SAMPLED and not SAME_DRAWS:
         pytest.skip(f"torch {torch.__version__} draws other numbers for equal seeds")
+    if name == "load_benchmark.facts" and version("countryinfo").startswith("0."):
+        pytest.skip("countryinfo 0.1.2, the last one for Python 3.10, holds other countries")
     wrong = compare(name, outputs(name))
     shown = "\n".join(wrong[:12])
     assert not wrong, f"{name}: {len(wrong)} of {len(recorded()[0][name])} recorded values differ\n{shown}"
