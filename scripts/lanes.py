@@ -115,7 +115,7 @@ def test_folder(python: Path, folder: str) -> dict[str, Any]:
 
     Args:
         python: The environment's interpreter.
-        folder: Folder or file, e.g. `"tests/models"`.
+        folder: Folder, or pattern of files, e.g. `"tests/models"` or `"tests/test_*.py"`.
 
     Returns:
         Numbers of passed, failed and skipped tests, the reasons of the skips, and the names of failed tests.
@@ -124,7 +124,8 @@ def test_folder(python: Path, folder: str) -> dict[str, Any]:
         report = Path(scratch) / "report.xml"
         quiet = ("-q", "-n", "2", "-p", "no:cacheprovider", "-m", "not slow and not smollm2", f"--junit-xml={report}")
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([str(python), "-m", "pytest", *quiet, folder], cwd=ROOT, env=one_thread, check=False)
+        paths = [str(p) for p in sorted(ROOT.glob(folder))]
+        subprocess.run([str(python), "-m", "pytest", *quiet, *paths], cwd=ROOT, env=one_thread, check=False)
         if not report.is_file():
             return {"passed": 0, "failed": 0, "skipped": 0, "broken": True, "reasons": {}, "failures": []}
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))
@@ -143,10 +144,9 @@ def test_folder(python: Path, folder: str) -> dict[str, Any]:
 
 
 def folders() -> list[str]:
-    """Return the folders of tests, and the tests beside them as one entry each."""
+    """Return the folders of tests, and the tests beside them as one entry."""
     found = [p for p in sorted((ROOT / "tests").iterdir()) if any(p.glob("test_*.py")) or any(p.glob("*/test_*.py"))]
-    single = sorted((ROOT / "tests").glob("test_*.py"))
-    return [p.relative_to(ROOT).as_posix() for p in (*found, *single)]
+    return [*(p.relative_to(ROOT).as_posix() for p in found), "tests/test_*.py"]
 
 
 def read_record() -> dict[str, Any]:
@@ -214,6 +214,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folders", nargs="*", help="folders or files of tests; all by default")
     parser.add_argument("--python", type=Path, help="interpreter of an environment that is ready")
     given = parser.parse_args(arguments)
+    if unknown := [folder for folder in given.folders if not any(ROOT.glob(folder))]:
+        parser.error(f"{unknown[0]} is no folder or file of tests")
     found = interpreters()
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = found if LANES[given.lane].every_python else {here: sys.executable}
