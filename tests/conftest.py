@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import warnings
 from collections.abc import Generator
 from typing import Any
@@ -29,6 +30,10 @@ from unpact_lens.registry import Registry  # noqa: E402
 NEEDS_HOOKED = f"needs HookedTransformer, which TransformerLens {LENS_VERSION} lacks"
 
 torch.set_num_threads(1)  # tests run side by side; more threads than cores slow a step tenfold
+
+# A suite that `nohup` or a shell's `&` started inherits ignored signals, which the commands rightly keep.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 STYLES = ("gpt2", "llama", "pythia")
 

@@ -28,14 +28,6 @@ VERBS = {
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-@pytest.fixture(autouse=True)
-def not_started_by_nohup():
-    """Under `nohup` the tests inherit an ignored SIGHUP, which the commands rightly keep."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda n: n.name)
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_command_says_what_is_kept(unpact, monkeypatch, tmp_path, verb, number):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from unittest import mock
 
 import torch
@@ -241,9 +242,13 @@ def _no_processors() -> Iterator[None]:
     It would look for one on the hub by the model type. If that fails, it runs `pip install torchvision`, which replaces
     the installed torch.
     """
-    # The names, not their methods: without torchvision one of them is a stand-in that allows no access.
+    # The names, not their methods: without torchvision one of them is a stand-in that allows no access. The first access
+    # to one puts another module object in place of the imported one.
+    names = ("AutoProcessor", "AutoFeatureExtractor", "AutoImageProcessor")
+    for name in names:
+        getattr(import_module("transformers"), name)
     none = mock.Mock(**{"from_pretrained.return_value": None})
-    with mock.patch.multiple("transformers", AutoProcessor=none, AutoFeatureExtractor=none, AutoImageProcessor=none):
+    with mock.patch.multiple(import_module("transformers"), **dict.fromkeys(names, none)):
         yield
 
 
