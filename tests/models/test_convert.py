@@ -5,11 +5,9 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.conftest import tiny
 from tests.models.families import FAMILIES, hf_model, tokenizer
-from tests.models.multimodal import gemma3_config
 from unpact_lens.attribution import attribute
 from unpact_lens.errors import InputError
 from unpact_lens.models.checkpoint import load_checkpoint, save_model
