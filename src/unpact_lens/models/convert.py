@@ -242,8 +242,8 @@ def _no_processors() -> Iterator[None]:
     It would look for one on the hub by the model type. If that fails, it runs `pip install torchvision`, which replaces
     the installed torch.
     """
-    # The names, not their methods: without torchvision one of them is a stand-in that allows no access. The first access
-    # to one puts another module object in place of the imported one.
+    # The names, not their methods: without torchvision one of them is a stand-in that allows no access. The first
+    # access to one puts another module object in place of the imported one.
     names = ("AutoProcessor", "AutoFeatureExtractor", "AutoImageProcessor")
     for name in names:
         getattr(import_module("transformers"), name)
