@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib import import_module
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
@@ -18,6 +17,9 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoProcessor,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -242,13 +244,10 @@ def _no_processors() -> Iterator[None]:
     It would look for one on the hub by the model type. If that fails, it runs `pip install torchvision`, which replaces
     the installed torch.
     """
-    # The names, not their methods: without torchvision one of them is a stand-in that allows no access. The first
-    # access to one puts another module object in place of the imported one.
-    names = ("AutoProcessor", "AutoFeatureExtractor", "AutoImageProcessor")
-    for name in names:
-        getattr(import_module("transformers"), name)
-    none = mock.Mock(**{"from_pretrained.return_value": None})
-    with mock.patch.multiple(import_module("transformers"), **dict.fromkeys(names, none)):
+    with ExitStack() as patches:
+        for processor in (AutoProcessor, AutoFeatureExtractor, AutoImageProcessor):
+            if "from_pretrained" in vars(processor):  # without torchvision, one is a stand-in that loads nothing
+                patches.enter_context(mock.patch.object(processor, "from_pretrained", return_value=None))
         yield
 
 
