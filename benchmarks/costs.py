@@ -223,7 +223,11 @@ quantisation, relearning, verdict and report. The peak is the whole process, wit
 
 NOTES = """A row of one turn has no spread, and says little where other work ran beside. Costs of leave-one-out beyond
 the limit are reading the prompt and forming its variants, one attention call for each group of pieces, and checking
-that weights are finite and unchanged.
+that weights are finite and unchanged. Page faults of
+large blocks, which the allocator gives back and takes again, cost a tenth to a quarter of our time and of the limit's.
+Why some ratios are below 1 was not looked into.
+
+Records are in `benchmarks/records/`. Those with a `note` were read back from a printed table, at three digits.
 """
 
 
