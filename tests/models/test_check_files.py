@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 import unpact_lens
@@ -126,8 +128,8 @@ def test_a_directory_of_fp8_weights_is_dequantised(directory):
 
 
 @pytest.mark.skipif(
-    torch.__version__ < "2.7" and torch.version.cuda is not None and not torch.cuda.is_available(),
-    reason="torch 2.6 with CUDA raises when transformers asks it for an accelerator and there is none",
+    Version(transformers.__version__) < Version("5.23"),
+    reason="MXFP4 is refused: the self-test finds other logits (5.20), or transformers raises (5.14, torch 2.6)",
 )
 def test_a_directory_of_mxfp4_weights_is_dequantised(tmp_path):
     """32 numbers of 4 bits share one exponent, two numbers a byte, the lower half first (OCP MX; so is gpt-oss)."""

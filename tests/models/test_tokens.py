@@ -107,7 +107,7 @@ def test_errors_name_the_invalid_input(plain):
             lambda: encode(plain, [1] * 90, [1] * 7),
             r"90 \+ 7 = 97 tokens, the model's context is 96; shorten the prompt",
         ),
-        (lambda: list(length_batches([1], 0)), "batch_tokens=0; give a positive number"),
+        (lambda: list(length_batches([1], 0)), "batch_tokens=0; give a positive whole number of tokens"),
     ):
         with pytest.raises(InputError, match=message):
             call()
