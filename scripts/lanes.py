@@ -196,6 +196,8 @@ def page(record: dict[str, Any]) -> str:
             failures = [name for found in run["folders"].values() for name in found["failures"]]
             if failures:
                 text += ["", "Failed:", "", *(f"- `{name}`" for name in failures)]
+            if note := run.get("note"):
+                text += ["", note]
         if missing := record.get("missing", {}).get(lane):
             text += ["", f"Interpreters that were not found: {', '.join(missing)}."]
     return "\n".join(text) + "\n"
