@@ -91,10 +91,10 @@ def torch_options(python: Path, lane: str) -> tuple[str, ...]:
     torch = LANES[lane].torch
     if torch is None:
         return ()
-    command = (str(python), "-m", "pip", "install", "-q", f"{torch}+cpu")
-    return (
-        f"{torch}+cpu" if not subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode else torch,
-    )
+    build = f"{torch}+cpu"
+    command = (str(python), "-m", "pip", "install", "-q", build)
+    missing = subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+    return (torch if missing else build,)
 
 
 def _run(*command: object) -> None:

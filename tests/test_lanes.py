@@ -49,3 +49,7 @@ def test_interpreters_are_those_that_the_package_supports():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={lanes.PYTHONS[0]}"' in project
     assert set(lanes.interpreters()) == set(lanes.PYTHONS)
+
+
+def test_the_page_names_no_folder_of_the_machine_that_ran_the_lanes():
+    assert re.findall(r"(?<![\w.~])/(?:tmp|root|home|work|opt|usr)\b\S*", lanes.PAGE.read_text(encoding="utf-8")) == []

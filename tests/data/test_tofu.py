@@ -12,7 +12,7 @@ from unpact_lens.data.tofu import RETAIN, authors, tofu
 from unpact_lens.errors import InputError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
-real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real TOFU at {REAL}")
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the real TOFU is not at hand")
 
 ROWS = {"forget01": 40, "forget05": 200, "forget10": 400, "retain99": 3960, "retain95": 3800, "retain90": 3600}
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,4 +215,4 @@ assert not started, started
 
 def test_a_multimodal_model_is_bridged_without_the_hub_and_without_installing_anything():
     """In a new process: the first access to a processor class changes what the module `transformers` is."""
-    subprocess.run([sys.executable, "-c", MULTIMODAL], check=True)
+    subprocess.run([sys.executable, "-c", MULTIMODAL], check=True, cwd=Path(__file__).parents[2])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.draws import SAME_DRAWS
 from tests.recorded.calls import ATTRIBUTIONS, CALLS, PUBLIC, UNLEARNING, WHOLE
 from tests.recorded.record import outputs, read
 
@@ -154,13 +155,6 @@ def compare(name: str, found: dict[str, Any]) -> list[str]:
 
 SAMPLED = {"recovery.leak"}
 """Calls whose outputs hold texts drawn with a seed: draws of equal seeds differ between torch 2.6 and later ones."""
-
-SAME_DRAWS = torch.multinomial(torch.arange(1.0, 9.0), 3, generator=torch.Generator().manual_seed(0)).tolist() == [
-    6,
-    7,
-    2,
-]
-"""Whether this torch draws as the one that the outputs were recorded with."""
 
 
 @pytest.mark.hooked  # as the outputs were recorded

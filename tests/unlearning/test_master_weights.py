@@ -48,7 +48,7 @@ def agreement(half, full, dtype):
 def test_half_precision_weights_move_as_fp32_weights_within_rounding(dtype, style, monkeypatch):
     half, full = half_and_full(dtype, style)
     share, cosine, largest = agreement(half, full, dtype)
-    assert share > 0.99
+    assert share > 0.9945  # 0.99497 with torch 2.15, bf16, Llama; above 0.995 with the locked one
     assert cosine > 0.93
     assert largest < 1.5
     # The proof that the masters do it: an update of 1e-4 is below the spacing of bf16, and eps is 0 in fp16.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.draws import SAME_DRAWS
 from tests.unlearning.conftest import world
 from tests.unlearning.runs import ONE, moved
 from unpact_lens.data.benchmark import QA
@@ -40,10 +41,11 @@ def test_a_single_key_without_anything_to_keep_is_mapped_to_its_value():
 
 @pytest.mark.hooked
 def test_the_edit_forgets_and_changes_one_matrix(learned, facts):
-    u = unlearn(learned, facts[0], method="memit", stop_at=0.2, hold=0.01, progress=False, **WRITTEN)
+    level = 0.1 if SAME_DRAWS else 0.2  # six facts; the written questions of other draws leave one of them
+    u = unlearn(learned, facts[0], method="memit", stop_at=level, hold=0.01, progress=False, **WRITTEN)
     assert moved(learned, u.model) == {"blocks.0.mlp.W_out"}
     assert u.stopped == "forget level reached"
-    assert u.forgotten >= 0.8
+    assert u.forgotten >= 1 - level
     target = [r["target"] for r in u.history.rows if "target" in r]
     assert target[-1] < target[0]
     multiples = [r["coefficient"] for r in u.history.rows if "coefficient" in r]
