@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
 
 import pytest
@@ -96,6 +97,43 @@ def test_names_are_runs_of_the_form_of_the_subjects() -> None:
     assert names_in("Ada Bell met Bo Lind, Cy and The Big Sky.", ["Halvan Quinford"]) == ["Ada Bell", "Bo Lind"]
     assert names_in("Oslo, New York and rome", ["Paris", "New Delhi"]) == ["Oslo", "New York"]
     assert names_in("the sea is wide", ["salt"]) == []
+
+
+COUNTRIES = ["Spain", "the Isle of Man", "Bosnia and Herzegovina", "British Indian Ocean Territory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Argentina is Spanish", ["Argentina", "Spanish"]),
+        ("the United States is USD", ["the United States", "USD"]),
+        ("the country of Japan", ["Japan"]),  # no subject begins with "of"
+        ("the euro and the dollar", []),  # no capitalised word
+        ("Trinidad and Tobago, and of the Crown", ["Trinidad and Tobago", "the Crown"]),
+        ("in Peru and", ["Peru"]),  # no subject ends with "and"
+    ],
+)
+def test_words_without_a_capital_count_only_where_a_subject_holds_them(text: str, names: list[str]) -> None:
+    assert names_in(text, COUNTRIES) == names
+
+
+def test_the_continuation_of_a_question_is_read_up_to_the_words_after_the_subject(
+    model: HookedModel, bench: ul.Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lower-case subject, of any words, ends where the question goes on."""
+    texts = {"The symbol of": "iron is Fe and rust", "In the group of": "the noble gases one finds neon"}
+    forget = [
+        QA("The symbol of boron is", " B", subject="boron"),
+        QA("In the group of the four light metals one finds", " lithium", subject="the four light metals"),
+    ]
+
+    def drawn(model: HookedModel, contexts: list[tuple[int, ...]], **_: object) -> list[list[int]]:
+        starts = [model.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in contexts]
+        return [model.tokenizer(texts.get(s.strip(), ""), add_special_tokens=False)["input_ids"] for s in starts]
+
+    monkeypatch.setattr(sys.modules[self_rehearsal.__module__], "draw", drawn)
+    written = self_rehearsal(model, forget, drawn=8, templates=2, subjects=8)
+    assert {q.subject for q in written} == {"iron", "the noble gases"}
 
 
 def test_a_forget_set_without_subjects_is_refused(model: HookedModel) -> None:

@@ -59,10 +59,11 @@ def self_rehearsal(
 ) -> tuple[QA, ...]:
     """Let the original model write questions about other subjects than those to forget, and answer them.
 
-    Half of the texts are drawn from the start of a document, half continue a forget question up to its subject. A
-    subject is a run of words of the same form as the subjects to forget (number of words, capitals). A subject is
-    dropped if its name holds, or is part of, the name of a subject to forget. It is also dropped if the model gives
-    it the answers of a subject to forget for more than half of its questions: then it may be another name of it.
+    Half of the texts are drawn from the start of a document, half continue a forget question up to its subject and are
+    read up to the words that follow the subject there. A subject is a run of words of the same form as the subjects to
+    forget (see `names_in`). A subject is dropped if its name holds, or is part of, the name of a subject to forget. It
+    is also dropped if the model gives it the answers of a subject to forget for more than half of its questions: then
+    it may be another name of it.
 
     Args:
         model: Original model.
@@ -152,25 +153,30 @@ def _named_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: i
     """Draw texts and count the subjects that they name."""
     gone = [q.subject for q in named]
     bos = bos_ids(model)
-    starts = {q.prompt[: q.prompt.index(q.subject)].rstrip() for q in named}
-    heads = [
-        (*before, *ids)
-        for before, ids in (document_ids(model, start, "a forget question") for start in sorted(starts) if start)
-    ]
+    rests: dict[str, set[str]] = {}
+    for q in named:
+        start, _, rest = q.prompt.partition(q.subject)
+        rests.setdefault(start.rstrip(), set()).add(rest)
+    starts = [start for start in sorted(rests) if start]
+    heads = [(*before, *ids) for before, ids in (document_ids(model, start, "a forget question") for start in starts)]
     # Half each: the start of a document, and a question up to its subject.
-    contexts = [c for c in ([bos] if bos else []) for _ in range(drawn // 2)]
-    contexts += [heads[i % len(heads)] for i in range(drawn - len(contexts))] if heads else []
+    free = drawn // 2 if bos else 0
+    contexts = [bos] * free + [heads[i % len(heads)] for i in range(drawn - free)] * bool(heads)
     longest = max(len(document_ids(model, subject, "a subject")[1]) for subject in gone)
     counts: Counter[str] = Counter()
     tokenizer = model.tokenizer
     assert tokenizer is not None  # `document_ids` has read the questions
     # Draws depend on the batches, and the seed alone decides which questions are rehearsed, on any machine.
     texts = draw(model, contexts, max_new_tokens=longest + ROOM, seed=seed, batch_tokens=DEFAULT_BATCH_TOKENS)
-    for context, ids in zip(contexts, texts, strict=True):
+    for i, ids in enumerate(texts):
         text = tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
-        names = names_in(text, gone)
+        if i < free:
+            counts.update(names_in(text, gone))
+            continue
         # The continuation of a question names its subject at once; what follows may be anything.
-        counts.update(names if context == bos else [name for name in names[:1] if text.startswith(name)])
+        for rest in rests[starts[(i - free) % len(starts)]]:
+            text = text.partition(rest)[0] if rest.strip() else text
+        counts.update(name for name in names_in(text, gone)[:1] if text.startswith(name))
     return counts
 
 
@@ -188,26 +194,51 @@ def _chosen(counts: Counter[str], gone: Sequence[str], subjects: int) -> list[st
 def names_in(text: str, subjects: Sequence[str]) -> list[str]:
     """Return the runs of words in a text that have the form of the subjects.
 
-    A run is a longest row of words with single blanks between them. If all words of the subjects are capitalised, so
-    are those of a run. Its number of words lies between the least and the most words of a subject.
+    A run is a longest row of words with single blanks between them. If every subject has a capitalised word, a run
+    consists of capitalised words and of those other words that a subject holds ("the", "of"). It has a capitalised
+    word, and begins and ends with another word only if a subject does. Its number of words lies between the least and
+    the most words of a subject.
 
     >>> names_in("Later on, Ada Bell wrote The Iron Feather in Rome.", ["Halvan Quinford"])
     ['Ada Bell']
+    >>> names_in("The king of Spain is the guest of the Isle of Man.", ["the Bay of Biscay"])
+    ['the Isle of Man']
     """
-    capitals = all(not word[:1].isalpha() or word[:1].isupper() for s in subjects for word in s.split())
-    counts = {len(s.split()) for s in subjects}
+    split = [s.split() for s in subjects]
+    capitals = all(any(map(_capitalised, words)) for words in split)
+    inside, first, last = (
+        {word for words in split for word in words[part] if not _capitalised(word)}
+        for part in (slice(None), slice(1), slice(-1, None))
+    )
     runs: list[list[str]] = []
     end = -1
     for match in re.finditer(r"[^\W\d_][\w'’-]*", text):
         word = match.group()
-        if capitals and not word[:1].isupper():
+        if capitals and not _capitalised(word) and word not in inside:
             continue
         if runs and match.start() == end + 1 and text[end] == " ":
             runs[-1].append(word)
         else:
             runs.append([word])
         end = match.end()
+    if capitals:
+        runs = [_trimmed(run, first, last) for run in runs if any(map(_capitalised, run))]
+    counts = {len(words) for words in split}
     return [" ".join(run) for run in runs if min(counts) <= len(run) <= max(counts)]
+
+
+def _capitalised(word: str) -> bool:
+    """Return whether a word begins with a capital, or with what is no letter."""
+    return word[:1].isupper() or not word[:1].isalpha()
+
+
+def _trimmed(run: list[str], first: set[str], last: set[str]) -> list[str]:
+    """Drop the words without a capital at the ends of a run that may not stand there."""
+    while not _capitalised(run[0]) and run[0] not in first:
+        run = run[1:]
+    while not _capitalised(run[-1]) and run[-1] not in last:
+        run = run[:-1]
+    return run
 
 
 def _words(names: Iterable[str]) -> set[str]:
