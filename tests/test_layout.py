@@ -1,10 +1,13 @@
-"""A reader finds each thing by guessing one file name."""
+"""A reader finds each thing by guessing one file name, and no file reaches outside the repository."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "unpact_lens"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "unpact_lens"
+FOLDERS = ("src", "tests", "experiments", "benchmarks", "scripts")
 
 WHERE = [
     # The question, the file that a reader guesses, and what must be defined or registered there.
@@ -39,3 +42,12 @@ WHERE = [
 @pytest.mark.parametrize(("question", "file", "content"), WHERE, ids=[question for question, _, _ in WHERE])
 def test_a_thing_is_found_by_guessing_its_file(question, file, content):
     assert content in (SOURCE / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_file_names_a_folder_above_the_repository(folder):
+    """`parents[n]` of a file is the repository for n = its depth, and nothing for more."""
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        depth = len(file.relative_to(ROOT).parts) - 1
+        used = [int(n) for n in re.findall(r"__file__\)(?:\.resolve\(\))?\.parents\[(\d+)\]", file.read_text("utf-8"))]
+        assert all(n <= depth for n in used), f"{file}: parents[{max(used)}], the repository is parents[{depth}]"

@@ -4,15 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.real_tofu import needs_tofu, real_tofu
 from unpact_lens.data.tofu import RETAIN, authors, tofu
 from unpact_lens.errors import InputError
-
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real TOFU is not at hand")
 
 ROWS = {"forget01": 40, "forget05": 200, "forget10": 400, "retain99": 3960, "retain95": 3800, "retain90": 3600}
 
@@ -141,10 +138,10 @@ def test_authors_without_a_common_name_are_numbered():
     ]
 
 
-@real
+@needs_tofu
 @pytest.mark.parametrize("split", RETAIN)
 def test_every_real_split_loads_with_its_counts_and_its_perturbed_rows(split):
-    bench = tofu(split, path=REAL)
+    bench = real_tofu(split)
     assert len(bench.forget) == ROWS[split]
     assert len(bench.retain) == ROWS[RETAIN[split]]
     assert len({q.id for q in bench.all_items()}) == len(bench.all_items())
@@ -159,10 +156,10 @@ def test_every_real_split_loads_with_its_counts_and_its_perturbed_rows(split):
     assert not any(s.startswith("author ") for s in subjects)
 
 
-@real
+@needs_tofu
 def test_a_perturbed_answer_is_close_to_the_paraphrase_it_was_made_from():
     """Compare word overlap with the own paraphrase and with that of another question."""
-    items = tofu("forget01", path=REAL).forget
+    items = real_tofu("forget01").forget
     words = [[set(a.lower().split()) for a in (q.meta["paraphrased_answer"], *q.perturbed)] for q in items]
 
     def overlap(a, b):

@@ -2,15 +2,14 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.models.families import hf_model, tokenizer
+from tests.real_tofu import needs_tofu, real_tofu
 from unpact_lens.data.benchmark import QA, Benchmark
-from unpact_lens.data.tofu import tofu
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.published import published
 from unpact_lens.evaluation.tofu import (
@@ -209,15 +208,12 @@ def test_errors_name_what_is_missing(model, bench):
         tofu_scores(model, bench, limit=0)
 
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
-
-
 @pytest.mark.slow
 @pytest.mark.smollm2
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real TOFU is not at {REAL}")
+@needs_tofu
 def test_a_real_model_knows_world_facts_and_no_fictitious_author():
     """SmolLM2 never saw TOFU: its truth ratio tells what it learned in pretraining from what it cannot know."""
-    bench = tofu("forget01", path=REAL, template="{question}", chat=True)
+    bench = real_tofu("forget01", template="{question}", chat=True)
     facts = tuple(q for q in bench.general if q.meta["set"] == "world_facts")
     bench = replace(bench, general=facts, max_new_tokens=16)
     scores = tofu_scores(load_model("smollm2", wrap="bridge"), bench, limit=10)
