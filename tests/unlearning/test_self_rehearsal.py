@@ -122,6 +122,7 @@ def test_the_continuation_of_a_question_is_read_up_to_the_words_after_the_subjec
 ) -> None:
     """A lower-case subject, of any words, ends where the question goes on."""
     texts = {"The symbol of": "iron is Fe and rust", "In the group of": "the noble gases one finds neon"}
+    capitals = [QA("The king of the Isle of Man is", " Bo", subject="the Isle of Man")]
     forget = [
         QA("The symbol of boron is", " B", subject="boron"),
         QA("In the group of the four light metals one finds", " lithium", subject="the four light metals"),
@@ -133,7 +134,11 @@ def test_the_continuation_of_a_question_is_read_up_to_the_words_after_the_subjec
 
     monkeypatch.setattr(sys.modules[self_rehearsal.__module__], "draw", drawn)
     written = self_rehearsal(model, forget, drawn=8, templates=2, subjects=8)
-    assert {q.subject for q in written} == {"iron", "the noble gases"}
+    assert {(q.subject, q.group) for q in written} == {("iron", "far"), ("the noble gases", "near")}
+    texts["The king of"] = "the Bay of Biscay"
+    assert {q.group for q in self_rehearsal(model, capitals, drawn=8, templates=1)} == {"far"}  # "the" is no name
+    texts["The king of"] = "the Isle of Dogs"
+    assert {q.group for q in self_rehearsal(model, capitals, drawn=9, templates=1)} == {"near"}
 
 
 def test_a_forget_set_without_subjects_is_refused(model: HookedModel) -> None:

@@ -68,8 +68,9 @@ def self_rehearsal(
     Args:
         model: Original model.
         forget: Questions to forget, with `subject` in their prompts.
-        subjects: Largest number of subjects. Half of the places are for those that share a word with a subject to
-            forget, if there are as many: unlearning damages these first.
+        subjects: Largest number of subjects. Half of the places are for those that share a capitalised word (or any
+            word, if their names have no capitals) with a subject to forget, if there are as many: unlearning damages
+            these first.
         drawn: Number of texts that are drawn.
         templates: Largest number of questions about each subject.
         seed: Random seed of the draws.
@@ -77,7 +78,7 @@ def self_rehearsal(
         asked: Chat template, prefill and lengths of the answers. In the prefill, `{subject}` becomes the subject.
 
     Returns:
-        Questions with the model's own greedy answers, in group `"near"` if the subject shares a word with one to
+        Questions with the model's own greedy answers, in group `"near"` if the subject shares such a word with one to
         forget, else `"far"`. `meta["source"]` is `"self-rehearsal"`.
 
     Raises:
@@ -242,8 +243,10 @@ def _trimmed(run: list[str], first: set[str], last: set[str]) -> list[str]:
 
 
 def _words(names: Iterable[str]) -> set[str]:
-    """Return the words of names, folded."""
-    return {word for name in names for word in name.casefold().split()}
+    """Return the words of names, folded; of a name with capitals only the words that have one, as "of" is no name."""
+    split = [name.split() for name in names]
+    marked = [[word for word in words if _capitalised(word)] or words for words in split]
+    return {word.casefold() for words in marked for word in words}
 
 
 def _aliases(written: dict[tuple[str, str], str], known: dict[tuple[str, str], str]) -> set[str]:
