@@ -116,6 +116,19 @@ def missing(records: list[Record]) -> str:
     return f"Not measured: {'; '.join(lacking)}.\n" if lacking else ""
 
 
+def after_prefix(records: list[Record]) -> str:
+    """Return how many times as fast as a plain loop the limit itself is after a long shared prefix, as a sentence."""
+    found = [
+        f"{statistics.median(ratios):.1f} ({described(record)})"
+        for record in records
+        if record["prefix"]
+        if (ratios := record["contestants"].get(limit.PEERS["loop"], {}).get("over_limit"))
+    ]
+    if not found:
+        return ""
+    return f"After a shared prefix, the limit itself is this many times as fast as a plain loop: {'; '.join(found)}.\n"
+
+
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return a table in Markdown."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
@@ -148,7 +161,7 @@ def page(folder: Path, out: Path) -> str:
     rows = targets(records, generation) + [row for found in large for row in scale_targets(found)]
     rows += [study_target(found) for found in studies]
     parts = [INTRODUCTION, "## Targets\n", table(("what", "measured on", "aim", "found", "met"), rows)]
-    parts += ["\n" + NOTES, "## Leave-one-out over the limit\n", LIMIT]
+    parts += ["", *filter(None, [after_prefix(records)]), NOTES, "## Leave-one-out over the limit\n", LIMIT]
     if records:
         limit.table(folder / "limit")
         images = out.parent / "images"

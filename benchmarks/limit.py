@@ -163,25 +163,35 @@ def picture(records: list[dict[str, Any]], folder: Path) -> None:
     import plotly.graph_objects as go
 
     from unpact_lens.plots.figure import Figure
+    from unpact_lens.plots.theme import series_style
 
     figure = go.Figure()
     names = list(dict.fromkeys(n for r in records for n in r["contestants"] if n != LIMIT))
-    for name in names:
-        points: list[tuple[str, float]] = []
-        for r in records:
-            ratios = r["contestants"].get(name, {}).get("over_limit")
-            if ratios:
-                where = " ".join(rows_of(r)[0][:4][i] + unit for i, unit in enumerate((":", " +", ",", " thr.")))
-                points.append((where, statistics.median(ratios)))
-                figure.add_scatter(mode="lines", showlegend=False, y=[where, where], x=[min(ratios), max(ratios)])
+    for i, name in enumerate(names):
+        found = [
+            (" ".join(rows_of(r)[0][:4][i] + unit for i, unit in enumerate((":", " +", ",", " thr."))), ratios)
+            for r in records
+            if (ratios := r["contestants"].get(name, {}).get("over_limit"))
+        ]
+        middle = [statistics.median(ratios) for _, ratios in found]
+        colour, symbol = series_style(i)
         figure.add_scatter(
-            name=name, mode="markers", marker={"size": 9}, y=[p[0] for p in points], x=[p[1] for p in points]
-        )
+            name=name, mode="markers", marker={"size": 9, "color": colour, "symbol": symbol}, x=middle,
+            y=[where.replace(" deleted", "").replace(", 1 in", " 1 in") for where, _ in found],
+            error_x={
+                "array": [max(ratios) - at for (_, ratios), at in zip(found, middle, strict=True)],
+                "arrayminus": [at - min(ratios) for (_, ratios), at in zip(found, middle, strict=True)],
+            },
+        )  # fmt: skip
+    figure.add_vline(x=1, line_dash="dot")
+    ticks = (0.8, 1, 1.5, 2, 3, 5, 10, 20)
     figure.update_layout(
         title="Leave-one-out: seconds over those of the limit",
         xaxis={
             "title": "times the limit (1: one Hugging Face forward pass over what cannot be shared)",
-            "rangemode": "tozero",
+            "type": "log",
+            "tickvals": ticks,
+            "ticktext": [f"{tick:g}" for tick in ticks],
         },
         yaxis={"automargin": True}, height=240 + 36 * len(records),
     )  # fmt: skip

@@ -4,7 +4,8 @@
     python -m experiments.rehearsal.smollm2 METHOD ...     # only these methods
 
 `--jobs N` runs N at a time. A method that rehearses takes the hyperparameters that were searched for the same method on
-given retain facts. Finished runs are kept in runs/smollm2/. The command writes smollm2.csv and its table in README.md.
+given retain facts, and twice the steps: it keeps more, and forgets more slowly. Finished runs are kept in
+runs/smollm2/. The command writes smollm2.csv and its table in README.md.
 """
 
 import functools
@@ -36,7 +37,8 @@ SEARCHED = {
     "unpact_blind_gdr": "unpact_blind_gdr",
 }
 """Method whose searched hyperparameters each method takes."""
-REHEARSAL = {"drawn": 1024, "subjects": 192}
+LONGER = {"steps": 300}
+"""Hyperparameters of the methods that rehearse, beside those searched."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def run(method: str, seed: int) -> str:
         torch.set_float32_matmul_precision("medium")
         model, bench = world()
         settings = tuned_settings(HERE.parent / "settings-smollm2.yaml")[SEARCHED[method]]
-        settings |= REHEARSAL if method.endswith("_self") else {}
+        settings |= LONGER if method.endswith("_self") else {}
         made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
         ul.evaluate(made.model, bench, ["fact_span"], before=model).save(folder(method, seed))
     return f"{method} {seed} {ul.load(folder(method, seed))!r}"

@@ -28,7 +28,7 @@ from unpact_lens.decomposition import PathEffects
 from unpact_lens.decomposition.result import Decomposition
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
-from unpact_lens.plots.drawing import Label
+from unpact_lens.plots.drawing import Label, Line, Polygon
 from unpact_lens.plots.figure import LINE, TALLEST, TITLE_LINE, TITLE_PAD, WIDE, Figure, finish, set_theme
 from unpact_lens.plots.static import draw
 
@@ -246,6 +246,38 @@ def test_a_picture_shows_the_values_of_the_figure():
     # Rows of the drawing go down, those of a plain axis up; the ends of the scale are its darkest colours.
     assert cells.colours[1] == ("#0b3c6f", "#8c2d04")
     assert cells.colours[0][0] == "#ffffff"
+
+
+def log_figure(trace) -> list:
+    fig = finish(go.Figure(trace))
+    fig.update_layout(xaxis={"type": "log"})
+    return list(draw(fig).shapes)
+
+
+def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis():
+    """With its error bars and ticks; what is not positive has no place."""
+    trace = go.Scatter(
+        x=[1, 10, 100, 0], y=[0, 1, 2, 3], mode="markers", marker={"color": "#123456"},
+        error_x={"array": [9, 90, 0, 0], "arrayminus": [0, 9, 0, 0], "color": "#654321"},
+    )  # fmt: skip
+    shapes = log_figure(trace)
+    marks = [s.points for s in shapes if isinstance(s, Polygon) and s.fill == "#123456"]
+    one, ten, hundred = (sum(x for x, _ in points) / len(points) for points in marks)
+    assert ten - one == pytest.approx(hundred - ten)
+    bars = [
+        s.points for s in shapes if isinstance(s, Line) and s.stroke == "#654321" and s.points[0][0] != s.points[1][0]
+    ]
+    assert [(a, b) for (a, _), (b, _) in bars][:2] == [pytest.approx((one, ten)), pytest.approx((one, hundred))]
+    ticks = {s.text: s.x for s in shapes if isinstance(s, Label)}
+    assert (ticks["1"], ticks["10"], ticks["100"]) == pytest.approx((one, ten, hundred))
+
+
+def test_bars_of_a_logarithmic_axis_start_at_its_low_end():
+    shapes = log_figure(go.Bar(x=[10, 100, 1000], y=["a", "b", "c"], orientation="h", marker={"color": "#123456"}))
+    boxes = [s.points for s in shapes if isinstance(s, Polygon) and s.fill == "#123456"]
+    starts, ends = zip(*((min(x for x, _ in b), max(x for x, _ in b)) for b in boxes), strict=True)
+    assert starts[0] == pytest.approx(starts[1]) == pytest.approx(starts[2])
+    assert ends[1] - ends[0] == pytest.approx(ends[2] - ends[1])
 
 
 def test_dark_figures_have_light_text_on_a_dark_page():

@@ -110,7 +110,7 @@ class _Page(PageLayout):
                 p = axis.pixel(at)
                 ends = [(p, across.start), (p, across.end)]
                 ends = ends if axis.letter == "x" else [(y, x) for x, y in ends]
-                zero = at == 0 and axis.categories is None and axis.layout.get("zeroline") is not False
+                zero = at == 0 and axis.categories is None and not axis.log and axis.layout.get("zeroline") is not False
                 self.drawing.line(ends, self.muted if zero else self.grid)
 
     def _paint_traces(self, plot: Plot) -> None:
@@ -180,11 +180,11 @@ class _Page(PageLayout):
             if math.isnan(high) or math.isnan(place):
                 continue
             a, b = along.pixel(place + shift), along.pixel(place + shift + width)
-            c, d = across.pixel(low), across.pixel(high)
+            c, d = (across.pixel(across.low if math.isnan(at := across.at(v)) else at) for v in (low, high))
             box = (min(c, d), min(a, b), max(c, d), max(a, b)) if flat else (min(a, b), min(c, d), max(a, b), max(c, d))
             self.drawing.rectangle(*box, colour)
         middle = [place + shift + width / 2 for place in places]
-        ends = [high for _, high in steps]
+        ends = [across.at(high) for _, high in steps]
         self._paint_whiskers(plot, trace, (ends, middle) if flat else (middle, ends))
 
     def _bar_colours(self, trace: Spec, index: int, values: list[float]) -> list[str]:
@@ -241,7 +241,7 @@ class _Page(PageLayout):
                     continue
                 p, q = plot.x.pixel(x), plot.y.pixel(y)
                 at = x if letter == "x" else y
-                ends = [axis.pixel(at - down), axis.pixel(at + up)]
+                ends = [axis.pixel(axis.moved(at, -down)), axis.pixel(axis.moved(at, up))]
                 if letter == "x":
                     self.drawing.line([(ends[0], q), (ends[1], q)], colour)
                     for end in ends:

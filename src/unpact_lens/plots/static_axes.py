@@ -87,6 +87,11 @@ class Axis:
     known: dict[object, int] = field(default_factory=dict)
 
     @property
+    def log(self) -> bool:
+        """Whether coordinates are decimal logarithms of the values."""
+        return self.layout.get("type") == "log"
+
+    @property
     def domain(self) -> tuple[float, float]:
         """Share of the plot area, from 0 to 1."""
         ends = listed(self.layout.get("domain"))
@@ -98,12 +103,27 @@ class Axis:
         return abs(self.end - self.start)
 
     def at(self, value: object) -> float:
-        """Return the coordinate of a value: the index of a category, or the number."""
+        """Return the coordinate of a value: the index of a category, or the number, on a log axis its logarithm.
+
+        What has no coordinate is NaN.
+        """
         if self.categories is None:
-            return number(value, _read(value))
+            found = number(value, _read(value))
+            return found if not self.log else math.log10(found) if found > 0 else math.nan
         if value not in self.known and str(value) not in self.known:
             return number(value)
         return float(self.known[value] if value in self.known else self.known[str(value)])
+
+    def moved(self, coordinate: float, by: float) -> float:
+        """Return the coordinate of a value that differs by a number; on a log axis, the low end if it is not positive.
+
+        >>> Axis("x", {"type": "log"}, low=-1.0).moved(1.0, 90.0), Axis("x", {}).moved(1.0, 90.0)
+        (2.0, 91.0)
+        """
+        if not self.log:
+            return coordinate + by
+        value = 10**coordinate + by
+        return math.log10(value) if value > 0 else min(self.low, self.high)
 
     def pixel(self, coordinate: float) -> float:
         """Return the pixel of a coordinate."""
@@ -120,6 +140,11 @@ class Axis:
             names = [c[-1] if isinstance(c, tuple) else c for c in self.categories]
             return [(float(i), plain(names[i])) for i in range(0, len(names), every)]
         low, high = sorted((self.low, self.high))
+        if self.log:
+            powers = range(math.floor(low), math.ceil(high) + 1)
+            steps = (1, 2, 5) if high - low < 3 else (1,)
+            values = [step * 10.0**power for power in powers for step in steps]
+            return [(math.log10(v), f"{v:g}") for v in values if low <= math.log10(v) <= high]
         wide = 70 if self.letter == "x" else 40
         step = number(self.layout.get("dtick"), _nice((high - low) / max(2.0, self.length / wide)))
         first = math.ceil((low - 1e-9) / step)
@@ -198,6 +223,7 @@ def make_axis(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> Axis:
 def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> tuple[float, float]:
     """Return the range of the numbers on an axis, with room around them."""
     low, high, tight, zero = math.inf, -math.inf, False, layout.get("rangemode") == "tozero"
+    log = layout.get("type") == "log"
     for trace in traces:
         kind = trace.get("type", "scatter")
         values = np.array([_read(v) for v in axis_values(trace, letter)], dtype=np.float64)
@@ -211,17 +237,19 @@ def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> tuple[float
         if kind == "heatmap":
             values, tight = np.concatenate([values - 0.5, values + 0.5]), True
         elif kind in ("bar", "waterfall"):
-            zero |= letter == long
+            zero |= letter == long and not log
             values = values if letter == long else np.concatenate([values - 0.5, values + 0.5])
+        if log:
+            values = np.log10(values[values > 0])
         values = values[np.isfinite(values)]
         if len(values):
             low, high = min(low, float(values.min())), max(high, float(values.max()))
     if low > high:
         return 0.0, 1.0
-    if zero:
+    if zero and not log:
         low, high = min(low, 0.0), max(high, 0.0)
     room = 0.0 if tight else 0.05 * ((high - low) or abs(high) or 1.0)
-    return low - room * (not zero or low < 0), high + room * (not zero or high > 0)
+    return low - room * (not zero or log or low < 0), high + room * (not zero or log or high > 0)
 
 
 def waterfall_steps(trace: Spec) -> list[tuple[float, float]]:
