@@ -78,6 +78,7 @@ experiments: .venv/.ready-all  ## Run the experiments on the embedded model; res
 	$(BIN)/python -m experiments.rehearsal.run
 	$(BIN)/python -m experiments.rehearsal.subjects
 	$(BIN)/python -m experiments.rehearsal.damage
+	$(BIN)/python -m experiments.rehearsal.sizes
 	$(BIN)/python -m experiments.sensitivity.run
 
 experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and real facts (about 4 h; resumes)
@@ -89,6 +90,7 @@ experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and rea
 	$(BIN)/python -m experiments.dilemma.run smollm2
 	$(BIN)/python -m experiments.focus.run smollm2
 	$(BIN)/python -m experiments.sensitivity.run smollm2
+	$(BIN)/python -m experiments.rehearsal.smollm2
 
 experiments-gemma3: .venv/.ready-all  ## Run the experiments on Gemma 3 270M (about 10 min per cell; resumes)
 	$(BIN)/python -m experiments.recovery.run config-gemma3-270m.yaml

@@ -10,6 +10,7 @@ from experiments.audit.tables import table as audit_table
 from experiments.candidates.same_settings import table as same_settings_table
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
 from experiments.meta.pages import caught_table, labels_table, scores_table
+from experiments.rehearsal.sizes import tables as sizes_tables
 from experiments.rehearsal.subjects import table as subjects_table
 from experiments.sensitivity.survival import survival_table
 from experiments.shared.experiment import Experiment, load_experiment
@@ -48,7 +49,9 @@ def tables(path, results):
         gaps = pd.read_csv(path.with_name("gaps.csv"))
         arms = subjects_table(pd.read_csv(path.with_name("subjects.csv"))).set_index("rehearsed")
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
-        return {**shown, "subjects": arms}
+        real = estimates(pd.read_csv(path.with_name("smollm2.csv"))).set_index("method")
+        sizes = {n: t.set_index("model") for n, t in sizes_tables(pd.read_csv(path.with_name("sizes.csv"))).items()}
+        return {**shown, "subjects": arms, "smollm2": real, **sizes}
     if folder == "unseen":
         same = pd.read_csv(path.with_name("same-number.csv"))
         shown = {"curve": results, "same-number": same}

@@ -99,7 +99,11 @@ def write() -> None:
         return
     cells = Cells([Cell(m, s, ul.load(folder(m, s))) for m in SEARCHED for s in seeds])
     against = {name: peer for name, peer in SEARCHED.items() if name != peer}
-    found = destruction_over_seeds(cells, against).round(4)
+    found = destruction_over_seeds(cells, against)
+    trained = {m: [c.scores.destruction_trained.value for c in cells.cells if c.method == m] for m in SEARCHED}
+    # mean over the seeds, of the facts that the retain term of `_gdr` trains on
+    found.insert(found.columns.get_loc("against"), "D_trained", [sum(v) / len(v) for v in trained.values()])
+    found = found.round(4)
     write_text(HERE / "smollm2.csv", found.to_csv(index=False))
     fill_block(HERE / "README.md", "smollm2", to_markdown(estimates(found).set_index("method")))
 
