@@ -161,7 +161,7 @@ def page(folder: Path, out: Path) -> str:
     rows = targets(records, generation) + [row for found in large for row in scale_targets(found)]
     rows += [study_target(found) for found in studies]
     parts = [INTRODUCTION, "## Targets\n", table(("what", "measured on", "aim", "found", "met"), rows)]
-    parts += ["", *filter(None, [after_prefix(records)]), NOTES, "## Leave-one-out over the limit\n", LIMIT]
+    parts += ["", after_prefix(records), NOTES, "## Leave-one-out over the limit\n", LIMIT]
     if records:
         limit.table(folder / "limit")
         images = out.parent / "images"

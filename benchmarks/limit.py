@@ -260,7 +260,7 @@ def main() -> None:
     described = {k: getattr(options, k) for k in ("shape", "prompt", "answer", "prefix", "every", "examples")}
     record = {"name": name, **described, "machine": machine(options), "contestants": {}, "not_run": {}}
     if options.note:
-        record["machine"]["note"] = options.note
+        record["note"] = options.note
     works = started(options, [OURS, LIMIT, *(PEERS[p] for p in options.peers)], record)
     take_turns(works, options, record, end)
     print("\n".join("  ".join(row) for row in rows_of(record)))

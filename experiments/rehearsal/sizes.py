@@ -48,11 +48,11 @@ RECIPES = {
 def trained(size: str) -> Path:
     """Train the model of a size unless that is done, and return its directory."""
     torch.set_num_threads(1)
-    folder, recipe = RUNS / "models" / size, RECIPES[size]
-    if not folder.exists():
+    made, recipe = RUNS / "models" / size, RECIPES[size]
+    if not made.exists():
         model = ul.load_model("builtin") if recipe is None else train_builtin(True, recipe)
-        ul.export_hf(model, folder)
-    return folder
+        ul.export_hf(model, made)
+    return made
 
 
 def folder(size: str, method: str, setting: str) -> Path:

@@ -88,7 +88,7 @@ class Axis:
 
     @property
     def log(self) -> bool:
-        """Whether coordinates are decimal logarithms of the values."""
+        """Return whether coordinates are decimal logarithms of the values."""
         return self.layout.get("type") == "log"
 
     @property
@@ -105,7 +105,7 @@ class Axis:
     def at(self, value: object) -> float:
         """Return the coordinate of a value: the index of a category, or the number, on a log axis its logarithm.
 
-        What has no coordinate is NaN.
+        Return NaN for what has no coordinate.
         """
         if self.categories is None:
             found = number(value, _read(value))
@@ -222,8 +222,8 @@ def make_axis(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> Axis:
 
 def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> tuple[float, float]:
     """Return the range of the numbers on an axis, with room around them."""
-    low, high, tight, zero = math.inf, -math.inf, False, layout.get("rangemode") == "tozero"
-    log = layout.get("type") == "log"
+    log = layout.get("type") == "log"  # where nothing is at zero
+    low, high, tight, zero = math.inf, -math.inf, False, layout.get("rangemode") == "tozero" and not log
     for trace in traces:
         kind = trace.get("type", "scatter")
         values = np.array([_read(v) for v in axis_values(trace, letter)], dtype=np.float64)
@@ -246,10 +246,10 @@ def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> tuple[float
             low, high = min(low, float(values.min())), max(high, float(values.max()))
     if low > high:
         return 0.0, 1.0
-    if zero and not log:
+    if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     room = 0.0 if tight else 0.05 * ((high - low) or abs(high) or 1.0)
-    return low - room * (not zero or log or low < 0), high + room * (not zero or log or high > 0)
+    return low - room * (not zero or low < 0), high + room * (not zero or high > 0)
 
 
 def waterfall_steps(trace: Spec) -> list[tuple[float, float]]:
