@@ -21,6 +21,9 @@ from unpact_lens.models.low_rank import LowRank
 from unpact_lens.models.weights import named_adapters
 from unpact_lens.results import Result
 
+NORM_PART = 2**22
+"""Number of entries of a weight that are in fp64 at a time where only its norm is needed."""
+
 EXACT_SIDE = 512
 """Largest shorter side of a matrix whose singular values come from an SVD. Those of larger matrices come from the Gram
 matrix, which is much faster and exact to 1e-8 of the largest."""
@@ -151,7 +154,9 @@ def _low_rank(
 
 def _unchanged(weight: Float[Tensor, "*shape"]) -> dict[str, Float[Tensor, ""]]:
     """Measure a weight that both models share."""
-    norm = torch.linalg.vector_norm(weight, dtype=torch.float64)
+    # Part by part: the whole weight in fp64 would take four times the memory of a half-precision one.
+    parts = weight.detach().flatten().split(NORM_PART)
+    norm = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]).norm()
     zero, nan = torch.zeros_like(norm), torch.full_like(norm, float("nan"))
     return {
         "norm_before": norm,

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from unpact_lens.models import hooked
 from unpact_lens.models.batches import length_batches
-from unpact_lens.models.decoding import decodes_with_cache
-from unpact_lens.models.generate import CachedBatch, UncachedBatch
+from unpact_lens.models.generate import token_batch
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.memory import run_batch_tokens
 
@@ -19,11 +18,28 @@ Choose = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 """Function from next-token logits to the next token of each row."""
 
 
-def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
-    """Return a function that draws the next token from the model's probabilities at a temperature."""
+LARGE = 2**14
+"""Vocabulary above which one random number is drawn for each row and not one for each token, which would take most of
+the time. The tokens drawn for a seed differ between the two ways; their probabilities do not."""
 
-    def choose(logits: Tensor) -> Tensor:
-        return torch.multinomial((logits.double() / temperature).softmax(-1).cpu(), 1, generator=generator)[:, 0]
+
+def drawn(generator: torch.Generator, temperature: float = 1.0) -> Choose:
+    """Return a function that draws the next token from the model's probabilities at a temperature.
+
+    Args:
+        generator: Source of randomness, on the CPU, so that a seed draws alike on every device.
+        temperature: Factor by which logits are divided.
+    """
+
+    def choose(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+        p = (logits.double() / temperature).softmax(-1)  # [batch, d_vocab]
+        if p.shape[-1] <= LARGE:
+            return torch.multinomial(p.cpu(), 1, generator=generator)[:, 0]
+        below = p.cumsum(-1)
+        # The last sum may fall short of 1 by rounding; the share of it that is drawn may not.
+        at = torch.rand(len(p), 1, generator=generator, dtype=p.dtype).to(p.device) * below[:, -1:]
+        # Right of equal sums: a token of probability 0 is never drawn.
+        return torch.searchsorted(below, at, right=True)[:, 0].clamp(max=p.shape[-1] - 1).cpu()
 
     return choose
 
@@ -61,7 +77,7 @@ def draw(
     with torch.inference_mode():
         for rows in length_batches(lengths, budget):
             texts = [contexts[row] for row in rows]
-            batch = CachedBatch(model, texts) if decodes_with_cache(model) else UncachedBatch(model, texts)
+            batch = token_batch(model, texts, max_new_tokens)
             new = None
             for _ in range(max_new_tokens):
                 new = choose(batch.read(new)).to(device)  # [row]

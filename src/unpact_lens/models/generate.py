@@ -230,10 +230,10 @@ class Stepper(Protocol):
 
 def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]], with_hooks: bool, new: int) -> Stepper:
     members = hooked.members_of(model)
-    if not members and not with_hooks and (source := decoding_source(model)) is not None:
-        return ModelStepper(SourceBatch(model, source, contexts, new))
+    if not members and not with_hooks:
+        return ModelStepper(token_batch(model, contexts, new))
     without = [m for m in members or (model,) if not decodes_with_cache(m)]
-    if without and (members or with_hooks):
+    if without:
         asked = "an ensemble" if members else "an intervention on the prompt"
         raise InputError(
             f"generation with {asked} needs a KV cache, and that of this {architecture(without[0])} does not give the "
@@ -244,9 +244,22 @@ def _stepper(model: HookedModel, contexts: Sequence[Sequence[int]], with_hooks: 
             f"generation with an intervention on the prompt needs a model that reads the prompt as it is, and "
             f"{type(model).__name__} does not; generate without it, or give its member"
         )
-    if members:
-        return EnsembleStepper(model, contexts)
-    return ModelStepper(UncachedBatch(model, contexts) if without else CachedBatch(model, contexts))
+    return EnsembleStepper(model, contexts) if members else ModelStepper(CachedBatch(model, contexts))
+
+
+def token_batch(
+    model: HookedModel, contexts: Sequence[Sequence[int]], new: int
+) -> SourceBatch | CachedBatch | UncachedBatch:
+    """Return a batch of one model that reads one token for each row at a time, the fastest that is exact.
+
+    Args:
+        model: Hooked model that is not an ensemble, within `torch.inference_mode`.
+        contexts: Ids that the model reads for each row.
+        new: Largest number of ids to generate.
+    """
+    if (source := decoding_source(model)) is not None:
+        return SourceBatch(model, source, contexts, new)
+    return CachedBatch(model, contexts) if decodes_with_cache(model) else UncachedBatch(model, contexts)
 
 
 class CachedBatch:

@@ -105,9 +105,14 @@ class LowRank(nn.Module):
             return matrix.reshape(d_model, heads, d_head).movedim(1, 0)  # [head, d_model, d_head]
         return matrix.reshape(like.shape)
 
-    def times(self, x: Float[Tensor, "*batch row"]) -> Float[Tensor, "*batch column"]:
-        """Multiply inputs by the low-rank matrix alone, without forming it, in the dtype of the inputs."""
-        return (x @ self.A.to(x.dtype) * self.scale) @ self.B.to(x.dtype)
+    def added(self, out: Float[Tensor, "*batch column"], x: Float[Tensor, "*batch row"]) -> Tensor:
+        """Add to `out` the product of inputs and the low-rank matrix, which is not formed, in the dtype of the inputs.
+
+        One call multiplies by B, scales and adds. A large model is slowed down by the number of calls.
+        """
+        inner = x.reshape(-1, x.shape[-1]) @ self.A.to(x.dtype)  # [batch, rank]
+        flat = torch.addmm(out.reshape(-1, out.shape[-1]), inner, self.B.to(x.dtype), alpha=self.scale)
+        return flat.reshape(out.shape)
 
 
 def attach(module: nn.Module, leaf: str, adapter: LowRank) -> None:
@@ -157,17 +162,24 @@ def _conv1d(module: Conv1D, x: Float[Tensor, "*batch row"]) -> Float[Tensor, "*b
 
 def _stored(module: nn.Module) -> Tensor:
     """Return the weight without adapters, in the dtype that the parametrisations before them give it."""
-    held = parametrisations(module)["weight"]
+    held = _of_weight(module)
     weight = original(held)
-    for each in held:
+    for each in held.children():
         weight = weight if isinstance(each, LowRank) else each(weight)
     return weight
 
 
+def _of_weight(module: nn.Module) -> parametrize.ParametrizationList:
+    """Return the parametrisations of `weight`, which is looked up faster than by `parametrisations`."""
+    found = module._modules[HELD]._modules["weight"]  # type: ignore[union-attr]
+    assert isinstance(found, parametrize.ParametrizationList)
+    return found
+
+
 def _with_adapters(module: nn.Module, x: Tensor, out: Tensor) -> Tensor:
-    for each in parametrisations(module)["weight"]:
+    for each in _of_weight(module).children():
         if isinstance(each, LowRank):
-            out = out + each.times(x)
+            out = each.added(out, x)
     return out
 
 

@@ -1,8 +1,9 @@
-"""Run the source model of a bridge as transformers wrote it, without hooks, on a tree of texts.
+"""Run the source model of a bridge as transformers wrote it, without hooks.
 
 A bridge replaces the modules of its Hugging Face model by ones that call hooks. This file builds the Hugging Face model
-again, without memory of its own: its parameters and buffers *are* those of the bridge. Attention is computed by
-PyTorch's fused kernel over a `TokenTree`, so that nothing is padded and no beginning is computed twice.
+again, without memory of its own: its parameters, buffers and adapters *are* those of the bridge. Attention is computed
+by PyTorch's fused kernel: over a `TokenTree`, so that nothing is padded and no beginning is computed twice, or over
+padded rows, where gradients are needed.
 
 Whether this is exact is decided by what the model computes: `is_exact` compares the logits of a small tree
 with those of the hooked model, once for each architecture. Where they differ (state-space layers, convolutions, ALiBi,
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import copy
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -31,12 +32,13 @@ from unpact_lens.models.fused_rows import FusedRows, fused_rows
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.independence import probe_tokens
 from unpact_lens.models.lens_version import renamed_cache
+from unpact_lens.models.low_rank import HELD, LowRank, attach, parametrisations
 from unpact_lens.models.ready import require_ready
-from unpact_lens.models.token_tree import TokenTree, TreeAttention
+from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend
 from unpact_lens.models.weights import WRAPPED
 
-ATTENTION = "unpact_tree"
-"""Name under which transformers finds `tree_attention`."""
+ATTENTION = "unpact_source"
+"""Name under which transformers finds `source_attention`."""
 
 
 @runtime_checkable
@@ -57,10 +59,36 @@ class Attention(Protocol):
         """Return the outputs of all heads, `[batch, pos, head, d_v]`."""
 
 
-_CURRENT: contextvars.ContextVar[Attention] = contextvars.ContextVar("unpact_attention")
+def row_attention(
+    layer: nn.Module,
+    query: Float[Tensor, "row head pos d"],
+    key: Float[Tensor, "row kv_head pos d"],
+    value: Float[Tensor, "row kv_head pos d_v"],
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    /,
+) -> Float[Tensor, "row pos head d_v"]:
+    """Compute causal attention within each row; rows may be padded on the right."""
+    repeats, length = query.shape[1] // key.shape[1], query.shape[2]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    mask = None
+    if softcap or (window is not None and length > window):
+        at = torch.arange(length, device=query.device)
+        distance = at[:, None] - at  # [query, key]
+        hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, torch.finfo(query.dtype).min)[
+            None, None
+        ]
+    return attend(query, key, value, mask, causal=mask is None, scaling=scaling, softcap=softcap).transpose(1, 2)
 
 
-def tree_attention(
+# The default serves layers that are run again in the backward pass, in which nothing is set.
+_CURRENT: contextvars.ContextVar[Attention] = contextvars.ContextVar("unpact_attention", default=row_attention)
+
+
+def source_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -79,11 +107,11 @@ def tree_attention(
     """
     odd = sorted(name for name in ("s_aux", "position_bias", "head_mask") if options.get(name) is not None)
     if attention_mask is not None or odd or dropout:
-        raise NotImplementedError(f"attention with {', '.join(odd) or 'a mask or dropout'} is not laid out as a tree")
+        raise NotImplementedError(f"attention with {', '.join(odd) or 'a mask or dropout'} is not computed here")
     return _CURRENT.get()(module, query, key, value, scaling, sliding_window, softcap), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, tree_attention)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, source_attention)
 
 
 Table = dict[str, Tensor | None]
@@ -102,7 +130,8 @@ class SourceModel:
         links: Where each parameter and buffer of `hf` comes from.
         fused: Matrices whose parts the bridge uses in their place; see `FusedRows`.
         extra: Parameters that the bridge added; the source model has none, so they must be 0.
-        modules: Number of modules of the bridge when this was built.
+        modules: Number of modules of the bridge, without adapters, when this was built.
+        adapters: Adapters of the bridge when this was built; those of `hf` are the same objects.
     """
 
     hf: PreTrainedModel
@@ -110,6 +139,7 @@ class SourceModel:
     fused: list[FusedRows]
     extra: list[nn.Parameter]
     modules: int
+    adapters: list[nn.Module]
 
     def refresh(self) -> bool:
         """Take over what changed in the bridge; return False if the bridge now computes something else."""
@@ -132,44 +162,54 @@ PROBE_TOKENS = 12
 """Length of the texts on which logits are compared."""
 
 
-def source_model(model: HookedModel) -> SourceModel | None:
+def source_model(model: HookedModel, *, with_gradients: bool = False) -> SourceModel | None:
     """Return the source model of a bridge, up to date, or None where the hooked model must run.
 
     None is returned
 
-    - for models that are no bridge, and bridges whose modules were changed, e.g. by an adapter;
+    - for models that are no bridge, and bridges whose modules were changed, but for adapters;
     - while there are hooks on the model;
-    - within a computation with gradients;
+    - within a computation with gradients, unless they are asked for and no matrix of the source model is fused, whose
+      parts would get none;
     - in double precision, which is for exact tests: transformers computes some softmaxes in fp32 there;
     - where the check of `is_exact` fails.
 
     Args:
         model: Hooked model.
+        with_gradients: Whether gradients are to reach the bridge's weights.
 
     Raises:
         InputError: If a weight is not finite, or the model is in training mode and drops activations.
     """
-    if not hooked.is_bridge(model) or torch.is_grad_enabled() or model.compatibility_mode:
+    if not hooked.is_bridge(model) or model.compatibility_mode:
+        return None
+    if torch.is_grad_enabled() and not with_gradients:
         return None
     if next(iter(model.parameters())).dtype == torch.float64 or not vars(model).get(EXACT, True):
         return None
     require_ready(model)
     with exclusive(model):
-        modules, hooks = _modules_and_hooks(model.original_model)
-        if hooks:
+        seen = _seen(model.original_model)
+        if seen.hooks:
             return None
-        if model not in _BUILT:
-            _BUILT[model] = _built(model, modules)
-        found = _BUILT[model]
-        if found is None or found.modules != modules or not found.refresh():
+        found = _BUILT.get(model)
+        if model not in _BUILT or (found is not None and not _same(found.adapters, seen.adapters)):
+            found = _BUILT[model] = _built(model, seen)
+            vars(model).pop(EXACT, None)
+        if found is None or found.modules != seen.modules or (with_gradients and found.fused) or not found.refresh():
             return None
         if EXACT not in vars(model):
             vars(model)[EXACT] = is_exact(model, found)
         return found if vars(model)[EXACT] else None
 
 
-def _built(model: HookedModel, modules: int) -> SourceModel | None:
-    """Build the Hugging Face model of a bridge around the bridge's own parameters and buffers."""
+def _same(ours: list[nn.Module], theirs: list[nn.Module]) -> bool:
+    """Return whether two lists hold the same objects."""
+    return len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
+
+
+def _built(model: HookedModel, seen: Seen) -> SourceModel | None:
+    """Build the Hugging Face model of a bridge around the bridge's own parameters, buffers and adapters."""
     original = model.original_model
     try:
         with torch.device("meta"):
@@ -177,6 +217,8 @@ def _built(model: HookedModel, modules: int) -> SourceModel | None:
         fused = fused_rows(model)
     except Exception:
         # Architectures raise errors of all kinds when they are built with another attention or without memory.
+        return None
+    if seen.adapters and (fused or not _adapted(hf, original)):
         return None
     tables = _tables(original)
     links: list[Link] = []
@@ -194,7 +236,24 @@ def _built(model: HookedModel, modules: int) -> SourceModel | None:
     extra = [p for p in original.parameters() if id(p) not in used]
     if any(p.requires_grad for p in extra):
         return None
-    return SourceModel(hf.eval(), links, fused, extra, modules)
+    return SourceModel(hf.eval(), links, fused, extra, seen.modules, seen.adapters)
+
+
+def _adapted(hf: PreTrainedModel, original: nn.Module) -> bool:
+    """Attach a bridge's adapters to its source model; return False if a weight is computed by anything else."""
+    modules = dict(hf.named_modules(remove_duplicate=False))
+    done: set[int] = set()
+    for prefix, module in original.named_modules(remove_duplicate=False):
+        target = modules.get(prefix.replace(WRAPPED, ""))
+        if HELD not in module._modules or target is None or id(module) in done:
+            continue
+        done.add(id(module))
+        for leaf, each in parametrisations(module).items():
+            for adapter in each.children():
+                if not isinstance(adapter, LowRank) or leaf not in target._parameters | parametrisations(target):
+                    return False
+                attach(target, leaf, adapter)
+    return True
 
 
 def _tables(original: nn.Module) -> dict[str, tuple[Table, str]]:
@@ -208,20 +267,46 @@ def _tables(original: nn.Module) -> dict[str, tuple[Table, str]]:
     return found
 
 
-def _modules_and_hooks(original: nn.Module) -> tuple[int, int]:
-    """Count the modules in a bridge's Hugging Face model, and the hooks on them that act now.
+@dataclass
+class Seen:
+    """Hold what decides whether a source model is still that of its bridge.
+
+    Attributes:
+        modules: Number of modules in the bridge's Hugging Face model, without those that hold adapters.
+        hooks: Number of hooks on them that act now.
+        adapters: Parametrisations of its weights.
+    """
+
+    modules: int = 0
+    hooks: int = 0
+    adapters: list[nn.Module] = field(default_factory=list)
+
+
+def _seen(original: nn.Module) -> Seen:
+    """Look through a bridge's Hugging Face model.
 
     TransformerLens itself puts hooks on some modules, by which it fills its hook points, and `accept_cache` renames an
     argument. They change no activation.
     """
-    modules = hooks = 0
-    for module in original.modules():
-        modules += 1
-        for held in (module._forward_hooks, module._forward_pre_hooks):
-            for function in held.values():
+    seen, known = Seen(), set[int]()
+    left: list[nn.Module] = [original]
+    while left:  # `modules()` takes several times as long, and this runs at each step of a training
+        module = left.pop()
+        if id(module) in known:
+            continue
+        known.add(id(module))
+        seen.modules += 1
+        for name, inner in module._modules.items():
+            if name == HELD:
+                for each in parametrisations(module).values():
+                    seen.adapters.extend(each.children())
+            elif inner is not None:
+                left.append(inner)
+        if module._forward_hooks or module._forward_pre_hooks:
+            for function in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
                 own = function is renamed_cache or getattr(function, "__module__", "").startswith("transformer_lens.")
-                hooks += isinstance(module, HookPoint) or not own
-    return modules, hooks
+                seen.hooks += isinstance(module, HookPoint) or not own
+    return seen
 
 
 def run_tree(source: SourceModel, tree: TokenTree) -> tuple[Float[Tensor, "pos d_model"], TreeAttention]:
@@ -261,6 +346,21 @@ def run(
         return source.hf.base_model(input_ids=tokens, position_ids=places, use_cache=False).last_hidden_state
     finally:
         _CURRENT.reset(token)
+
+
+def run_rows(
+    source: SourceModel, tokens: Int[Tensor, "row pos"], positions: Int[Tensor, "row keep"]
+) -> Float[Tensor, "row keep d_vocab"]:
+    """Compute next-token logits at chosen positions of rows that may be padded on the right.
+
+    Args:
+        source: Source model, from `source_model`.
+        tokens: Input ids.
+        positions: For each row, the positions whose logits are wanted.
+    """
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    normed = run(source, row_attention, tokens, places)  # [row, pos, d_model]
+    return unembedded(source, hooked.take_positions(normed, positions))
 
 
 def unembedded(source: SourceModel, normed: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:

@@ -14,6 +14,7 @@ from unpact_lens.models import hooked
 from unpact_lens.models.batches import DEFAULT_BATCH_TOKENS, length_batches, pad_right
 from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.hooked import HookedModel
+from unpact_lens.models.row_logits import row_logits
 from unpact_lens.models.self_test import require
 from unpact_lens.models.tokens import Encoded
 from unpact_lens.scoring import gather_log_probs, score_rows
@@ -180,7 +181,7 @@ class View:
     @cached_property
     def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
         """Compute next-token logits, with gradient."""
-        return hooked.logits_at(self.model, self.tokens, self.positions)
+        return row_logits(self.model, self.tokens, self.positions)
 
     @cached_property
     def log_probs(self) -> Float[Tensor, "batch pos"]:
