@@ -1,11 +1,13 @@
 """Compare self-rehearsal with given retain facts on real facts that SmolLM2 knows.
 
-    python -m experiments.rehearsal.smollm2                # all methods and seeds
-    python -m experiments.rehearsal.smollm2 METHOD ...     # only these methods
+    python -m experiments.rehearsal.smollm2             # all arms and seeds
+    python -m experiments.rehearsal.smollm2 ARM ...     # only these arms, e.g. npo_self-heavy
 
 `--jobs N` runs N at a time. A method that rehearses takes the hyperparameters that were searched for the same method on
-given retain facts, and twice the steps: it keeps more, and forgets more slowly. Finished runs are kept in
-runs/smollm2/. The command writes smollm2.csv and its table in README.md.
+given retain facts, and twice the steps: it keeps more, and forgets more slowly. In the arms with `-heavy`, the weight
+of the retain term is that of the search on the embedded model (../settings-rehearsal.yaml), and the learning rate
+is larger by the factor between self-rehearsal and given facts there. Finished runs are kept in runs/smollm2/. The
+command writes smollm2.csv and its table in README.md, of the arms and seeds that are finished.
 """
 
 import functools
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,18 +35,21 @@ RUNS = HERE / "runs" / "smollm2"
 SEEDS = (0, 1, 2)
 SEARCHED = {
     "npo_self": "npo_gdr",
+    "npo_self-heavy": "npo_gdr",
     "npo_gdr": "npo_gdr",
     "unpact_blind_self": "unpact_blind_gdr",
+    "unpact_blind_self-heavy": "unpact_blind_gdr",
     "unpact_blind_gdr": "unpact_blind_gdr",
 }
-"""Method whose searched hyperparameters each method takes."""
+"""Method whose searched hyperparameters each arm takes. An arm is a method, and `-heavy` after it."""
+HEAVY = "-heavy"
 LONGER = {"steps": 300}
 """Hyperparameters of the methods that rehearse, beside those searched."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold the scores of a method at a seed."""
+    """Hold the scores of an arm at a seed; `method` names the arm."""
 
     method: str
     seed: int
@@ -64,22 +70,33 @@ def world() -> tuple[HookedModel, ul.Benchmark]:
     return model, ul.evaluation.known_facts(model, ul.load_benchmark("facts", relations="all"))
 
 
-def folder(method: str, seed: int) -> Path:
+def folder(arm: str, seed: int) -> Path:
     """Return the directory of a run."""
-    return RUNS / f"{method}-{seed}"
+    return RUNS / f"{arm}-{seed}"
 
 
-def run(method: str, seed: int) -> str:
+def settings_of(arm: str) -> dict[str, Any]:
+    """Return the hyperparameters of an arm."""
+    given = tuned_settings(HERE.parent / "settings-smollm2.yaml")[SEARCHED[arm]]
+    if arm.removesuffix(HEAVY).endswith("_self"):
+        given |= LONGER
+    if arm.endswith(HEAVY):
+        small = tuned_settings(HERE.parent / "settings-rehearsal.yaml")
+        given["alpha"] = small["npo_self"]["alpha"]
+        given["lr"] *= small["npo_self"]["lr"] / small["npo_gdr"]["lr"]
+    return given
+
+
+def run(arm: str, seed: int) -> str:
     """Unlearn and evaluate, unless that is finished, and return one line on it."""
-    if not folder(method, seed).exists():
+    if not folder(arm, seed).exists():
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("medium")
         model, bench = world()
-        settings = tuned_settings(HERE.parent / "settings-smollm2.yaml")[SEARCHED[method]]
-        settings |= LONGER if method.endswith("_self") else {}
+        method, settings = arm.removesuffix(HEAVY), settings_of(arm)
         made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
-        ul.evaluate(made.model, bench, ["fact_span"], before=model).save(folder(method, seed))
-    return f"{method} {seed} {ul.load(folder(method, seed))!r}"
+        ul.evaluate(made.model, bench, ["fact_span"], before=model).save(folder(arm, seed))
+    return f"{arm} {seed} {ul.load(folder(arm, seed))!r}"
 
 
 def main() -> None:
@@ -93,14 +110,14 @@ def main() -> None:
 
 
 def write() -> None:
-    """Write the table of the finished runs, of the seeds that all methods have."""
-    seeds = [s for s in SEEDS if all(folder(m, s).exists() for m in SEARCHED)]
-    if not seeds:
+    """Write the table of the finished arms, on the seeds that all of them have."""
+    arms = [arm for arm in SEARCHED if folder(arm, SEEDS[0]).exists()]
+    if not set(SEARCHED.values()) <= set(arms):
         return
-    cells = Cells([Cell(m, s, ul.load(folder(m, s))) for m in SEARCHED for s in seeds])
-    against = {name: peer for name, peer in SEARCHED.items() if name != peer}
-    found = destruction_over_seeds(cells, against)
-    trained = {m: [c.scores.destruction_trained.value for c in cells.cells if c.method == m] for m in SEARCHED}
+    seeds = [s for s in SEEDS if all(folder(arm, s).exists() for arm in arms)]
+    cells = Cells([Cell(arm, s, ul.load(folder(arm, s))) for arm in arms for s in seeds])
+    found = destruction_over_seeds(cells, {arm: SEARCHED[arm] for arm in arms if arm != SEARCHED[arm]})
+    trained = {arm: [c.scores.destruction_trained.value for c in cells.cells if c.method == arm] for arm in arms}
     # mean over the seeds, of the facts that the retain term of `_gdr` trains on
     found.insert(found.columns.get_loc("against"), "D_trained", [sum(v) / len(v) for v in trained.values()])
     found = found.round(4)
