@@ -23,6 +23,7 @@ from unpact_lens.stats.estimate import MeanRate, Rate
 from unpact_lens.stats.paired import Outcomes, simultaneous_differences
 
 UNIT = st.floats(0, 1)
+SIGNED = st.floats(-1, 1) | st.just(0.0)
 
 
 def pool(models: int = 60, clusters: int = 5, effect: float = 1.0, spread: float = 0.0, seed: int = 0) -> pd.DataFrame:
@@ -111,6 +112,14 @@ def test_stabilities_follow_the_published_formulas(before, after, first, last):
         assert found == min((last - first) / (after - before), 1)
     found = rounding_stability(before, after)
     assert found == (min(before / after, 1) if after > 0 else 1)
+
+
+@given(before=SIGNED, after=SIGNED)
+def test_a_score_below_zero_counts_as_zero(before, after):
+    """Probes subtract what the retrained model gives, so their scores can be negative."""
+    found = rounding_stability(before, after)
+    assert 0 <= found <= 1
+    assert found == rounding_stability(max(before, 0.0), max(after, 0.0))
 
 
 def test_robustness_is_the_harmonic_mean_of_the_mean_stabilities():

@@ -94,3 +94,15 @@ def test_large_half_precision_weights_are_finite():
     large[3] = float("nan")
     with pytest.raises(InputError, match="weight large holds NaN or infinity"):
         ready.check_sound([("large", large)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (5, 4), (40, 3, 2)])
+def test_weights_are_summed_part_by_part(dtype, shape, monkeypatch):
+    monkeypatch.setattr(ready, "PART", 6)
+    ready.check_sound([("w", torch.ones(shape, dtype=dtype))])
+    for place in range(torch.Size(shape).numel()):
+        weight = torch.ones(shape, dtype=dtype)
+        weight.view(-1)[place] = float("inf")
+        with pytest.raises(InputError, match="weight w holds NaN or infinity"):
+            ready.check_sound([("w", weight)])

@@ -195,15 +195,18 @@ def relearning_stability(before: float, after: float, retrained_before: float, r
 def rounding_stability(before: float, after: float) -> float:
     """Compute Q of one unlearned model: its oriented score over that after rounding.
 
-    Returns:
-        Q, 0 to 1; 1 if rounding does not raise the score.
+    A score below 0 (of a model that gives less than the retrained model) counts as 0, so the ratio is never of two
+    negative numbers.
 
-    >>> rounding_stability(0.1, 0.4), rounding_stability(0.4, 0.1)
-    (0.25, 1.0)
+    Returns:
+        Q, 0 to 1; 1 if rounding does not raise the score above 0 and above what it was.
+
+    >>> rounding_stability(0.1, 0.4), rounding_stability(0.4, 0.1), rounding_stability(-0.1, 0.0)
+    (0.25, 1.0, 1.0)
     """
     if math.isnan(before) or math.isnan(after):
         return float("nan")
-    return 1.0 if after <= before else max(0.0, before) / after
+    return 1.0 if after <= max(0.0, before) else max(0.0, before) / after
 
 
 class _Clusters:

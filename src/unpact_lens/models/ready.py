@@ -32,15 +32,27 @@ def check_sound(named: Iterable[tuple[str, Tensor]]) -> None:
             raise InputError(f"weight {name} holds NaN or infinity; load a sound checkpoint")
 
 
+PART = 2**22
+"""Number of entries whose sum is taken at a time: a CPU copies what it sums to the type of the sum first."""
+
+
 def _finite(tensor: Tensor) -> bool:
     """Return whether all numbers of a tensor are finite: only then is their sum.
 
     A GPU would copy a half-precision tensor to fp64 first, so its sum is taken in fp32, and in fp64 if that overflows.
     """
-    half = tensor.dtype in (torch.bfloat16, torch.float16)
-    if half and bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+    if not tensor.numel():
         return True
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
+    rows = max(1, PART * len(tensor) // tensor.numel()) if tensor.ndim else 1
+    parts = tensor.split(rows) if tensor.ndim else (tensor,)
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    if half and _all_finite([part.sum(dtype=torch.float32) for part in parts]):
+        return True
+    return _all_finite([part.sum(dtype=torch.float64) for part in parts])
+
+
+def _all_finite(sums: list[Tensor]) -> bool:
+    return bool(torch.stack(sums).isfinite().all())
 
 
 def require_ready(model: object) -> None:
