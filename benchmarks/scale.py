@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu --out benchmarks/records/scale
     python benchmarks/scale.py --sizes 1,7 --device cuda --out benchmarks/records/scale
+    python benchmarks/scale.py --sizes narrow --tokens 16 --steps 12    # what the calls of a step cost, whatever the GPU
 
 Models have Llama's shape, seed 0, and bf16 weights. For each size and each piece of work, the report gives the peak of
 memory, that peak over the bytes of the model, and seconds. On a GPU, memory is what torch allocated. On a CPU, each
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"), help="directory of JSON and table")
     made.add_argument("--only", help="pieces of work, separated by semicolons")
     made.add_argument("--steps", type=int, default=4, help="NPO steps; the first is not timed")
+    made.add_argument("--tokens", type=int, default=512, help="tokens of each of the four examples of the NPO step")
     made.add_argument("--repeats", type=int, default=3, help="timed runs of fast work, after a first one")
     made.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no work is begun")
     made.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU")
@@ -88,7 +90,7 @@ def every(options: argparse.Namespace) -> Iterator[Found]:
 
 def in_own_process(options: argparse.Namespace, size: str, name: str) -> Found:
     """Measure one piece of work in a process of its own, and return what it prints."""
-    flags = [f"--{k}={getattr(options, k)}" for k in ("device", "dtype", "steps", "repeats", "threads")]
+    flags = [f"--{k}={getattr(options, k)}" for k in ("device", "dtype", "steps", "tokens", "repeats", "threads")]
     command = [sys.executable, __file__, *flags, f"--sizes={size}", f"--child={name}"]
     # By default glibc keeps freed blocks of up to 32 MiB for itself, which would count as memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}

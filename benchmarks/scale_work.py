@@ -21,6 +21,7 @@ from models import random_ids, tokenizer, word
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "narrow": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 32, "num_attention_heads": 4},
     "0.1": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
     "0.5": {"hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 22, "num_attention_heads": 20},
     "1": {
@@ -29,10 +30,11 @@ SHAPES: dict[str, dict[str, int]] = {
     },
     "7": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
 }  # fmt: skip
-"""Shapes by their size in billions of parameters. 1 is TinyLlama's and 7 is LLaMA-2-7B's."""
+"""Shapes by their size in billions of parameters. 1 is TinyLlama's and 7 is LLaMA-2-7B's. `narrow` has the layers of 7
+and next to no arithmetic: what its steps take, on few tokens, is the time of the calls."""
 
-RANK, BATCH, TOKENS = 8, 4, 512
-"""Rank of the adapters, and examples and tokens of an example in the NPO step."""
+RANK, BATCH = 8, 4
+"""Rank of the adapters, and examples in the NPO step."""
 
 PROMPT, ANSWER = 30, 8
 """Tokens of prompt and answer in leave-one-out, decomposition and diff."""
@@ -88,7 +90,7 @@ class Bed:
 
     def __init__(self, size: str, options: argparse.Namespace) -> None:
         self.size, self.options = size, options
-        self.vocabulary = 1000 if size == "tiny" else 32000
+        self.vocabulary = 1000 if size in ("tiny", "narrow") else 32000
         self.memory = Memory(options.device)
 
     def hf(self, attention: str) -> Any:
@@ -177,14 +179,15 @@ def npo(bed: Bed, found: dict[str, Any]) -> None:
     steps, method = bed.options.steps, find("lora_npo")
     given = {"rank": RANK, "recompute": True, "steps": steps, "batch_size": BATCH}
     settings, options = split(given, default_settings(method, bed.before, given), method.options)
-    rows = [Encoded((), tuple(ids[: TOKENS // 2]), (), tuple(ids[TOKENS // 2 :])) for ids in examples(bed)]
+    half = bed.options.tokens // 2
+    rows = [Encoded((), tuple(ids[:half]), (), tuple(ids[half:])) for ids in examples(bed)]
     data = Examples(rows, bed.before)
     start = time.perf_counter()
     _ = data.log_probs
     bed.memory.sync()
     found["seconds of the reference, once"] = time.perf_counter() - start
     order = torch.arange(BATCH).repeat(steps, 1)
-    term = Term("forget", method.forget, method.per, settings.gamma / (TOKENS // 2), data, order, options)
+    term = Term("forget", method.forget, method.per, settings.gamma / half, data, order, options)
     after, marks, resident = share(bed.before), [], []
 
     def on_step(_: int) -> None:
@@ -199,7 +202,7 @@ def npo(bed: Bed, found: dict[str, Any]) -> None:
 
 
 def examples(bed: Bed) -> list[list[int]]:
-    return [bed.ids(TOKENS, seed) for seed in range(BATCH)]
+    return [bed.ids(bed.options.tokens, seed) for seed in range(BATCH)]
 
 
 def plain_npo(bed: Bed, found: dict[str, Any], once: bool = False) -> None:
@@ -214,11 +217,11 @@ def plain_npo(bed: Bed, found: dict[str, Any], once: bool = False) -> None:
     ids = torch.tensor(examples(bed), device=bed.options.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0)
-    marks, resident, kept, beta = [], [], None, 0.1
+    marks, resident, kept, beta, half = [], [], None, 0.1, bed.options.tokens // 2
 
     def log_p() -> torch.Tensor:
-        logits = model(ids[:, :-1], use_cache=False).logits[:, TOKENS // 2 - 1 :].float()
-        return logits.log_softmax(-1).gather(-1, ids[:, TOKENS // 2 :, None])[..., 0].sum(1)
+        logits = model(ids[:, :-1], use_cache=False).logits[:, half - 1 :].float()
+        return logits.log_softmax(-1).gather(-1, ids[:, half:, None])[..., 0].sum(1)
 
     for _ in range(bed.options.steps):
         if kept is None or not once:

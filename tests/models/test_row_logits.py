@@ -150,6 +150,31 @@ def test_recomputing_layers_changes_no_gradient(name):
     close({n: g for n, g in found.items() if g is not None}, plain)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_check_is_not_made_in_the_precision_of_training(adapted):
+    _, model = pair("llama")
+    if adapted:
+        for _, _, adapter in Adapters(model, None, 2, 8.0, seed=0).places:
+            torch.nn.init.normal_(adapter.B, std=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert source_model(model, with_gradients=True) is not None
+        half = row_logits(model, TOKENS, POSITIONS)
+    assert half.dtype == torch.bfloat16
+    whole = row_logits(model, TOKENS, POSITIONS)
+    assert not torch.equal(half.float(), whole)
+    torch.testing.assert_close(half.float(), whole, atol=0.1, rtol=0.1)
+
+
+def test_adapters_on_fused_matrices_leave_the_source_model_of_the_plain_bridge():
+    _, model = pair("gpt2")
+    with torch.no_grad():
+        assert source_model(model) is not None
+        adapters = Adapters(model, None, 2, 8.0, seed=0)
+        assert source_model(model) is None
+        adapters.merge()
+        assert source_model(model) is not None
+
+
 def test_hooks_of_the_user_act_on_training():
     _, model = pair("llama")
     plain = row_logits(model, TOKENS, POSITIONS)

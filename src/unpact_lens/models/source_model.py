@@ -34,7 +34,7 @@ from unpact_lens.models.independence import probe_tokens
 from unpact_lens.models.lens_version import renamed_cache
 from unpact_lens.models.low_rank import HELD, LowRank, attach, parametrisations
 from unpact_lens.models.ready import require_ready
-from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend
+from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend_in_groups
 from unpact_lens.models.weights import WRAPPED
 
 ATTENTION = "unpact_source"
@@ -70,18 +70,16 @@ def row_attention(
     /,
 ) -> Float[Tensor, "row pos head d_v"]:
     """Compute causal attention within each row; rows may be padded on the right."""
-    repeats, length = query.shape[1] // key.shape[1], query.shape[2]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    mask = None
+    length = query.shape[2]
+    mask: Tensor | None = None
     if softcap or (window is not None and length > window):
         at = torch.arange(length, device=query.device)
         distance = at[:, None] - at  # [query, key]
         hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, torch.finfo(query.dtype).min)[
-            None, None
-        ]
-    return attend(query, key, value, mask, causal=mask is None, scaling=scaling, softcap=softcap).transpose(1, 2)
+        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, torch.finfo(query.dtype).min)
+        mask = mask[None, None]  # [1, 1, query, key]
+    out = attend_in_groups(query, key, value, mask, causal=mask is None, scaling=scaling, softcap=softcap)
+    return out.transpose(1, 2)
 
 
 # The default serves layers that are run again in the backward pass, in which nothing is set.
@@ -131,7 +129,6 @@ class SourceModel:
         fused: Matrices whose parts the bridge uses in their place; see `FusedRows`.
         extra: Parameters that the bridge added; the source model has none, so they must be 0.
         modules: Number of modules of the bridge, without adapters, when this was built.
-        adapters: Adapters of the bridge when this was built; those of `hf` are the same objects.
     """
 
     hf: PreTrainedModel
@@ -139,7 +136,6 @@ class SourceModel:
     fused: list[FusedRows]
     extra: list[nn.Parameter]
     modules: int
-    adapters: list[nn.Module]
 
     def refresh(self) -> bool:
         """Take over what changed in the bridge; return False if the bridge now computes something else."""
@@ -152,11 +148,12 @@ class SourceModel:
         return not any(bool(p.detach().any()) for p in self.extra)
 
 
-_BUILT: weakref.WeakKeyDictionary[object, SourceModel | None] = weakref.WeakKeyDictionary()
-"""Source model of each bridge that was asked for one, or None."""
+_BUILT: weakref.WeakKeyDictionary[object, tuple[list[nn.Module], SourceModel | None]] = weakref.WeakKeyDictionary()
+"""Adapters of each bridge that was asked for its source model, and the source model built with them, or None."""
 
 EXACT = "_unpact_source_model_is_exact"
-"""Attribute in which a bridge keeps the answer of `is_exact`, for itself and its copies."""
+"""Attribute in which a bridge keeps the answer of `is_exact`, for itself and its copies; with adapters, it is asked
+again."""
 
 PROBE_TOKENS = 12
 """Length of the texts on which logits are compared."""
@@ -192,10 +189,11 @@ def source_model(model: HookedModel, *, with_gradients: bool = False) -> SourceM
         seen = _seen(model.original_model)
         if seen.hooks:
             return None
-        found = _BUILT.get(model)
-        if model not in _BUILT or (found is not None and not _same(found.adapters, seen.adapters)):
-            found = _BUILT[model] = _built(model, seen)
-            vars(model).pop(EXACT, None)
+        if model not in _BUILT or not _same(_BUILT[model][0], seen.adapters):
+            _BUILT[model] = seen.adapters, _built(model, seen)
+            if seen.adapters:
+                vars(model).pop(EXACT, None)
+        found = _BUILT[model][1]
         if found is None or found.modules != seen.modules or (with_gradients and found.fused) or not found.refresh():
             return None
         if EXACT not in vars(model):
@@ -236,7 +234,7 @@ def _built(model: HookedModel, seen: Seen) -> SourceModel | None:
     extra = [p for p in original.parameters() if id(p) not in used]
     if any(p.requires_grad for p in extra):
         return None
-    return SourceModel(hf.eval(), links, fused, extra, seen.modules, seen.adapters)
+    return SourceModel(hf.eval(), links, fused, extra, seen.modules)
 
 
 def _adapted(hf: PreTrainedModel, original: nn.Module) -> bool:
@@ -387,7 +385,9 @@ def is_exact(model: HookedModel, source: SourceModel) -> bool:
     texts = [first, first[:shared] + second[: length - shared - 1], other, first[: shared // 2] + other[:shared]]
     tree = TokenTree()
     columns = [torch.tensor(tree.add(text)) for text in texts]
-    with torch.inference_mode(), full_precision():
+    # Training may run under autocast, in whose precision the two differ by more than the tolerance.
+    exact = torch.autocast(hooked.device_of(model).type, enabled=False)
+    with torch.inference_mode(), full_precision(), exact:
         expected = [
             model(torch.tensor([text], device=hooked.device_of(model)), return_type="logits")[0] for text in texts
         ]

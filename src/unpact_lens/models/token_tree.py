@@ -186,19 +186,16 @@ class TreeAttention:
     ) -> Float[Tensor, "1 pos head d_v"]:
         """Return the outputs of all heads at all columns."""
         self.windows.append(window)
-        repeats = query.shape[1] // key.shape[1]
         # Laid out by position once, because each selection would copy all positions otherwise.
         query, key, value = (values[0].transpose(0, 1).contiguous() for values in (query, key, value))
         outputs = []
         for i, group in enumerate(self.groups):
             q = _gathered(query, group.queries)  # [segment, head, query, d]
             k, v = _gathered(key, group.keys), _gathered(value, group.keys)  # [segment, kv_head, key, d]
-            if repeats > 1:
-                k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
             longest = group.keys.shape[1]
             causal = group.whole and not softcap and (window is None or longest <= window)
             mask = None if causal else self._mask(i, window, q.dtype)
-            out = attend(q, k, v, mask, causal=causal, scaling=scaling, softcap=softcap)
+            out = attend_in_groups(q, k, v, mask, causal=causal, scaling=scaling, softcap=softcap)
             outputs.append(out.transpose(1, 2).flatten(0, 1))  # [segment, head, query, d] -> [segment * query, head, d]
         return torch.cat(outputs).index_select(0, self.order)[None]
 
@@ -217,6 +214,33 @@ class TreeAttention:
             found = found.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
             self.masks[group, window, dtype] = found
         return found
+
+
+def attend_in_groups(
+    q: Float[Tensor, "batch head query d"],
+    k: Float[Tensor, "batch kv_head key d"],
+    v: Float[Tensor, "batch kv_head key d_v"],
+    mask: Float[Tensor, "batch 1 query key"] | None,
+    *,
+    causal: bool,
+    scaling: float | None,
+    softcap: float | None,
+) -> Float[Tensor, "batch head query d_v"]:
+    """Compute softmax attention where several heads read the same keys and values.
+
+    With a mask, the queries of these heads count as queries of one head, and nothing is repeated. After a long shared
+    prefix, repeated keys and values would be most of the memory that attention reads.
+    """
+    heads, kv_heads, length = q.shape[1], k.shape[1], q.shape[2]
+    if heads == kv_heads:
+        return attend(q, k, v, mask, causal=causal, scaling=scaling, softcap=softcap)
+    repeats = heads // kv_heads
+    if mask is None:
+        k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+        return attend(q, k, v, mask, causal=causal, scaling=scaling, softcap=softcap)
+    grouped = q.reshape(len(q), kv_heads, repeats * length, q.shape[-1])  # head h reads kv_head h // repeats
+    out = attend(grouped, k, v, mask.repeat(1, 1, repeats, 1), causal=causal, scaling=scaling, softcap=softcap)
+    return out.reshape(len(q), heads, length, -1)
 
 
 def attend(
