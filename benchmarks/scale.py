@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --sizes 0.1,0.5,1 --device cpu --out benchmarks/records/scale
     python benchmarks/scale.py --sizes 1,7 --device cuda --out benchmarks/records/scale
-    python benchmarks/scale.py --sizes narrow --tokens 16 --steps 12    # what the calls of a step cost, whatever the GPU
+    python benchmarks/scale.py --sizes narrow --tokens 16 --steps 12    # what the calls of a step cost
 
 Models have Llama's shape, seed 0, and bf16 weights. For each size and each piece of work, the report gives the peak of
 memory, that peak over the bytes of the model, and seconds. On a GPU, memory is what torch allocated. On a CPU, each
@@ -149,7 +149,8 @@ def table(rows: list[Found], described: Found) -> str:
         cells = [
             row["size"], row["work"], f"{row['peak bytes'] / GIB:.2f}", f"{row['peak over model']:.2f}",
             f"{row['resident over model']:.2f}" if "resident over model" in row else "", aim,
-            f"{row['seconds']:.3g}", f"{row['times ours']:.2f}" if "times ours" in row else "",
+            f"{row['seconds']:.3g}" if "seconds" in row else "",
+            f"{row['times ours']:.2f}" if "times ours" in row else "",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

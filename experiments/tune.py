@@ -5,6 +5,7 @@
     python -m experiments.tune smollm2 ga npo    # only these methods
     python -m experiments.tune rehearsal         # writes experiments/settings-rehearsal.yaml, for rehearsal/
     python -m experiments.tune candidates        # writes experiments/settings-candidates.yaml, for candidates/
+    python -m experiments.tune smollm2-rehearsal # writes experiments/settings-smollm2-rehearsal.yaml, for rehearsal/
 
 `--jobs N` runs the searches in N processes.
 
@@ -12,7 +13,8 @@ Methods that are already in the file are not searched again. The stand-in forget
 taken from the trained part of the retain set: authors of the embedded world, or countries that the real model knows.
 Destruction is scored on the validation part; no search touches the unseen part. For the real model, the facts that the
 experiments forget join the facts to keep. No experiment uses the seed of the search. Every search is kept in `tuning/`
-with its trials.
+with its trials. Where trials are independent, each is a draw of its own, so that they run side by side. Finished draws
+are kept in runs/tuning/ and are not run again.
 """
 
 import functools
@@ -101,7 +103,6 @@ PLANS["candidates"] = {
         "jensun", "jensun_self", "pdu", "pdu_self", "relearn_gdr", "relearn_self",
         "rmu_subject", "rmu_subject_self", "memit",
     ),
-    # Every trial is a draw of its own, so that trials run side by side.
     "independent": True,
     # Ranges of a family replace or join the common ones; None removes one. Losses that move few weights, or are flat at
     # their start, need larger steps. PDU's loss is in squared logits.
@@ -120,6 +121,16 @@ PLANS["candidates"] = {
     },
     "given": {"lora_npo_self": {"rank": 2}},
 }  # fmt: skip
+PLANS["smollm2-rehearsal"] = {
+    **PLANS["smollm2"],
+    "model": "smollm2",
+    "methods": ("npo_self", "unpact_blind_self", "npo_gdr", "unpact_blind_gdr"),
+    "budget": 3,
+    # A method stops when it has reached the level, so only methods that are slow to forget take all steps.
+    "fixed": {**PLANS["smollm2"]["fixed"], "steps": 200},
+    "space": {"lr": (5e-6, 1e-4), "alpha": (0.5, 10.0)},
+    "independent": True,
+}
 LEVEL, SEED = 0.02, 100
 HERE = Path(__file__).parent
 WITH_RETAIN = ("_gdr", "_klr", "_self")
@@ -164,9 +175,10 @@ def search(which: str, method: str, draw: int | None = None) -> Tuning:
     """Run the search of a method, or one draw of it."""
     plan = PLANS[which]
     model, bench = loaded(which)
+    kept = None if draw is None else HERE / "runs" / "tuning" / which / f"{method}-{draw}"
     return ul.unlearning.tune(
         method, model, bench, budget=plan["budget"] if draw is None else 1, level=LEVEL, space=space_of(plan, method),
-        seed=SEED + (draw or 0), **plan["fixed"], **plan.get("given", {}).get(method, {}),
+        seed=SEED + (draw or 0), checkpoint=kept, **plan["fixed"], **plan.get("given", {}).get(method, {}),
     )  # fmt: skip
 
 

@@ -1,13 +1,13 @@
 """Compare self-rehearsal with given retain facts on real facts that SmolLM2 knows.
 
     python -m experiments.rehearsal.smollm2             # all arms and seeds
-    python -m experiments.rehearsal.smollm2 ARM ...     # only these arms, e.g. npo_self-heavy
+    python -m experiments.rehearsal.smollm2 ARM ...     # only these arms, e.g. unpact_blind_self-searched
 
 `--jobs N` runs N at a time. A method that rehearses takes the hyperparameters that were searched for the same method on
-given retain facts, and twice the steps: it keeps more, and forgets more slowly. In the arms with `-heavy`, the weight
-of the retain term is that of the search on the embedded model (../settings-rehearsal.yaml), and the learning rate
-is larger by the factor between self-rehearsal and given facts there. Finished runs are kept in runs/smollm2/. The
-command writes smollm2.csv and its table in README.md, of the arms and seeds that are finished.
+given retain facts, and twice the steps: it keeps more, and forgets more slowly. In the arms with `-searched` every
+method has the hyperparameters of its own search (`python -m experiments.tune smollm2-rehearsal`). Finished runs are
+kept in runs/smollm2/. The command writes smollm2.csv and its table in README.md, of the arms and seeds that are
+finished, and smollm2-search.csv, the trials of that search.
 """
 
 import functools
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 import unpact_lens as ul
@@ -33,16 +34,17 @@ from unpact_lens.text_tables import to_markdown
 HERE = Path(__file__).parent
 RUNS = HERE / "runs" / "smollm2"
 SEEDS = (0, 1, 2)
-SEARCHED = {
+OWN = "-searched"
+AGAINST = {
     "npo_self": "npo_gdr",
-    "npo_self-heavy": "npo_gdr",
-    "npo_gdr": "npo_gdr",
+    "npo_gdr": "",
     "unpact_blind_self": "unpact_blind_gdr",
-    "unpact_blind_self-heavy": "unpact_blind_gdr",
-    "unpact_blind_gdr": "unpact_blind_gdr",
+    "unpact_blind_gdr": "",
+    f"unpact_blind_self{OWN}": f"unpact_blind_gdr{OWN}",
+    f"unpact_blind_gdr{OWN}": "",
+    f"npo_gdr{OWN}": "",
 }
-"""Method whose searched hyperparameters each arm takes. An arm is a method, and `-heavy` after it."""
-HEAVY = "-heavy"
+"""Arm with given retain facts that each arm with self-rehearsal is compared with."""
 LONGER = {"steps": 300}
 """Hyperparameters of the methods that rehearse, beside those searched."""
 
@@ -77,14 +79,10 @@ def folder(arm: str, seed: int) -> Path:
 
 def settings_of(arm: str) -> dict[str, Any]:
     """Return the hyperparameters of an arm."""
-    given = tuned_settings(HERE.parent / "settings-smollm2.yaml")[SEARCHED[arm]]
-    if arm.removesuffix(HEAVY).endswith("_self"):
-        given |= LONGER
-    if arm.endswith(HEAVY):
-        small = tuned_settings(HERE.parent / "settings-rehearsal.yaml")
-        given["alpha"] = small["npo_self"]["alpha"]
-        given["lr"] *= small["npo_self"]["lr"] / small["npo_gdr"]["lr"]
-    return given
+    method, own = arm.removesuffix(OWN), arm.endswith(OWN)
+    searched = tuned_settings(HERE.parent / f"settings-smollm2{'-rehearsal' if own else ''}.yaml")
+    given = searched[method if own else AGAINST[arm] or method]
+    return given | (LONGER if method.endswith("_self") else {})
 
 
 def run(arm: str, seed: int) -> str:
@@ -93,7 +91,7 @@ def run(arm: str, seed: int) -> str:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("medium")
         model, bench = world()
-        method, settings = arm.removesuffix(HEAVY), settings_of(arm)
+        method, settings = arm.removesuffix(OWN), settings_of(arm)
         made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
         ul.evaluate(made.model, bench, ["fact_span"], before=model).save(folder(arm, seed))
     return f"{arm} {seed} {ul.load(folder(arm, seed))!r}"
@@ -101,28 +99,47 @@ def run(arm: str, seed: int) -> str:
 
 def main() -> None:
     """Run the command."""
-    chosen = arguments(__doc__) or list(SEARCHED)
+    chosen = arguments(__doc__) or list(AGAINST)
     pairs = [(method, seed) for seed in SEEDS for method in chosen]
     with ProcessPoolExecutor(jobs(), mp_context=multiprocessing.get_context("spawn")) as workers:
         for line in workers.map(run, *zip(*pairs, strict=True)):
             print(line, flush=True)
             write()
+    write_search()
 
 
 def write() -> None:
     """Write the table of the finished arms, on the seeds that all of them have."""
-    arms = [arm for arm in SEARCHED if folder(arm, SEEDS[0]).exists()]
-    if not set(SEARCHED.values()) <= set(arms):
+    arms = [arm for arm in AGAINST if folder(arm, SEEDS[0]).exists()]
+    against = {arm: AGAINST[arm] for arm in arms if AGAINST[arm]}
+    if not arms or not set(against.values()) <= set(arms):
         return
     seeds = [s for s in SEEDS if all(folder(arm, s).exists() for arm in arms)]
     cells = Cells([Cell(arm, s, ul.load(folder(arm, s))) for arm in arms for s in seeds])
-    found = destruction_over_seeds(cells, {arm: SEARCHED[arm] for arm in arms if arm != SEARCHED[arm]})
+    found = destruction_over_seeds(cells, against)
     trained = {arm: [c.scores.destruction_trained.value for c in cells.cells if c.method == arm] for arm in arms}
     # mean over the seeds, of the facts that the retain term of `_gdr` trains on
     found.insert(found.columns.get_loc("against"), "D_trained", [sum(v) / len(v) for v in trained.values()])
     found = found.round(4)
     write_text(HERE / "smollm2.csv", found.to_csv(index=False))
     fill_block(HERE / "README.md", "smollm2", to_markdown(estimates(found).set_index("method")))
+
+
+def write_search() -> None:
+    """Write the table of the trials of the search."""
+    kept = HERE.parent / "tuning" / "smollm2-rehearsal"
+    rows = [
+        {
+            "method": method.name, "lr": trial["lr"], "alpha": trial["alpha"], "F": 1 - trial["forget_score"],
+            "D of validation facts": trial["value"] if trial["reached"] else float("nan"), "steps": trial["steps_run"],
+        }
+        for method in sorted(kept.iterdir())
+        for trial in ul.load(method).trials
+    ]  # fmt: skip
+    found = pd.DataFrame(rows)
+    write_text(HERE / "smollm2-search.csv", found.to_csv(index=False))
+    shown = found.round({"alpha": 2, "F": 2, "D of validation facts": 2}).assign(lr=found["lr"].map("{:.2e}".format))
+    fill_block(HERE / "README.md", "smollm2-search", to_markdown(shown.set_index("method")))
 
 
 if __name__ == "__main__":
