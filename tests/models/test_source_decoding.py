@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.test_source_model import ELSEWHERE, QUICK
+from tests.models.test_source_model import ELSEWHERE, QUICK, REFUSED
 from tests.models.zoo import ZOO, zoo_model
 from unpact_lens.models import generate
 from unpact_lens.models.convert import to_bridge
@@ -39,7 +39,7 @@ def test_answers_equal_those_of_each_text_alone(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in ZOO if n not in QUICK and n not in ELSEWHERE and n != "apertus"])
+@pytest.mark.parametrize("name", [n for n in ZOO if n not in QUICK and n not in ELSEWHERE and n not in REFUSED])
 def test_answers_equal_those_of_each_text_alone_for_every_architecture(name):
     check(name)
 
