@@ -90,6 +90,7 @@ experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and rea
 	$(BIN)/python -m experiments.dilemma.run smollm2
 	$(BIN)/python -m experiments.focus.run smollm2
 	$(BIN)/python -m experiments.sensitivity.run smollm2
+	$(BIN)/python -m experiments.tune smollm2-rehearsal
 	$(BIN)/python -m experiments.rehearsal.smollm2
 
 experiments-gemma3: .venv/.ready-all  ## Run the experiments on Gemma 3 270M (about 10 min per cell; resumes)

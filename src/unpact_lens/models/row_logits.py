@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from unpact_lens.models import hooked
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.models.source_model import run_rows, source_model
+from unpact_lens.models.source_model import row_attention, run, source_model, unembedded
 
 
 def row_logits(
@@ -29,5 +30,8 @@ def row_logits(
     source = source_model(model, with_gradients=True)
     if source is None:
         return hooked.logits_at(model, tokens, positions)
+    tokens = tokens.to(source.hf.get_input_embeddings().weight.device)
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     with exclusive(model):
-        return run_rows(source, tokens.to(source.hf.get_input_embeddings().weight.device), positions)
+        normed = run(source, row_attention, tokens, places)  # [row, pos, d_model]
+        return unembedded(source, hooked.take_positions(normed, positions))

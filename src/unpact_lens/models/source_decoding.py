@@ -16,7 +16,7 @@ from unpact_lens.models.decoding import cache_difference, full_precision
 from unpact_lens.models.exclusive import exclusive
 from unpact_lens.models.hooked import HookedModel, Hooks
 from unpact_lens.models.source_model import SourceModel, run, source_model, unembedded
-from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend
+from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend_in_groups, hiding_mask
 
 EXACT = "_unpact_source_decoding_is_exact"
 """Attribute in which a bridge keeps whether decoding on its source model is exact, for itself and its copies."""
@@ -118,13 +118,10 @@ class SourceBatch:
             keys, values = self.blocks[layer]
             keys[rows, :, self.lengths] = key[:, :, 0]
             values[rows, :, self.lengths] = value[:, :, 0]
-            # The heads that share keys and values are the queries of one: [row, head, 1, d] -> [row, kv_head, group, d]
-            grouped = query.reshape(len(rows), key.shape[1], -1, query.shape[-1])
             mask = self._mask(seen, window, query.dtype)
-            out = attend(
-                grouped, keys[:, :, :seen], values[:, :, :seen], mask, causal=False, scaling=scaling, softcap=softcap
-            )
-            return out.reshape(len(rows), 1, query.shape[1], -1)  # [row, kv_head, group, d] -> [row, 1, head, d]
+            kept = keys[:, :, :seen], values[:, :, :seen]
+            out = attend_in_groups(query, *kept, mask, causal=False, scaling=scaling, softcap=softcap)
+            return out.transpose(1, 2)
 
         normed = run(self.source, attention, new[:, None], self.lengths[:, None])[:, 0]  # [row, d_model]
         self.lengths = self.lengths + 1
@@ -135,7 +132,5 @@ class SourceBatch:
         """Return what is added to the scores of the columns of each row."""
         if window not in self.masks:
             distance = self.lengths[:, None] - torch.arange(seen, device=self.device)  # [row, column]
-            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
-            self.masks[window] = mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
+            self.masks[window] = hiding_mask(distance[:, None, None], window, dtype)
         return self.masks[window]

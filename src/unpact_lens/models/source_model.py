@@ -34,7 +34,7 @@ from unpact_lens.models.independence import probe_tokens
 from unpact_lens.models.lens_version import renamed_cache
 from unpact_lens.models.low_rank import HELD, LowRank, attach, parametrisations
 from unpact_lens.models.ready import require_ready
-from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend_in_groups
+from unpact_lens.models.token_tree import TokenTree, TreeAttention, attend_in_groups, hiding_mask
 from unpact_lens.models.weights import WRAPPED
 
 ATTENTION = "unpact_source"
@@ -74,10 +74,7 @@ def row_attention(
     mask: Tensor | None = None
     if softcap or (window is not None and length > window):
         at = torch.arange(length, device=query.device)
-        distance = at[:, None] - at  # [query, key]
-        hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, torch.finfo(query.dtype).min)
-        mask = mask[None, None]  # [1, 1, query, key]
+        mask = hiding_mask(at[:, None] - at, window, query.dtype)[None, None]  # [1, 1, query, key]
     out = attend_in_groups(query, key, value, mask, causal=mask is None, scaling=scaling, softcap=softcap)
     return out.transpose(1, 2)
 
@@ -344,21 +341,6 @@ def run(
         return source.hf.base_model(input_ids=tokens, position_ids=places, use_cache=False).last_hidden_state
     finally:
         _CURRENT.reset(token)
-
-
-def run_rows(
-    source: SourceModel, tokens: Int[Tensor, "row pos"], positions: Int[Tensor, "row keep"]
-) -> Float[Tensor, "row keep d_vocab"]:
-    """Compute next-token logits at chosen positions of rows that may be padded on the right.
-
-    Args:
-        source: Source model, from `source_model`.
-        tokens: Input ids.
-        positions: For each row, the positions whose logits are wanted.
-    """
-    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    normed = run(source, row_attention, tokens, places)  # [row, pos, d_model]
-    return unembedded(source, hooked.take_positions(normed, positions))
 
 
 def unembedded(source: SourceModel, normed: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:

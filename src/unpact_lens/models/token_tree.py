@@ -207,13 +207,32 @@ class TreeAttention:
             distance = self.places[part.queries][:, :, None] - self.places[part.keys][:, None, :]
             # Hidden is what comes after the query in the text, padding, and what is beyond the window. A padded query
             # sees the segment's first token.
-            hidden = (distance < 0) | ~part.seen[:, None, :]
-            if window is not None:
-                hidden |= distance >= window
-            found = torch.zeros(hidden.shape, dtype=dtype, device=distance.device)
-            found = found.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+            found = hiding_mask(distance, window, dtype, ~part.seen[:, None, :])[:, None]
             self.masks[group, window, dtype] = found
         return found
+
+
+def hiding_mask(
+    distance: Int[Tensor, "*batch query key"],
+    window: int | None,
+    dtype: torch.dtype,
+    padding: Bool[Tensor, "*batch #query key"] | None = None,
+) -> Float[Tensor, "*batch query key"]:
+    """Return what is added to the scores of attention: 0, or the smallest number where a key is hidden.
+
+    Args:
+        distance: Position of each query minus that of each key; keys after the query are hidden.
+        window: Sliding window; keys at this distance or more are hidden.
+        dtype: Type of the scores.
+        padding: Further keys to hide.
+    """
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    if padding is not None:
+        hidden = hidden | padding
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=distance.device)
+    return mask.masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def attend_in_groups(
@@ -239,7 +258,8 @@ def attend_in_groups(
         k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
         return attend(q, k, v, mask, causal=causal, scaling=scaling, softcap=softcap)
     grouped = q.reshape(len(q), kv_heads, repeats * length, q.shape[-1])  # head h reads kv_head h // repeats
-    out = attend(grouped, k, v, mask.repeat(1, 1, repeats, 1), causal=causal, scaling=scaling, softcap=softcap)
+    mask = mask if length == 1 else mask.repeat(1, 1, repeats, 1)
+    out = attend(grouped, k, v, mask, causal=causal, scaling=scaling, softcap=softcap)
     return out.reshape(len(q), heads, length, -1)
 
 
