@@ -104,13 +104,13 @@ experiments-tofu: .venv/.ready-all  ## Run TOFU on SmolLM2 (a night; resumes); T
 
 bench: .venv/.ready-dev  ## Measure speed and memory compared with named peers
 	$(BIN)/python benchmarks/limit.py --grid --out benchmarks/records/limit
-	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/attribution.py --output benchmarks/records/attribution
 	$(BIN)/python benchmarks/generation.py --output benchmarks/records/generation
-	$(BIN)/python benchmarks/decomposition.py
-	$(BIN)/python benchmarks/decomposition.py --prompt 200
-	$(BIN)/python benchmarks/decomposition.py --prompt 1980 --answer 20 --ours-only --repeats 1
-	$(BIN)/python benchmarks/unlearning.py
-	$(BIN)/python benchmarks/unlearning.py --methods
+	$(BIN)/python benchmarks/decomposition.py --output benchmarks/records/decomposition
+	$(BIN)/python benchmarks/decomposition.py --prompt 200 --output benchmarks/records/decomposition
+	$(BIN)/python benchmarks/decomposition.py --prompt 1980 --answer 20 --ours-only --repeats 1 --output benchmarks/records/decomposition
+	$(BIN)/python benchmarks/unlearning.py --output benchmarks/records/unlearning
+	$(BIN)/python benchmarks/unlearning.py --methods --output benchmarks/records/unlearning
 	$(BIN)/python benchmarks/scale.py --sizes 0.1,0.5,1 --threads 2 --out benchmarks/records/scale
 	$(BIN)/python benchmarks/study.py --size 1 --out benchmarks/records/study/1.json
 	$(BIN)/python benchmarks/costs.py

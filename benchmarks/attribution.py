@@ -56,7 +56,7 @@ def scores(log_probs: torch.Tensor) -> torch.Tensor:
 
 
 def log_probs_of(logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
-    index = torch.tensor(answer)[None, :, None].expand(len(logits), -1, -1)
+    index = torch.tensor(answer, device=logits.device)[None, :, None].expand(len(logits), -1, -1)
     return logits.log_softmax(-1).gather(-1, index)[..., 0]
 
 
@@ -111,16 +111,20 @@ def answer_logits(model: Any, rows: list[list[int]], length: int) -> torch.Tenso
 
 
 def limit(task: Task) -> Work:
-    """Run one forward pass over as many tokens as cannot be shared, in rows of the length of the whole text."""
-    model = hf_model(task.shape)
-    length = len(task.before + task.x + task.y) - 1
+    """Run one forward pass over as many tokens as cannot be shared."""
+    return limit_on(hf_model(task.shape), task)
+
+
+def limit_on(model: Any, task: Task) -> Work:
+    """Run `model` over as many tokens as cannot be shared, in rows of the length of the whole text."""
+    length = task.prefix + task.prompt + task.answer - 1
     # Rows have the whole length, so that attention costs the same. A last, shorter row makes the count exact.
     examples = getattr(task, "examples", 1)
     count = unshared_tokens(task) * examples
     full, rest = divmod(count, length)
     ids = random_ids(count, task.vocabulary)
-    blocks = [torch.tensor(ids[: full * length]).reshape(full, length)] if full else []
-    blocks += [torch.tensor([ids[full * length :]])] if rest else []
+    blocks = [torch.tensor(ids[: full * length], device=model.device).reshape(full, length)] if full else []
+    blocks += [torch.tensor([ids[full * length :]], device=model.device)] if rest else []
     answers = (len(deleted(task)) + 1) * task.answer * examples
 
     @torch.inference_mode()
@@ -260,7 +264,8 @@ def main() -> None:
         "--rows",
         nargs="*",
         choices=["short", "long", "prefix", "growth"],
-        default=["short", "prefix", "long", "growth"],
+        default=["short", "prefix", "growth"],
+        help="long, a prompt of 200, takes some ten minutes",
     )
     options = contest.serve(parser)
     chosen, options.rows = options.rows, None

@@ -2,8 +2,8 @@
 
     python benchmarks/costs.py --found benchmarks/records --page docs/costs.md
 
-Reads `limit/*.json`, `generation/generation.json`, `scale/*.json` and `study/*.json` in the folder. What is missing is
-called not measured.
+Reads `limit/*.json`, `attribution/attribution.json`, `generation/generation.json`, `decomposition/*.json`,
+`unlearning/*.json`, `scale/*.json` and `study/*.json` in the folder. What is missing is called not measured.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import cost_tables
 import limit
 import scale
+from scale_work import LEAST
 
 Record = dict[str, Any]
 
@@ -41,11 +43,6 @@ def read(folder: Path) -> list[Record]:
 def one(file: Path) -> Record | None:
     """Return the content of a JSON file, or None if there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def every(folder: Path) -> list[Record]:
-    """Return the records of a folder."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
 
 
 def times_ours(record: Record, name: str) -> float | None:
@@ -102,7 +99,7 @@ def scale_targets(measured: Record) -> list[tuple[str, ...]]:
                 (f"peak memory of {work} over one copy of the model", where, f"at most {aim}", f"{found:.2f}", met)
             )
         aim = scale.SPEED.get(work)
-        if peer and aim and "times ours" in row:
+        if peer and aim and row["work"] != LEAST and "times ours" in row:
             met = "yes" if row["times ours"] >= aim else "no"
             rows.append((f"{peer}: its {work} over ours", where, f"at least {aim:g}", f"{row['times ours']:.2f}", met))
     return rows
@@ -134,6 +131,19 @@ def after_prefix(records: list[Record]) -> str:
     return f"After a shared prefix, the limit itself is this many times as fast as a plain loop: {'; '.join(found)}.\n"
 
 
+def least_of_loop(measured: list[Record]) -> str:
+    """Return how many times as fast as a plain loop the limit of leave-one-out is on large models, as a sentence."""
+    found = []
+    for record in measured:
+        seconds = {(row["size"], row["work"]): row["seconds"] for row in record["rows"] if "seconds" in row}
+        for size, work in seconds:
+            if work == LEAST and (loop := seconds.get((size, "leave-one-out, plain loop"))):
+                found.append(f"{loop / seconds[size, work]:.1f} ({size}B, {record['machine']['device']})")
+    if not found:
+        return ""
+    return f"The limit itself is this many times as fast as a plain loop: {'; '.join(found)}.\n"
+
+
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return a table in Markdown."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
@@ -162,8 +172,12 @@ def generation_rows(generation: Record) -> list[tuple[str, ...]]:
 def page(folder: Path, out: Path) -> str:
     """Return the page, and copy the pictures beside it."""
     records, generation = read(folder / "limit"), one(folder / "generation" / "generation.json")
-    large, studies = every(folder / "scale"), every(folder / "study")
-    rows = targets(records, generation) + [row for found in large for row in scale_targets(found)]
+    attribution = one(folder / "attribution" / "attribution.json")
+    decompositions, unlearning, large, studies = (
+        cost_tables.read(folder / name) for name in ("decomposition", "unlearning", "scale", "study")
+    )
+    rows = targets(records, generation) + cost_tables.aims(attribution, decompositions, unlearning)
+    rows += [row for found in large for row in scale_targets(found)]
     rows += [study_target(found) for found in studies]
     parts = [INTRODUCTION, "## Targets\n", table(("what", "measured on", "aim", "found", "met"), rows)]
     parts += ["", after_prefix(records), NOTES, "## Leave-one-out over the limit\n", LIMIT]
@@ -175,14 +189,26 @@ def page(folder: Path, out: Path) -> str:
         for where in dict.fromkeys(map(origin, records)):
             own = [row for record in records if origin(record) == where for row in limit.rows_of(record)]
             parts += [f"{where}\n", table(limit.HEADER, own), ""]
-    parts += [missing(records), "## Generation\n", GENERATION]
+    parts += [missing(records), "## Leave-one-out, a process for each contestant\n", ATTRIBUTION]
+    parts += attribution_parts(attribution, folder, out)
+    parts += ["## Generation\n", GENERATION]
     if generation:
         parts += [table(("work", "contestant", "seconds", "times ours"), generation_rows(generation))]
         counts = ", ".join(f"{count} {what}" for what, count in generation.get("against_one_by_one", {}).items())
         parts += ["", f"Compared with each question alone: {counts}. Machine: {machine_of(generation)}.", ""]
     else:
         parts += ["Not measured.\n"]
-    parts += ["## Large models\n", SCALE]
+    parts += ["## Decomposition\n", DECOMPOSITION]
+    for found in decompositions:
+        parts += [f"{origin(found)}\n", table(cost_tables.CONTEST, cost_tables.contest_rows(found)), ""]
+    parts += ["## Unlearning\n", UNLEARNING]
+    for found in unlearning:
+        loop = any(who == "loop" for (who, _), _ in cost_tables.steps(found))
+        header, own = (
+            (cost_tables.STEP, cost_tables.step_rows) if loop else (cost_tables.FAMILIES, cost_tables.family_rows)
+        )
+        parts += [f"{origin(found)}\n", table(header, own(found)), ""]
+    parts += ["## Large models\n", SCALE, least_of_loop(large)]
     for found in large:
         parts += [scale.table(found["rows"], found["machine"])]
         parts += [f"Note: {found['note']}.\n"] if "note" in found else []
@@ -190,6 +216,23 @@ def page(folder: Path, out: Path) -> str:
     parts += [table(STUDY_HEADER, [study_row(found) for found in studies]), ""] if studies else ["Not measured.\n"]
     parts += [f"{where}\n" for where in dict.fromkeys(map(origin, studies))]
     return "\n".join(parts)
+
+
+def attribution_parts(record: Record | None, folder: Path, out: Path) -> list[str]:
+    """Return the section of `attribution.py`, and copy its picture beside the page."""
+    if record is None:
+        return ["Not measured.\n"]
+    shutil.copyfile(folder / "attribution" / "attribution.png", out.parent / "images" / "costs-attribution.png")
+    return [
+        "![Seconds over ours](images/costs-attribution.png)\n",
+        f"{origin(record)}\n",
+        table(cost_tables.CONTEST, cost_tables.contest_rows(record)),
+        "",
+        *(f"{sentence}\n" for sentence in cost_tables.not_run(record)),
+        "Growth with prompt and answer: tokens that cannot be shared, rows to unembed, operations, our seconds.\n",
+        table(cost_tables.GROWTH, cost_tables.growth_rows(record)),
+        "",
+    ]
 
 
 def study_target(found: Record) -> tuple[str, ...]:
@@ -211,7 +254,28 @@ STUDY_HEADER = ("size, billions", "one copy, GiB", "peak of the process, GiB", "
 INTRODUCTION = """# What it costs
 
 `make bench` measures everything on this page and writes it. Seconds depend on the machine; ratios are formed within one
-turn of one run. Speed and memory of decompositions and unlearning are on [another page](benchmarks.md).
+turn of one run. What the contestants are is on [another page](benchmarks.md).
+"""
+
+ATTRIBUTION = """    python benchmarks/attribution.py --output benchmarks/records/attribution
+
+The same work, on GPT-2-small's shape. Each contestant has its own process, so its peak of memory is its own: what the
+work adds to the loaded model. captum's defaults and inseq give other numbers; only their time is shown. *Nothing
+shared* is our code with each variant computed in full.
+"""
+
+DECOMPOSITION = """    python benchmarks/decomposition.py --output benchmarks/records/decomposition
+    python benchmarks/decomposition.py --prompt 200 --output benchmarks/records/decomposition
+
+GPT-2-small's shape, a process for each contestant. "times ours" is the seconds, or the memory beyond the loaded model,
+over those of the first contestant of the same work.
+"""
+
+UNLEARNING = """    python benchmarks/unlearning.py --output benchmarks/records/unlearning
+    python benchmarks/unlearning.py --methods --output benchmarks/records/unlearning
+
+A plain loop of transformers runs the reference at each step; ours computes it once. *differs* is the largest difference
+of the trained weights. The second table has every family of methods on a small shape: 4 layers of 256, vocabulary 4096.
 """
 
 LIMIT = """    python benchmarks/limit.py --grid --out benchmarks/records/limit

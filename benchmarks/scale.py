@@ -12,8 +12,8 @@ freed blocks of a mebibyte back at once there (`MALLOC_MMAP_THRESHOLD_`), for ou
 The NPO step trains adapters of rank 8 on 4 examples of 512 tokens (prompt 256, answer 256) with gradient checkpointing.
 What remains allocated between two steps (weights, adapters and their optimiser) is given apart from activations.
 Its peer is a plain loop with transformers and PEFT. Leave-one-out has a prompt of 30 and an answer of 8 tokens. Its
-peers are a plain loop and, if installed, captum. *Cell* is a short cell of a study: unlearn, score, attribute, diff and
-recover on one copy of the weights. The facts are the model's own greedy answers.
+peers are a plain loop and, if installed, captum; the limit is that of `limit.py`. *Cell* is a short cell of a study:
+unlearn, score, attribute, diff and recover on one copy of the weights. The facts are the model's own greedy answers.
 
 JSON and table are written after each measurement, so a run that is cut off keeps what it has.
 """
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scale_work import GIB, OURS, SHAPES, WORK, Bed, measure
+from scale_work import GIB, LEAST, OURS, SHAPES, WORK, Bed, measure
 
 from unpact_lens.results import write_json, write_text
 
@@ -144,7 +144,7 @@ def table(rows: list[Found], described: Found) -> str:
             continue
         peer = row["work"] in OURS
         aim = "" if peer or row["work"] in ("load", "cell") else f"{TARGETS.get(row['work'], 1.25)}"
-        if peer and described["device"] != platform.machine():
+        if peer and row["work"] != LEAST and described["device"] != platform.machine():
             aim = f"≥ {SPEED[OURS[row['work']]]} × ours"
         cells = [
             row["size"], row["work"], f"{row['peak bytes'] / GIB:.2f}", f"{row['peak over model']:.2f}",

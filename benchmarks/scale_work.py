@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attribution import limit_on
 from common import peak_mb
 from models import random_ids, tokenizer, word
 
@@ -43,6 +44,9 @@ SLOW = 4.0
 """Work that takes longer than this, seconds, is timed on its first run and not repeated."""
 
 GIB = 2**30
+
+LEAST = "leave-one-out, the limit"
+"""Work whose seconds bound those of any leave-one-out that shares what can be shared."""
 
 
 def give_back() -> None:
@@ -263,6 +267,12 @@ def plain_leave_one_out(bed: Bed, found: dict[str, Any]) -> Callable[[], Any]:
     return work
 
 
+def least_leave_one_out(bed: Bed, found: dict[str, Any]) -> Callable[[], Any]:
+    """Run one forward pass over the tokens that no method can share, as `limit.py` does; it gives no numbers."""
+    task = argparse.Namespace(prefix=0, prompt=PROMPT, answer=ANSWER, every=1, vocabulary=bed.vocabulary)
+    return limit_on(bed.peer, task)
+
+
 def captum_leave_one_out(bed: Bed, found: dict[str, Any]) -> Callable[[], Any]:
     """Run captum's `LLMAttribution` in its fastest correct setting; replacing a token by nothing deletes it."""
     try:
@@ -355,6 +365,7 @@ WORK: dict[str, tuple[str, Work]] = {
     "NPO step, HF + PEFT, reference once": ("peer", lambda bed, found: plain_npo(bed, found, once=True)),
     "leave-one-out, plain loop": ("peer", plain_leave_one_out),
     "leave-one-out, captum": ("peer", captum_leave_one_out),
+    LEAST: ("peer", least_leave_one_out),
 }
 """Pieces of work with whose model they run on, in the order in which they are measured."""
 
@@ -378,7 +389,8 @@ def measure(bed: Bed, name: str) -> dict[str, Any]:
         timed = prepare(bed, found)
         if timed is not None:
             found["seconds"], values = repeated(timed, memory, bed.options.repeats)
-            found["values"] = values.flatten().float().tolist()
+            if values is not None:
+                found["values"] = values.flatten().float().tolist()
         found["peak bytes"] = memory.peak()
         found.setdefault("model bytes", sum(p.nbytes for p in bed.before.parameters()))
         found["peak over model"] = found["peak bytes"] / found["model bytes"]

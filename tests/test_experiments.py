@@ -1,5 +1,7 @@
 """The tables of the experiments' pages equal the committed result files."""
 
+import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pandas as pd
@@ -8,13 +10,19 @@ import yaml
 
 from experiments.audit.tables import table as audit_table
 from experiments.candidates.same_settings import table as same_settings_table
+from experiments.focus.focus_controls import focus_controls
 from experiments.focus.focus_over_seeds import FOCUS_TABLES
+from experiments.forgetting.destruction_figures import destruction_by_share, frontier, spared_bars
+from experiments.meta.faithfulness_figure import faithfulness_figure
 from experiments.meta.pages import caught_table, labels_table, scores_table
+from experiments.recovery.method_by_probe import method_by_probe
 from experiments.rehearsal.sizes import tables as sizes_tables
 from experiments.rehearsal.subjects import table as subjects_table
 from experiments.sensitivity.survival import survival_table
+from experiments.sensitivity.survival_map import survival_map
 from experiments.shared.experiment import Experiment, load_experiment
 from experiments.shared.page_tables import read_block
+from experiments.unseen.curve_figure import curve_figure
 from unpact_lens.evaluation import published, to_markdown
 from unpact_lens.study import by_probe, estimates, kinds_table, load_config
 from unpact_lens.unlearning import METHODS
@@ -93,7 +101,7 @@ def test_tables_equal_the_results(path):
         assert read_block(path.parent / "README.md", block) == to_markdown(table).strip(), block
     config = f"config{name}.yaml"
     assert load_experiment(next(p / config for p in (path.parent, ROOT / "recovery") if (p / config).is_file()))
-    assert (path.parent / f"figure{name}.html").is_file()
+    assert (path.parent / f"figure{name}.svg").is_file()
 
 
 @pytest.mark.parametrize("name", ["muse-news", "muse-books", "tofu-forget10"])
@@ -133,7 +141,7 @@ def test_token_table_equals_the_results(path):
 def test_share_table_equals_the_results(path):
     shown = pd.read_csv(path).drop(columns=["loss", "share", "pick", "seeds", "against"]).set_index("method")
     assert read_block(path.parent / "README.md", "shares") == to_markdown(shown).strip()
-    assert path.with_suffix(".html").is_file()
+    assert path.with_suffix(".svg").is_file()
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*/parts.csv"), *ROOT.glob("*/rmu.csv")]), ids=str)
@@ -146,4 +154,51 @@ def test_tables_of_parts_and_rmu_equal_the_results(path):
 def test_frontier_table_equals_the_results(path):
     table = to_markdown(pd.read_csv(path).set_index("method")).strip()
     assert read_block(path.parent / "README.md", path.stem) == table
-    assert path.with_suffix(".html").is_file()
+    assert path.with_suffix(".svg").is_file()
+
+
+def test_every_picture_is_shown_by_its_page_and_none_needs_a_network():
+    pictures = sorted(ROOT.glob("*/*.svg"))
+    assert len(pictures) > 20
+    for picture in pictures:
+        page = (picture.parent / "README.md").read_text(encoding="utf-8")
+        assert re.search(rf"!\[[^\]]{{40,}}\]\({re.escape(picture.name)}\)", page), picture
+    assert not list(ROOT.glob("*/*.html"))
+
+
+def drawn():
+    """Return each picture that is drawn from a table alone, with a function that draws it."""
+    made = {
+        "forgetting/shares.svg": lambda: destruction_by_share(read("forgetting/shares.csv")),
+        "forgetting/frontier-smollm2.svg": lambda: frontier(read("forgetting/frontier-smollm2.csv")),
+        "meta/figure.svg": lambda: faithfulness_figure(read("meta/results.csv")),
+        "unseen/figure.svg": lambda: curve_figure(read("unseen/results.csv")),
+    }
+    for name in ("", "-smollm2", "-gemma3-270m"):
+        made[f"forgetting/figure{name}.svg"] = lambda n=name: spared_bars(read(f"forgetting/results{n}.csv"))
+    for name in ("", "-smollm2"):
+        made[f"sensitivity/figure{name}.svg"] = lambda n=name: survival_map(read(f"sensitivity/results{n}.csv"))
+    for name in ("", "-smollm2", "-tofu"):
+        made[f"focus/figure{name}.svg"] = lambda n=name: focus_controls(
+            read(f"focus/results{n}.csv").fillna({"head": ""}), read(f"focus/trajectory{n}.csv")
+        )
+    for name in ("", "-answer-free", "-smollm2", "-smollm2-phrasings", "-gemma3-270m"):
+        against = "wrong subject" if name[1:].startswith(("smollm2", "gemma3")) else "retrained model"
+        made[f"recovery/figure{name}.svg"] = lambda n=name, a=against: method_by_probe(
+            read(f"recovery/results{n}.csv"), title=f"Excess over the {a}"
+        )
+    return made
+
+
+def read(name):
+    return pd.read_csv(ROOT / name)
+
+
+def words(svg):
+    """Return the texts of a picture, which hold the numbers of a map and the names of all rows, methods and axes."""
+    return sorted(node.text or "" for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"))
+
+
+@pytest.mark.parametrize("name", drawn())
+def test_a_picture_shows_the_numbers_of_its_table(name):
+    assert words((ROOT / name).read_text(encoding="utf-8")) == words(drawn()[name]().svg())

@@ -5,7 +5,7 @@
 
 `--jobs N` runs the cells in N processes.
 
-Finished cells are kept in runs/ and are not run again. The command writes results.csv, kinds.csv, gaps.csv, figure.html
+Finished cells are kept in runs/ and are not run again. The command writes results.csv, kinds.csv, gaps.csv, figure.svg
 and the tables of README.md; for another study, `-NAME` is added to these names.
 """
 

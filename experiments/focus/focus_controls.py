@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import finished
 
 PANELS = (
     ("overlap", "overlap of the KeyTokens"),
@@ -24,6 +25,7 @@ GROUPS = {"forget": "forget facts", "paraphrase": "held-out paraphrases", "retai
 """Groups of facts and their names in the legend."""
 
 
+@finished
 def focus_controls(frame: pd.DataFrame, trajectory: pd.DataFrame) -> go.Figure:
     """Draw the focus of all models in one figure.
 

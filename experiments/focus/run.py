@@ -5,7 +5,7 @@
     python -m experiments.focus.run tofu [DIRECTORY|hub [SEED ...]]  # the models of ../tofu, from the project's root
 
 Finished models and measurements are kept in runs/ and are not computed again. The command writes results.csv,
-trajectory.csv, trained.csv, figure.html and the tables of README.md. For the other models, `-NAME` is added to these
+trajectory.csv, trained.csv, figure.svg and the tables of README.md. For the other models, `-NAME` is added to these
 names.
 """
 
@@ -36,7 +36,8 @@ if tofu and tofu != ["hub"]:
 found = focus_study(config, here / "runs" / name.removeprefix("-"), **OPTIONS[name])
 results, trajectory = focus_over_seeds(found.shifts).round(4), found.trajectory_frame().round(4)
 shown = {"", *changed_heads(results, "moves_shift"), *changed_heads(results, "attends_shift")}
-write_text(here / f"results{name}.csv", results[results["head"].isin(shown)].to_csv(index=False))
+written = results[results["head"].isin(shown)]
+write_text(here / f"results{name}.csv", written.to_csv(index=False))
 write_text(
     here / f"trajectory{name}.csv",
     trajectory[trajectory["measure"].isin(["overlap", "mass_shift"])].to_csv(index=False),
@@ -46,4 +47,4 @@ write_text(here / f"trained{name}.csv", trained.to_csv(index=False))
 fill_block(here / "README.md", f"trained{name}", to_markdown(trained.set_index("model")))
 for block, table in FOCUS_TABLES.items():
     fill_block(here / "README.md", f"{block}{name}", to_markdown(table(results).set_index("model")))
-focus_controls(results, trajectory).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
+focus_controls(written, trajectory).save(here / f"figure{name}.svg")

@@ -7,12 +7,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import finished
 
 PICKS = {"key": "those that depend most on the KeyTokens", "chance": "any tokens"}
 FORGOTTEN = 0.9
 """Runs with a smaller F are drawn with hollow marks."""
 
 
+@finished
 def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
     """Draw D against the share of penalised answer tokens: one panel per loss, one line per way to pick tokens.
 
@@ -56,6 +58,7 @@ def destruction_by_share(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+@finished
 def frontier(frame: pd.DataFrame) -> go.Figure:
     """Draw the share of near facts lost against F along training, one line per method.
 
@@ -83,6 +86,7 @@ def frontier(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+@finished
 def spared_bars(frame: pd.DataFrame) -> go.Figure:
     """Draw the share of retain facts that each method spares compared with its baseline, with 95% CIs.
 

@@ -4,7 +4,7 @@
 
 The weight of the retain term is twice the value that the search found. Each run takes 120 steps in fp32, or stops at
 the forget level. Finished runs are kept in runs/ and are not run again. The command writes frontier-NAME.csv,
-frontier-NAME.html and the table `frontier-NAME` of README.md.
+frontier-NAME.svg and the table `frontier-NAME` of README.md.
 """
 
 from pathlib import Path
@@ -50,4 +50,4 @@ for method in missing:
 found = pd.concat([pd.read_csv(path) for path in kept.values()], ignore_index=True)
 write_text(here / f"frontier-{name}.csv", found.to_csv(index=False))
 fill_block(here / "README.md", f"frontier-{name}", to_markdown(found.set_index("method")))
-frontier(found).write_html(here / f"frontier-{name}.html", include_plotlyjs="cdn")
+frontier(found).save(here / f"frontier-{name}.svg")

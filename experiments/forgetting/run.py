@@ -6,7 +6,7 @@
 `--jobs N` runs the cells in N processes.
 
 Finished cells are kept in the runs/ directory of that study and are not run again. The command writes results.csv,
-figure.html and the table of README.md; for another study, `-NAME` is added to these names.
+figure.svg and the table of README.md; for another study, `-NAME` is added to these names.
 """
 
 from pathlib import Path
@@ -35,4 +35,4 @@ for method in config.methods:
 results = destruction_over_seeds(ul.run_study(config, runs, jobs=jobs()), against).round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
 fill_block(here / "README.md", f"spared{name}", to_markdown(results.set_index("method")))
-spared_bars(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
+spared_bars(results).save(here / f"figure{name}.svg")

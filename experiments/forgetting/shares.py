@@ -4,7 +4,7 @@
 
 The other tokens of each answer are not trained. The hyperparameters are those that the search found for the loss on all
 tokens, with twice the steps, because fewer tokens take longer. Finished runs are kept in runs/ and are not run again.
-The command writes shares.csv, shares.html and the table `shares` of README.md.
+The command writes shares.csv, shares.svg and the table `shares` of README.md.
 """
 
 from pathlib import Path
@@ -63,4 +63,4 @@ for position, column in enumerate(("loss", "share", "pick")):
 write_text(here / "shares.csv", results.to_csv(index=False))
 shown = results.drop(columns=["loss", "share", "pick", "seeds", "against"])
 fill_block(here / "README.md", "shares", to_markdown(shown.set_index("method")))
-destruction_by_share(results).write_html(here / "shares.html", include_plotlyjs="cdn")
+destruction_by_share(results).save(here / "shares.svg")

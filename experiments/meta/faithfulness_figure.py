@@ -6,10 +6,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import finished
 
 KINDS = {"metric": "metric", "probe": "probe", "": "verdict and UDS"}
 
 
+@finished
 def faithfulness_figure(results: pd.DataFrame) -> go.Figure:
     """Draw one row for each score, the most faithful one on top, with a colour for metrics, probes and the others.
 

@@ -5,7 +5,7 @@
     python -m experiments.meta.run --tables   # only write the tables, of the models that are measured
 
 `--jobs N` measures N models at a time. Built models and measured scores are kept in runs/ and are not made again. The
-command writes results.csv (scores), models.csv (models), changed.csv (relearned and rounded models), figure.html, and
+command writes results.csv (scores), models.csv (models), changed.csv (relearned and rounded models), figure.svg, and
 the tables of README.md.
 """
 
@@ -106,7 +106,7 @@ def write_tables() -> None:
     tables = {"scores": scores_table(results), "labels": labels_table(models), "caught": caught_table(models)}
     for block, table in tables.items():
         fill_block(page, block, to_markdown(table))
-    faithfulness_figure(results).write_html(HERE / "figure.html", include_plotlyjs="cdn")
+    faithfulness_figure(results).save(HERE / "figure.svg")
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import finished
 from unpact_lens.recovery.result import without_controls
 
 
+@finished
 def method_by_probe(frame: pd.DataFrame, *, title: str = "Excess over the retrained model") -> go.Figure:
     """Draw a map of method × probe; the colour is the excess, with its 95% CI on hover.
 
@@ -29,7 +31,7 @@ def method_by_probe(frame: pd.DataFrame, *, title: str = "Excess over the retrai
 
     value, low, high, n = (table(c) for c in ("excess", "excess_low", "excess_high", "n"))
     hover = [[f"{low.loc[r, p]:.2f} to {high.loc[r, p]:.2f}, n = {n.loc[r, p]:.0f}" for p in probes] for r in rows]
-    fig = theme.figure(title, "excess of each probe; empty where no fact could be asked; 95% CIs on hover")
+    fig = theme.figure(title, "excess of each probe; empty where no fact could be asked")
     fig.add_trace(
         go.Heatmap(
             z=value.to_numpy(),

@@ -4,8 +4,8 @@
 
 `--jobs N` runs the cells in N processes.
 
-Finished cells are kept in runs/ and are not run again. The command writes results.csv, figure.html and the tables of
-README.md. For another configuration, `config-NAME.yaml`, it writes results-NAME.csv and figure-NAME.html.
+Finished cells are kept in runs/ and are not run again. The command writes results.csv, figure.svg and the tables of
+README.md. For another configuration, `config-NAME.yaml`, it writes results-NAME.csv and figure-NAME.svg.
 """
 
 from pathlib import Path
@@ -34,4 +34,4 @@ results = pd.concat(frames).round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
 fill_block(here / "README.md", f"excess{name}", to_markdown(by_probe(results, "excess").set_index("probe")))
 title = f"Excess over the {'retrained model' if found.control else 'wrong subject'}"
-method_by_probe(results, title=title).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
+method_by_probe(results, title=title).save(here / f"figure{name}.svg")

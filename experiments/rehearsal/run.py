@@ -4,7 +4,7 @@
     python -m experiments.rehearsal.run SEED ...    # some seeds
 
 `--jobs N` runs the cells in N processes. Finished cells are kept in runs/ and are not run again. The command writes
-results.csv, gaps.csv, figure.html and the tables of README.md.
+results.csv, gaps.csv, figure.svg and the tables of README.md.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@
     python -m experiments.sensitivity.run smollm2 [SEED ...]
 
 The command loads the unlearned models in ../focus/runs/, or makes them. Finished choices are kept in runs/. It writes
-results.csv, figure.html and the table of README.md; for SmolLM2, `-smollm2` is added to these names. The metric
+results.csv, figure.svg and the table of README.md; for SmolLM2, `-smollm2` is added to these names. The metric
 `semantic_similarity` needs the extra `semantic`.
 """
 
@@ -33,4 +33,4 @@ found = sensitivity_study(
 results = survival(found).round(4)
 write_text(here / f"results{name}.csv", results.to_csv(index=False))
 fill_block(here / "README.md", f"survival{name}", to_markdown(survival_table(results).set_index("varied")))
-survival_map(results).write_html(here / f"figure{name}.html", include_plotlyjs="cdn")
+survival_map(results).save(here / f"figure{name}.svg")

@@ -10,11 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@finished
 def survival_map(frame: pd.DataFrame) -> go.Figure:
     """Draw one map per conclusion: rows are choices, columns are methods or pairs, `*` marks significant values.
 

@@ -27,4 +27,4 @@ def write_dilemma(study: Study, folder: Path, name: str = "", more: Mapping[str,
         write_text(folder / f"{what}{name}.csv", frame.to_csv(index=False))
         table = kinds_table(frame) if what == "kinds" else estimates(frame).set_index("method")
         fill_block(folder / "README.md", f"{what}{name}", to_markdown(table))
-    found.plot().write_html(folder / f"figure{name}.html", include_plotlyjs="cdn")
+    found.plot().save(folder / f"figure{name}.svg")

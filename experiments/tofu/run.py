@@ -5,7 +5,7 @@
 With --finished no method is run: the page shows the methods that are finished with all of these seeds.
 
 The run takes a night and resumes where it stopped: checkpoints, cells and scores are kept in runs/. The command writes
-results.csv, probes.csv, dilemma.csv, spared.csv, focus.csv, figure.html and the tables of README.md.
+results.csv, probes.csv, dilemma.csv, spared.csv, focus.csv, figure.svg and the tables of README.md.
 """
 
 import sys
@@ -119,4 +119,4 @@ tables = {
 for name, (frame, shown) in tables.items():
     write_text(here / f"{'results' if name == 'tofu' else name}.csv", frame.to_csv(index=False))
     fill_block(here / "README.md", name, to_markdown(shown.round(4)))
-plane.plot().write_html(here / "figure.html", include_plotlyjs="cdn")
+plane.plot().save(here / "figure.svg")

@@ -7,10 +7,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unpact_lens.plots import theme
+from unpact_lens.plots.figure import finished
 
 LINES = {"D": "unseen facts", "D_trained": "trained facts"}
 
 
+@finished
 def curve_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw near facts on the left and far facts on the right, one colour for each method, with 95% CIs.
 

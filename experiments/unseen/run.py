@@ -7,7 +7,7 @@
     python -m experiments.unseen.run --tiny       # two short units of each kind in runs/tiny/, to try the code
 
 Finished units are kept in runs/full/ and are not run again. The command writes results.csv, same-number.csv,
-figure.html and the tables of README.md. `--tiny` writes its tables into runs/tiny/ only.
+figure.svg and the tables of README.md. `--tiny` writes its tables into runs/tiny/ only.
 """
 
 import multiprocessing
@@ -71,7 +71,7 @@ def main(given: list[str]) -> None:
     out = runs if small else HERE
     write_text(out / "results.csv", curve.to_csv(index=False))
     write_text(out / "same-number.csv", same.to_csv(index=False))
-    curve_figure(curve).write_html(out / "figure.html", include_plotlyjs="cdn")
+    curve_figure(curve).save(out / "figure.svg")
     if not small:
         fill_block(HERE / "README.md", "curve", to_markdown(estimates(curve).set_index("method")))
         fill_block(HERE / "README.md", "same-number", to_markdown(estimates(same).set_index("method")))

@@ -11,7 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,6 +19,10 @@ import plotly.graph_objects as go
 from unpact_lens.errors import InputError
 from unpact_lens.plots import theme
 from unpact_lens.plots.static_axes import listed, number, plain, spec
+from unpact_lens.plots.static_style import DRAWN, undrawn
+
+if TYPE_CHECKING:
+    from unpact_lens.plots.drawing import Drawing
 
 P = ParamSpec("P")
 
@@ -87,7 +91,8 @@ class Figure(go.Figure):
             The file.
 
         Raises:
-            InputError: If the kind of file is unknown, or kaleido or Chrome is needed and missing.
+            InputError: If the kind of file is unknown, kaleido or Chrome is needed and missing, or the figure has
+                traces that only plotly.js draws.
         """
         file = Path(path)
         kind = file.suffix.lower().removeprefix(".")
@@ -120,16 +125,30 @@ class Figure(go.Figure):
         return made
 
     def svg(self, *, width: int | None = None) -> str:
-        """Return the figure as an SVG document, drawn without a browser."""
-        from unpact_lens.plots.static import draw
+        """Return the figure as an SVG document, drawn without a browser.
 
-        return draw(self, width).svg()
+        Raises:
+            InputError: If the figure has traces that only plotly.js draws.
+        """
+        return self._drawing(width).svg()
 
     def png(self, *, width: int | None = None) -> bytes:
-        """Return the figure as a PNG, drawn without a browser."""
+        """Return the figure as a PNG, drawn without a browser.
+
+        Raises:
+            InputError: If the figure has traces that only plotly.js draws.
+        """
+        return self._drawing(width).png()
+
+    def _drawing(self, width: int | None) -> Drawing:
         from unpact_lens.plots.static import draw
 
-        return draw(self, width).png()
+        if missing := self._left_out():
+            raise InputError(
+                f"a picture drawn without a browser shows no {', '.join(missing)}; it shows "
+                f"{', '.join(sorted(DRAWN))}; give kaleido=True, or save the figure as .html"
+            )
+        return draw(self, width)
 
     def dark(self) -> Figure:
         """Return the figure in the colours of a dark page."""
@@ -147,10 +166,14 @@ class Figure(go.Figure):
         )
 
     def _repr_html_(self) -> str:
-        return self.img()
+        return html.escape(self.alt) if self._left_out() else self.img()
+
+    def _left_out(self) -> list[str]:
+        """Return what a static picture would leave out."""
+        return undrawn(self.to_plotly_json())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None, **_: object) -> dict[str, object]:
-        """Return the interactive figure and an SVG.
+        """Return the interactive figure and an SVG, without the SVG where it would leave traces out.
 
         The picture is no PNG: plotly's extension of JupyterLab would show it in place of the figure, at twice its size,
         until the pointer is on it.
@@ -158,11 +181,8 @@ class Figure(go.Figure):
         interactive = json.loads(str(self.to_json()))
         if _is_wide(self) and not self.layout.width:
             interactive["layout"]["width"] = WIDE
-        return {
-            "application/vnd.plotly.v1+json": _slim(interactive),
-            "image/svg+xml": self.svg(),
-            "text/plain": self.alt,
-        }
+        picture = {} if self._left_out() else {"image/svg+xml": self.svg()}
+        return {"application/vnd.plotly.v1+json": _slim(interactive), **picture, "text/plain": self.alt}
 
     def _ipython_display_(self) -> None:
         """Show the bundle as it is. IPython would else add `_repr_html_`, the same picture again."""

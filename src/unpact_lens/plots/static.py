@@ -29,6 +29,7 @@ from unpact_lens.plots.static_axes import (
     waterfall_steps,
 )  # fmt: skip
 from unpact_lens.plots.static_layout import SMALL, TICK, TITLE, PageLayout, Plot, cut, title_of
+from unpact_lens.plots.static_style import cell_text, colour_axis, dash, each
 
 
 def draw(fig: go.Figure, width: float | None = None) -> Drawing:
@@ -130,7 +131,7 @@ class _Page(PageLayout):
         z = np.array([floats(row) for row in listed(trace.get("z"))])
         if z.size == 0:
             return
-        scale = ColourScale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
+        scale = ColourScale.of(colour_axis(trace, self.layout))
         columns = [plot.x.at(v) for v in axis_values(trace, "x")]
         rows = [plot.y.at(v) for v in axis_values(trace, "y")]
         lefts = sorted(plot.x.pixel(c - 0.5) for c in columns), sorted(plot.x.pixel(c + 0.5) for c in columns)
@@ -144,21 +145,23 @@ class _Page(PageLayout):
         gap = 1.0 if number(trace.get("xgap"), 0) and min(wide, high) > 4 else 0.0
         self.drawing.shapes.append(Cells(lefts[0][0], tops[0], wide, high, colours, gap))
         if trace.get("texttemplate"):
-            self._paint_numbers(plot, trace, z, (columns, rows))
+            self._paint_numbers(plot, trace, z, scale, (columns, rows))
 
     def _paint_numbers(
-        self, plot: Plot, trace: Spec, z: NDArray[np.float64], places: tuple[list[float], list[float]]
+        self,
+        plot: Plot,
+        trace: Spec,
+        z: NDArray[np.float64],
+        scale: ColourScale,
+        places: tuple[list[float], list[float]],
     ) -> None:
-        scale = ColourScale.of(spec(self.layout.get(str(trace.get("coloraxis") or "coloraxis"))))
-        template = str(trace["texttemplate"])
-        digits = template.split(":")[-1].rstrip("}") if ":" in template else ""
         room = abs(plot.x.pixel(1) - plot.x.pixel(0)) - 3
         for i, row in enumerate(places[1]):
             for j, column in enumerate(places[0]):
                 value = float(z[i, j])
                 if math.isnan(value):
                     continue
-                text = f"{value:{digits}}".replace("-", "−")
+                text = cell_text(trace, i, j, value)
                 size = min(TICK, TICK * room / max(1.0, text_width(text, TICK)))
                 if size >= 6:
                     style = {"size": size, "colour": scale.ink(value), "anchor": "middle"}
@@ -209,33 +212,48 @@ class _Page(PageLayout):
         ys = [plot.y.at(v) for v in axis_values(trace, "y")]
         colour = self.colour(trace, index)
         mode = str(trace.get("mode") or "lines+markers")
-        self._paint_whiskers(plot, trace, (xs, ys))
+        self._paint_whiskers(plot, trace, (xs, ys), colour)
         points = [(plot.x.pixel(x), plot.y.pixel(y)) for x, y in zip(xs, ys, strict=False)]
         if "lines" in mode:
-            dash = 4.0 if spec(trace.get("line")).get("dash") else 0.0
+            dashes = dash(spec(trace.get("line")), 4.0)
             run: list[tuple[float, float]] = []
             for point in [*points, (math.nan, math.nan)]:
                 if math.isnan(point[0] + point[1]):
-                    self.drawing.line(run, colour, number(spec(trace.get("line")).get("width"), 2.0), dash)
+                    self.drawing.line(run, colour, number(spec(trace.get("line")).get("width"), 2.0), dashes)
                     run = []
                 else:
                     run.append(point)
         if "markers" in mode:
             mark = spec(trace.get("marker"))
-            size = number(mark.get("size"), 7)
             colours = [str(c) for c in listed(mark.get("color"))] or [colour] * len(points)
-            symbol = str(mark.get("symbol") or "circle")
+            symbols = each(mark.get("symbol"), len(points), "circle")
+            sizes = each(mark.get("size"), len(points), 7)
             edge = number(spec(mark.get("line")).get("width"), 1.0)
-            for (x, y), own in zip(points, colours, strict=False):
+            for (x, y), own, symbol, size in zip(points, colours, symbols, sizes, strict=False):
                 if not math.isnan(x + y):
-                    self.drawing.shapes += marker(symbol, x, y, size, own, max(1.0, edge))
+                    self.drawing.shapes += marker(str(symbol), x, y, number(size, 7), own, max(1.0, edge))
+        if "text" in mode:
+            self._paint_texts(trace, points)
 
-    def _paint_whiskers(self, plot: Plot, trace: Spec, points: tuple[list[float], list[float]]) -> None:
+    def _paint_texts(self, trace: Spec, points: list[tuple[float, float]]) -> None:
+        """Write the texts of points where `textposition` says; the middle if it says nothing."""
+        places = each(trace.get("textposition"), len(points), "middle center")
+        for (x, y), text, place in zip(points, each(trace.get("text"), len(points), ""), places, strict=False):
+            if not math.isnan(x + y):
+                up = 13.0 * (("bottom" in str(place)) - ("top" in str(place)))
+                aside = 8.0 * (("right" in str(place)) - ("left" in str(place)))
+                anchor = "start" if aside > 0 else "end" if aside else "middle"
+                self._text(x + aside, y + up, plain(text), size=TICK, anchor=anchor)
+
+    def _paint_whiskers(
+        self, plot: Plot, trace: Spec, points: tuple[list[float], list[float]], colour: str | None = None
+    ) -> None:
+        """Draw error bars, in their own colour, that of the trace, or ink."""
         for letter, axis in (("x", plot.x), ("y", plot.y)):
             bars = spec(trace.get(f"error_{letter}"))
             above = floats(bars.get("array"))
             below = floats(bars.get("arrayminus")) if bars.get("arrayminus") is not None else above
-            colour = str(bars.get("color") or self.ink)
+            own = str(bars.get("color") or colour or self.ink)
             for x, y, up, down in zip(*points, above, below, strict=False):
                 if math.isnan(x + y + up + down):
                     continue
@@ -243,13 +261,13 @@ class _Page(PageLayout):
                 at = x if letter == "x" else y
                 ends = [axis.pixel(axis.moved(at, -down)), axis.pixel(axis.moved(at, up))]
                 if letter == "x":
-                    self.drawing.line([(ends[0], q), (ends[1], q)], colour)
+                    self.drawing.line([(ends[0], q), (ends[1], q)], own)
                     for end in ends:
-                        self.drawing.line([(end, q - 3), (end, q + 3)], colour)
+                        self.drawing.line([(end, q - 3), (end, q + 3)], own)
                 else:
-                    self.drawing.line([(p, ends[0]), (p, ends[1])], colour)
+                    self.drawing.line([(p, ends[0]), (p, ends[1])], own)
                     for end in ends:
-                        self.drawing.line([(p - 3, end), (p + 3, end)], colour)
+                        self.drawing.line([(p - 3, end), (p + 3, end)], own)
 
     def _paint_strip(self, plot: Plot, trace: Spec, index: int) -> None:
         """Draw points beside each other at a category, spread by the golden ratio."""
@@ -274,9 +292,8 @@ class _Page(PageLayout):
                 edge = str(line.get("color") or "") if number(line.get("width"), 1) else ""
                 self.drawing.shapes.append(Polygon(corners, str(shape.get("fillcolor") or ""), edge))
             else:
-                dash = 3.0 if line.get("dash") else 0.0
                 colour, wide = str(line.get("color") or self.muted), number(line.get("width"), 2)
-                self.drawing.line([(x0, y0), (x1, y1)], colour, wide, dash)
+                self.drawing.line([(x0, y0), (x1, y1)], colour, wide, dash(line, 3.0))
 
     def _reference(self, value: object, ref: str, letter: str) -> float:
         """Return the pixel of a coordinate of a shape or note: of the paper, of an axis, or of an axis's domain."""

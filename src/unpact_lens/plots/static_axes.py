@@ -199,8 +199,15 @@ def axis_values(trace: Spec, letter: Letter) -> list[object]:
     return values
 
 
-def make_axis(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> Axis:
-    """Build an axis from its options and the traces on it: categories, or the range of the numbers."""
+def make_axis(letter: Letter, layout: Spec, traces: Sequence[Spec], marks: Sequence[float] = ()) -> Axis:
+    """Build an axis from its options and what is on it: categories, or the range of the numbers.
+
+    Args:
+        letter: `"x"` or `"y"`.
+        layout: Its options, as plotly writes them.
+        traces: Traces on it.
+        marks: Coordinates of shapes on it, which the range of numbers holds too.
+    """
     values = [v for trace in traces for v in axis_values(trace, letter)]
     words = any(isinstance(v, (str, tuple)) and math.isnan(_read(v)) for v in values)
     if layout.get("type") in ("category", "multicategory") or (layout.get("type") is None and words):
@@ -208,10 +215,13 @@ def make_axis(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> Axis:
         if any(isinstance(c, tuple) for c in categories):  # the groups stay together
             groups = list(dict.fromkeys(c[0] for c in categories if isinstance(c, tuple)))
             categories = [c for g in groups for c in categories if isinstance(c, tuple) and c[0] == g]
+        if layout.get("categoryorder") in (None, "array"):
+            first = [c for c in listed(layout.get("categoryarray")) if c in categories]
+            categories = [*first, *(c for c in categories if c not in first)]
         axis = Axis(letter, layout, list(categories), -0.5, len(categories) - 0.5)
         axis.known = {c: i for i, c in enumerate(categories)}
     else:
-        axis = Axis(letter, layout, None, *_extent(letter, layout, traces))
+        axis = Axis(letter, layout, None, *_extent(letter, layout, traces, marks))
     ends = [number(v) for v in listed(layout.get("range"))]
     if len(ends) == 2:
         axis.low, axis.high = ends
@@ -220,7 +230,7 @@ def make_axis(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> Axis:
     return axis
 
 
-def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> tuple[float, float]:
+def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec], marks: Sequence[float]) -> tuple[float, float]:
     """Return the range of the numbers on an axis, with room around them."""
     log = layout.get("type") == "log"  # where nothing is at zero
     low, high, tight, zero = math.inf, -math.inf, False, layout.get("rangemode") == "tozero" and not log
@@ -246,6 +256,7 @@ def _extent(letter: Letter, layout: Spec, traces: Sequence[Spec]) -> tuple[float
             low, high = min(low, float(values.min())), max(high, float(values.max()))
     if low > high:
         return 0.0, 1.0
+    low, high = (f([end, *(m for m in marks if math.isfinite(m))]) for f, end in ((min, low), (max, high)))
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     room = 0.0 if tight else 0.05 * ((high - low) or abs(high) or 1.0)

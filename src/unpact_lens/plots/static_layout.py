@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from unpact_lens.plots import theme
 from unpact_lens.plots.drawing import Drawing, text_width
 from unpact_lens.plots.static_axes import Axis, Spec, listed, make_axis, number, plain, spec
+from unpact_lens.plots.static_style import colour_axis, each
 
 WIDTH = 900
 """Width of a picture in pixels if the figure has none."""
@@ -72,9 +74,18 @@ class PageLayout:
         for key in named:
             own = spec(self.layout.get(key))
             shared = [t for other, traces in named.items() if group[other] == group[key] for t in traces]
-            lead = {k: v for k, v in spec(self.layout.get(group[key])).items() if k in _SHARED}
-            axes[key] = make_axis("x" if key[0] == "x" else "y", {**lead, **own}, shared)
+            matched = spec(self.layout.get(group[key]))
+            lead = {k: matched[k] for k in _SHARED if k in matched}
+            axes[key] = make_axis("x" if key[0] == "x" else "y", ChainMap(own, lead), shared, self._marks(key))
         return axes
+
+    def _marks(self, key: str) -> list[float]:
+        """Return the coordinates of the shapes that stand on an axis, which its range holds too."""
+        letter, ref = key[0], key[0] + key[5:]
+        shapes = [
+            s for s in map(spec, listed(self.layout.get("shapes"))) if str(s.get(f"{letter}ref") or letter) == ref
+        ]
+        return [number(shape.get(f"{letter}{end}")) for shape in shapes for end in (0, 1)]
 
     def _place(self) -> None:
         """Compute the margins from the texts that stand in them, then the pixels of every axis."""
@@ -157,6 +168,8 @@ class PageLayout:
         """Return the colour axes that have a scale beside the plots."""
         used = {str(t.get("coloraxis") or spec(t.get("marker")).get("coloraxis") or "") for t in self.traces}
         axes = [spec(self.layout.get(name)) for name in sorted(used) if name]
+        maps = [t for t in self.traces if t.get("type") == "heatmap" and not t.get("coloraxis")]
+        axes += [axis for axis in (colour_axis(t, self.layout) for t in maps) if "cmin" in axis]
         return [axis for axis in axes if axis.get("showscale", True)]
 
     def _legend_entries(self) -> list[tuple[str, str, str]]:
@@ -168,7 +181,7 @@ class PageLayout:
             if trace.get("showlegend") is False or not trace.get("name") or trace.get("type") in ("heatmap", "table"):
                 continue
             name = plain(trace["name"])
-            symbol = str(spec(trace.get("marker")).get("symbol") or "circle")
+            symbol = str(each(spec(trace.get("marker")).get("symbol"), 1, "circle")[0])
             symbol = symbol if trace.get("type", "scatter") == "scatter" else "square"
             entries.setdefault(name, (name, self.colour(trace, k), symbol))
         several = len(entries) > 1 or self.layout.get("showlegend") is True
@@ -212,4 +225,4 @@ def title_of(layout: Mapping[str, object]) -> str:
 
 def cut(text: str) -> str:
     """Shorten a label."""
-    return theme.short(text, 42)
+    return theme.short(text, 48)
