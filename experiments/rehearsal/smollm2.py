@@ -40,6 +40,7 @@ AGAINST = {
     "npo_gdr": "",
     "unpact_blind_self": "unpact_blind_gdr",
     "unpact_blind_gdr": "",
+    f"npo_self{OWN}": f"npo_gdr{OWN}",
     f"unpact_blind_self{OWN}": f"unpact_blind_gdr{OWN}",
     f"unpact_blind_gdr{OWN}": "",
     f"npo_gdr{OWN}": "",

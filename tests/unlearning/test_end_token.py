@@ -1,4 +1,4 @@
-"""A loss on the mean of an answer's tokens fails where the model does not expect the end token, and that is said."""
+"""A loss can fall by an end token that the model does not expect; it is left out unless it is asked for."""
 
 import pytest
 import torch
@@ -43,33 +43,43 @@ def test_labels_without_an_end_token_have_no_unexpected_one(endless, facts):
     assert unexpected_end(endless, Corpus(("oslo rome lima cairo",)), Settings()) is None
 
 
+@pytest.mark.parametrize(("value", "expected"), [(None, False), (True, True), (False, False)])
+def test_an_unexpected_end_token_is_left_out_unless_it_is_asked_for(endless, facts, value, expected, capsys):
+    given = {} if value is None else {"end_token": value}
+    u = unlearn(endless, facts[0], **{**RUN, "steps": 1, "progress": True}, **given)
+    assert u.config["end_token"] is expected
+    said = "so it is not trained (end_token=False)" in capsys.readouterr().err
+    assert said == (value is None)
+
+
+def test_an_expected_end_token_is_trained(learned, facts):
+    assert unlearn(learned, facts[0], **{**RUN, "steps": 1}).config["end_token"] is True
+
+
+@pytest.mark.parametrize("method", ["npo", "ga"])
+def test_an_unexpected_end_token_takes_the_gradient_of_the_fact(endless, facts, method):
+    run = {**RUN, "method": method, "lr": 3e-4}
+    trained, left_out = (unlearn(endless, facts[0], **run, **more).model for more in ({"end_token": True}, {}))
+    start = by_hand(endless, facts[0])
+    assert start - by_hand(trained, facts[0]) > 5
+    assert abs(start - by_hand(left_out, facts[0])) < 0.5
+
+
 @pytest.mark.hooked
 def test_the_result_names_the_end_token_and_its_remedy_works(learned, endless, facts):
-    u = unlearn(endless, facts[0], **RUN)
+    u = unlearn(endless, facts[0], **RUN, end_token=True)
     assert u.forgotten <= 0.1
     assert u.warnings[0].startswith("F = 0.00: almost nothing is forgotten; the model gives the end token -")
     assert "give end_token=False" in u.warnings[0]
-    assert unlearn(endless, facts[0], **RUN, end_token=False).forgotten > 0.9
+    assert unlearn(endless, facts[0], **RUN).forgotten > 0.9
     assert unlearn(learned, facts[0], **RUN).forgotten > 0.9
 
 
-def test_only_a_loss_on_the_mean_is_said_to_suffer_from_it(endless, facts):
-    u = unlearn(endless, facts[0], **{**RUN, "method": "npo", "lr": 1e-7})
-    assert u.warnings == ("F = 0.00: almost nothing is forgotten; raise lr or steps, or use tune()",)
-
-
 @pytest.mark.hooked
-def test_a_search_leaves_an_unexpected_end_token_out_and_says_so(endless, facts, capsys):
-    fixed = {**RUN, "progress": True}
-    del fixed["lr"]
+def test_a_search_leaves_an_unexpected_end_token_out(endless, facts):
+    fixed = {k: v for k, v in RUN.items() if k != "lr"}
     u = unlearn(endless, facts[0], settings="auto", **fixed)
     assert u.config["end_token"] is False
     assert u.forgotten >= 0.9
-    assert "so the search trains without it (end_token=False)" in capsys.readouterr().err
     kept = unlearn(endless, facts[0], settings="auto", end_token=True, **{**fixed, "steps": 2})
     assert kept.config["end_token"] is True
-
-
-def test_a_search_keeps_an_expected_end_token(learned, facts):
-    fixed = {k: v for k, v in RUN.items() if k != "lr"}
-    assert unlearn(learned, facts[0], settings="auto", **fixed).config["end_token"] is True

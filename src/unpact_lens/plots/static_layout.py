@@ -76,7 +76,8 @@ class PageLayout:
             shared = [t for other, traces in named.items() if group[other] == group[key] for t in traces]
             matched = spec(self.layout.get(group[key]))
             lead = {k: matched[k] for k in _SHARED if k in matched}
-            axes[key] = make_axis("x" if key[0] == "x" else "y", ChainMap(own, lead), shared, self._marks(key))
+            options: Spec = ChainMap(own, lead)  # type: ignore[arg-type]  # only read
+            axes[key] = make_axis("x" if key[0] == "x" else "y", options, shared, self._marks(key))
         return axes
 
     def _marks(self, key: str) -> list[float]:

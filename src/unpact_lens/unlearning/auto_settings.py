@@ -22,9 +22,7 @@ from unpact_lens.models.hooked import HookedModel
 from unpact_lens.progress import progress_bar
 from unpact_lens.results import read_record, write_record
 from unpact_lens.unlearning.check import Check, OnCheck
-from unpact_lens.unlearning.dataset import Source
 from unpact_lens.unlearning.early_stopping import FactsKnown, Score, StopRule
-from unpact_lens.unlearning.end_token import unexpected_end
 from unpact_lens.unlearning.job import train_copy
 from unpact_lens.unlearning.registry import Method
 from unpact_lens.unlearning.result import Trial, Unlearned
@@ -84,27 +82,6 @@ def check_auto(settings: str | None, method: Method, given: Collection[str]) -> 
 def rule_of_search(rule: StopRule) -> StopRule:
     """Return the stop rule of a search: the caller's, with the forget level `LEVEL` if it has none."""
     return rule if rule.forget is not None else replace(rule, forget=LEVEL)
-
-
-def leaves_out_end(model: HookedModel, forget: Source, settings: Settings, *, shown: bool) -> bool:
-    """Return whether a search leaves the end token out of the labels, because the model does not expect it.
-
-    Args:
-        model: Original model.
-        forget: Data to forget.
-        settings: Hyperparameters in force.
-        shown: Whether to say so on stderr.
-    """
-    end = unexpected_end(model, forget, settings)
-    if end is None:
-        return False
-    if shown:
-        print(
-            f"the model gives the end token {end:.1f} nats after the answers to forget, so the search trains without "
-            "it (end_token=False)",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-    return True
 
 
 class Run(Protocol):

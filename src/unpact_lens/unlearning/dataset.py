@@ -54,7 +54,7 @@ def examples(model: HookedModel, source: Source, settings: Settings, what: str) 
 
 
 def ended(model: HookedModel, answer: Sequence[int], settings: Settings) -> tuple[int, ...]:
-    """Return an answer's ids with the token that ends it, once, where `settings.end_token` is True.
+    """Return an answer's ids with the token that ends it, once, unless `settings.end_token` is False.
 
     Without that label, training changes where answers end although no loss says so, and answers run on.
 
@@ -63,7 +63,7 @@ def ended(model: HookedModel, answer: Sequence[int], settings: Settings) -> tupl
         answer: Ids of the answer.
         settings: `end_token`, and `chat`, because a chat template may end answers with a token of its own.
     """
-    end = end_of_answer(model, chat=settings.chat) if settings.end_token else None
+    end = None if settings.end_token is False else end_of_answer(model, chat=settings.chat)
     return tuple(answer) if end is None or tuple(answer[-1:]) == (end,) else (*answer, end)
 
 

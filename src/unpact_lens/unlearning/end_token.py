@@ -1,13 +1,16 @@
 """Tell whether a model expects the token that ends each answer to be forgotten.
 
-A loss on the mean log-probability of an answer's tokens counts an answer as forgotten where that mean is low. One end
-token at −20 nats makes the mean of a short answer low although the model knows the answer, and nothing is trained.
+A loss that saturates where an answer is unlikely is met by any of its tokens. Where the model does not expect the end
+token, that token is met first: its gradient is the largest, because its probability is small, and the fact stays. A
+loss on the mean of an answer's tokens (SimNPO) then counts the answer as forgotten from the start.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from unpact_lens.data.benchmark import Corpus
 from unpact_lens.models.answer_end import end_of_answer
@@ -36,7 +39,7 @@ def unexpected_end(model: HookedModel, forget: Source, settings: Settings) -> fl
         None if the end token is no trained label of these data, or the model expects it (mean of at least
         `UNEXPECTED`).
     """
-    if isinstance(forget, Corpus) or not settings.end_token:
+    if isinstance(forget, Corpus) or settings.end_token is False:
         return None
     end = end_of_answer(model, chat=settings.chat)
     rows: Sequence[Encoded] = [
@@ -47,3 +50,25 @@ def unexpected_end(model: HookedModel, forget: Source, settings: Settings) -> fl
     last = [float(log_probs[-1]) for log_probs in score_rows(model, rows)]
     mean = sum(last) / len(last)
     return mean if mean < UNEXPECTED else None
+
+
+def with_end_decided(model: HookedModel, forget: Source, settings: Settings, *, shown: bool) -> Settings:
+    """Return hyperparameters with `end_token` decided where it is None.
+
+    Args:
+        model: Original model.
+        forget: Data to forget.
+        settings: Hyperparameters in force.
+        shown: Whether to say on stderr that the end token is left out.
+    """
+    if settings.end_token is not None:
+        return settings
+    end = unexpected_end(model, forget, settings)
+    if end is not None and shown:
+        print(
+            f"the model gives the end token {end:.1f} nats after the answers to forget, so it is not trained "
+            "(end_token=False)",
+            file=sys.stderr,
+            flush=True,
+        )
+    return replace(settings, end_token=end is None)

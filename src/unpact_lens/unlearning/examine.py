@@ -39,7 +39,6 @@ class Asked:
         settings: How they are asked.
         rule: Levels that were asked for.
         forget_score: Share of forget facts still known at the last check; None if never checked.
-        averages: Whether the forget loss reads the mean log-probability of an answer's tokens.
         trains: Whether the method trains step by step.
     """
 
@@ -50,7 +49,6 @@ class Asked:
     settings: Settings
     rule: StopRule
     forget_score: float | None
-    averages: bool
     trains: bool
 
 
@@ -138,10 +136,10 @@ def remedy(asked: Asked) -> str:
     """Say what may make the method forget more."""
     if not asked.trains:
         return "change the hyperparameters of this method"
-    end = unexpected_end(asked.before, asked.forget, asked.settings) if asked.averages else None
+    end = unexpected_end(asked.before, asked.forget, asked.settings)
     if end is None:
         return "raise lr or steps"
     return (
-        f"the model gives the end token {end:.1f} nats after these answers, and the loss, which reads the mean of an "
-        "answer's tokens, counts them as forgotten: give end_token=False, or raise lr or steps"
+        f"the model gives the end token {end:.1f} nats after these answers, and the loss can fall by that token alone: "
+        "leave end_token out or give end_token=False, or raise lr or steps"
     )

@@ -162,6 +162,24 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class MaybeFlag:
+    """Accept True, False or None."""
+
+    def read(self, name: str, value: object) -> bool | None:
+        """Return the flag, or None."""
+        if value is None:
+            return None
+        try:
+            return Flag().read(name, value)
+        except InputError:
+            raise InputError(f"{name}={value!r}; give {self.words()}") from None
+
+    def words(self) -> str:
+        """Describe the accepted values."""
+        return "True, False or None"
+
+
+@dataclass(frozen=True)
 class ChatTemplate:
     """Accept True, False, or the options of a chat template."""
 

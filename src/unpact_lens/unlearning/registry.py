@@ -56,8 +56,6 @@ class Method:
         sums: Whether the forget loss grows with the answer's length, as sums over an answer do. Such a loss is divided
             by the mean answer length of the forget set, so that it does not swamp a retain term, which is a mean over
             tokens. A method that declares the option `length_scale` leaves it as it is where that is False.
-        averages: Whether the forget loss reads the mean log-probability of an answer's tokens. Where the original model
-            does not expect the end token, an answer that it knows then looks forgotten; see `end_token`.
         retain: Loss on the retain set; None for methods without a retain term.
         rehearses: Whether the original model writes a retain set itself; see `self_rehearsal`. It takes
             the place of a given one.
@@ -85,7 +83,6 @@ class Method:
     forget: Loss
     per: Literal["token", "example"] = "token"
     sums: bool = False
-    averages: bool = False
     retain: Loss | None = None
     rehearses: bool = False
     writes: bool = False

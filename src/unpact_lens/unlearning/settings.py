@@ -12,7 +12,18 @@ from unpact_lens.checked_by_hand import Texts as Names
 from unpact_lens.data.chat import Chat
 from unpact_lens.errors import InputError, nearest
 from unpact_lens.results import storable
-from unpact_lens.unlearning.option import Accepts, ChatTemplate, Flag, Number, OneOf, Stops, Text, Texts, read_options
+from unpact_lens.unlearning.option import (
+    Accepts,
+    ChatTemplate,
+    Flag,
+    MaybeFlag,
+    Number,
+    OneOf,
+    Stops,
+    Text,
+    Texts,
+    read_options,
+)
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -60,8 +71,9 @@ class Settings:
             length.
         max_new_tokens: Largest number of tokens generated when facts are checked.
         stop: Texts that end an answer when facts are checked.
-        end_token: Whether the token that ends an answer is among the trained labels of every answer. False trains as
-            version 0.1 did; answers may then run on.
+        end_token: Whether the token that ends an answer is among the trained labels of every answer. If None,
+            `unlearn` trains it where the original model expects it after the answers to forget (mean probability of at
+            least 1%): else a loss falls by that one token and leaves the fact alone. False trains as version 0.1 did.
         check_every: Number of optimiser steps between two checks of the stop rule.
         modules: Names or patterns of the parameters to train, e.g. `"blocks.*.mlp"`. If None, all are trained. With a
             rank, the matrices that get an adapter; if None, all of attention and MLPs.
@@ -104,7 +116,7 @@ class Settings:
     chunk_tokens: int = setting(2048, Number(2, whole=True))
     max_new_tokens: int = setting(24, COUNT)
     stop: tuple[str, ...] = setting(("\n",), Stops())
-    end_token: bool = setting(True, Flag())
+    end_token: bool | None = setting(None, MaybeFlag())
     check_every: int = setting(5, COUNT)
     modules: Names | None = setting(None, Texts(optional=True, one=True))  # noqa: RUF009
     only: Names | None = setting(None, Texts(optional=True, one=True))  # noqa: RUF009

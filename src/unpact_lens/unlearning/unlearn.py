@@ -26,7 +26,6 @@ from unpact_lens.results import versions
 from unpact_lens.unlearning.auto_settings import (
     auto_search,
     check_auto,
-    leaves_out_end,
     rule_of_search,
     searched,
 )
@@ -35,6 +34,7 @@ from unpact_lens.unlearning.check import OnCheck
 from unpact_lens.unlearning.checkpointing import Checkpoints, fingerprint
 from unpact_lens.unlearning.dataset import draw_order
 from unpact_lens.unlearning.early_stopping import Score, StopRule
+from unpact_lens.unlearning.end_token import with_end_decided
 from unpact_lens.unlearning.ensembles import CombinedModel
 from unpact_lens.unlearning.examine import Asked, examine
 from unpact_lens.unlearning.job import Job, Plan, copy_to_train, train_copy
@@ -105,8 +105,7 @@ def unlearn(
         settings: `"auto"` searches the learning rate, and the number of steps if no rate is enough, for about two
             minutes; hyperparameters that are given are fixed. Runs stop at `stop_at`, or where F is at least 0.9. Of
             the rates that reach it, the one that loses the fewest validation facts of the benchmark is used (without
-            any, the fewest facts of the retain set). A loss on the mean of an answer's tokens (SimNPO) gets
-            `end_token=False` where the model does not expect that token. The result has all trials (`search`).
+            any, the fewest facts of the retain set). The result has all trials (`search`).
         **hyperparameters: Hyperparameters, those of `Settings` or of the method. Numbers may be text, e.g. `lr="1e-5"`.
             Defaults were searched on `builtin`; the default `lr` follows the model's size (`default_settings`).
 
@@ -133,12 +132,10 @@ def unlearn(
     data = sources(forget, retain)
     given = {**asked_as(forget, chosen), **hyperparameters} if isinstance(forget, Benchmark) else hyperparameters
     config, options = split(given, default_settings(chosen, trained_model(model, given), given), chosen.options)
+    config = with_end_decided(model, data.forget, config, shown=progress)
     folder = None if checkpoint is None else Path(checkpoint)
     trials: tuple[Trial, ...] = ()
     if settings is not None:
-        if chosen.averages and "end_token" not in given and leaves_out_end(model, data.forget, config, shown=progress):
-            config = dataclasses.replace(config, end_token=False)
-            hyperparameters = {**hyperparameters, "end_token": False}
         trial = functools.partial(
             unlearn, model, forget, retain, method=method, seed=seed, stop_at=rule, forget_score=forget_score,
             retain_score=retain_score, keep=keep, progress=False, **hyperparameters,
@@ -172,9 +169,7 @@ def unlearn(
         run = chosen.carry_out(Plan(job, after, terms, checks, chosen.rule, chosen.combine, checkpoints, bar.at))
     result = after if run.model is None else run.model
     score = last_score(run)
-    asked = Asked(
-        model, data.forget, rows, data.facts, job.settings, rule, score, chosen.averages, chosen.carry_out is train_copy
-    )
+    asked = Asked(model, data.forget, rows, data.facts, job.settings, rule, score, chosen.carry_out is train_copy)
     forgotten, warnings = examine(method, result, run, asked)
     return Unlearned(
         model=result,

@@ -17,7 +17,6 @@ add_with_retain_terms(
         "Fan et al. 2024, arXiv 2410.07163",
         forget=lambda view, options: losses.simnpo(view.log_probs, view.mask, options["beta"], options["delta"]),
         per="example",
-        averages=True,
         defaults={"gamma": 0.125},
         options=SIMNPO,
         note="the source always adds a retain term: simnpo_gdr.",
