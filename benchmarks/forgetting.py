@@ -51,7 +51,7 @@ def measured(model: HookedModel, known: tuple[QA, ...], method: str, options: ar
     n = options.facts
     default = default_settings(find(method), model, {})["lr"]
     given = {} if options.factor == 1 else {"lr": options.factor * default}
-    given |= {"end_token": False} if options.no_end_token else {}
+    given |= {"end_token": True} if options.end_token else {}
     given |= {"settings": "auto"} if options.auto else {"steps": options.steps}
     u = ul.unlearn(
         model, known[:n], known[n : 2 * n], method=method, stop_at=LEVEL, batch_size=options.batch, check_every=10,
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=12, help="facts to forget, to retain, and unseen, of each")
     parser.add_argument("--steps", type=int, default=60, help="largest number of steps")
     parser.add_argument("--batch", type=int, default=4, help="facts in a step, of the forget and of the retain set")
-    parser.add_argument("--no-end-token", action="store_true", help="do not train on the token that ends an answer")
+    parser.add_argument("--end-token", action="store_true", help="train on the end token, which SmolLM2 does not expect")
     parser.add_argument("--auto", action="store_true", help="search the learning rate on these facts")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/forgetting.csv"), help="measured rows")
     parser.add_argument("--write", action="store_true", help="write the measured rows to the page, measure nothing")
