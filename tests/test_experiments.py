@@ -57,9 +57,10 @@ def tables(path, results):
         gaps = pd.read_csv(path.with_name("gaps.csv"))
         arms = subjects_table(pd.read_csv(path.with_name("subjects.csv"))).set_index("rehearsed")
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
-        real = estimates(pd.read_csv(path.with_name("smollm2.csv"))).set_index("method")
+        names = ("smollm2", "smollm2-end-token")
+        real = {n: estimates(pd.read_csv(path.with_name(f"{n}.csv"))).set_index("method") for n in names}
         sizes = {n: t.set_index("model") for n, t in sizes_tables(pd.read_csv(path.with_name("sizes.csv"))).items()}
-        return {**shown, "subjects": arms, "smollm2": real, **sizes}
+        return {**shown, "subjects": arms, **real, **sizes}
     if folder == "unseen":
         same = pd.read_csv(path.with_name("same-number.csv"))
         shown = {"curve": results, "same-number": same}

@@ -2,12 +2,13 @@
 
     python -m experiments.rehearsal.smollm2             # all arms and seeds
     python -m experiments.rehearsal.smollm2 ARM ...     # only these arms, e.g. unpact_blind_self-searched
+    python -m experiments.rehearsal.smollm2 --end-token ...  # train the end token too, which SmolLM2 does not expect
 
 `--jobs N` runs N at a time. A method that rehearses takes the hyperparameters that were searched for the same method on
 given retain facts, and twice the steps: it keeps more, and forgets more slowly. In the arms with `-searched` every
 method has the hyperparameters of its own search (`python -m experiments.tune smollm2-rehearsal`). Finished runs are
-kept in runs/smollm2/. The command writes smollm2.csv and its table in README.md, of the arms and seeds that are
-finished, and smollm2-search.csv, the trials of that search.
+kept in runs/. The command writes smollm2.csv and its table in README.md (with the end token, smollm2-end-token), of the
+arms and seeds that are finished, and smollm2-search.csv, the trials of that search.
 """
 
 import functools
@@ -32,7 +33,7 @@ from unpact_lens.study import estimates
 from unpact_lens.text_tables import to_markdown
 
 HERE = Path(__file__).parent
-RUNS = HERE / "runs" / "smollm2"
+END = "--end-token"
 SEEDS = (0, 1, 2)
 OWN = "-searched"
 AGAINST = {
@@ -73,57 +74,64 @@ def world() -> tuple[HookedModel, ul.Benchmark]:
     return model, ul.evaluation.known_facts(model, ul.load_benchmark("facts", relations="all"))
 
 
-def folder(arm: str, seed: int) -> Path:
+def table_name(end: bool) -> str:
+    """Return the name of the runs' directory, of the CSV and of its table on the page."""
+    return f"smollm2{'-end-token' if end else ''}"
+
+
+def folder(arm: str, seed: int, end: bool) -> Path:
     """Return the directory of a run."""
-    return RUNS / f"{arm}-{seed}"
+    return HERE / "runs" / table_name(end) / f"{arm}-{seed}"
 
 
-def settings_of(arm: str) -> dict[str, Any]:
-    """Return the hyperparameters of an arm."""
+def settings_of(arm: str, end: bool) -> dict[str, Any]:
+    """Return the hyperparameters of an arm; `end` is whether the end token is trained."""
     method, own = arm.removesuffix(OWN), arm.endswith(OWN)
     searched = tuned_settings(HERE.parent / f"settings-smollm2{'-rehearsal' if own else ''}.yaml")
     given = searched[method if own else AGAINST[arm] or method]
-    return given | (LONGER if method.endswith("_self") else {})
+    return given | (LONGER if method.endswith("_self") else {}) | ({"end_token": True} if end else {})
 
 
-def run(arm: str, seed: int) -> str:
+def run(arm: str, seed: int, end: bool = False) -> str:
     """Unlearn and evaluate, unless that is finished, and return one line on it."""
-    if not folder(arm, seed).exists():
+    kept = folder(arm, seed, end)
+    if not kept.exists():
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("medium")
         model, bench = world()
-        method, settings = arm.removesuffix(OWN), settings_of(arm)
+        method, settings = arm.removesuffix(OWN), settings_of(arm, end)
         made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
-        ul.evaluate(made.model, bench, ["fact_span"], before=model).save(folder(arm, seed))
-    return f"{arm} {seed} {ul.load(folder(arm, seed))!r}"
+        ul.evaluate(made.model, bench, ["fact_span"], before=model).save(kept)
+    return f"{arm} {seed} {ul.load(kept)!r}"
 
 
 def main() -> None:
     """Run the command."""
-    chosen = arguments(__doc__) or list(AGAINST)
-    pairs = [(method, seed) for seed in SEEDS for method in chosen]
+    given = arguments(__doc__)
+    end, chosen = END in given, [arm for arm in given if arm != END] or list(AGAINST)
+    pairs = [(method, seed, end) for seed in SEEDS for method in chosen]
     with ProcessPoolExecutor(jobs(), mp_context=multiprocessing.get_context("spawn")) as workers:
         for line in workers.map(run, *zip(*pairs, strict=True)):
             print(line, flush=True)
-            write()
+            write(end)
     write_search()
 
 
-def write() -> None:
+def write(end: bool) -> None:
     """Write the table of the finished arms, on the seeds that all of them have."""
-    arms = [arm for arm in AGAINST if folder(arm, SEEDS[0]).exists()]
+    arms = [arm for arm in AGAINST if folder(arm, SEEDS[0], end).exists()]
     against = {arm: AGAINST[arm] for arm in arms if AGAINST[arm]}
     if not arms or not set(against.values()) <= set(arms):
         return
-    seeds = [s for s in SEEDS if all(folder(arm, s).exists() for arm in arms)]
-    cells = Cells([Cell(arm, s, ul.load(folder(arm, s))) for arm in arms for s in seeds])
+    seeds = [s for s in SEEDS if all(folder(arm, s, end).exists() for arm in arms)]
+    cells = Cells([Cell(arm, s, ul.load(folder(arm, s, end))) for arm in arms for s in seeds])
     found = destruction_over_seeds(cells, against)
     trained = {arm: [c.scores.destruction_trained.value for c in cells.cells if c.method == arm] for arm in arms}
     # mean over the seeds, of the facts that the retain term of `_gdr` trains on
     found.insert(found.columns.get_loc("against"), "D_trained", [sum(v) / len(v) for v in trained.values()])
     found = found.round(4)
-    write_text(HERE / "smollm2.csv", found.to_csv(index=False))
-    fill_block(HERE / "README.md", "smollm2", to_markdown(estimates(found).set_index("method")))
+    write_text(HERE / f"{table_name(end)}.csv", found.to_csv(index=False))
+    fill_block(HERE / "README.md", table_name(end), to_markdown(estimates(found).set_index("method")))
 
 
 def write_search() -> None:

@@ -7,7 +7,7 @@ import torch
 from unpact_lens.models.tokens import encode
 from unpact_lens.scoring import score_rows
 
-ONE = {"steps": 1, "batch_size": 100, "progress": False}
+ONE = {"steps": 1, "batch_size": 100, "end_token": True, "progress": False}
 
 
 def first(u, term="forget"):

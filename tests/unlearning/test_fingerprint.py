@@ -65,7 +65,8 @@ def other_setting(name):
     field = next(f for f in dataclasses.fields(Settings) if f.name == name)
     accepts, default = field.metadata["accepts"], field.default
     special = {"modules": ("blocks.0.mlp",), "stop": ("x",), "prefill": " the", "lr": 2e-4, "steps": 2, "batch_size": 3,
-               "beta1": 0.8, "beta2": 0.99, "phrasings": "all", "rank": 2, "only": ("L0H0",)}  # fmt: skip
+               "beta1": 0.8, "beta2": 0.99, "phrasings": "all", "rank": 2, "only": ("L0H0",),
+               "end_token": True}  # fmt: skip
     if name in special:
         return special[name]
     if isinstance(accepts, Flag):

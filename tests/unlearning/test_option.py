@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.unlearning.conftest import untrained, world
 from tests.unlearning.runs import ONE
 from unpact_lens.errors import InputError
 from unpact_lens.unlearning import METHODS, Method, StopRule, unlearn
-from unpact_lens.unlearning.option import Flag, Model, Number, OneOf, Option, Text, Texts, declared
+from unpact_lens.unlearning.option import Flag, MaybeFlag, Model, Number, OneOf, Option, Text, Texts, declared
 from unpact_lens.unlearning.registry import default_settings
 from unpact_lens.unlearning.settings import Settings, split
 
@@ -38,7 +39,7 @@ NEVER: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
     "phrasings": (("both", None, 1), ("headline", "all")),
     "chat": ((None, "maybe", 2, 0), (True, False, "false", "true")),
     "prefill": ((None, 1, True), ("", " the")),
-    "end_token": ((None, "maybe", 2), (True, "false")),
+    "end_token": (("maybe", 2), (True, "false", None)),
     "stop": (("\n", None, 5, [""], [1]), ([], ["\n"], ("\n", "."))),
     "chunk_tokens": ((1, 2.5, None, *NOT_NUMBERS), (2, "64")),
     "max_new_tokens": ((0, None, *NOT_NUMBERS), (1, "8")),
@@ -216,6 +217,7 @@ def test_a_method_of_ones_own_may_declare_defaults_alone(data):
         (Number(0, 1), "a number from 0 to 1"),
         (OneOf(("a", "b", "c")), "'a', 'b' or 'c'"),
         (Flag(), "True or False"),
+        (MaybeFlag(), "True, False or None"),
         (Text(), "a text"),
         (Texts(optional=True), "a list of at least one text, or None"),
         (Model(), "a model from load_model()"),
@@ -226,3 +228,14 @@ def test_messages_say_what_would_be_accepted(accepts, words):
     with pytest.raises(InputError) as error:
         accepts.read("x", object)
     assert str(error.value).endswith(words)
+
+
+@pytest.mark.parametrize(("given", "value"), [(None, None), (True, True), ("false", False), ("yes", True)])
+def test_a_flag_may_be_left_to_the_run(given, value):
+    assert MaybeFlag().read("end_token", given) is value
+
+
+@pytest.mark.parametrize("given", ["perhaps", 1, 0.5, []])
+def test_a_flag_that_may_be_left_says_what_it_accepts(given):
+    with pytest.raises(InputError, match=re.escape(f"end_token={given!r}; give True, False or None")):
+        MaybeFlag().read("end_token", given)

@@ -23,7 +23,8 @@ FORGET = [
     QA("gold", " Au", id="c"),
 ]
 RETAIN = [QA("seven small", " boats", id="d"), QA("at sea", " boats at", id="e"), QA("the symbol", " is the", id="f")]
-SETTINGS = {"lr": 1e-3, "steps": STEPS, "batch_size": 2, "weight_decay": 0.1, "clip": 0.5, "progress": False}
+SETTINGS = {"lr": 1e-3, "steps": STEPS, "batch_size": 2, "weight_decay": 0.1, "clip": 0.5, "end_token": True,
+            "progress": False}  # fmt: skip
 
 
 def hf_model(family, **changes):

@@ -39,4 +39,4 @@ def test_ignore_first_changes_training_and_must_leave_a_token(learned, facts):
     assert first(runs[0]) != first(runs[1])
     short = [QA("where was ann born", " oslo", id="one")]
     with pytest.raises(InputError, match="ignore_first=1: the shortest forget answer has 1 tokens; give at most 0"):
-        unlearn(learned, short, method="ce_u", ignore_first=1, end_token=False, **ONE)
+        unlearn(learned, short, method="ce_u", ignore_first=1, **{**ONE, "end_token": False})

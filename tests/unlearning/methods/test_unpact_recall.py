@@ -62,8 +62,8 @@ def test_recalled_weights_are_the_loss_of_log_probability_when_key_words_are_hid
 def test_recall_weighs_the_fact_of_a_sentence_and_not_the_copied_name(facts):
     items = sentences(facts[0] + facts[1])
     model = untrained("gpt2", n_layers=2, dtype=torch.float32, n_ctx=32)
-    teach = {"method": "ga_gdr", "gamma": 0.0, "lr": 5e-3, "steps": 120, "batch_size": 20, "progress": False}
-    model = unlearn(model, facts[0][:1], items, **teach).model
+    teach = {"method": "ga_gdr", "gamma": 0.0, "lr": 5e-3, "steps": 120, "batch_size": 20, "end_token": True}
+    model = unlearn(model, facts[0][:1], items, **teach, progress=False).model
     shares = {}
     for q in items[:6]:
         a, place = attribute(model, q.prompt, q.answer), q.answer.split().index(q.answer[slice(*q.fact_span)])
