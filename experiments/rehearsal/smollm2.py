@@ -6,7 +6,8 @@
 
 `--jobs N` runs N at a time. A method that rehearses takes the hyperparameters that were searched for the same method on
 given retain facts, and twice the steps: it keeps more, and forgets more slowly. In the arms with `-searched` every
-method has the hyperparameters of its own search (`python -m experiments.tune smollm2-rehearsal`). Finished runs are
+method has the hyperparameters of its own search (`python -m experiments.tune smollm2-rehearsal`); with `-lists`, the
+model also names the subjects that it rehearses in lists and not in texts. Finished runs are
 kept in runs/. The command writes smollm2.csv and its table in README.md (with the end token, smollm2-end-token), of the
 arms and seeds that are finished, and smollm2-search.csv, the trials of that search.
 """
@@ -35,7 +36,7 @@ from unpact_lens.text_tables import to_markdown
 HERE = Path(__file__).parent
 END = "--end-token"
 SEEDS = (0, 1, 2)
-OWN = "-searched"
+OWN, LISTS = "-searched", "-lists"
 AGAINST = {
     "npo_self": "npo_gdr",
     "npo_gdr": "",
@@ -45,10 +46,13 @@ AGAINST = {
     f"unpact_blind_self{OWN}": f"unpact_blind_gdr{OWN}",
     f"unpact_blind_gdr{OWN}": "",
     f"npo_gdr{OWN}": "",
+    f"npo_self{LISTS}": f"npo_gdr{OWN}",
 }
 """Arm with given retain facts that each arm with self-rehearsal is compared with."""
 LONGER = {"steps": 300}
 """Hyperparameters of the methods that rehearse, beside those searched."""
+LISTED = {"naming": "lists", "drawn": 1024}
+"""Hyperparameters of the arms that name subjects in lists."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,18 @@ def folder(arm: str, seed: int, end: bool) -> Path:
     return HERE / "runs" / table_name(end) / f"{arm}-{seed}"
 
 
+def method_of(arm: str) -> str:
+    """Return the method of an arm."""
+    return arm.removesuffix(OWN).removesuffix(LISTS)
+
+
 def settings_of(arm: str, end: bool) -> dict[str, Any]:
     """Return the hyperparameters of an arm; `end` is whether the end token is trained."""
-    method, own = arm.removesuffix(OWN), arm.endswith(OWN)
+    method, own = method_of(arm), arm.endswith((OWN, LISTS))
     searched = tuned_settings(HERE.parent / f"settings-smollm2{'-rehearsal' if own else ''}.yaml")
     given = searched[method if own else AGAINST[arm] or method]
-    return given | (LONGER if method.endswith("_self") else {}) | ({"end_token": True} if end else {})
+    given |= LONGER if method.endswith("_self") else {}
+    return given | (LISTED if arm.endswith(LISTS) else {}) | ({"end_token": True} if end else {})
 
 
 def run(arm: str, seed: int, end: bool = False) -> str:
@@ -99,7 +109,7 @@ def run(arm: str, seed: int, end: bool = False) -> str:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("medium")
         model, bench = world()
-        method, settings = arm.removesuffix(OWN), settings_of(arm, end)
+        method, settings = method_of(arm), settings_of(arm, end)
         made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
         ul.evaluate(made.model, bench, ["fact_span"], before=model).save(kept)
     return f"{arm} {seed} {ul.load(kept)!r}"

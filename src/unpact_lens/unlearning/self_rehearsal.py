@@ -25,7 +25,7 @@ from unpact_lens.models.generate import generate_answers
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import bos_ids, document_ids
 from unpact_lens.unlearning.checkpointing import fingerprint
-from unpact_lens.unlearning.option import Number, Option
+from unpact_lens.unlearning.option import Number, OneOf, Option
 
 ROOM = 8
 """Number of tokens drawn beyond the longest subject to forget, so that a text has room for a subject."""
@@ -38,10 +38,16 @@ _WRITTEN: dict[str, tuple[QA, ...]] = {}
 
 COUNT = Number(1, whole=True)
 
+NAMING = OneOf(("texts", "lists"))
+
+LISTED = 6
+"""Number of subjects to forget at the start of a list that the model continues."""
+
 REHEARSAL = {
     "subjects": Option(192, COUNT),
     "drawn": Option(4096, COUNT),
     "templates": Option(8, COUNT),
+    "naming": Option("texts", NAMING),
 }
 """Hyperparameters of the methods that rehearse: how much the original model writes."""
 
@@ -53,14 +59,18 @@ def self_rehearsal(
     subjects: int = 192,
     drawn: int = 4096,
     templates: int = 8,
+    naming: str = "texts",
     seed: int = 0,
     stop: Sequence[str] = ("\n",),
     asked: Asking | None = None,
 ) -> tuple[QA, ...]:
     """Let the original model write questions about other subjects than those to forget, and answer them.
 
-    Half of the texts are drawn from the start of a document, half continue a forget question up to its subject and are
-    read up to the words that follow the subject there. A subject is a run of words of the same form as the subjects to
+    Where the subjects come from decides what is kept, because unlearning damages those that are not rehearsed
+    (`experiments/rehearsal`). With `naming="texts"`, half of the texts are drawn from the start of a document, half
+    continue a forget question up to its subject and are read up to the words that follow the subject there. With
+    `naming="lists"`, each text continues a list of `LISTED` subjects to forget, in random order, and is read up to the
+    first item that is no subject. A subject is a run of words of the same form as the subjects to
     forget (see `names_in`). A subject is dropped if its name holds, or is part of, the name of a subject to forget. It
     is also dropped if the model gives it the answers of a subject to forget for more than half of its questions: then
     it may be another name of it.
@@ -73,6 +83,7 @@ def self_rehearsal(
             these first.
         drawn: Number of texts that are drawn.
         templates: Largest number of questions about each subject.
+        naming: `"texts"` or `"lists"`. A pretrained model names more real subjects in lists.
         seed: Random seed of the draws.
         stop: Texts that end an answer.
         asked: Chat template, prefill and lengths of the answers. In the prefill, `{subject}` becomes the subject.
@@ -82,7 +93,7 @@ def self_rehearsal(
         forget, else `"far"`. `meta["source"]` is `"self-rehearsal"`.
 
     Raises:
-        InputError: If no forget question names its subject, or the texts name no other subject.
+        InputError: If no forget question names its subject, the texts name no other subject, or `naming` is another.
 
     Example:
         >>> import unpact_lens as ul
@@ -96,19 +107,34 @@ def self_rehearsal(
     size = {"subjects": subjects, "drawn": drawn, "templates": templates}
     for name, value in size.items():
         COUNT.read(name, value)
+    NAMING.read("naming", naming)
     asked = asked or Asking()
     key = fingerprint(
-        {**size, "model": model, "forget": tuple(forget), "seed": seed, "stop": tuple(stop), "asked": asked}
+        {
+            **size,
+            "naming": naming,
+            "model": model,
+            "forget": tuple(forget),
+            "seed": seed,
+            "stop": tuple(stop),
+            "asked": asked,
+        }
     )
     if key not in _WRITTEN:
         while len(_WRITTEN) >= REMEMBERED:
             _WRITTEN.pop(next(iter(_WRITTEN)))
-        _WRITTEN[key] = _write(model, forget, size, seed, stop, asked)
+        _WRITTEN[key] = _write(model, forget, size, naming, seed, stop, asked)
     return _WRITTEN[key]
 
 
 def _write(
-    model: HookedModel, forget: Sequence[QA], size: Mapping[str, int], seed: int, stop: Sequence[str], asked: Asking
+    model: HookedModel,
+    forget: Sequence[QA],
+    size: Mapping[str, int],
+    naming: str,
+    seed: int,
+    stop: Sequence[str],
+    asked: Asking,
 ) -> tuple[QA, ...]:
     """Write the questions and answers of `self_rehearsal`."""
     named = [q for q in forget if q.subject and q.subject in q.prompt]
@@ -118,11 +144,15 @@ def _write(
             "set QA.subject, or use a retain term on given facts"
         )
     gone = tuple(dict.fromkeys(q.subject for q in named))
-    found = _chosen(_named_subjects(model, named, size["drawn"], seed), gone, size["subjects"])
+    drawn = size["drawn"]
+    counts = (
+        _named_subjects(model, named, drawn, seed) if naming == "texts" else _listed_subjects(model, gone, drawn, seed)
+    )
+    found = _chosen(counts, gone, size["subjects"])
     if not found:
         raise InputError(
-            f"{size['drawn']} texts of the model name no subject of the form of {gone[0]!r}; raise drawn=, or use a "
-            "retain term on given facts"
+            f"{drawn} texts of the model name no subject of the form of {gone[0]!r}; raise drawn=, give another "
+            "naming=, or use a retain term on given facts"
         )
     rng = random.Random(f"self-rehearsal/{seed}")
     forms = tuple(dict.fromkeys(q.prompt.replace(q.subject, "{}") for q in named))
@@ -179,6 +209,41 @@ def _named_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: i
             text = text.partition(rest)[0] if rest.strip() else text
         counts.update(name for name in names_in(text, gone)[:1] if text.startswith(name))
     return counts
+
+
+def _listed_subjects(model: HookedModel, gone: Sequence[str], drawn: int, seed: int) -> Counter[str]:
+    """Let the model continue lists of subjects to forget and count the subjects that it adds."""
+    rng = random.Random(f"lists/{seed}")
+    contexts = []
+    for _ in range(drawn):
+        start = ", ".join(rng.sample(gone, min(LISTED, len(gone))))
+        before, ids = document_ids(model, f"{start},", "a list of subjects")
+        contexts.append([*before, *ids])
+    lengths = [len(document_ids(model, subject, "a subject")[1]) for subject in gone]
+    room = LISTED * (2 + round(sum(lengths) / len(lengths)))
+    texts = draw(model, contexts, max_new_tokens=room, seed=seed, batch_tokens=DEFAULT_BATCH_TOKENS)
+    tokenizer = model.tokenizer
+    assert tokenizer is not None  # `document_ids` has read the subjects
+    counts: Counter[str] = Counter()
+    for ids in texts:
+        counts.update(listed_names(tokenizer.decode(list(ids), skip_special_tokens=True), gone))
+    return counts
+
+
+def listed_names(text: str, subjects: Sequence[str]) -> list[str]:
+    """Return the items that continue a list, up to the first that has not the form of the subjects (see `names_in`).
+
+    The last item is left out, because a text may end within it.
+
+    >>> listed_names(" Chad, Costa Rica, and Fiji. Each of these, Peru, Chi", ["Austria", "Sierra Leone"])
+    ['Chad', 'Costa Rica']
+    """
+    found: list[str] = []
+    for item in map(str.strip, text.split(",")[:-1]):
+        if names_in(item, subjects) != [item]:
+            break
+        found.append(item)
+    return found
 
 
 def _chosen(counts: Counter[str], gone: Sequence[str], subjects: int) -> list[str]:
