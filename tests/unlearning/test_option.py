@@ -59,6 +59,7 @@ NEVER: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
     "subjects": ((0, None, 0.5, *NOT_NUMBERS), (1, "3")),
     "drawn": ((0, None, 0.5, *NOT_NUMBERS), (1, "3")),
     "templates": ((0, None, 0.5, *NOT_NUMBERS), (1, "3")),
+    "naming": (("songs", None, 1), ("texts", "lists")),
     "n_alternatives": ((0, None, 0.5, *NOT_NUMBERS), (1, "3")),
     "only": ((5, [], [1], [" "]), ("L0H1", ["L0H1", "L1H0"], None)),
     "anchor": ((-1, None, *NOT_NUMBERS), (0, "0.5")),

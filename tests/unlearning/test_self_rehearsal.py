@@ -16,7 +16,7 @@ from unpact_lens.models.draw import draw
 from unpact_lens.models.hooked import HookedModel
 from unpact_lens.models.tokens import bos_ids
 from unpact_lens.unlearning import METHODS
-from unpact_lens.unlearning.self_rehearsal import names_in, self_rehearsal
+from unpact_lens.unlearning.self_rehearsal import listed_names, names_in, self_rehearsal
 
 SMALL = {"subjects": 12, "drawn": 96, "templates": 2}
 
@@ -173,3 +173,43 @@ def test_rehearsing_methods_train_on_what_the_model_wrote_and_on_no_given_fact(
     for name, weight in alone.model.state_dict().items():
         assert torch.equal(weight, given.model.state_dict()[name])
     assert alone.config["subjects"] == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (" Peru, the Isle of Skye, Chad or Togo, Fiji,", ["Peru", "the Isle of Skye"]),
+        (" Peru, a land of plenty, Chad,", ["Peru"]),
+        (" Peru", []),  # the text may end within it
+        (", Peru,", []),
+        ("\nPeru,\nChad,\n", ["Peru", "Chad"]),
+    ],
+)
+def test_a_list_is_read_up_to_the_first_item_that_is_no_subject(text: str, names: list[str]) -> None:
+    assert listed_names(text, COUNTRIES) == names
+
+
+def test_subjects_may_be_named_in_lists_of_subjects_to_forget(
+    model: HookedModel, bench: ul.Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = sorted({q.subject for q in bench.forget})
+    seen: list[str] = []
+
+    def drawn(model: HookedModel, contexts: list[tuple[int, ...]], **_: object) -> list[list[int]]:
+        seen.extend(model.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in contexts)
+        more = [" Ada Bell,", f" {gone[0]}, Ada Bell, Bo Lind, Cy", " and so on, Dee Rook,"]
+        return [model.tokenizer(more[i % 3], add_special_tokens=False)["input_ids"] for i in range(len(contexts))]
+
+    monkeypatch.setattr(sys.modules[self_rehearsal.__module__], "draw", drawn)
+    written = self_rehearsal(model, bench.forget, naming="lists", subjects=8, drawn=6, templates=1)
+    assert {q.subject for q in written} <= {"Ada Bell", "Bo Lind"}
+    assert "Ada Bell" in {q.subject for q in written}
+    lists = [text.strip().removesuffix(",").split(", ") for text in seen]
+    assert [len(set(found)) for found in lists] == [6] * 6
+    assert {name for found in lists for name in found} <= set(gone)
+    assert len({tuple(found) for found in lists}) == 6
+
+
+def test_another_way_of_naming_is_refused(model: HookedModel, bench: ul.Benchmark) -> None:
+    with pytest.raises(ul.InputError, match="naming='songs'; use 'texts' or 'lists'"):
+        self_rehearsal(model, bench.forget, naming="songs")
