@@ -9,10 +9,12 @@ given retain facts, and twice the steps: it keeps more, and forgets more slowly.
 method has the hyperparameters of its own search (`python -m experiments.tune smollm2-rehearsal`); with `-lists`, the
 model also names the subjects that it rehearses in lists and not in texts. Finished runs are
 kept in runs/. The command writes smollm2.csv and its table in README.md (with the end token, smollm2-end-token), of the
-arms and seeds that are finished, and smollm2-search.csv, the trials of that search.
+arms and seeds that are finished, smollm2-coverage.csv, which unseen near facts are lost, and smollm2-search.csv, the
+trials of that search.
 """
 
 import functools
+import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,10 +30,12 @@ from experiments.shared.command_line import arguments, jobs
 from experiments.shared.destruction_over_seeds import destruction_over_seeds
 from experiments.shared.experiment import tuned_settings
 from experiments.shared.page_tables import fill_block
+from unpact_lens.models.asking import Asking
 from unpact_lens.models.hooked import HookedModel
-from unpact_lens.results import write_text
+from unpact_lens.results import write_json, write_text
 from unpact_lens.study import estimates
 from unpact_lens.text_tables import to_markdown
+from unpact_lens.unlearning import self_rehearsal
 
 HERE = Path(__file__).parent
 END = "--end-token"
@@ -102,6 +106,18 @@ def settings_of(arm: str, end: bool) -> dict[str, Any]:
     return given | (LISTED if arm.endswith(LISTS) else {}) | ({"end_token": True} if end else {})
 
 
+def rehearsed(arm: str, seed: int) -> list[str]:
+    """Return the subjects that an arm with self-rehearsal rehearses at a seed; they are kept in runs/."""
+    given = {name: value for name, value in settings_of(arm, False).items() if name in LISTED}
+    kept = HERE / "runs" / "smollm2-subjects" / f"{given.get('naming', 'texts')}-{seed}.json"
+    if not kept.exists():
+        model, bench = world()
+        asked = Asking(chat=bench.chat, prefill=bench.prefill, max_new_tokens=bench.max_new_tokens)
+        written = self_rehearsal(model, bench.forget, **given, seed=seed, stop=bench.stop, asked=asked)
+        write_json(kept, sorted({q.subject for q in written}))
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
 def run(arm: str, seed: int, end: bool = False) -> str:
     """Unlearn and evaluate, unless that is finished, and return one line on it."""
     kept = folder(arm, seed, end)
@@ -111,6 +127,8 @@ def run(arm: str, seed: int, end: bool = False) -> str:
         model, bench = world()
         method, settings = method_of(arm), settings_of(arm, end)
         made = ul.unlearn(model, bench, method=method, seed=seed, stop_at=0.02, progress=False, **settings)
+        if method.endswith("_self"):
+            rehearsed(arm, seed)  # the set that the run has just written is still in memory
         ul.evaluate(made.model, bench, ["fact_span"], before=model).save(kept)
     return f"{arm} {seed} {ul.load(kept)!r}"
 
@@ -125,6 +143,8 @@ def main() -> None:
             print(line, flush=True)
             write(end)
     write_search()
+    if not end:
+        write_coverage()
 
 
 def write(end: bool) -> None:
@@ -142,6 +162,34 @@ def write(end: bool) -> None:
     found = found.round(4)
     write_text(HERE / f"{table_name(end)}.csv", found.to_csv(index=False))
     fill_block(HERE / "README.md", table_name(end), to_markdown(estimates(found).set_index("method")))
+
+
+def write_coverage() -> None:
+    """Write which unseen near facts are lost: those whose subject the model rehearsed, or the others."""
+    arms = [arm for arm in AGAINST if method_of(arm).endswith("_self") and folder(arm, SEEDS[0], False).exists()]
+    _, bench = world()
+    rows = []
+    for arm in arms:
+        seeds = [seed for seed in SEEDS if folder(arm, seed, False).exists()]
+        counts = {True: [0, 0], False: [0, 0]}
+        for seed in seeds:
+            named = {plain(subject) for subject in rehearsed(arm, seed)}
+            given = ul.load(folder(arm, seed, False)).items_frame().set_index("id")["fact_span"]
+            for fact in bench.unseen.near:
+                tally = counts[plain(fact.subject) in named]
+                tally[0] += 1
+                tally[1] += given[fact.id] == 0
+        for inside, (facts, lost) in counts.items():
+            row = {"arm": arm, "seeds": len(seeds), "subject": "rehearsed" if inside else "not rehearsed"}
+            rows.append(row | {"facts": facts, "lost": lost, "share lost": round(lost / max(facts, 1), 4)})
+    found = pd.DataFrame(rows)
+    write_text(HERE / "smollm2-coverage.csv", found.to_csv(index=False))
+    fill_block(HERE / "README.md", "smollm2-coverage", to_markdown(found.set_index("arm")))
+
+
+def plain(subject: str) -> str:
+    """Return a name without its article and capitals."""
+    return subject.casefold().removeprefix("the ")
 
 
 def write_search() -> None:
