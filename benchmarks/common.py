@@ -15,6 +15,8 @@ script is started again with `--contestant NAME`; `Contest.serve` answers that c
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -184,6 +186,12 @@ def measure(work: Work) -> None:
         print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
+def give_back() -> None:
+    """Give freed memory back that the allocator of a CPU has kept, where it is glibc's; else work would reuse it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def peak_mb(anew: bool = False) -> float:
     """Return the peak memory of this process, MiB.
 
@@ -194,6 +202,7 @@ def peak_mb(anew: bool = False) -> float:
     reset = Path("/proc/self/clear_refs")
     if anew and reset.exists():
         gc.collect()
+        give_back()
         reset.write_text("5", encoding="ascii")
     # In KiB on Linux, in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
@@ -256,22 +265,8 @@ def write_markdown(path: Path, header: Sequence[str], rows: Sequence[Sequence[st
     path.write_text("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n", encoding="utf-8")
 
 
-def write_figure(picture: Any, path: Path) -> Path:
-    """Write a plotly figure as PNG, or as HTML if kaleido or a browser is missing; return the path."""
-    from unpact_lens.results import write_text
-
-    try:
-        import kaleido  # type: ignore[import-not-found]  # noqa: F401
-
-        picture.write_image(path, scale=2)
-    except (ImportError, RuntimeError):  # kaleido raises RuntimeError if it finds no browser
-        path = path.with_suffix(".html")
-        write_text(path, picture.to_html(include_plotlyjs=True))
-    return path
-
-
 def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: Mapping[str, Any] | None = None) -> Path:
-    """Write the results as `<name>.json` and the ratios as `<name>.png`, or `.html` if kaleido is not installed.
+    """Write the results as `<name>.json` and the ratios as `<name>.png`.
 
     Args:
         name: Name of the benchmark.
@@ -283,7 +278,9 @@ def report(name: str, rows: Sequence[Row], options: argparse.Namespace, extra: M
         The path of the figure.
     """
     keep(name, {"rows": {r.name: r.found for r in rows}, **(extra or {})}, options)
-    path = write_figure(figure(name, rows), options.output / f"{name}.png")
+    from unpact_lens.plots.figure import Figure
+
+    path = Figure(figure(name, rows)).save(options.output / f"{name}.png")
     print(f"wrote {options.output / f'{name}.json'} and {path}")
     return path
 
@@ -299,15 +296,18 @@ def figure(name: str, rows: Sequence[Row]) -> Any:
     """Draw each contestant's time as a multiple of ours, on a log scale: one line per workload."""
     import plotly.graph_objects as go
 
+    from unpact_lens.plots.theme import series_style
+
     contestants = list(dict.fromkeys(c for r in rows for c in r.found if c != r.ours))
     picture = go.Figure()
     for i, contestant in enumerate(contestants):
         ratios = [(r.name, r.found.get(contestant, {}).get("times_ours")) for r in rows]
         kept = [(x, y) for x, y in ratios if y is not None]
+        colour, symbol = series_style(i)
         picture.add_scatter(
             name=contestant, y=[x for x, _ in kept], x=[y for _, y in kept], mode="markers+text",
             text=[f"{y:.2g}×" for _, y in kept], textposition="top center" if i % 2 else "bottom center",
-            marker={"size": 12, "symbol": i},
+            marker={"size": 12, "symbol": symbol, "color": colour},
         )  # fmt: skip
     picture.add_vline(x=1, line_dash="dot")
     picture.update_layout(

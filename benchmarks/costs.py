@@ -201,6 +201,7 @@ def page(folder: Path, out: Path) -> str:
     parts += ["## Decomposition\n", DECOMPOSITION]
     for found in decompositions:
         parts += [f"{origin(found)}\n", table(cost_tables.CONTEST, cost_tables.contest_rows(found)), ""]
+    parts += [] if decompositions else [ELSEWHERE]
     parts += ["## Unlearning\n", UNLEARNING]
     for found in unlearning:
         loop = any(who == "loop" for (who, _), _ in cost_tables.steps(found))
@@ -208,6 +209,7 @@ def page(folder: Path, out: Path) -> str:
             (cost_tables.STEP, cost_tables.step_rows) if loop else (cost_tables.FAMILIES, cost_tables.family_rows)
         )
         parts += [f"{origin(found)}\n", table(header, own(found)), ""]
+    parts += [] if unlearning else [ELSEWHERE]
     parts += ["## Large models\n", SCALE, least_of_loop(large)]
     for found in large:
         parts += [scale.table(found["rows"], found["machine"])]
@@ -314,6 +316,8 @@ Why aims are missed:
 - *Memory on a CPU without the setting of glibc* is more: the diff at 0.1 billion parameters peaked at 4.6 times the
   model, not 1.5, because glibc kept freed blocks.
 """
+
+ELSEWHERE = "Not measured with a record; what was measured earlier is on [another page](benchmarks.md).\n"
 
 STUDY = """    python benchmarks/study.py --size 1 --out benchmarks/records/study/1.json
 

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=12, help="facts to forget, to retain, and unseen, of each")
     parser.add_argument("--steps", type=int, default=60, help="largest number of steps")
     parser.add_argument("--batch", type=int, default=4, help="facts in a step, of the forget and of the retain set")
-    parser.add_argument("--end-token", action="store_true", help="train on the end token, which SmolLM2 does not expect")
+    parser.add_argument("--end-token", action="store_true", help="train the end token, which SmolLM2 does not expect")
     parser.add_argument("--auto", action="store_true", help="search the learning rate on these facts")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/forgetting.csv"), help="measured rows")
     parser.add_argument("--write", action="store_true", help="write the measured rows to the page, measure nothing")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import gc
 import itertools
 import statistics
@@ -17,7 +15,7 @@ from typing import Any
 
 import torch
 from attribution import limit_on
-from common import peak_mb
+from common import give_back, peak_mb
 from models import random_ids, tokenizer, word
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -49,12 +47,6 @@ LEAST = "leave-one-out, the limit"
 """Work whose seconds bound those of any leave-one-out that shares what can be shared."""
 
 
-def give_back() -> None:
-    """Give freed memory back that the allocator of a CPU has kept, where it is glibc's."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 class Memory:
     """Measure memory: bytes that torch allocated on a GPU, or the resident set of the process."""
 
@@ -68,7 +60,6 @@ class Memory:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
-            give_back()
             peak_mb(anew=True)
 
     def now(self) -> int:
