@@ -210,6 +210,24 @@ def test_subjects_may_be_named_in_lists_of_subjects_to_forget(
     assert len({tuple(found) for found in lists}) == 6
 
 
+def test_a_list_holds_subjects_that_one_question_asks_about(
+    model: HookedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metals, kings = ["iron", "gold", "tin"], ["Ada", "Bo"]
+    forget = [QA(f"the symbol of {name} is", " x", subject=name) for name in metals]
+    forget += [QA(f"the crown of {name} is", " x", subject=name) for name in kings]
+    seen: list[set[str]] = []
+
+    def drawn(model: HookedModel, contexts: list[tuple[int, ...]], **_: object) -> list[list[int]]:
+        starts = (model.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in contexts)
+        seen.extend({part.strip() for part in start.split(",") if part.strip()} for start in starts)
+        return [model.tokenizer(" zinc,", add_special_tokens=False)["input_ids"] for _ in contexts]
+
+    monkeypatch.setattr(sys.modules[self_rehearsal.__module__], "draw", drawn)
+    self_rehearsal(model, forget, naming="lists", drawn=6, templates=1)
+    assert seen == [set(metals), set(kings)] * 3
+
+
 def test_another_way_of_naming_is_refused(model: HookedModel, bench: ul.Benchmark) -> None:
     with pytest.raises(ul.InputError, match="naming='songs'; use 'texts' or 'lists'"):
         self_rehearsal(model, bench.forget, naming="songs")

@@ -69,8 +69,8 @@ def self_rehearsal(
     Where the subjects come from decides what is kept, because unlearning damages those that are not rehearsed
     (`experiments/rehearsal`). With `naming="texts"`, half of the texts are drawn from the start of a document, half
     continue a forget question up to its subject and are read up to the words that follow the subject there. With
-    `naming="lists"`, each text continues a list of `LISTED` subjects to forget, in random order, and is read up to the
-    first item that is no subject. A subject is a run of words of the same form as the subjects to
+    `naming="lists"`, each text continues a list of up to `LISTED` subjects to forget that one question asks about, in
+    random order, and is read up to the first item that is no subject. A subject is a run of words of the same form as the subjects to
     forget (see `names_in`). A subject is dropped if its name holds, or is part of, the name of a subject to forget. It
     is also dropped if the model gives it the answers of a subject to forget for more than half of its questions: then
     it may be another name of it.
@@ -146,7 +146,7 @@ def _write(
     gone = tuple(dict.fromkeys(q.subject for q in named))
     drawn = size["drawn"]
     counts = (
-        _named_subjects(model, named, drawn, seed) if naming == "texts" else _listed_subjects(model, gone, drawn, seed)
+        _named_subjects(model, named, drawn, seed) if naming == "texts" else _listed_subjects(model, named, drawn, seed)
     )
     found = _chosen(counts, gone, size["subjects"])
     if not found:
@@ -211,12 +211,19 @@ def _named_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: i
     return counts
 
 
-def _listed_subjects(model: HookedModel, gone: Sequence[str], drawn: int, seed: int) -> Counter[str]:
-    """Let the model continue lists of subjects to forget and count the subjects that it adds."""
+def _listed_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: int) -> Counter[str]:
+    """Let the model continue lists of subjects to forget, of one question each, and count the subjects that it adds."""
     rng = random.Random(f"lists/{seed}")
+    gone = list(dict.fromkeys(q.subject for q in named))
+    alike: dict[str, list[str]] = {}
+    for q in named:
+        subjects = alike.setdefault(q.prompt.replace(q.subject, "{}"), [])
+        subjects += [q.subject] * (q.subject not in subjects)
+    kinds = list(alike.values())
     contexts = []
-    for _ in range(drawn):
-        start = ", ".join(rng.sample(gone, min(LISTED, len(gone))))
+    for i in range(drawn):
+        subjects = kinds[i % len(kinds)]
+        start = ", ".join(rng.sample(subjects, min(LISTED, len(subjects))))
         before, ids = document_ids(model, f"{start},", "a list of subjects")
         contexts.append([*before, *ids])
     lengths = [len(document_ids(model, subject, "a subject")[1]) for subject in gone]
