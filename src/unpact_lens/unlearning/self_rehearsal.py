@@ -69,11 +69,11 @@ def self_rehearsal(
     Where the subjects come from decides what is kept, because unlearning damages those that are not rehearsed
     (`experiments/rehearsal`). With `naming="texts"`, half of the texts are drawn from the start of a document, half
     continue a forget question up to its subject and are read up to the words that follow the subject there. With
-    `naming="lists"`, each text continues a list of up to `LISTED` subjects to forget that one question asks about, in
-    random order, and is read up to the first item that is no subject. A subject is a run of words of the same form as the subjects to
-    forget (see `names_in`). A subject is dropped if its name holds, or is part of, the name of a subject to forget. It
-    is also dropped if the model gives it the answers of a subject to forget for more than half of its questions: then
-    it may be another name of it.
+    `naming="lists"`, each text continues a list of up to `LISTED` subjects to forget that one question asks about,
+    in random order, and is read up to the first item that is no subject. A subject is a run of words of the same
+    form as the subjects to forget (see `names_in`). A subject is dropped if its name holds, or is part of, the name
+    of a subject to forget. It is also dropped if the model gives it the answers of a subject to forget for more
+    than half of its questions: then it may be another name of it.
 
     Args:
         model: Original model.
