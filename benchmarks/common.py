@@ -306,7 +306,7 @@ def figure(name: str, rows: Sequence[Row]) -> Any:
         colour, symbol = series_style(i)
         picture.add_scatter(
             name=contestant, y=[x for x, _ in kept], x=[y for _, y in kept], mode="markers+text",
-            text=[f"{y:.2g}×" for _, y in kept], textposition="top center" if i % 2 else "bottom center",
+            text=[f"{y:.2g}×" for _, y in kept], textposition="top center" if i % 3 == 1 else "bottom center",
             marker={"size": 12, "symbol": symbol, "color": colour},
         )  # fmt: skip
     picture.add_vline(x=1, line_dash="dot")

@@ -74,6 +74,16 @@ def not_run(record: Record) -> list[str]:
     return sorted(found)
 
 
+def least_of_loop(record: Record) -> str:
+    """Return how many times as fast as a plain loop the limit is, as a sentence: no sharing can be faster."""
+    found = [
+        f"{contestants['HF, one by one']['seconds'] / contestants['the limit']['seconds']:.1f} ({work})"
+        for work, contestants in record["rows"].items()
+        if {"HF, one by one", "the limit"} <= contestants.keys()
+    ]
+    return f"The limit itself is this many times as fast as the plain loop: {'; '.join(found)}."
+
+
 def growth_rows(record: Record) -> list[Lines]:
     """Return one row for each length: tokens and operations that cannot be shared, and our speed."""
     names = ("prompt", "answer", "tokens", "rows")

@@ -231,6 +231,7 @@ def attribution_parts(record: Record | None, folder: Path, out: Path) -> list[st
         table(cost_tables.CONTEST, cost_tables.contest_rows(record)),
         "",
         *(f"{sentence}\n" for sentence in cost_tables.not_run(record)),
+        f"{cost_tables.least_of_loop(record)}\n",
         "Growth with prompt and answer: tokens that cannot be shared, rows to unembed, operations, our seconds.\n",
         table(cost_tables.GROWTH, cost_tables.growth_rows(record)),
         "",
