@@ -59,6 +59,7 @@ def tables(path, results):
         shown = {n: estimates(f).set_index("method") for n, f in {"results": results, "gaps": gaps}.items()}
         names = ("smollm2", "smollm2-end-token")
         real = {n: estimates(pd.read_csv(path.with_name(f"{n}.csv"))).set_index("method") for n in names}
+        real["smollm2-coverage"] = pd.read_csv(path.with_name("smollm2-coverage.csv")).set_index("arm")
         sizes = {n: t.set_index("model") for n, t in sizes_tables(pd.read_csv(path.with_name("sizes.csv"))).items()}
         return {**shown, "subjects": arms, **real, **sizes}
     if folder == "unseen":
