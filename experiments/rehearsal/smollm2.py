@@ -102,7 +102,7 @@ def settings_of(arm: str, end: bool) -> dict[str, Any]:
     method, own = method_of(arm), arm.endswith((OWN, LISTS))
     searched = tuned_settings(HERE.parent / f"settings-smollm2{'-rehearsal' if own else ''}.yaml")
     given = searched[method if own else AGAINST[arm] or method]
-    given |= LONGER if method.endswith("_self") else {}
+    given = given | (LONGER if method.endswith("_self") else {})
     return given | (LISTED if arm.endswith(LISTS) else {}) | ({"end_token": True} if end else {})
 
 

@@ -181,7 +181,7 @@ class Figure(go.Figure):
         interactive = json.loads(str(self.to_json()))
         if _is_wide(self) and not self.layout.width:
             interactive["layout"]["width"] = WIDE
-        picture = {} if self._left_out() else {"image/svg+xml": self.svg()}
+        picture = {} if undrawn(interactive) else {"image/svg+xml": self.svg()}
         return {"application/vnd.plotly.v1+json": _slim(interactive), **picture, "text/plain": self.alt}
 
     def _ipython_display_(self) -> None:

@@ -109,17 +109,8 @@ def self_rehearsal(
         COUNT.read(name, value)
     NAMING.read("naming", naming)
     asked = asked or Asking()
-    key = fingerprint(
-        {
-            **size,
-            "naming": naming,
-            "model": model,
-            "forget": tuple(forget),
-            "seed": seed,
-            "stop": tuple(stop),
-            "asked": asked,
-        }
-    )
+    given = {**size, "naming": naming, "seed": seed, "stop": tuple(stop), "asked": asked}
+    key = fingerprint({**given, "model": model, "forget": tuple(forget)})
     if key not in _WRITTEN:
         while len(_WRITTEN) >= REMEMBERED:
             _WRITTEN.pop(next(iter(_WRITTEN)))
@@ -145,10 +136,8 @@ def _write(
         )
     gone = tuple(dict.fromkeys(q.subject for q in named))
     drawn = size["drawn"]
-    counts = (
-        _named_subjects(model, named, drawn, seed) if naming == "texts" else _listed_subjects(model, named, drawn, seed)
-    )
-    found = _chosen(counts, gone, size["subjects"])
+    count = _named_subjects if naming == "texts" else _listed_subjects
+    found = _chosen(count(model, named, drawn, seed), gone, size["subjects"])
     if not found:
         raise InputError(
             f"{drawn} texts of the model name no subject of the form of {gone[0]!r}; raise drawn=, give another "
@@ -215,11 +204,10 @@ def _listed_subjects(model: HookedModel, named: Sequence[QA], drawn: int, seed: 
     """Let the model continue lists of subjects to forget, of one question each, and count the subjects that it adds."""
     rng = random.Random(f"lists/{seed}")
     gone = list(dict.fromkeys(q.subject for q in named))
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, dict[str, None]] = {}  # subjects of each form of question, each once
     for q in named:
-        subjects = alike.setdefault(q.prompt.replace(q.subject, "{}"), [])
-        subjects += [q.subject] * (q.subject not in subjects)
-    kinds = list(alike.values())
+        alike.setdefault(q.prompt.replace(q.subject, "{}"), {})[q.subject] = None
+    kinds = [list(subjects) for subjects in alike.values()]
     contexts = []
     for i in range(drawn):
         subjects = kinds[i % len(kinds)]

@@ -138,7 +138,7 @@ def unlearn(
     if settings is not None:
         trial = functools.partial(
             unlearn, model, forget, retain, method=method, seed=seed, stop_at=rule, forget_score=forget_score,
-            retain_score=retain_score, keep=keep, progress=False, **hyperparameters,
+            retain_score=retain_score, keep=keep, progress=False, **{**hyperparameters, "end_token": config.end_token},
         )  # fmt: skip
         search = auto_search(model, data, config, watched, trial, shown=progress)
         facts = {"method": method, "seed": seed, "model": model, "data": data, "watched": watched, "given": given}
