@@ -74,6 +74,12 @@ def not_run(record: Record) -> list[str]:
     return sorted(found)
 
 
+def limit_over_loop(found: list[str], when: str = "") -> str:
+    """Return a line that gives the speed of the limit over a plain loop's in each place; "" without any place."""
+    said = f"{when}the limit itself is this many times as fast as a plain loop: {'; '.join(found)}.\n"
+    return said[:1].upper() + said[1:] if found else ""
+
+
 def least_of_loop(record: Record) -> str:
     """Return how many times as fast as a plain loop the limit is, as a sentence: no sharing can be faster."""
     found = [
@@ -81,7 +87,7 @@ def least_of_loop(record: Record) -> str:
         for work, contestants in record["rows"].items()
         if {"HF, one by one", "the limit"} <= contestants.keys()
     ]
-    return f"The limit itself is this many times as fast as the plain loop: {'; '.join(found)}."
+    return limit_over_loop(found)
 
 
 def growth_rows(record: Record) -> list[Lines]:

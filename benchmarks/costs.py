@@ -126,9 +126,7 @@ def after_prefix(records: list[Record]) -> str:
         if record["prefix"]
         if (ratios := record["contestants"].get(limit.PEERS["loop"], {}).get("over_limit"))
     ]
-    if not found:
-        return ""
-    return f"After a shared prefix, the limit itself is this many times as fast as a plain loop: {'; '.join(found)}.\n"
+    return cost_tables.limit_over_loop(found, "after a shared prefix, ")
 
 
 def least_of_loop(measured: list[Record]) -> str:
@@ -139,9 +137,7 @@ def least_of_loop(measured: list[Record]) -> str:
         for size, work in seconds:
             if work == LEAST and (loop := seconds.get((size, "leave-one-out, plain loop"))):
                 found.append(f"{loop / seconds[size, work]:.1f} ({size}B, {record['machine']['device']})")
-    if not found:
-        return ""
-    return f"The limit itself is this many times as fast as a plain loop: {'; '.join(found)}.\n"
+    return cost_tables.limit_over_loop(found)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -231,7 +227,7 @@ def attribution_parts(record: Record | None, folder: Path, out: Path) -> list[st
         table(cost_tables.CONTEST, cost_tables.contest_rows(record)),
         "",
         *(f"{sentence}\n" for sentence in cost_tables.not_run(record)),
-        f"{cost_tables.least_of_loop(record)}\n",
+        cost_tables.least_of_loop(record),
         "Growth with prompt and answer: tokens that cannot be shared, rows to unembed, operations, our seconds.\n",
         table(cost_tables.GROWTH, cost_tables.growth_rows(record)),
         "",
@@ -334,7 +330,7 @@ ours and the limit both took 7 to 9% less on `smollm2` with a prompt of 200, mea
 Why some ratios are below 1 was not looked into.
 After a prefix of 500 tokens, on GPT-2-small's shape and one thread, products of tokens and weights take 72% of our
 time, attention 13% (every group of pieces reads the keys of the prefix), and selecting keys and values 4%. With two
-threads the ratio there is 1.17, with one 1.09; why was not measured.
+threads the ratio there was 1.17 in one turn of an earlier run and is in the table from two; with one thread it is 1.09.
 
 Records are in `benchmarks/records/`.
 """

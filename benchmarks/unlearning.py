@@ -42,6 +42,8 @@ FAMILIES = (
     "unpact_select", "unpact_blind",
 )  # fmt: skip
 BETA, CLIP = 0.1, 1.0
+UNSATURATED = {"simnpo": {"beta": 0.1}}
+"""Options that differ from the defaults: answers of a random model are so unlikely that SimNPO has no gradient left."""
 WRAPS = ("bridge", "hooked")
 
 
@@ -73,6 +75,11 @@ def questions(options: argparse.Namespace, seed: int) -> list[tuple[list[int], l
         return torch.randint(2, SHAPES[options.shape]["vocab_size"], (length,), generator=generator).tolist()
 
     return [(ids(options.prompt), ids(options.answer)) for _ in range(options.examples)]
+
+
+def text_of(ids: list[int]) -> str:
+    """Return the text of ids, as `word_tokenizer` reads it."""
+    return " ".join(f"w{i}" for i in ids)
 
 
 class Clock:
@@ -143,16 +150,17 @@ def contest(options: argparse.Namespace) -> dict[str, Any]:
 
     model = load_model(hf, wrap=who, tokenizer=tokenizer)
     del hf
-    text = [QA(*(" ".join(f"w{i}" for i in ids) for ids in pair), kind="entity") for pair in pairs]
-    retain = [QA(*(" ".join(f"w{i}" for i in ids) for ids in pair)) for pair in questions(options, 2)]
-    extra: dict[str, Any] = {}
+    forget, retain = (
+        [QA(text_of(p), f" {text_of(a)}", kind="entity") for p, a in drawn] for drawn in (pairs, questions(options, 2))
+    )
+    extra: dict[str, Any] = dict(UNSATURATED.get(method, {}))
     if method == "offset":
         extra["small"] = model
     if method.startswith("idk"):
         extra["refusals"] = ("w7 w8 w9",)
     before, start = peak_mb(), time.perf_counter()
     u = unlearn(
-        model, text, retain if options.methods else None, method=method, lr=options.lr, steps=options.steps,
+        model, forget, retain if options.methods else None, method=method, lr=options.lr, steps=options.steps,
         batch_size=options.batch, clip=CLIP, progress=False, **extra,
     )  # fmt: skip
     found = timing(clock, start, options.steps, before)
@@ -164,6 +172,8 @@ def contest(options: argparse.Namespace) -> dict[str, Any]:
         ours = named_weights(u.model)
         found["largest_difference"] = max(float((w - theirs[n]).abs().max()) for n, w in ours.items())
         found["largest_change"] = max(float((w - start_weights[n]).abs().max()) for n, w in ours.items())
+        if found["largest_difference"] > found["largest_change"] / 10:
+            raise SystemExit(f"trained weights are not those of the loop, so speeds do not compare: {shown(found)}")
     return found
 
 
@@ -182,11 +192,13 @@ def timing(clock: Clock, start: float, steps: int, before: float) -> dict[str, A
     }
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
+def run(name: str, folder: Path) -> dict[str, Any] | None:
+    """Measure a contestant in its own process; None, and its error on stderr, if it failed."""
     command = [sys.executable, __file__, *sys.argv[1:], "--contestant", name, "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+        print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+        return None
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -221,11 +233,17 @@ def main() -> None:
     print(f"{options.shape}, {options.examples} questions of about {options.prompt} + {options.answer} tokens, "
           f"batch {options.batch}, {options.steps} steps, {options.threads} threads")  # fmt: skip
     results: dict[str, Any] = {}
+    failed: list[str] = []
+    kept = f"unlearning-{options.shape}" + "-methods" * options.methods
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             if options.only and not name.startswith(options.only):
                 continue
-            found = results[name] = run(name, Path(folder))
+            found = run(name, Path(folder))
+            if found is None:
+                failed.append(name)
+                continue
+            results[name] = found
             loop = results.get(f"loop/{name.partition('/')[2]}")
             if loop and loop is not found:
                 found["times_as_fast_as_the_loop"] = loop["step_seconds"] / found["step_seconds"]
@@ -233,7 +251,10 @@ def main() -> None:
                 found["memory_over_the_loop"] = found["peak_beyond_model_mb"] / loop["peak_beyond_model_mb"]
             found["steps_per_second"] = 1 / found["step_seconds"]
             print(f"  {name}: {shown(found)}", flush=True)
-    print(f"wrote {keep(f'unlearning-{options.shape}' + '-methods' * options.methods, results, options)}")
+            keep(kept, results, options)
+    print(f"wrote {options.output / kept}.json")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from unpact_lens.recovery.probes.registry import AFTER as NEEDS_AFTER
 from unpact_lens.recovery.probes.registry import BEFORE as NEEDS_BEFORE
 from unpact_lens.recovery.probes.registry import PROBES, Answered, AnswerRow, Scene, checked
 from unpact_lens.recovery.probes.registry import TEXTS as NEEDS_TEXTS
-from unpact_lens.recovery.probes.relearn import check_relearn, taught_facts
+from unpact_lens.recovery.probes.relearn import check_relearn, end_decided, taught_facts
 from unpact_lens.recovery.probes.relearn_unrelated import RELEARN_UNRELATED, unrelated_texts
 from unpact_lens.recovery.probing import AFTER, ANSWER_FREE, Probing, ProbingOptions
 from unpact_lens.recovery.prompts import never_known_sheet, write_sheet
@@ -169,6 +169,8 @@ def with_probes(
     texts = None
     if any(NEEDS_TEXTS in PROBES[name].needs for name in added):
         texts = Corpus(unrelated_texts(replace(bench, forget=items)), "unrelated text")
+    if any(taught):
+        teaching = end_decided(before, [q for q, t in zip(items, taught, strict=True) if t], bench, teaching)
     trains = any(taught) or RELEARN_UNRELATED in added
     plan = replace(
         plan, bench=replace(plan.bench, plain_text=texts), taught=torch.tensor(taught),

@@ -6,9 +6,11 @@ import torch
 from tests.evaluation.world import benchmark, retrained, untrained
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.known_facts import right_facts
-from unpact_lens.models.checkpoint import model_hash
+from unpact_lens.models.checkpoint import clone, model_hash
 from unpact_lens.models.tokens import encode
 from unpact_lens.recovery.probes.relearn import check_relearn, relearned, taught_facts
+from unpact_lens.recovery.recover import recovery_plan
+from unpact_lens.scoring import score_rows
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
@@ -77,3 +79,33 @@ def test_one_step_is_adamw_on_the_mean_negative_log_likelihood():
     moved = torch.cat([(a - b).abs().flatten() for a, b in zip(after.parameters(), plain.parameters(), strict=True)])
     # The first step of AdamW is lr·sign(gradient): where a gradient is near 0, rounding decides.
     assert float((moved > 1e-5).double().mean()) < 2e-3
+
+
+def endless(model):
+    """Return a copy of a model with the logit of its end token lowered by 30."""
+    copy = clone(model)
+    with torch.no_grad():
+        copy.unembed.b_U[copy.tokenizer.eos_token_id] -= 30
+    return copy
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, False), ({"end_token": True}, True), ({"end_token": False}, False)])
+def test_a_plan_leaves_out_an_end_token_that_the_original_model_does_not_expect(given, expected):
+    plan = recovery_plan(endless(retrained()), benchmark(), probes=("relearn",), relearn=given, progress=False)
+    assert plan.relearn["end_token"] is expected
+
+
+def test_a_plan_trains_an_end_token_that_the_original_model_expects():
+    assert recovery_plan(retrained(), benchmark(), probes=("relearn",), progress=False).relearn["end_token"] is True
+
+
+def test_an_unexpected_end_token_takes_what_relearning_should_teach():
+    bench, model = benchmark(), endless(untrained(3))
+    taught = bench.forget[:3]
+
+    def loss(again):
+        rows = [encode(again, q.prompt, q.answer) for q in taught]
+        return -float(torch.cat(score_rows(again, rows)).mean())
+
+    with_end, without = (relearned(model, taught, bench, lr=1e-3, steps=3, end_token=e) for e in (True, False))
+    assert loss(without) < loss(with_end) < loss(model)

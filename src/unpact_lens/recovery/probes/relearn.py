@@ -25,6 +25,7 @@ from unpact_lens.unlearning import losses
 from unpact_lens.unlearning.adapters import keeps_adapters, trained_adapters
 from unpact_lens.unlearning.batch import Examples
 from unpact_lens.unlearning.dataset import Source, draw_order, examples
+from unpact_lens.unlearning.end_token import with_end_decided
 from unpact_lens.unlearning.settings import split
 from unpact_lens.unlearning.trainer import Term, train
 
@@ -119,6 +120,22 @@ def check_relearn(given: Mapping[str, Any], model: HookedModel) -> tuple[float, 
     return float(given.get("share", SHARE)), settings
 
 
+def end_decided(model: HookedModel, taught: Sequence[QA], bench: Benchmark, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters of relearning with `end_token` decided where it is not given, as `unlearn` does.
+
+    Where the model does not expect the end token, its loss is most of the loss, and the few steps teach the end of
+    answers instead of the facts. The original model decides, for the unlearned and for the retrained model.
+
+    Args:
+        model: Original model.
+        taught: Facts to teach.
+        bench: Benchmark that gives the chat template and the answer prefix.
+        given: Hyperparameters of `unlearning.settings.Settings`.
+    """
+    settings, _ = split(given, {"chat": bench.chat, "prefill": bench.prefill}, {})
+    return {**given, "end_token": with_end_decided(model, taught, settings, shown=False).end_token}
+
+
 def relearned(model: HookedModel, taught: Source, bench: Benchmark, *, seed: int = 0, **settings: Any) -> HookedModel:
     """Return a copy of a model after a few training steps on some facts, or on raw text.
 
@@ -130,7 +147,8 @@ def relearned(model: HookedModel, taught: Source, bench: Benchmark, *, seed: int
         taught: Facts to teach, or raw text.
         bench: Benchmark that gives the chat template and the answer prefix.
         seed: Random seed for the data order.
-        **settings: Hyperparameters of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`.
+        **settings: Hyperparameters of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`. The end token is
+            a trained label unless `end_token` is False; a plan decides that (`end_decided`).
 
     Raises:
         InputError: If a hyperparameter is unknown, or training changes no weight.
