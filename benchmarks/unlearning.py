@@ -42,8 +42,8 @@ FAMILIES = (
     "unpact_select", "unpact_blind",
 )  # fmt: skip
 BETA, CLIP = 0.1, 1.0
-UNSATURATED = {"simnpo": {"beta": 0.1}}
-"""Options that differ from the defaults: answers of a random model are so unlikely that SimNPO has no gradient left."""
+UNSATURATED = {"simnpo": {"beta": 0.1}, "satimp": {"beta1_weight": 0.1}}
+"""Options that differ from the defaults, at which answers as unlikely as a random model's leave no gradient."""
 WRAPS = ("bridge", "hooked")
 
 

@@ -89,14 +89,19 @@ def endless(model):
     return copy
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, False), ({"end_token": True}, True), ({"end_token": False}, False)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, False), ({"end_token": True}, True), ({"end_token": False}, False)]
+)
 def test_a_plan_leaves_out_an_end_token_that_the_original_model_does_not_expect(given, expected):
-    plan = recovery_plan(endless(retrained()), benchmark(), probes=("relearn",), relearn=given, progress=False)
+    plan = recovery_plan(
+        before=endless(retrained()), bench=benchmark(), probes=("relearn",), relearn=given, progress=False
+    )
     assert plan.relearn["end_token"] is expected
 
 
 def test_a_plan_trains_an_end_token_that_the_original_model_expects():
-    assert recovery_plan(retrained(), benchmark(), probes=("relearn",), progress=False).relearn["end_token"] is True
+    plan = recovery_plan(before=retrained(), bench=benchmark(), probes=("relearn",), progress=False)
+    assert plan.relearn["end_token"] is True
 
 
 def test_an_unexpected_end_token_takes_what_relearning_should_teach():

@@ -147,8 +147,8 @@ def relearned(model: HookedModel, taught: Source, bench: Benchmark, *, seed: int
         taught: Facts to teach, or raw text.
         bench: Benchmark that gives the chat template and the answer prefix.
         seed: Random seed for the data order.
-        **settings: Hyperparameters of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`. The end token is
-            a trained label unless `end_token` is False; a plan decides that (`end_decided`).
+        **settings: Hyperparameters of `unlearning.settings.Settings`, e.g. `lr`, `steps`, `batch_size`. The end token
+            is a trained label unless `end_token` is False; a plan decides that (`end_decided`).
 
     Raises:
         InputError: If a hyperparameter is unknown, or training changes no weight.
