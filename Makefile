@@ -81,7 +81,7 @@ experiments: .venv/.ready-all  ## Run the experiments on the embedded model; res
 	$(BIN)/python -m experiments.rehearsal.sizes
 	$(BIN)/python -m experiments.sensitivity.run
 
-experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and real facts (about 4 h; resumes)
+experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and real facts (a night; resumes)
 	$(BIN)/python -m experiments.tune smollm2
 	$(BIN)/python -m experiments.recovery.run config-smollm2.yaml
 	$(BIN)/python -m experiments.recovery.run config-smollm2-phrasings.yaml
@@ -95,6 +95,7 @@ experiments-smollm2: .venv/.ready-all  ## Run the experiments on SmolLM2 and rea
 
 experiments-gemma3: .venv/.ready-all  ## Run the experiments on Gemma 3 270M (about 10 min per cell; resumes)
 	$(BIN)/python -m experiments.recovery.run config-gemma3-270m.yaml
+	$(BIN)/python -m experiments.recovery.run config-gemma3-270m-rounding.yaml
 	$(BIN)/python -m experiments.forgetting.run gemma3-270m
 	$(BIN)/python -m experiments.dilemma.run gemma3-270m
 
