@@ -77,9 +77,8 @@ def test_the_table_of_the_dilemma_on_smollm2_is_that_of_the_experiment():
     rows = pd.read_csv(DOCS.parent / "experiments" / "dilemma" / "results-smollm2.csv")
     page = (DOCS / "tutorials" / "dilemma_smollm2.md").read_text(encoding="utf-8")
     for row in rows.to_dict("records"):
-        numbers = [
-            f"{row[c]:.2f} [{row[f'{c}_low']:.2f}, {row[f'{c}_high']:.2f}]" for c in ("F", "D", "D_near", "D_far")
-        ]
+        columns = ("F", "D", "D_near", "D_far", "D_trained")
+        numbers = [f"{row[c]:.2f} [{row[f'{c}_low']:.2f}, {row[f'{c}_high']:.2f}]" for c in columns]
         excess = f"{row['excess']:.2f} [{row['excess_low']:.2f}, {row['excess_high']:.2f}] {row['excess_probe']}"
         distance = f"{row['distance']:.2f} [{row['distance_low']:.2f}, {row['distance_high']:.2f}]"
         assert f"| {' | '.join([row['method'], *numbers, excess, distance, row['verdict']])} |" in page
