@@ -334,7 +334,7 @@ that weights are finite and unchanged.
 With `MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000` before the command, glibc keeps large blocks:
 ours and the limit both took 7 to 9% less on `smollm2` with a prompt of 200, measured once beside other work.
 Why some ratios are below 1 was not looked into.
-With a prompt of 200 on `smollm2` and an answer of 8, the ratio is 1.15 with two threads and 1.06 with one. In a profile
+With a prompt of 200 on `smollm2` and an answer of 8, the ratio is larger with two threads than with one. In a profile
 of one thread (cProfile, 2026-11-28) products of tokens and weights take 80% of the time and attention 9%, for ours and
 the limit alike. Ours makes 750 attention calls and the limit 60. Small calls may gain less from a second thread; this
 was not measured.

@@ -234,7 +234,6 @@ def main() -> None:
           f"batch {options.batch}, {options.steps} steps, {options.threads} threads")  # fmt: skip
     results: dict[str, Any] = {}
     failed: list[str] = []
-    kept = f"unlearning-{options.shape}" + "-methods" * options.methods
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             if options.only and not name.startswith(options.only):
@@ -251,8 +250,9 @@ def main() -> None:
                 found["memory_over_the_loop"] = found["peak_beyond_model_mb"] / loop["peak_beyond_model_mb"]
             found["steps_per_second"] = 1 / found["step_seconds"]
             print(f"  {name}: {shown(found)}", flush=True)
-            keep(kept, results, options)
-    print(f"wrote {options.output / kept}.json")
+            path = keep(f"unlearning-{options.shape}" + "-methods" * options.methods, results, options)
+    if results:
+        print(f"wrote {path}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

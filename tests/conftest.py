@@ -18,6 +18,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig  # noqa: E402
 
 from unpact_lens.errors import InputError  # noqa: E402
+from unpact_lens.models.checkpoint import clone  # noqa: E402
 from unpact_lens.models.convert import to_bridge  # noqa: E402
 from unpact_lens.models.lens_version import (  # noqa: E402
     HAS_HOOKED,
@@ -36,6 +37,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 STYLES = ("gpt2", "llama", "pythia")
+
+
+def endless(model: Any) -> Any:
+    """A copy of a hooked model with the logit of its end token lowered by 30."""
+    copy = clone(model)
+    with torch.no_grad():
+        copy.unembed.b_U[copy.tokenizer.eos_token_id] -= 30
+    return copy
 
 
 def tiny(style: str = "gpt2", *, dtype: torch.dtype = torch.float64, seed: int = 0, **overrides: object):

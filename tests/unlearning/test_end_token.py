@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from tests import conftest
 from unpact_lens.data.benchmark import Corpus
-from unpact_lens.models.checkpoint import clone
 from unpact_lens.unlearning import unlearn
 from unpact_lens.unlearning.end_token import unexpected_end
 from unpact_lens.unlearning.settings import Settings
@@ -14,11 +14,8 @@ RUN = {"method": "simnpo", "lr": 3e-3, "steps": 30, "batch_size": 6, "progress":
 
 @pytest.fixture
 def endless(learned):
-    """The learned model with the logit of its end token lowered by 30."""
-    model = clone(learned)
-    with torch.no_grad():
-        model.unembed.b_U[model.tokenizer.eos_token_id] -= 30
-    return model
+    """The learned model, which no longer expects its end token."""
+    return conftest.endless(learned)
 
 
 @torch.no_grad()

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from tests.conftest import endless
 from tests.evaluation.world import benchmark, retrained, untrained
 from unpact_lens.errors import InputError
 from unpact_lens.evaluation.known_facts import right_facts
-from unpact_lens.models.checkpoint import clone, model_hash
+from unpact_lens.models.checkpoint import model_hash
 from unpact_lens.models.tokens import encode
 from unpact_lens.recovery.probes.relearn import check_relearn, relearned, taught_facts
 from unpact_lens.recovery.recover import recovery_plan
@@ -79,14 +80,6 @@ def test_one_step_is_adamw_on_the_mean_negative_log_likelihood():
     moved = torch.cat([(a - b).abs().flatten() for a, b in zip(after.parameters(), plain.parameters(), strict=True)])
     # The first step of AdamW is lr·sign(gradient): where a gradient is near 0, rounding decides.
     assert float((moved > 1e-5).double().mean()) < 2e-3
-
-
-def endless(model):
-    """Return a copy of a model with the logit of its end token lowered by 30."""
-    copy = clone(model)
-    with torch.no_grad():
-        copy.unembed.b_U[copy.tokenizer.eos_token_id] -= 30
-    return copy
 
 
 @pytest.mark.parametrize(
